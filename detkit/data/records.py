@@ -1,0 +1,88 @@
+"""What a label file says, before anything is judged or dropped: plain values, no torch.
+
+A reader (voc.py, coco.py, yolo.py, tables.py) turns a folder into a `Dataset` of
+`ImageRecord`s of `ObjectRecord`s and a list of `Finding`s about what it could not read.
+`check.py` judges the records; `Dataset.truths` turns the sound ones into arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from detkit.structures import Truth
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRecord:
+    """One labelled object as its file states it, box already 0-based and half-open."""
+
+    name: str  # the class name
+    box: tuple[float, float, float, float]  # xyxy in own pixels; may be nonsense
+    difficult: bool = False
+    file: Path | None = None  # the label file, and ...
+    line: int | None = None  # ... the line in it (JSON: None), and ...
+    number: int = 0  # ... the 1-based position among the image's objects
+    stated: str = ""  # the values as written there, for messages: "xmin=231 xmax=500"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of a split with its objects."""
+
+    image_id: str  # path of the image relative to the data set's root, with "/"
+    path: Path  # where the image file is (it may not exist)
+    objects: tuple[ObjectRecord, ...] = ()
+    width: int | None = None  # as stated by the label file
+    height: int | None = None
+    label_file: Path | None = None  # None: the image has no label file at all
+    key: str | None = None  # another name for the image: COCO's numeric id
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or odd in a data set, and what to do about it."""
+
+    severity: str  # "error" or "warning"
+    code: str  # "swapped-box", "missing-image", ...: stable, for programs
+    message: str  # what (values); what to do
+    file: Path | None = None
+    line: int | None = None
+    object_number: int | None = None
+    class_name: str | None = None
+    image_id: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A labelled folder: its classes, and its images by split."""
+
+    root: Path
+    format: str  # "voc", "coco", "yolo", "csv", "matlab", ...
+    class_names: tuple[str, ...]
+    splits: dict[str, tuple[ImageRecord, ...]]
+    findings: tuple[Finding, ...] = ()  # what the reader itself could not make sense of
+    notes: tuple[str, ...] = field(default=())  # said on stderr: what was found, what was cut
+
+    def truths(self, split: str) -> list[Truth]:
+        """Return the objects of each image of a split as arrays, in the split's order."""
+        index = {name: number for number, name in enumerate(self.class_names)}
+        return [truth_of(record, index) for record in self.splits[split]]
+
+    def with_splits(self, splits: dict[str, tuple[ImageRecord, ...]], *notes: str) -> Dataset:
+        """Return the same data set divided otherwise."""
+        return replace(self, splits=splits, notes=self.notes + notes)
+
+
+def truth_of(record: ImageRecord, class_index: dict[str, int]) -> Truth:
+    """Return one image's objects of the known classes as arrays."""
+    objects = [one for one in record.objects if one.name in class_index]
+    return Truth(
+        boxes=np.array([one.box for one in objects], np.float32).reshape(-1, 4),
+        labels=np.array([class_index[one.name] for one in objects], np.int64),
+        difficult=np.array([one.difficult for one in objects], np.bool_),
+        image_id=record.image_id,
+    )

@@ -1,0 +1,191 @@
+"""The interface of a detector: what train, detect, eval and export ask of every backend.
+
+Shape shorthand: B images a batch, H x W network pixels, K candidate boxes, C classes,
+N detections.
+
+A backend is one file in `detkit/detectors/` (or a module named with `--plugin`) with one
+subclass of `Detector`. It says how large the network's image is (`network_size`), what
+training costs (`losses`) and what it sees (`candidates`); the rest follows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from detkit import nms
+from detkit.boxes import clip
+from detkit.config import DetectorConfig, Recipe
+from detkit.structures import Batch, Candidates, Detections, Sample
+from detkit.transforms import Compose, RandomHorizontalFlip, Transform
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Resizes, normalises and pads samples; small and picklable, for the data workers."""
+
+    network_size: Callable[[int, int], tuple[int, int]]  # own (height, width) -> network's
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    antialias: bool
+    stride: int = 1  # the padded size is a multiple of it
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Return the batch of the samples, padded with zeros at the right and the bottom."""
+        original_sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
+        sizes = [self.network_size(height, width) for height, width in original_sizes]
+        height, width = (
+            -(-max(size[axis] for size in sizes) // self.stride) * self.stride for axis in (0, 1)
+        )
+        images = torch.zeros(len(samples), 3, height, width)
+        boxes, proposals = [], []
+        for index, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
+            images[index, :, : size[0], : size[1]] = self.network_image(sample.image, size)
+            scale = _scale(original_sizes[index], size)
+            boxes.append(sample.boxes * scale)
+            if sample.proposals is not None:
+                proposals.append(sample.proposals * scale)
+        return Batch(
+            images=images,
+            sizes=sizes,
+            original_sizes=original_sizes,
+            boxes=boxes,
+            labels=[sample.labels for sample in samples],
+            difficult=[sample.difficult for sample in samples],
+            proposals=proposals if len(proposals) == len(samples) else None,
+            image_ids=[sample.image_id for sample in samples],
+        )
+
+    def network_image(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the (3, h, w) float32 normalised image of a (3, H, W) uint8 one."""
+        if self.antialias:
+            # uint8 in, uint8 out: several times faster than float, and within half a grey level.
+            pixels = F.resize(image, list(size), antialias=True).float().div_(255.0)
+        else:
+            pixels = nn.functional.interpolate(
+                image[None].float().div_(255.0), size=size, mode="bilinear", align_corners=False
+            )[0]
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        std = torch.tensor(self.std).view(3, 1, 1)
+        return pixels.sub_(mean).div_(std)
+
+
+def _scale(original: tuple[int, int], network: tuple[int, int]) -> Tensor:
+    """Return the (4,) factors from own pixels to network pixels."""
+    y, x = network[0] / original[0], network[1] / original[1]
+    return torch.tensor([x, y, x, y])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of training with a schedule of its own; most backends have one."""
+
+    name: str
+    recipe: Recipe
+    begin: Callable[[], None] | None = None  # freeze, copy or fit something before the first step
+
+
+class Detector(nn.Module, ABC):
+    """A network that learns from `Batch`es and turns them into `Detections`."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]  # citation, for `detkit models`
+    recipe: ClassVar[Recipe]  # the paper's schedule
+    short_recipe: ClassVar[Recipe]  # ours: minutes on a laptop, the command line's default
+    config_class: ClassVar[type[DetectorConfig]]
+    proposal_method: ClassVar[str | None] = None
+
+    def __init__(self, config: DetectorConfig, class_names: Sequence[str]) -> None:
+        """Build the network with random weights for these classes."""
+        super().__init__()
+        self.config = config
+        self.class_names = tuple(class_names)
+
+    @abstractmethod
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return the picklable rule from an image's own (height, width) to the network's."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss parts by role, scalars already weighted, whose sum is trained on."""
+
+    @abstractmethod
+    def candidates(self, batch: Batch) -> list[Candidates]:
+        """Return each image's scored boxes before NMS, in network pixels."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What turns samples into a batch; the data workers hold only this, not the network."""
+        config = self.config
+        return Preparation(self.network_size(), config.mean, config.std, config.antialias)
+
+    def prepare(self, samples: Sequence[Sample]) -> Batch:
+        """Return the batch of the samples: resized, normalised, padded."""
+        return self.preparation(samples)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `losses`, in train and eval mode alike; it is what DDP wraps."""
+        return self.losses(batch)
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Return each image's detections, best first, in its own pixels.
+
+        The caller puts the module into eval mode.
+        """
+        config = self.config
+        results = []
+        for index, found in enumerate(self.candidates(batch)):
+            size, original = batch.sizes[index], batch.original_sizes[index]
+            boxes, scores, labels = nms.select(
+                clip(found.boxes.float(), size),
+                found.scores.float(),
+                score_thresh=config.score_thresh,
+                nms_thresh=config.nms_thresh,
+                top_k=config.pre_nms_top_k,
+                max_detections=config.max_detections,
+                method=config.nms_method,
+            )
+            boxes = clip(boxes / _scale(original, size).to(boxes), original)
+            results.append(
+                Detections(
+                    boxes=boxes.cpu().numpy(),
+                    scores=scores.cpu().numpy(),
+                    labels=labels.cpu().numpy(),
+                    image_id=batch.image_ids[index] if batch.image_ids else "",
+                )
+            )
+        return results
+
+    def augmentation(self) -> Transform:
+        """Return the paper's training augmentation: a mirror image, unless a backend says more."""
+        return Compose([RandomHorizontalFlip()])
+
+    def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return the optimiser's groups over all trainable parameters.
+
+        Norm layers and biases are not decayed; the backbone has its own factor on lr.
+        """
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                key = (name.startswith("backbone."), parameter.ndim > 1)
+                groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": recipe.lr * (recipe.backbone_lr_factor if in_backbone else 1.0),
+                "weight_decay": recipe.weight_decay if decays else 0.0,
+            }
+            for (in_backbone, decays), parameters in groups.items()
+        ]
+
+    def stages(self, recipe: Recipe) -> list[Stage]:
+        """Return the stages of training, in order."""
+        return [Stage("train", recipe)]

@@ -1,0 +1,81 @@
+"""The backends: one paper, one file. A new file here is a new backend; nothing else changes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detkit.errors import DetkitError, UsageError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from detkit.detector import Detector
+
+_plugins: dict[str, type[Detector]] = {}
+
+
+def backend_names() -> list[str]:
+    """Return the names that `--model` takes, without importing any backend."""
+    files = [module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)]
+    return sorted({*files, *_plugins})
+
+
+def load_backend(name: str) -> type[Detector]:
+    """Return the detector class of a backend.
+
+    Raises UsageError for an unknown name, naming the nearest one.
+    """
+    if name in _plugins:
+        return _plugins[name]
+    if name not in backend_names():
+        near = difflib.get_close_matches(name, backend_names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(backend_names())}"
+        raise UsageError(f"--model {name}: no such backend; {hint}")
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return _detector_in(module)
+
+
+def add_plugin(path_or_module: str) -> str:
+    """Import a module (dotted name or .py file), make its detector a backend; return its name.
+
+    Raises UsageError when there is no such module or it defines no single detector.
+    """
+    path = Path(path_or_module)
+    try:
+        if path.suffix == ".py":
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if spec is None or spec.loader is None or not path.is_file():
+                raise UsageError(f"--plugin {path}: no such file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(path_or_module)
+    except ImportError as error:
+        raise UsageError(f"--plugin {path_or_module}: cannot be imported: {error}") from error
+    backend = _detector_in(module)
+    _plugins[backend.name] = backend
+    return backend.name
+
+
+def _detector_in(module: ModuleType) -> type[Detector]:
+    """Return the one concrete detector class that a module defines."""
+    from detkit.detector import Detector
+
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Detector)
+        and value.__module__ == module.__name__
+        and not getattr(value, "__abstractmethods__", None)
+    ]
+    if len(found) != 1:
+        raise DetkitError(f"{module.__name__}: expected one Detector class, found {len(found)}")
+    return found[0]

@@ -1,0 +1,164 @@
+"""The values that flow between the parts: one frozen dataclass each.
+
+Shape shorthand: R ground-truth boxes, P proposals, N detections, K candidate boxes,
+B images a batch, C classes (background is never one of them), H x W pixels.
+
+Boxes are float32 `(x1, y1, x2, y2)`, 0-based and half-open: a box covering the single
+pixel in the top left corner is `(0, 0, 1, 1)`. "Own pixels" are those of the upright
+image file; "network pixels" those of the resized image that the network sees.
+
+Torch types appear in annotations only, so that metrics and label readers, which are
+plain numpy, never pay for importing torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image in its own pixels with what is known of its objects; the input of a detector."""
+
+    image: Tensor  # (3, H, W) uint8 RGB, upright (EXIF applied)
+    boxes: Tensor  # (R, 4) float32 xyxy, own pixels
+    labels: Tensor  # (R,) int64 in [0, C)
+    difficult: Tensor  # (R,) bool
+    proposals: Tensor | None = None  # (P, 4) own pixels, when the detector asks for them
+    image_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The objects of one image without its pixels; what a metric compares detections with."""
+
+    boxes: FloatArray  # (R, 4) own pixels
+    labels: IntArray  # (R,) in [0, C)
+    difficult: BoolArray  # (R,)
+    image_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What was found in one image, best first, in its own pixels, as plain numpy."""
+
+    boxes: FloatArray  # (N, 4) own pixels
+    scores: FloatArray  # (N,) descending; comparable within a class
+    labels: IntArray  # (N,) in [0, C)
+    image_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images made ready for the network: resized, normalised, padded to one size."""
+
+    images: Tensor  # (B, 3, H, W) float32, normalised, zero beyond each image
+    sizes: list[tuple[int, int]]  # (height, width) of each image inside `images`, network pixels
+    original_sizes: list[tuple[int, int]]  # (height, width) of each image, own pixels
+    boxes: list[Tensor]  # B x (R, 4) network pixels
+    labels: list[Tensor]  # B x (R,) int64
+    difficult: list[Tensor]  # B x (R,) bool
+    proposals: list[Tensor] | None = None  # B x (P, 4) network pixels
+    image_ids: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.sizes)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
+        """Return the batch with every tensor on `device`."""
+
+        def move(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensor.to(device, non_blocking=non_blocking) for tensor in tensors]
+
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            boxes=move(self.boxes),
+            labels=move(self.labels),
+            difficult=move(self.difficult),
+            proposals=None if self.proposals is None else move(self.proposals),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory (the DataLoader calls this for a GPU)."""
+
+        def pin(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensor.pin_memory() for tensor in tensors]
+
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            boxes=pin(self.boxes),
+            labels=pin(self.labels),
+            difficult=pin(self.difficult),
+            proposals=None if self.proposals is None else pin(self.proposals),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Scored boxes of one image before non-maximum suppression, in network pixels."""
+
+    boxes: Tensor  # (K, 4), or (K, C, 4) where the regression is class-specific
+    scores: Tensor  # (K, C), without a background column
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """The figures of one class under one protocol."""
+
+    name: str
+    ap: float | None  # in [0, 1]; None without (non-difficult) ground truth
+    num_truths: int  # difficult ones not counted
+    num_detections: int
+    best_f1: float | None  # the best F1 over all thresholds ...
+    best_threshold: float | None  # ... and the score at which it is reached
+    precision: FloatArray  # (n,) after each ranked detection that counts
+    recall: FloatArray  # (n,)
+    scores: FloatArray  # (n,) the score of that detection
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The result of an evaluation, always beside the name of its protocol."""
+
+    protocol: str  # "VOC 2007 11-point AP, IoU >= 0.5", for people
+    metric: str  # "voc07", "voc12", "coco", "auc", for programs
+    iou_thresh: float
+    mean: float | None  # mAP in [0, 1]; None when no class has ground truth
+    classes: list[ClassScore]
+    num_images: int
+    extra: Mapping[str, float | None] = field(default_factory=dict)  # COCO's further figures
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimiser step of `train()` has to tell."""
+
+    stage: str
+    step: int  # 1-based, over all stages
+    total_steps: int | None  # None while a budget in minutes has not been measured yet
+    epoch: float
+    losses: Mapping[str, float]
+    lr: float
+    images_per_second: float
+    seconds_left: float | None
+    memory_mib: float
+    scores: Scores | None = None  # after a validation
+    is_best: bool = False
+    notes: tuple[str, ...] = ()  # things worth a line: "frozen batch norm", ...
+    extra: Mapping[str, Any] = field(default_factory=dict)
