@@ -1,0 +1,58 @@
+# `make help` lists the targets. Everything works from a fresh clone with Python, git and make:
+# the virtual environment is made on demand, and made again only when pyproject.toml changes.
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+DETKIT := $(BIN)/detkit
+STAMP := .venv/.stamp
+DEMO := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench check-readme readme build clean
+
+help:  ## list the targets
+	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--extra-index-url ...']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## write a small data set, train an SSD on it for two minutes, evaluate, draw
+	$(DETKIT) demo $(DEMO)/data --force
+	$(DETKIT) train $(DEMO)/data --model ssd --max-minutes 2 -o $(DEMO)/run --force
+	$(DETKIT) eval $(DEMO)/run/best.safetensors $(DEMO)/data --split test --fail-under mAP=.8
+	$(DETKIT) detect $(DEMO)/run/best.safetensors $(DEMO)/data/JPEGImages \
+		--draw $(DEMO)/drawn -o $(DEMO)/detections.jsonl --threshold .4 --force
+	@echo "pictures: $(DEMO)/drawn    detections: $(DEMO)/detections.jsonl    model: $(DEMO)/run/best.safetensors"
+
+test: $(STAMP)  ## run the tests that take seconds each
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
+
+test-slow: $(STAMP)  ## run all tests that this machine can run
+	$(BIN)/python -m pytest -m "not gpu and not browser"
+
+lint: $(STAMP)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## put the source into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure; each benchmark prints its ratio
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+check-readme: $(STAMP)  ## compare the README's help texts and figures with the program
+	$(BIN)/python tests/check_readme.py
+
+readme: $(STAMP)  ## write the program's help texts into the README
+	$(BIN)/python tests/check_readme.py --write
+
+build: $(STAMP)  ## build the wheel and the source archive into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove what the other targets made
+	rm -rf .venv dist build $(DEMO) *.egg-info
