@@ -1,0 +1,93 @@
+"""Other light on a training image: brightness, contrast, saturation and hue.
+
+Written anew because `v2.RandomPhotometricDistort` takes 12 ms on 400x300, its hue going through
+float HSV, where 8-bit tables take 1 ms: a data worker would do little else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detkit.structures import Sample
+
+
+class PhotometricDistort:
+    """Changes brightness, contrast, saturation and hue, each with probability `p`.
+
+    SSD sec. 2.2 by its released code: brightness is added to, contrast and saturation are
+    factors, hue is turned, and contrast comes before or after the colours as a coin says. No
+    change of channel order: the released code has it at probability 0. 8-bit throughout, by
+    tables of 256 entries; hue in steps of 360 / 256 degrees.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 32.0,  # at most so many grey levels up or down
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: float = 18.0,  # degrees either way
+        p: float = 0.5,
+    ) -> None:
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+        self.p = p
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample in other colours; its boxes stay."""
+        added = _uniform(-self.brightness, self.brightness) if _happens(self.p) else 0.0
+        factor = _uniform(*self.contrast) if _happens(self.p) else 1.0
+        saturation = _uniform(*self.saturation) if _happens(self.p) else 1.0
+        hue = _uniform(-self.hue, self.hue) if _happens(self.p) else 0.0
+        contrast_first = _happens(0.5)
+        pixels = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+        pixels = adjust_levels(pixels, added, factor if contrast_first else 1.0)
+        pixels = adjust_colours(pixels, saturation, hue)
+        pixels = adjust_levels(pixels, 0.0, 1.0 if contrast_first else factor)
+        return replace(sample, image=torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def adjust_levels(
+    pixels: NDArray[np.uint8], brightness: float, contrast: float
+) -> NDArray[np.uint8]:
+    """Return (H, W, 3) `(pixels + brightness) * contrast`, rounded and cut to 0 to 255 twice."""
+    if brightness == 0.0 and contrast == 1.0:
+        return pixels
+    levels = np.clip(np.arange(256) + round(brightness), 0, 255) * contrast
+    distorted: NDArray[np.uint8] = cv2.LUT(pixels, _levels(levels))
+    return distorted
+
+
+def adjust_colours(pixels: NDArray[np.uint8], saturation: float, hue: float) -> NDArray[np.uint8]:
+    """Return (H, W, 3) RGB pixels, HSV saturation times `saturation`, hue turned by degrees."""
+    turn = round(hue / 360 * 256)
+    if saturation == 1.0 and turn == 0:
+        return pixels
+    levels = np.arange(256)
+    table = np.stack([(levels + turn) % 256, levels * saturation, levels], axis=-1)
+    hsv = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL), _levels(table)[None])
+    distorted: NDArray[np.uint8] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+    return distorted
+
+
+def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the values as 8-bit levels, rounded and cut."""
+    levels: NDArray[np.uint8] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return levels
+
+
+def _uniform(low: float, high: float) -> float:
+    """Return a number drawn from [low, high) by torch's global generator."""
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _happens(p: float) -> bool:
+    """Return True with probability `p`."""
+    return _uniform(0.0, 1.0) < p

@@ -1,0 +1,395 @@
+"""Training augmentation: functions from one `Sample` to the next, in which boxes follow pixels.
+
+Shape shorthand: R boxes, P proposals, H x W own pixels.
+
+Geometry and noise come from `torchvision.transforms.v2`. Two parts are written anew because
+torchvision's cost more than decoding the image: the photometric distortion (photometric.py)
+and the search for an IoU crop (up to 60 ms, one trial at a time, against 1).
+
+One rule says which objects stay, that of SSD sec. 2.2: those whose centre is still inside.
+Their boxes are clipped; those left without a whole pixel go. `labels` and `difficult` follow.
+Everything works on images without objects. All randomness is from torch's global generator,
+which the loader seeds for each sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from detkit import boxes as box_ops
+from detkit.config import IMAGENET_MEAN
+from detkit.mosaic import mosaic
+from detkit.photometric import PhotometricDistort
+from detkit.structures import Sample
+
+__all__ = [
+    "Compose",
+    "PhotometricDistort",
+    "RandomErasing",
+    "RandomExpand",
+    "RandomHorizontalFlip",
+    "RandomIoUCrop",
+    "RandomNoise",
+    "RandomRotation",
+    "RandomScaleShift",
+    "RandomVerticalFlip",
+    "TorchvisionTransform",
+    "Transform",
+    "light_augmentation",
+    "mosaic",
+    "ssd_augmentation",
+]
+
+Transform = Callable[[Sample], Sample]
+Colour = tuple[int, int, int]  # RGB, 0 to 255
+
+
+def mean_colour(mean: Sequence[float]) -> Colour:
+    """Return the 8-bit colour of a normalisation mean in [0, 1]: what `prepare` turns into 0."""
+    red, green, blue = (round(255 * value) for value in mean)
+    return red, green, blue
+
+
+MEAN_COLOUR = mean_colour(IMAGENET_MEAN)
+
+
+class Compose:
+    """Applies transforms one after the other."""
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample after all transforms."""
+        for transform in self.transforms:
+            sample = transform(sample)
+        return sample
+
+
+class TorchvisionTransform:
+    """Lets a `torchvision.transforms.v2` transform of images and boxes work on a `Sample`."""
+
+    def __init__(self, transform: v2.Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample with image, boxes and proposals moved together."""
+        # The centres travel along as boxes without area: v2 clips boxes at the border, so
+        # that afterwards only a centre tells whether its object is still there.
+        groups = [sample.boxes, _centres(sample.boxes).repeat(1, 2)]
+        if sample.proposals is not None:
+            groups.append(sample.proposals)
+        image, moved = self.transform(
+            tv_tensors.Image(sample.image),
+            tv_tensors.BoundingBoxes(
+                torch.cat(groups),
+                format=tv_tensors.BoundingBoxFormat.XYXY,
+                canvas_size=(sample.image.shape[1], sample.image.shape[2]),
+            ),
+        )
+        num_boxes = len(sample.boxes)
+        boxes, centres, proposals = moved.as_subclass(Tensor).tensor_split(
+            [num_boxes, 2 * num_boxes]
+        )
+        return _with_objects(sample, image.as_subclass(Tensor), boxes, centres[:, :2], proposals)
+
+
+class RandomHorizontalFlip(TorchvisionTransform):
+    """Mirrors left and right, with probability `p`: all five papers."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(v2.RandomHorizontalFlip(p))
+
+
+class RandomVerticalFlip(TorchvisionTransform):
+    """Turns upside down, with probability `p`: for pictures without an up, like cells."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(v2.RandomVerticalFlip(p))
+
+
+class RandomRotation(TorchvisionTransform):
+    """Turns about the centre by up to `degrees` either way; the size stays.
+
+    A box becomes the upright rectangle around its turned corners, and so too loose for large
+    angles: keep to some 10 degrees.
+    """
+
+    def __init__(self, degrees: float = 10.0, p: float = 0.5, fill: Colour = MEAN_COLOUR) -> None:
+        rotation = v2.RandomRotation(
+            degrees,
+            interpolation=v2.InterpolationMode.BILINEAR,
+            fill={tv_tensors.Image: fill, "others": 0},
+        )
+        super().__init__(v2.RandomApply([rotation], p))
+
+
+class RandomNoise:
+    """Adds Gaussian noise of standard deviation `sigma` grey levels, with probability `p`."""
+
+    def __init__(self, sigma: float = 8.0, p: float = 0.5) -> None:
+        self.sigma = sigma
+        self.p = p
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample, its image noisy."""
+        if not _happens(self.p):
+            return sample
+        # torchvision 0.21 adds noise to float images only.
+        pixels = F.to_dtype(sample.image.contiguous(), torch.float32, scale=True)
+        noisy = F.gaussian_noise(pixels, sigma=self.sigma / 255)
+        return replace(sample, image=F.to_dtype(noisy, torch.uint8, scale=True))
+
+
+class RandomErasing:
+    """Fills a rectangle of 2 to 20 % of the image, with probability `p` (arXiv:1708.04896).
+
+    An object stays as long as any part of its box does, hidden parts included, as the paper's
+    occlusions; one that is erased whole has left no evidence to learn from, and goes.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: tuple[float, float] = (0.02, 0.2),
+        fill: Colour = MEAN_COLOUR,
+    ) -> None:
+        self.p = p
+        self.erasing = v2.RandomErasing(p=1.0, scale=scale, value=list(fill))
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample with a rectangle filled."""
+        if not _happens(self.p):
+            return sample
+        params = self.erasing.make_params([sample.image])
+        if params["v"] is None:  # no rectangle of the wanted shape fits this image
+            return sample
+        image = F.erase(sample.image, **params)
+        x1, y1, x2, y2 = sample.boxes.unbind(-1)
+        top, left = params["i"], params["j"]
+        hidden = (x1 >= left) & (x2 <= left + params["w"])
+        hidden &= (y1 >= top) & (y2 <= top + params["h"])
+        return _select(replace(sample, image=image), ~hidden)
+
+
+class RandomExpand:
+    """Puts the image somewhere on a canvas up to `max_ratio` times as wide and high, filled.
+
+    SSD sec. 3.6 ("zoom out"). A canvas beyond `max_pixels` is made smaller together with its
+    image: four times the sides of a photo of 12 megapixels would be 580 MB.
+    """
+
+    def __init__(
+        self,
+        fill: Colour = MEAN_COLOUR,
+        max_ratio: float = 4.0,  # SSD sec. 3.6: 16 times the area
+        p: float = 0.5,  # SSD released code: expand_param
+        max_pixels: int = 2048 * 2048,
+    ) -> None:
+        self.fill = fill
+        self.max_ratio = max_ratio
+        self.p = p
+        self.max_pixels = max_pixels
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample on its canvas."""
+        if not _happens(self.p):
+            return sample
+        height, width = sample.image.shape[1:]
+        ratio = _uniform(1.0, self.max_ratio)
+        shrink = min(1.0, math.sqrt(self.max_pixels / (height * width)) / ratio)
+        size = max(1, round(height * shrink)), max(1, round(width * shrink))
+        image = sample.image
+        if size != (height, width):
+            image = F.resize(image, list(size), antialias=True)
+        bottom, right = (int(side * ratio) - side for side in size)
+        left, top = int(_uniform(0, right + 1)), int(_uniform(0, bottom + 1))
+        image = F.pad(image, [left, top, right - left, bottom - top], fill=list(self.fill))
+        return _placed(sample, image, (size[1] / width, size[0] / height), (left, top))
+
+
+class RandomIoUCrop:
+    """Crops a window that overlaps an object by a drawn minimum IoU, or leaves the image whole.
+
+    SSD sec. 2.2; the distribution is that of `v2.RandomIoUCrop` and the released code, all
+    trials of a round drawn at once. An image without objects stays whole.
+    """
+
+    def __init__(
+        self,
+        min_overlaps: Sequence[float] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0),  # 1: left whole
+        scale: tuple[float, float] = (0.3, 1.0),  # released code; the paper says .1 of the area
+        ratio: tuple[float, float] = (0.5, 2.0),
+        num_trials: int = 40,  # torchvision's; the released code has 50
+    ) -> None:
+        self.min_overlaps = tuple(min_overlaps)
+        self.scale = scale
+        self.ratio = ratio
+        self.num_trials = num_trials
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return what the window shows."""
+        window = self.draw_window(sample.boxes, (sample.image.shape[1], sample.image.shape[2]))
+        if window is None:
+            return sample
+        left, top, right, bottom = window
+        image = F.crop(sample.image, top, left, bottom - top, right - left)
+        return _placed(sample, image, (1.0, 1.0), (-left, -top))
+
+    def draw_window(self, boxes: Tensor, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+        """Return a window (x1, y1, x2, y2) in an image of `size` (height, width), or None: whole.
+
+        The overlap is the IoU of the window with the best of the objects whose centre it holds.
+        """
+        if len(boxes) == 0:
+            return None
+        centres = _centres(boxes)
+        whole = torch.tensor([size[1], size[0]])
+        while True:
+            index = int(torch.randint(len(self.min_overlaps), ()))
+            min_overlap = self.min_overlaps[index]
+            if min_overlap >= 1.0:
+                return None
+            draws = torch.rand(self.num_trials, 4)
+            low, high = self.scale
+            extent = (whole * (low + (high - low) * draws[:, :2])).long()
+            start = ((whole - extent) * draws[:, 2:]).long()
+            windows = torch.cat([start, start + extent], dim=1)
+            ratios = extent[:, 0] / extent[:, 1]
+            good = (ratios >= self.ratio[0]) & (ratios <= self.ratio[1]) & (extent > 0).all(1)
+            inside = (windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])
+            held = inside.all(-1)
+            overlaps = box_ops.iou(windows.float(), boxes)
+            good &= (held & (overlaps >= min_overlap)).any(1)
+            found = good.nonzero()
+            if len(found):
+                left, top, right, bottom = windows[found[0, 0]].tolist()
+                return left, top, right, bottom
+
+
+class RandomScaleShift:
+    """Moves each border in or out by up to `jitter` of the image's side.
+
+    YOLOv1 sec. 2.2: "random scaling and translations of up to 20 % of the original image
+    size", in the way of its released code: what is moved in is cut off, what is moved out is
+    filled, and the resize of `prepare` does the scaling.
+    """
+
+    def __init__(self, jitter: float = 0.2, fill: Colour = MEAN_COLOUR) -> None:
+        if not 0.0 <= jitter < 0.5:
+            raise ValueError(f"jitter must lie in [0, .5), not {jitter}")
+        self.jitter = jitter
+        self.fill = fill
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample between its new borders."""
+        height, width = sample.image.shape[1:]
+        left, top, right, bottom = (
+            int(side * _uniform(-self.jitter, self.jitter))
+            for side in (width, height, width, height)
+        )
+        image = sample.image[
+            :, max(top, 0) : height - max(bottom, 0), max(left, 0) : width - max(right, 0)
+        ]
+        padding = [max(-margin, 0) for margin in (left, top, right, bottom)]
+        if any(padding):
+            image = F.pad(image, padding, fill=list(self.fill))
+        return _placed(sample, image, (1.0, 1.0), (-left, -top))
+
+
+def ssd_augmentation(mean: Sequence[float] = IMAGENET_MEAN) -> Transform:
+    """Return SSD's later recipe, in the order of its released code; `mean` fills the canvas.
+
+    Sec. 2.2 and 3.6: photometric, expand, IoU crop, flip. Worth 3 to 7 points on VOC, more on
+    small sets.
+    """
+    return Compose(
+        [
+            PhotometricDistort(),
+            RandomExpand(mean_colour(mean)),
+            RandomIoUCrop(),
+            RandomHorizontalFlip(),
+        ]
+    )
+
+
+def light_augmentation(mean: Sequence[float] = IMAGENET_MEAN) -> Transform:
+    """Return a mild recipe, ours: colours, scale and shift by up to 10 %, flip."""
+    return Compose(
+        [
+            PhotometricDistort(brightness=16, contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=6),
+            RandomScaleShift(0.1, mean_colour(mean)),
+            RandomHorizontalFlip(),
+        ]
+    )
+
+
+def _placed(
+    sample: Sample, image: Tensor, scale: tuple[float, float], shift: tuple[float, float]
+) -> Sample:
+    """Return the sample with a new image in which x, y of the old lie at `scale * x + shift`."""
+    scales, shifts = torch.tensor(scale), torch.tensor(shift)
+
+    def move(boxes: Tensor) -> Tensor:
+        return boxes * scales.repeat(2) + shifts.repeat(2)
+
+    boxes = move(sample.boxes)
+    proposals = sample.boxes[:0] if sample.proposals is None else move(sample.proposals)
+    return _with_objects(sample, image, boxes, _centres(boxes), proposals)
+
+
+def _with_objects(
+    sample: Sample, image: Tensor, boxes: Tensor, centres: Tensor, proposals: Tensor
+) -> Sample:
+    """Return the sample with a new image and those moved objects whose centre is on it."""
+    size = (image.shape[1], image.shape[2])
+    boxes, proposals = box_ops.clip(boxes, size), box_ops.clip(proposals, size)
+    extent = torch.tensor([size[1], size[0]])
+    keep = ((centres > 0) & (centres < extent)).all(1) & _has_pixel(boxes)
+    return _select(
+        replace(
+            sample,
+            image=image,
+            boxes=boxes,
+            proposals=None if sample.proposals is None else proposals[_has_pixel(proposals)],
+        ),
+        keep,
+    )
+
+
+def _select(sample: Sample, keep: Tensor) -> Sample:
+    """Return the sample with those objects where `keep`, (R,) bool, is true."""
+    return replace(
+        sample,
+        boxes=sample.boxes[keep],
+        labels=sample.labels[keep],
+        difficult=sample.difficult[keep],
+    )
+
+
+def _centres(boxes: Tensor) -> Tensor:
+    """Return the (R, 2) centres x, y of (R, 4) boxes."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def _has_pixel(boxes: Tensor) -> Tensor:
+    """Return, (R,) bool, which boxes are at least a pixel wide and high."""
+    return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+
+
+def _uniform(low: float, high: float) -> float:
+    """Return a number drawn from [low, high) by torch's global generator."""
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _happens(p: float) -> bool:
+    """Return True with probability `p`."""
+    return _uniform(0.0, 1.0) < p
