@@ -1,0 +1,77 @@
+"""A folder that appears whole or not at all: written beside its place, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from detkit.errors import DetkitError, UsageError
+
+# What detkit's own writers put at the top of a labelled folder. `force` replaces a folder
+# that holds nothing else; a slip like `-o ~ --force` must not cost anybody their files.
+OUR_NAMES = frozenset(
+    {
+        "JPEGImages",
+        "Annotations",
+        "ImageSets",
+        "classes.txt",
+        "images",
+        "labels",
+        "annotations",
+        "data.yaml",
+        "train.csv",
+        "val.csv",
+        "test.csv",
+        "all.csv",
+    }
+)
+
+
+@contextmanager
+def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to write into, which takes the name `out` when the block ends.
+
+    A block that fails leaves nothing behind and an earlier `out` as it was. Raises UsageError
+    when `out` is a file, is not empty (unless `force`), or holds files detkit does not write.
+    """
+    out = out.resolve()
+    _check_free(out, force)
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    old = out.with_name(f"{out.name}.{os.getpid()}.old")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise DetkitError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        yield partial
+        if out.exists():
+            out.rename(old)
+        partial.rename(out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        reason = error.strerror or str(error)
+        raise DetkitError(f"{out}: cannot be written: {reason}; nothing was left there") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_free(out: Path, force: bool) -> None:
+    """Raise UsageError when `out` may not be written."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out}: is a file; name a folder")
+    held = sorted(path.name for path in out.iterdir())
+    if held and not force:
+        raise UsageError(f"{out}: is not empty; name another folder or add --force")
+    foreign = [name for name in held if name not in OUR_NAMES]
+    if foreign:
+        raise UsageError(
+            f"{out}: holds {foreign[0]!r}, which detkit did not write, so --force will not "
+            "replace this folder; name another"
+        )
