@@ -61,8 +61,7 @@ def adjust_levels(
     if brightness == 0.0 and contrast == 1.0:
         return pixels
     levels = np.clip(np.arange(256) + round(brightness), 0, 255) * contrast
-    distorted: NDArray[np.uint8] = cv2.LUT(pixels, _levels(levels))
-    return distorted
+    return np.asarray(cv2.LUT(pixels, _levels(levels)), np.uint8)
 
 
 def adjust_colours(pixels: NDArray[np.uint8], saturation: float, hue: float) -> NDArray[np.uint8]:
@@ -73,8 +72,7 @@ def adjust_colours(pixels: NDArray[np.uint8], saturation: float, hue: float) -> 
     levels = np.arange(256)
     table = np.stack([(levels + turn) % 256, levels * saturation, levels], axis=-1)
     hsv = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL), _levels(table)[None])
-    distorted: NDArray[np.uint8] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-    return distorted
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
 
 
 def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:

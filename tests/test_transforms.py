@@ -1,0 +1,395 @@
+"""Augmentation: boxes must move with the pixels, labels with the boxes, and seeds with nothing."""
+
+from __future__ import annotations
+
+import colorsys
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms import v2
+
+from detkit.photometric import adjust_colours, adjust_levels
+from detkit.structures import Sample
+from detkit.transforms import (
+    Compose,
+    PhotometricDistort,
+    RandomErasing,
+    RandomExpand,
+    RandomHorizontalFlip,
+    RandomIoUCrop,
+    RandomNoise,
+    RandomRotation,
+    RandomScaleShift,
+    RandomVerticalFlip,
+    Transform,
+    light_augmentation,
+    mosaic,
+    ssd_augmentation,
+)
+
+RED = (250, 10, 10)
+BLUE = (10, 10, 250)
+
+
+def painted(
+    boxes: list[tuple[int, int, int, int]],
+    colours: list[tuple[int, int, int]],
+    size: tuple[int, int] = (90, 120),
+) -> Sample:
+    """Return a sample with one filled rectangle for each box; labels 5, 6, ..."""
+    image = torch.full((3, *size), 60, dtype=torch.uint8)
+    for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=True):
+        image[:, y1:y2, x1:x2] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+    return Sample(
+        image=image,
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.arange(len(boxes)) + 5,
+        difficult=torch.arange(len(boxes)) % 2 == 1,
+        image_id="painted",
+    )
+
+
+def region(image: Tensor, colour: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
+    """Return the box around the pixels that are nearer to the colour than to what is around."""
+    distance = (image.float() - torch.tensor(colour)[:, None, None]).abs().amax(0)
+    y, x = (distance < 90).nonzero(as_tuple=True)
+    if len(x) == 0:
+        return None
+    return int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
+
+
+def run(transform: Callable[[Sample], Sample], sample: Sample, seed: int) -> Sample:
+    torch.manual_seed(seed)
+    return transform(sample)
+
+
+GEOMETRIC: list[tuple[str, Transform, float]] = [
+    ("horizontal flip", RandomHorizontalFlip(1.0), 0.0),
+    ("vertical flip", RandomVerticalFlip(1.0), 0.0),
+    ("IoU crop", RandomIoUCrop(), 0.0),
+    ("expand", RandomExpand(p=1.0), 0.0),
+    ("expand, shrunk", RandomExpand(p=1.0, max_pixels=90 * 120), 1.0),
+    ("scale and shift", RandomScaleShift(0.3), 0.0),
+    ("rotation", RandomRotation(20.0, p=1.0), 2.0),
+    ("noise", RandomNoise(p=1.0), 0.0),
+]
+EVERY: list[tuple[str, Transform]] = [
+    *((name, transform) for name, transform, _ in GEOMETRIC),
+    ("photometric", PhotometricDistort()),
+    ("erasing", RandomErasing(p=1.0)),
+    ("ssd", ssd_augmentation()),
+    ("light", light_augmentation()),
+    ("mosaic", lambda sample: mosaic([sample] * 4, (64, 96))),
+]
+geometric = pytest.mark.parametrize(
+    ("transform", "tolerance"),
+    [(transform, tolerance) for _, transform, tolerance in GEOMETRIC],
+    ids=[name for name, _, _ in GEOMETRIC],
+)
+every = pytest.mark.parametrize(
+    "transform", [transform for _, transform in EVERY], ids=[name for name, _ in EVERY]
+)
+
+
+@geometric
+@settings(max_examples=25, deadline=None)
+@given(
+    x=st.integers(35, 55), y=st.integers(25, 40), w=st.integers(8, 30), h=st.integers(8, 25),
+    seed=st.integers(0, 10_000),
+)  # fmt: skip
+def test_a_box_moves_with_its_pixels(
+    transform: Transform, tolerance: float, x: int, y: int, w: int, h: int, seed: int
+) -> None:
+    moved = run(transform, painted([(x, y, x + w, y + h)], [RED]), seed)
+    seen = region(moved.image, RED)
+    if len(moved.boxes) == 0:  # its centre was cut off
+        return
+    assert seen is not None
+    assert np.abs(np.subtract(moved.boxes[0].tolist(), seen)).max() <= tolerance
+    assert moved.labels.tolist() == [5]
+    assert moved.image.dtype == torch.uint8
+
+
+@geometric
+def test_what_is_kept_and_what_is_dropped_follows_the_centre(
+    transform: Transform, tolerance: float
+) -> None:
+    """The right one of two objects may leave; its colour's middle must then be out of sight."""
+    sample = painted([(5, 40, 35, 60), (85, 40, 115, 60)], [RED, BLUE])
+    for seed in range(30):
+        moved = run(transform, sample, seed)
+        kept = dict(zip(moved.labels.tolist(), moved.boxes.tolist(), strict=True))
+        flags = dict(zip(moved.labels.tolist(), moved.difficult.tolist(), strict=True))
+        for label, colour in ((5, RED), (6, BLUE)):
+            seen = region(moved.image, colour)
+            if label in kept:
+                assert seen is not None
+                if tolerance <= 1:
+                    assert np.abs(np.subtract(kept[label], seen)).max() <= tolerance
+                assert flags[label] == (label == 6)
+            elif seen is not None:
+                # A box that was dropped shows at most half of its width or of its height.
+                width, height = seen[2] - seen[0], seen[3] - seen[1]
+                assert width <= 15 + tolerance or height <= 10 + tolerance
+
+
+@every
+def test_an_image_without_objects_passes(transform: Transform) -> None:
+    for seed in range(12):
+        moved = run(transform, painted([], []), seed)
+        assert moved.boxes.shape == (0, 4)
+        assert moved.boxes.dtype == torch.float32
+        assert moved.labels.shape == (0,) and moved.labels.dtype == torch.int64
+        assert moved.difficult.shape == (0,) and moved.difficult.dtype == torch.bool
+        assert moved.image.ndim == 3 and moved.image.dtype == torch.uint8
+
+
+@every
+def test_the_global_seed_decides_everything(transform: Transform) -> None:
+    sample = painted([(20, 20, 60, 50), (70, 30, 100, 80)], [RED, BLUE])
+    first, again = run(transform, sample, 3), run(transform, sample, 3)
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.boxes, again.boxes)
+    assert torch.equal(first.labels, again.labels)
+
+
+@every
+def test_the_input_is_left_as_it_was(transform: Transform) -> None:
+    sample = painted([(20, 20, 60, 50)], [RED])
+    image, boxes = sample.image.clone(), sample.boxes.clone()
+    for seed in range(5):
+        run(transform, sample, seed)
+    assert torch.equal(sample.image, image)
+    assert torch.equal(sample.boxes, boxes)
+
+
+@every
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_boxes_stay_inside_the_image_and_in_step_with_labels(
+    transform: Transform, data: st.DataObject
+) -> None:
+    height, width = data.draw(st.integers(2, 40)), data.draw(st.integers(2, 40))
+    boxes = data.draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, width - 1), st.integers(0, height - 1),
+                st.integers(1, 20), st.integers(1, 20),
+            ).map(lambda b: (b[0], b[1], min(width, b[0] + b[2]), min(height, b[1] + b[3]))),
+            max_size=5,
+        )
+    )  # fmt: skip
+    sample = painted(boxes, [RED] * len(boxes), (height, width))
+    moved = run(transform, sample, data.draw(st.integers(0, 1000)))
+    size = torch.tensor([moved.image.shape[2], moved.image.shape[1]] * 2)
+    assert len(moved.boxes) == len(moved.labels) == len(moved.difficult)
+    assert (moved.boxes >= 0).all() and (moved.boxes <= size).all()
+    assert ((moved.boxes[:, 2:] - moved.boxes[:, :2]) >= 1).all()
+    assert ((moved.labels - 5) % 2 == moved.difficult.long()).all()
+
+
+@pytest.mark.parametrize("flip", [RandomHorizontalFlip(1.0), RandomVerticalFlip(1.0)])
+def test_flipping_twice_gives_the_image_back(flip: Transform) -> None:
+    sample = painted([(3, 5, 47, 33), (50, 20, 119, 90)], [RED, BLUE])
+    twice = flip(flip(sample))
+    assert torch.equal(twice.image, sample.image)
+    assert torch.equal(twice.boxes, sample.boxes)
+
+
+def test_proposals_move_like_boxes_but_are_no_reason_for_a_crop() -> None:
+    sample = painted([(30, 30, 60, 60)], [RED])
+    proposals = torch.cat([sample.boxes, torch.tensor([[0.0, 0.0, 3.0, 3.0]])])
+    with_proposals = Sample(
+        sample.image, sample.boxes, sample.labels, sample.difficult, proposals, "x"
+    )
+    for name, transform, _ in GEOMETRIC:
+        for seed in range(8):
+            moved = run(transform, with_proposals, seed)
+            alone = run(transform, sample, seed)
+            assert torch.equal(moved.boxes, alone.boxes), name
+            assert moved.proposals is not None and alone.proposals is None
+            if len(moved.boxes):
+                assert torch.allclose(moved.proposals[0], moved.boxes[0]), name
+    combined = run(lambda one: mosaic([one] * 4, (90, 120)), with_proposals, 0)
+    assert combined.proposals is not None and len(combined.proposals) >= len(combined.boxes)
+
+
+def test_the_iou_crop_is_the_first_valid_window_of_a_plain_loop() -> None:
+    crop = RandomIoUCrop()
+    size = (90, 120)
+    boxes = torch.tensor([[10.0, 10, 50, 60], [55, 20, 118, 88], [0, 0, 8, 8]])
+    found = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        window = crop.draw_window(boxes, size)
+        torch.manual_seed(seed)
+        assert window == naive_window(boxes.tolist(), size, crop.min_overlaps)
+        found += window is not None
+    assert 30 < found < 60
+
+
+def naive_window(
+    boxes: list[list[float]], size: tuple[int, int], min_overlaps: tuple[float, ...]
+) -> tuple[int, int, int, int] | None:
+    """The released code's search, one trial after the other, on the same random numbers."""
+    height, width = size
+    while True:
+        option = min_overlaps[int(torch.randint(len(min_overlaps), ()))]
+        if option >= 1:
+            return None
+        for w, h, x, y in torch.rand(40, 4).double().tolist():
+            new_w, new_h = int(width * (0.3 + 0.7 * w)), int(height * (0.3 + 0.7 * h))
+            if not 0.5 <= new_w / new_h <= 2:
+                continue
+            left, top = int((width - new_w) * x), int((height - new_h) * y)
+            window = (left, top, left + new_w, top + new_h)
+            for x1, y1, x2, y2 in boxes:
+                overlap_w = min(x2, window[2]) - max(x1, window[0])
+                overlap_h = min(y2, window[3]) - max(y1, window[1])
+                both = max(0.0, overlap_w) * max(0.0, overlap_h)
+                iou = both / ((x2 - x1) * (y2 - y1) + new_w * new_h - both)
+                inside = window[0] < (x1 + x2) / 2 < window[2]
+                inside = inside and window[1] < (y1 + y2) / 2 < window[3]
+                if inside and iou >= option:
+                    return window
+
+
+def test_iou_crops_have_the_sizes_that_torchvisions_have() -> None:
+    boxes = torch.tensor([[30.0, 30, 80, 80]])
+    theirs = v2.RandomIoUCrop(sampler_options=[0.3])
+    ours = RandomIoUCrop(min_overlaps=[0.3])
+    torch.manual_seed(0)
+    from torchvision.tv_tensors import BoundingBoxes
+
+    tensor = BoundingBoxes(boxes, format="XYXY", canvas_size=(120, 120))
+    areas: list[list[float]] = [[], []]
+    for _ in range(250):
+        params = theirs.make_params([torch.zeros(3, 120, 120), tensor])
+        areas[0].append(params["height"] * params["width"])
+        window = ours.draw_window(boxes, (120, 120))
+        assert window is not None
+        areas[1].append((window[2] - window[0]) * (window[3] - window[1]))
+    spread = np.std(areas[0]) / np.sqrt(250)
+    assert abs(np.mean(areas[0]) - np.mean(areas[1])) < 4 * spread
+
+
+def test_expand_never_makes_a_canvas_beyond_the_limit() -> None:
+    expand = RandomExpand(p=1.0, max_pixels=10_000)
+    for seed in range(20):
+        moved = run(expand, painted([(20, 20, 90, 70)], [RED]), seed)
+        assert moved.image.shape[1] * moved.image.shape[2] <= 10_000 * 1.05
+        assert len(moved.boxes) == 1
+
+
+def test_the_expanded_canvas_has_the_mean_colour() -> None:
+    sample = painted([(0, 0, 120, 90)], [RED])
+    moved = run(RandomExpand((1, 2, 3), p=1.0), sample, 2)
+    seen = region(moved.image, RED)
+    outside = moved.image.clone().permute(1, 2, 0)
+    assert seen is not None
+    outside[seen[1] : seen[3], seen[0] : seen[2]] = torch.tensor([1, 2, 3], dtype=torch.uint8)
+    assert (outside == torch.tensor([1, 2, 3])).all()
+
+
+def test_erasing_drops_only_objects_that_are_hidden_whole() -> None:
+    sample = painted([(10, 10, 14, 14), (40, 20, 110, 85)], [RED, BLUE])
+    dropped = 0
+    for seed in range(150):
+        erased = run(RandomErasing(p=1.0, scale=(0.1, 0.4)), sample, seed)
+        for label, colour in ((5, RED), (6, BLUE)):
+            assert (label in erased.labels.tolist()) == (region(erased.image, colour) is not None)
+        dropped += len(erased.labels) < 2
+    assert dropped > 0
+
+
+def test_noise_has_the_stated_strength() -> None:
+    sample = painted([], [], (100, 100))
+    noisy = run(RandomNoise(sigma=10.0, p=1.0), sample, 0)
+    difference = noisy.image.float() - sample.image.float()
+    assert abs(float(difference.std()) - 10.0) < 0.5
+    assert abs(float(difference.mean())) < 0.7
+
+
+def test_probability_zero_changes_nothing() -> None:
+    sample = painted([(10, 10, 50, 50)], [RED])
+    for transform in (
+        RandomHorizontalFlip(0.0), RandomVerticalFlip(0.0), RandomRotation(p=0.0),
+        RandomNoise(p=0.0), RandomErasing(p=0.0), RandomExpand(p=0.0), PhotometricDistort(p=0.0),
+        RandomScaleShift(0.0), RandomIoUCrop(min_overlaps=[1.0]),
+    ):  # fmt: skip
+        moved = run(transform, sample, 1)
+        assert torch.equal(moved.image, sample.image)
+        assert torch.equal(moved.boxes, sample.boxes)
+
+
+def test_levels_are_shifted_then_multiplied_as_in_a_plain_loop() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    for brightness, contrast in ((20.0, 1.0), (-32.0, 1.5), (0.0, 0.5), (31.4, 0.7)):
+        ours = adjust_levels(pixels, brightness, contrast)
+        for before, after in zip(pixels.ravel().tolist(), ours.ravel().tolist(), strict=True):
+            shifted = min(255, max(0, before + round(brightness)))
+            assert abs(after - min(255.0, shifted * contrast)) <= 0.5
+
+
+def test_colours_change_as_pythons_own_hsv_says() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    for saturation, hue in ((0.5, 0.0), (1.5, 0.0), (1.0, 18.0), (0.7, -14.0)):
+        ours = adjust_colours(pixels, saturation, hue)
+        expected = []
+        for red, green, blue in pixels.reshape(-1, 3) / 255.0:
+            h, s, v = colorsys.rgb_to_hsv(red, green, blue)
+            turned = colorsys.hsv_to_rgb((h + hue / 360) % 1, min(1.0, s * saturation), v)
+            expected.append(turned)
+        error = np.abs(ours.reshape(-1, 3) - 255 * np.array(expected))
+        assert error.mean() < 1.0
+        assert error.max() <= 9  # hue within 2.1 degrees: three times rounded to steps of 1.4
+
+
+def test_a_grey_picture_stays_grey_under_any_colour_change() -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    assert np.array_equal(adjust_colours(grey, 1.5, 18.0), grey)
+
+
+def test_a_mosaic_shows_four_images_and_moves_their_boxes_with_the_pixels() -> None:
+    colours = [RED, BLUE, (10, 250, 10), (250, 250, 10)]
+    sizes = [(90, 120), (60, 60), (200, 80), (100, 300)]
+    samples = []
+    for index, (colour, (height, width)) in enumerate(zip(colours, sizes, strict=True)):
+        box = (width // 4, height // 4, width // 2, height * 3 // 4)
+        sample = painted([box], [colour], (height, width))
+        labels = torch.tensor([index])
+        samples.append(Sample(sample.image, sample.boxes, labels, sample.difficult))
+    seen_labels = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        combined = mosaic(samples, (150, 200))
+        assert combined.image.shape == (3, 150, 200)
+        for label, box in zip(combined.labels.tolist(), combined.boxes.tolist(), strict=True):
+            seen = region(combined.image, colours[label])
+            assert seen is not None
+            assert np.abs(np.subtract(box, seen)).max() <= 2.0  # resized: soft edges
+            seen_labels.add(label)
+        for label in {0, 1, 2, 3} - set(combined.labels.tolist()):
+            seen = region(combined.image, colours[label])
+            if seen is not None:
+                zoomed = 0.25 * 200 * 0.5 * 150  # the box at scale 1
+                assert (seen[2] - seen[0]) * (seen[3] - seen[1]) < 0.3 * zoomed
+    assert seen_labels == {0, 1, 2, 3}
+
+
+def test_a_mosaic_of_other_than_four_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 samples, not 3"):
+        mosaic([painted([], [])] * 3, (50, 50))
+
+
+def test_transforms_can_be_sent_to_data_workers() -> None:
+    sample = painted([(10, 10, 50, 50)], [RED])
+    everything = Compose([ssd_augmentation(), light_augmentation(), RandomErasing(), RandomNoise()])
+    copy = pickle.loads(pickle.dumps(everything))
+    assert torch.equal(run(copy, sample, 4).image, run(everything, sample, 4).image)
