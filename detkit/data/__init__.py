@@ -1,0 +1,1 @@
+"""Labelled folders as people have them: found, read, judged, converted. No torch here."""
