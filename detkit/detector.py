@@ -11,17 +11,21 @@ training costs (`losses`) and what it sees (`candidates`); the rest follows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from detkit import nms
+from detkit.backbones import Backbone, download, load_weights, read_state_dict
 from detkit.boxes import clip
 from detkit.config import DetectorConfig, Recipe
+from detkit.errors import DetkitError
 from detkit.structures import Batch, Candidates, Detections, Sample
 from detkit.transforms import Compose, RandomHorizontalFlip, Transform
 
@@ -83,6 +87,26 @@ def _scale(original: tuple[int, int], network: tuple[int, int]) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Published:
+    """Detection weights that torchvision publishes, and the config under which they are right."""
+
+    builder: str  # the name of torchvision's model
+    weights: str  # the name of its weights
+    config: DetectorConfig
+
+    @property
+    def url(self) -> str:
+        """The address that torchvision downloads them from."""
+        return str(torchvision.models.get_model_weights(self.builder)[self.weights].url)
+
+    @property
+    def categories(self) -> list[str]:
+        """Its class names, background first; unused ones are called "N/A"."""
+        weights = torchvision.models.get_model_weights(self.builder)[self.weights]
+        return list(weights.meta["categories"])
+
+
+@dataclass(frozen=True)
 class Stage:
     """A part of training with a schedule of its own; most backends have one."""
 
@@ -100,12 +124,84 @@ class Detector(nn.Module, ABC):
     short_recipe: ClassVar[Recipe]  # ours: minutes on a laptop, the command line's default
     config_class: ClassVar[type[DetectorConfig]]
     proposal_method: ClassVar[str | None] = None
+    published: ClassVar[Mapping[str, Published]] = {}
+    backbone: Backbone
 
     def __init__(self, config: DetectorConfig, class_names: Sequence[str]) -> None:
         """Build the network with random weights for these classes."""
         super().__init__()
         self.config = config
         self.class_names = tuple(class_names)
+
+    def load_weights(self, weights: str) -> None:
+        """Start from other weights than random ones.
+
+        `weights` is `none`, `imagenet` (torchvision's classifier), the name of published
+        detection weights (`published`), or a file: a torchvision classifier's state dict, a
+        torchvision detector's, or a detkit model. Of detection weights the parts that depend
+        on other class names stay random. Raises DetkitError when they cannot be had or do
+        not fit.
+        """
+        if weights in ("none", "imagenet"):
+            load_weights(self.backbone, weights)
+            return
+        if weights in self.published:
+            state = download(self.published[weights].url)
+        else:
+            state = read_state_dict(Path(weights))
+        own = state if "class_head.convs.0.weight" in state else self.convert_torchvision(state)
+        if own is None:
+            self.backbone.load_classifier(state, weights)
+            return
+        self.load_matching(own, weights)
+
+    def load_matching(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Copy the tensors of `state` that have the shape of ours; the rest stays as it is.
+
+        Raises DetkitError when the backbone's do not fit.
+        """
+        mine = self.state_dict()
+        fits = {k: v.float() for k, v in state.items() if k in mine and mine[k].shape == v.shape}
+        missing = [k for k in mine if k.startswith("backbone.") and k not in fits]
+        if missing:
+            raise DetkitError(
+                f"{source}: not weights of {self.name} on {self.config.backbone}: "
+                f"{len(missing)} tensors of the backbone are missing, first {missing[0]}"
+            )
+        self.load_state_dict(fits, strict=False)
+        self.backbone.pretrained = True
+
+    @classmethod
+    def convert_torchvision(
+        cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
+    ) -> dict[str, Tensor] | None:
+        """Return a torchvision detector's state dict under our names; None if it is not one.
+
+        `keep` are the classes, background included, whose outputs stay; None keeps all.
+        """
+        return None
+
+    @classmethod
+    def from_published(cls, name: str) -> Detector:
+        """Return a detector with the weights that torchvision publishes under our `name`.
+
+        Raises DetkitError when they cannot be downloaded, naming the file to fetch by hand.
+        """
+        published = cls.published[name]
+        categories = published.categories
+        keep = [i for i, category in enumerate(categories) if i == 0 or category != "N/A"]
+        detector = cls(published.config, [categories[i] for i in keep[1:]])
+        state = cls.convert_torchvision(download(published.url), keep)
+        if state is None:
+            raise DetkitError(f"{published.url}: not the weights of {published.builder}")
+        detector.load_state_dict(state)
+        detector.backbone.pretrained = True
+        return detector.eval()
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the backbone holds weights of another training."""
+        return self.backbone.pretrained
 
     @abstractmethod
     def network_size(self) -> Callable[[int, int], tuple[int, int]]:

@@ -1,0 +1,54 @@
+"""Reference boxes laid over feature maps: SSD's default boxes.
+
+Shape shorthand: L feature maps, K default boxes in all. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def default_boxes(
+    map_sizes: Sequence[tuple[int, int]],
+    image_size: tuple[int, int],
+    scales: Sequence[float],
+    ratios: Sequence[Sequence[float]],
+    steps: Sequence[float] | None = None,
+    *,
+    clip_sides: bool = False,
+) -> Tensor:
+    """Return SSD's default boxes, (K, 4) xyxy in network pixels, map by map, row by row.
+
+    SSD sec. 2.2, eq. 4: map k has boxes of scale `scales[k]` (a share of the image's side)
+    with aspect ratio 1 and each of `ratios[k]` and its inverse, and one square of scale
+    `sqrt(scales[k] * scales[k + 1])`; so `scales` has L + 1 entries. Centres are at
+    `((i + 0.5) / |f_k|, ...)` or, with `steps` in pixels, at `(i + 0.5) * step` as in the
+    released code. Boxes are not clipped; with
+    `clip_sides` no side is longer than the image's, as in torchvision's port. Order at a place: 1, the larger square, then for
+    each ratio `a`: `a`, `1/a` (the order of the released code's weights).
+    """
+    if len(scales) != len(map_sizes) + 1 or len(ratios) != len(map_sizes):
+        raise ValueError("default_boxes: expected one more scale than maps, one ratio list a map")
+    height, width = image_size
+    levels = []
+    for level, (rows, columns) in enumerate(map_sizes):
+        scale, larger = scales[level], (scales[level] * scales[level + 1]) ** 0.5
+        shapes = [(scale, scale), (larger, larger)]
+        for ratio in ratios[level]:
+            root = ratio**0.5
+            shapes += [(scale * root, scale / root), (scale / root, scale * root)]
+        step_y = steps[level] if steps else height / rows
+        step_x = steps[level] if steps else width / columns
+        cy = (torch.arange(rows) + 0.5) * step_y
+        cx = (torch.arange(columns) + 0.5) * step_x
+        grid_y, grid_x = torch.meshgrid(cy, cx, indexing="ij")
+        centres = torch.stack([grid_x, grid_y], dim=-1).view(-1, 1, 2)  # (rows * columns, 1, 2)
+        shares = torch.tensor(shapes)
+        if clip_sides:
+            shares = shares.clamp(max=1.0)
+        half = shares * torch.tensor([width, height]) / 2  # (A, 2)
+        levels.append(torch.cat([centres - half, centres + half], dim=-1).view(-1, 4))
+    return torch.cat(levels)

@@ -1,0 +1,389 @@
+"""SSD: Single Shot MultiBox Detector.
+
+Liu, Anguelov, Erhan, Szegedy, Reed, Fu, Berg: ECCV 2016, arXiv:1512.02325v5.
+
+Shape shorthand: B images a batch, L feature maps of C_l channels and H_l x W_l places,
+A_l default boxes a place, K default boxes in all, C classes, R ground truths of an image.
+
+Differences from the paper:
+- Backbones other than VGG16 (the paper's) take the same extra layers and heads; their maps
+  are all L2-normalised, since a head on unnormalised maps of unlike scale learns slowly.
+- `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
+  `recipe` is the paper's.
+- Photometric distortion, expansion and IoU crops come from torchvision's transforms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit import backbones
+from detkit.anchors import default_boxes
+from detkit.boxes import decode, encode, iou
+from detkit.config import DetectorConfig, Recipe, setting
+from detkit.detector import Detector, Published
+from detkit.errors import UsageError
+from detkit.matching import match_each_truth
+from detkit.structures import Batch, Candidates
+from detkit.transforms import Transform, ssd_augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSDConfig(DetectorConfig):
+    """SSD's numbers."""
+
+    size: int = setting(300, "sec. 3: SSD300; 512 gives SSD512")
+    scales: tuple[float, ...] = setting(
+        (), "empty: sec. 2.2 eq. 4 with the released code's values, a share of the size"
+    )
+    ratios: tuple[tuple[float, ...], ...] = setting(
+        (), "empty: sec. 3.1, [2] on the first and the last two maps, [2, 3] between"
+    )
+    steps: tuple[float, ...] = setting((), "empty: the released code's for VGG16, else size / map")
+    clip_sides: bool = setting(
+        False, "released code; torchvision's port cuts default boxes to the image's sides"
+    )
+    variances: tuple[float, float, float, float] = setting((0.1, 0.1, 0.2, 0.2), "released code")
+    positive_thresh: float = setting(0.5, "sec. 2.2: jaccard overlap above .5")
+    negatives_per_positive: float = setting(3.0, "sec. 2.2: hard negative mining at most 3:1")
+    loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1")
+    l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20")
+
+
+# What torchvision's `ssd300_vgg16` differs in from the released code: smaller scales, default
+# boxes no longer than the image's sides, Caffe's pixel range, and no antialiasing.
+_TORCHVISION = SSDConfig(
+    backbone="vgg16",
+    scales=(0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
+    clip_sides=True,
+    mean=(0.48235, 0.45882, 0.40784),
+    std=(1 / 255, 1 / 255, 1 / 255),
+    antialias=False,
+)
+
+# The released code's sizes, from 300 and 512 pixels, as shares of the side.
+_SCALES_300 = tuple(side / 300 for side in (30, 60, 111, 162, 213, 264, 315))
+_SCALES_512 = tuple(
+    side / 512 for side in (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+)
+_STEPS_300 = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)
+_STEPS_512 = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+class L2Norm(nn.Module):
+    """A map divided by its L2 norm over the channels, times a learnt scale a channel.
+
+    SSD sec. 3.1, after ParseNet (Liu et al. 2015), eqs. 1-3.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        """Start all channels at the same `scale`."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the (B, C, H, W) map normalised at each place."""
+        return self.weight.view(1, -1, 1, 1) * F.normalize(x)
+
+
+def extra_layers(backbone: str, size: int, channels: int, map_size: int) -> list[nn.Module]:
+    """Return the layers after the backbone, each giving one more feature map (Fig. 2).
+
+    VGG16 as in the released code: conv8_2 and conv9_2 halve, then 3x3 without padding (SSD300),
+    or halving down to 2 and a 4x4 (SSD512). Other backbones and sizes halve until one place
+    is left, at most three times.
+    """
+    if backbone == "vgg16" and size == 300:
+        plan = [(256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0)]
+    elif backbone == "vgg16" and size == 512:
+        plan = [(256, 512, 3, 2, 1), *[(128, 256, 3, 2, 1)] * 3, (128, 256, 4, 1, 1)]
+    else:
+        halvings = min(3, math.ceil(math.log2(max(map_size, 1))))
+        plan = [(128, 256, 3, 2, 1)] * halvings
+    layers: list[nn.Module] = []
+    for middle, after, kernel, stride, padding in plan:
+        layers.append(
+            nn.Sequential(
+                nn.Conv2d(channels, middle, 1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(middle, after, kernel, stride, padding),
+                nn.ReLU(inplace=True),
+            )
+        )
+        channels = after
+    return layers
+
+
+class MultiBoxHead(nn.Module):
+    """A 3x3 predictor a feature map: class scores and box offsets at every place (sec. 2.1)."""
+
+    def __init__(self, channels: Sequence[int], boxes_a_place: Sequence[int], outputs: int) -> None:
+        """Build one convolution a map with `outputs` values a default box."""
+        super().__init__()
+        self.outputs = outputs
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, count * outputs, 3, padding=1)
+            for width, count in zip(channels, boxes_a_place)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return (B, K, outputs), in the order of the default boxes."""
+        values = [
+            conv(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs)
+            for conv, x in zip(self.convs, maps)
+        ]
+        return torch.cat(values, dim=1)
+
+
+def match_default_boxes(overlaps: Tensor, positive_thresh: float) -> Tensor:
+    """Return (K,) int64: the ground truth each default box learns, -1 for background.
+
+    Sec. 2.2: every ground truth gets the default box of best overlap, and every default box
+    with an overlap above `positive_thresh` learns its best ground truth. `overlaps`: (R, K).
+    """
+    matches = overlaps.new_full((overlaps.shape[1],), -1, dtype=torch.int64)
+    if len(overlaps):
+        best, truth = overlaps.max(dim=0)
+        matches = torch.where(best > positive_thresh, truth, matches)
+        truths, boxes = match_each_truth(overlaps)
+        matches[boxes] = truths
+    return matches
+
+
+def mine_hard_negatives(background_loss: Tensor, positive: Tensor, ratio: float) -> Tensor:
+    """Return (B, K) bool: the negatives of highest loss, at most `ratio` a positive (sec. 2.2).
+
+    Counted image by image, as in the released code. `background_loss` and `positive`: (B, K).
+    """
+    loss = background_loss.masked_fill(positive, -math.inf)
+    rank = loss.argsort(dim=1, descending=True).argsort(dim=1)
+    quota = (positive.sum(dim=1, keepdim=True) * ratio).clamp(max=loss.shape[1])
+    return (rank < quota) & ~positive
+
+
+def multibox_loss(
+    class_logits: Tensor,
+    deltas: Tensor,
+    targets: Tensor,
+    delta_targets: Tensor,
+    *,
+    negatives_per_positive: float,
+    loc_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """Return (confidence loss, localisation loss): eqs. 1-3, divided by N matched boxes.
+
+    `class_logits` (B, K, C + 1) with background first, `deltas` and `delta_targets` (B, K, 4),
+    `targets` (B, K) int64, 0 for background. N = 0 gives 0, with gradients attached.
+    """
+    positive = targets > 0
+    num_matched = positive.sum().clamp(min=1)
+    cross_entropy = F.cross_entropy(
+        class_logits.flatten(0, 1), targets.flatten(), reduction="none"
+    ).view_as(targets)
+    background_loss = -class_logits.detach().log_softmax(dim=-1)[..., 0]
+    negative = mine_hard_negatives(background_loss, positive, negatives_per_positive)
+    confidence = cross_entropy[positive | negative].sum() / num_matched
+    localisation = F.smooth_l1_loss(deltas[positive], delta_targets[positive], reduction="sum")
+    return confidence, loc_weight * localisation / num_matched
+
+
+def square(size: int, height: int, width: int) -> tuple[int, int]:
+    """Return the network size of any image: SSD warps all to one square."""
+    return (size, size)
+
+
+class SSD(Detector):
+    """Single Shot MultiBox Detector: default boxes on several feature maps, one pass."""
+
+    name: ClassVar[str] = "ssd"
+    paper: ClassVar[str] = "Liu et al. 2016, arXiv:1512.02325"
+    config_class: ClassVar[type[DetectorConfig]] = SSDConfig
+    recipe: ClassVar[Recipe] = Recipe()  # sec. 3.1; VOC07+12: 120k steps, .1 at 80k and 100k
+    short_recipe: ClassVar[Recipe] = Recipe(
+        batch_size=16,
+        max_steps=3000,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup=0.03,
+        clip_norm=10.0,
+        ema_decay=0.998,
+        backbone_lr_factor=0.3,
+        cache_size=480,
+    )
+    published: ClassVar[Mapping[str, Published]] = {
+        "ssd300-coco": Published("ssd300_vgg16", "COCO_V1", _TORCHVISION)
+    }
+    config: SSDConfig
+
+    def __init__(self, config: SSDConfig, class_names: Sequence[str]) -> None:
+        """Build the network with random weights for these classes."""
+        super().__init__(config, class_names)
+        vgg = config.backbone == "vgg16"
+        self.backbone = backbones.build("vgg16-atrous" if vgg else config.backbone)
+        self.backbone.freeze_blocks(config.freeze_layers)
+        channels = [tap.channels for tap in self.backbone.taps]
+        last_map = math.ceil(config.size / self.backbone.taps[-1].stride)
+        extras = extra_layers(config.backbone, config.size, channels[-1], last_map)
+        self.extras = nn.ModuleList(extras)
+        channels += [layer[2].out_channels for layer in extras if isinstance(layer, nn.Sequential)]
+        # conv4_3 alone has another scale than the rest in VGG16 (sec. 3.1).
+        normalised = 1 if vgg else len(self.backbone.taps)
+        self.norms = nn.ModuleList(
+            L2Norm(width, config.l2_norm_scale) for width in channels[:normalised]
+        )
+        self.scales, self.ratios, self.steps = layout(config, len(channels))
+        boxes_a_place = [2 + 2 * len(ratios) for ratios in self.ratios]
+        self.class_head = MultiBoxHead(channels, boxes_a_place, len(self.class_names) + 1)
+        self.box_head = MultiBoxHead(channels, boxes_a_place, 4)
+        self._default_boxes: dict[Any, Tensor] = {}
+        for module in (self.extras, self.class_head, self.box_head):
+            for layer in module.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.xavier_uniform_(layer.weight)  # sec. 3
+                    assert layer.bias is not None
+                    nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def convert_torchvision(
+        cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
+    ) -> dict[str, Tensor] | None:
+        """Return the state dict of torchvision's `ssd300_vgg16` under our names, else None."""
+        if "backbone.scale_weight" not in state:
+            return None
+        own: dict[str, Tensor] = {}
+        fc = {"1": "fc6", "3": "fc7"}  # inside torchvision's `extra.0.7`
+        for key, value in state.items():
+            parts = key.split(".")
+            if key == "backbone.scale_weight":
+                own["norms.0.weight"] = value
+            elif parts[1] == "features":
+                own[f"backbone.blocks.{parts[2]}.{parts[-1]}"] = value
+            elif parts[1] == "extra" and parts[2] == "0" and parts[3] == "7":
+                own[f"backbone.blocks.{fc[parts[4]]}.{parts[-1]}"] = value
+            elif parts[1] == "extra" and parts[2] == "0":
+                # pool4 to conv5_3: torchvision counts on from conv4_3's ReLU, block 22.
+                own[f"backbone.blocks.{int(parts[3]) + 23}.{parts[-1]}"] = value
+            elif parts[1] == "extra":
+                own[f"extras.{int(parts[2]) - 1}.{parts[3]}.{parts[-1]}"] = value
+            elif parts[1] == "regression_head":
+                own[f"box_head.convs.{parts[3]}.{parts[-1]}"] = value
+            elif parts[1] == "classification_head":
+                own[f"class_head.convs.{parts[3]}.{parts[-1]}"] = value
+        if keep is not None:
+            for key in [key for key in own if key.startswith("class_head.")]:
+                boxes_a_place = own[key.replace("class", "box", 1)].shape[0] // 4
+                rows = own[key].unflatten(0, (boxes_a_place, -1))[:, list(keep)]
+                own[key] = rows.flatten(0, 1)
+        return own
+
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return the rule: every image is warped to `size` x `size`."""
+        return partial(square, self.config.size)
+
+    def augmentation(self) -> Transform:
+        """Return sec. 3.6's augmentation: photometric, expand, IoU crop, mirror."""
+        return ssd_augmentation(self.config.mean)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Return the L maps, (B, C_l, H_l, W_l), of (B, 3, H, W) images."""
+        maps: list[Tensor] = self.backbone(images)
+        x = maps[-1]
+        for layer in self.extras:
+            x = layer(x)
+            maps.append(x)
+        for index, norm in enumerate(self.norms):
+            maps[index] = norm(maps[index])
+        return maps
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return class logits (B, K, C + 1), deltas (B, K, 4) and the default boxes (K, 4)."""
+        maps = self.feature_maps(images)
+        map_sizes = [(x.shape[2], x.shape[3]) for x in maps]
+        boxes = self.default_boxes(map_sizes, (images.shape[2], images.shape[3])).to(images.device)
+        return self.class_head(maps).float(), self.box_head(maps).float(), boxes
+
+    def default_boxes(
+        self, map_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
+    ) -> Tensor:
+        """Return the (K, 4) default boxes in network pixels; made once for each size."""
+        key = (tuple(map_sizes), image_size)
+        if key not in self._default_boxes:
+            self._default_boxes[key] = default_boxes(
+                map_sizes,
+                image_size,
+                self.scales,
+                self.ratios,
+                self.steps,
+                clip_sides=self.config.clip_sides,
+            )
+        return self._default_boxes[key]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `class` (confidence) and `box` (localisation) loss, eq. 1."""
+        logits, deltas, boxes = self.predict(batch.images)
+        targets = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
+        delta_targets = torch.zeros_like(deltas)
+        for index, (gt_boxes, labels) in enumerate(zip(batch.boxes, batch.labels)):
+            matches = match_default_boxes(iou(gt_boxes, boxes), self.config.positive_thresh)
+            positive = matches >= 0
+            truth = matches[positive]
+            targets[index, positive] = labels[truth] + 1
+            delta_targets[index, positive] = encode(
+                gt_boxes[truth], boxes[positive], self.config.variances
+            )
+        confidence, localisation = multibox_loss(
+            logits,
+            deltas,
+            targets,
+            delta_targets,
+            negatives_per_positive=self.config.negatives_per_positive,
+            loc_weight=self.config.loc_weight,
+        )
+        return {"class": confidence, "box": localisation}
+
+    def candidates(self, batch: Batch) -> list[Candidates]:
+        """Return all K default boxes, moved, with each class's probability."""
+        logits, deltas, boxes = self.predict(batch.images)
+        probs = logits.softmax(dim=-1)[..., 1:]
+        moved = decode(deltas, boxes, self.config.variances)
+        return [Candidates(boxes, scores) for boxes, scores in zip(moved, probs)]
+
+
+def layout(
+    config: SSDConfig, num_maps: int
+) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...] | None]:
+    """Return (scales (L + 1), ratios (L), steps (L) or None) of the default boxes.
+
+    Raises UsageError when `--set scales=...` or `ratios=...` do not fit the number of maps.
+    """
+    vgg = config.backbone == "vgg16"
+    scales, steps = config.scales, config.steps or None
+    if not scales and vgg and config.size in (300, 512):
+        scales = _SCALES_300 if config.size == 300 else _SCALES_512
+    if not scales:
+        # Eq. 4 from .2 to .9 over all maps but the first, which has half of the next scale.
+        rest = [0.2 + 0.7 * k / max(num_maps - 2, 1) for k in range(num_maps - 1)]
+        scales = (0.1, *rest, 1.05)
+    if steps is None and vgg and config.size in (300, 512):
+        steps = _STEPS_300 if config.size == 300 else _STEPS_512
+    ratios = config.ratios
+    if not ratios:
+        ratios = tuple(
+            (2.0,) if level == 0 or level >= num_maps - 2 else (2.0, 3.0)
+            for level in range(num_maps)
+        )
+    if len(scales) != num_maps + 1:
+        raise UsageError(f"--set scales: expected {num_maps + 1} values, not {len(scales)}")
+    if len(ratios) != num_maps or (steps is not None and len(steps) != num_maps):
+        raise UsageError(f"--set ratios / steps: expected one entry for each of {num_maps} maps")
+    return scales, ratios, steps

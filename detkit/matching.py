@@ -1,0 +1,79 @@
+"""Which ground truth a box is to learn: matching by IoU, and sampling of the matched boxes.
+
+Shape shorthand: R ground-truth boxes, K boxes to match (anchors, default boxes, proposals).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEGATIVE = -1
+IGNORED = -2
+
+
+def match(overlaps: Tensor, positive_thresh: float, negative_thresh: float) -> Tensor:
+    """Return (K,) int64: the index of the ground truth to learn, `NEGATIVE` or `IGNORED`.
+
+    `overlaps` is the (R, K) IoU. A box whose best IoU is at least `positive_thresh` learns
+    that ground truth; one below `negative_thresh` is background; between them it is left
+    out. With no ground truth all boxes are background.
+    """
+    matches = torch.full(overlaps.shape[1:], NEGATIVE, dtype=torch.int64, device=overlaps.device)
+    if len(overlaps) == 0:
+        return matches
+    best, truth = overlaps.max(dim=0)
+    matches[best >= negative_thresh] = IGNORED
+    positive = best >= positive_thresh
+    matches[positive] = truth[positive]
+    return matches
+
+
+def match_each_truth(overlaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (truths, boxes), (M,) int64 each: one box of its own for every ground truth.
+
+    Greedy bipartite matching, as in SSD's released code (sec. 2.2, "best jaccard overlap"):
+    the pair with the largest IoU first; its box is taken, and the next pair. Ground truths
+    that overlap no free box get none. `overlaps` is (R, K).
+    """
+    free = overlaps.clone()
+    truths: list[int] = []
+    boxes: list[int] = []
+    if free.numel() == 0:
+        empty = torch.empty(0, dtype=torch.int64, device=overlaps.device)
+        return empty, empty
+    best, where = free.max(dim=1)
+    for _ in range(min(free.shape)):
+        truth = int(best.argmax())
+        if best[truth] <= 0:
+            break
+        box = int(where[truth])
+        truths.append(truth)
+        boxes.append(box)
+        free[:, box] = -1.0
+        best[truth] = -1.0
+        free[truth] = -1.0
+        stale = (where == box) & (best > 0)  # their best box was just taken
+        if stale.any():
+            best[stale], where[stale] = free[stale].max(dim=1)
+    return (
+        torch.tensor(truths, dtype=torch.int64, device=overlaps.device),
+        torch.tensor(boxes, dtype=torch.int64, device=overlaps.device),
+    )
+
+
+def sample_balanced(
+    matches: Tensor, number: int, positive_fraction: float
+) -> tuple[Tensor, Tensor]:
+    """Return (positives, negatives): indices of a random sample of `number` boxes in all.
+
+    At most `positive_fraction` of them are positive; negatives fill the rest (Fast R-CNN
+    sec. 2.3, Faster R-CNN sec. 3.1.3). Ignored boxes are never drawn. `matches` is `match`'s.
+    """
+    positives = (matches >= 0).nonzero().flatten()
+    negatives = (matches == NEGATIVE).nonzero().flatten()
+    num_positives = min(len(positives), int(number * positive_fraction))
+    num_negatives = min(len(negatives), number - num_positives)
+    chosen = torch.randperm(len(positives), device=matches.device)[:num_positives]
+    rejected = torch.randperm(len(negatives), device=matches.device)[:num_negatives]
+    return positives[chosen], negatives[rejected]

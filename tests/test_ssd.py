@@ -1,0 +1,196 @@
+"""SSD against loops, hand-made cases and torchvision's model with the same weights."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from detkit.boxes import iou
+from detkit.detectors.ssd import (
+    SSD,
+    SSDConfig,
+    _TORCHVISION,
+    match_default_boxes,
+    mine_hard_negatives,
+    multibox_loss,
+)
+from detkit.structures import Sample
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def sample(image: Tensor, boxes: list[list[float]] = [], labels: list[int] = []) -> Sample:  # noqa: B006
+    return Sample(
+        image,
+        torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.zeros(len(labels), dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize(("size", "expected"), [(300, 8732), (512, 24564)])
+def test_ssd_on_vgg16_has_the_papers_number_of_default_boxes(size: int, expected: int) -> None:
+    with torch.device("meta"):
+        detector = SSD(SSDConfig(backbone="vgg16", size=size), ["a"])
+    images = torch.empty(1, 3, size, size, device="meta")
+    maps = detector.feature_maps(images)
+    boxes = detector.default_boxes([(x.shape[2], x.shape[3]) for x in maps], (size, size))
+    assert len(boxes) == expected
+    if size == 300:
+        assert [x.shape[2] for x in maps] == [38, 19, 10, 5, 3, 1]
+        # The first place: centre (4, 4); 30 px square, sqrt(30 * 60) square, 2:1 and 1:2.
+        sides = boxes[:4, 2:] - boxes[:4, :2]
+        root = 2**0.5
+        expected_sides = [[30, 30], [1800**0.5] * 2, [30 * root, 30 / root], [30 / root, 30 * root]]
+        torch.testing.assert_close(sides, torch.tensor(expected_sides))
+        torch.testing.assert_close(boxes[0], torch.tensor([-11.0, -11.0, 19.0, 19.0]))
+
+
+def test_detkit_and_torchvision_give_the_same_boxes_and_scores_for_the_same_weights() -> None:
+    torch.manual_seed(0)
+    peer = torchvision.models.detection.ssd300_vgg16(
+        weights=None, weights_backbone=None, num_classes=5
+    ).eval()
+    for module in peer.modules():  # random weights whose scores are well above the threshold
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    for conv in peer.head.classification_head.module_list:
+        conv.weight.data.mul_(0.02)
+    for conv in peer.head.regression_head.module_list:
+        conv.weight.data.mul_(0.02)
+    detector = SSD(_TORCHVISION, ["a", "b", "c", "d"]).eval()
+    state = SSD.convert_torchvision(peer.state_dict())
+    assert state is not None
+    detector.load_state_dict(state)
+    files = sorted((SHARED / "data" / "voc100" / "JPEGImages").glob("*.jpg"))[:2]
+    images = [torchvision.io.decode_image(str(file)) for file in files] or [
+        torch.randint(0, 256, (3, 281, 500), dtype=torch.uint8)
+    ]
+    for image in images:
+        with torch.no_grad():
+            theirs = peer([image.float() / 255])[0]
+        ours = detector.detect(detector.prepare([sample(image)]))[0]
+        assert len(ours.scores) == len(theirs["scores"]) > 50
+        torch.testing.assert_close(torch.tensor(ours.scores), theirs["scores"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(ours.boxes), theirs["boxes"], atol=1e-2, rtol=1e-4)
+        assert ours.labels.tolist() == (theirs["labels"] - 1).tolist()
+
+
+def test_dropping_a_class_from_published_weights_keeps_the_others_logits() -> None:
+    config = SSDConfig(backbone="tiny", size=64)
+    torch.manual_seed(0)
+    full = SSD(config, ["a", "N/A", "c"]).eval()
+    state = {"backbone.scale_weight": torch.zeros(1)}
+    for key, value in full.state_dict().items():
+        if key.startswith("class_head"):
+            state[f"head.classification_head.module_list.{key.split('.', 2)[2]}"] = value
+        if key.startswith("box_head"):
+            state[f"head.regression_head.module_list.{key.split('.', 2)[2]}"] = value
+    converted = SSD.convert_torchvision(state, keep=[0, 1, 3])
+    assert converted is not None
+    small = SSD(config, ["a", "c"]).eval()
+    small.load_state_dict(full.state_dict() | converted | {"norms.0.weight": torch.full((64,), 20.0)})
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = full.predict(image)[0][..., [0, 1, 3]]
+        torch.testing.assert_close(small.predict(image)[0], expected)
+
+
+def naive_match(gt: list[list[float]], boxes: Tensor, thresh: float) -> list[int]:
+    """Sec. 2.2 in loops over single pairs."""
+    overlap = [[float(iou(torch.tensor([g]), b[None])) for b in boxes] for g in gt]
+    result = []
+    for k in range(len(boxes)):
+        best = max(range(len(gt)), key=lambda r: overlap[r][k])
+        result.append(best if overlap[best][k] > thresh else -1)
+    pairs = sorted(
+        ((overlap[r][k], -r, -k) for r in range(len(gt)) for k in range(len(boxes))), reverse=True
+    )
+    used_r: set[int] = set()
+    used_k: set[int] = set()
+    for value, r, k in pairs:
+        if value > 0 and -r not in used_r and -k not in used_k:
+            result[-k] = -r
+            used_r.add(-r)
+            used_k.add(-k)
+    return result
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matching_equals_a_loop_over_pairs(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(40, 2, generator=generator) * 60
+    boxes = torch.cat([corners, corners + 5 + torch.rand(40, 2, generator=generator) * 40], 1)
+    corners = torch.rand(6, 2, generator=generator) * 60
+    gt = torch.cat([corners, corners + 5 + torch.rand(6, 2, generator=generator) * 40], 1)
+    matches = match_default_boxes(iou(gt, boxes), 0.5)
+    assert matches.tolist() == naive_match(gt.tolist(), boxes, 0.5)
+
+
+def test_two_truths_with_the_same_best_default_box_both_get_one() -> None:
+    overlaps = torch.tensor([[0.4, 0.3, 0.0], [0.45, 0.0, 0.2]])
+    # Truth 1 takes box 0 (.45), truth 0 its next best, box 1.
+    assert match_default_boxes(overlaps, 0.5).tolist() == [1, 0, -1]
+
+
+def test_hard_negatives_are_the_three_highest_losses_a_positive() -> None:
+    loss = torch.tensor([[0.1, 5.0, 0.2, 0.9, 0.8, 0.3], [9.0, 9.0, 9.0, 9.0, 9.0, 9.0]])
+    positive = torch.tensor([[False, True, False, False, False, False], [False] * 6])
+    mined = mine_hard_negatives(loss, positive, 3.0)
+    assert mined[0].tolist() == [False, False, False, True, True, True]
+    assert not mined[1].any()  # no positive, no negative
+
+
+def test_loss_equals_a_plain_loop_over_default_boxes() -> None:
+    torch.manual_seed(3)
+    logits, deltas = torch.randn(2, 12, 4), torch.randn(2, 12, 4) * 2
+    targets = torch.zeros(2, 12, dtype=torch.int64)
+    targets[0, 3], targets[0, 7], targets[1, 5] = 1, 3, 2
+    wanted = torch.randn(2, 12, 4)
+    confidence = localisation = 0.0
+    for image in range(2):
+        probs = logits[image].softmax(-1)
+        positives = [k for k in range(12) if targets[image, k] > 0]
+        negatives = sorted(
+            (k for k in range(12) if targets[image, k] == 0), key=lambda k: float(probs[k, 0])
+        )[: 3 * len(positives)]
+        for k in positives + negatives:
+            confidence -= math.log(probs[k, targets[image, k]])
+        for k in positives:
+            for difference in (deltas[image, k] - wanted[image, k]).abs().tolist():
+                small = difference < 1
+                localisation += 0.5 * difference**2 if small else difference - 0.5
+    got = multibox_loss(
+        logits, deltas, targets, wanted, negatives_per_positive=3.0, loc_weight=2.0
+    )
+    assert float(got[0]) == pytest.approx(confidence / 3, rel=1e-5)
+    assert float(got[1]) == pytest.approx(2.0 * localisation / 3, rel=1e-5)
+
+
+def test_loss_passes_gradcheck() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 6, 3, dtype=torch.float64, requires_grad=True)
+    deltas = torch.randn(1, 6, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([[0, 1, 0, 2, 0, 0]])
+    wanted = torch.randn(1, 6, 4, dtype=torch.float64)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        parts = multibox_loss(x, y, targets, wanted, negatives_per_positive=3.0, loc_weight=1.0)
+        return parts[0] + parts[1]
+
+    assert torch.autograd.gradcheck(loss, (logits, deltas))
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2", "squeezenet1_0", "resnet18"])
+@pytest.mark.parametrize("size", [64, 150])
+def test_every_backbone_and_size_has_a_default_box_for_every_prediction(
+    backbone: str, size: int
+) -> None:
+    detector = SSD(SSDConfig(backbone=backbone, size=size), ["a", "b"]).eval()
+    with torch.no_grad():
+        logits, deltas, boxes = detector.predict(torch.zeros(2, 3, size, size))
+    assert logits.shape == (2, len(boxes), 3)
+    assert deltas.shape == (2, len(boxes), 4)
