@@ -1,0 +1,220 @@
+"""The model file, which people keep and share, and the resume file of an unfinished run.
+
+A model is one `.safetensors`: weights in float32 and, in its header, the backend, its config,
+the class names, the preprocessing, the data set's hash, the scores and the detkit version, each
+as JSON text. Reading one runs no code from it. The resume file holds tensors and plain values
+and is read with torch's `weights_only`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import random
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from detkit import __version__
+from detkit.config import from_json, to_json
+from detkit.detector import Detector
+from detkit.detectors import backend_names, load_backend
+from detkit.errors import DetkitError, UsageError
+from detkit.files import write_bytes
+
+FORMAT = 1  # raised when an older detkit can no longer read the file
+RESUME_FORMAT = 1
+
+
+def save_model(
+    path: Path,
+    detector: Detector,
+    *,
+    data_hash: str | None = None,
+    scores: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the detector to a model file; the old one stays until the new one is whole.
+
+    Raises DetkitError when it cannot be written, or when a weight is not finite.
+    """
+    require_finite(detector, path)
+    tensors = {name: _stored(tensor) for name, tensor in detector.state_dict().items()}
+    config = detector.config
+    header = {
+        "format": FORMAT,
+        "detkit": __version__,
+        "backend": detector.name,
+        "config": to_json(config),
+        "class_names": list(detector.class_names),
+        "preprocessing": {
+            "colour": "RGB, 0 to 1",
+            "mean": config.mean,
+            "std": config.std,
+            "antialias": config.antialias,
+        },
+        "data_hash": data_hash,
+        "scores": None if scores is None else dict(scores),
+    }
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in header.items()}
+    write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detector:
+    """Return the detector of a model file, in eval mode on `device`.
+
+    Raises DetkitError when the file is missing, broken, of a newer detkit or of a backend that
+    is not here, or when its weights do not fit its config.
+    """
+    path = Path(path)
+    info = model_info(path)
+    backend = info["backend"]
+    if backend not in backend_names():
+        raise DetkitError(
+            f"{path}: made by the backend {backend!r}, which is not here (there are "
+            f"{', '.join(backend_names())}); name its module with --plugin"
+        )
+    kind = load_backend(backend)
+    try:
+        config = from_json(kind.config_class, info["config"])
+        config.validate()
+    except UsageError as error:
+        raise DetkitError(f"{path}: {error} (written by detkit {info['detkit']})") from error
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DetkitError(f"{path}: cannot be read, the file is broken ({error})") from error
+    with torch.random.fork_rng(devices=[]):  # the random start that the file replaces
+        detector = kind(config, info["class_names"])
+    try:
+        detector.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n", 2)[1:2]).strip()
+        raise DetkitError(
+            f"{path}: its weights do not fit {backend} with {len(info['class_names'])} classes: "
+            f"{reason}"
+        ) from error
+    return detector.to(device).eval()
+
+
+def model_info(path: Path | str) -> dict[str, Any]:
+    """Return the header of a model file as values: `backend`, `config`, `class_names`, ...
+
+    Only the header is read. Raises DetkitError when the file is not a detkit model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DetkitError(f"{path}: there is no such model file")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DetkitError(
+            f"{path}: not a detkit model, or cut short ({error}); models are the .safetensors "
+            "files that `detkit train` writes"
+        ) from error
+    if "backend" not in metadata or "config" not in metadata:
+        raise DetkitError(
+            f"{path}: weights without detkit's header; to start training from them give them to "
+            "`detkit train --weights`"
+        )
+    try:
+        info: dict[str, Any] = {key: json.loads(text) for key, text in metadata.items()}
+        newer = info["format"] > FORMAT
+        _check_header(info)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DetkitError(f"{path}: its header is broken ({error})") from error
+    if newer:
+        raise DetkitError(
+            f"{path}: written by detkit {info.get('detkit')}, in a format this detkit "
+            f"({__version__}) does not know; update detkit"
+        )
+    return info
+
+
+def save_resume(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the state of a run: tensors and plain values, nested in dicts and lists.
+
+    Raises DetkitError when it cannot be written.
+    """
+    content = io.BytesIO()
+    torch.save({**state, "format": RESUME_FORMAT, "detkit": __version__}, content)
+    write_bytes(path, content.getbuffer())
+
+
+def load_resume(path: Path) -> dict[str, Any]:
+    """Return the state that `save_resume` wrote, on the CPU.
+
+    Raises DetkitError when the file is missing, broken or of another detkit's format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise DetkitError(
+            f"{path}: cannot be resumed from ({reason}); start anew with --force, or from the "
+            "model with --weights"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:
+        raise DetkitError(f"{path}: not a resume file of this detkit ({__version__})")
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of all random number generators, as tensors and plain values."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, numbers, next_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), [int(key) for key in keys], position, has_gauss, gauss],
+        "python": [version, list(numbers), next_gauss],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put the generators into a state that `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, gauss))
+    version, numbers, next_gauss = state["python"]
+    random.setstate((version, tuple(numbers), next_gauss))
+
+
+def require_finite(detector: Detector, path: Path) -> None:
+    """Raise DetkitError, naming one, when a weight is NaN or infinite and may not be saved."""
+    finite = {name: weight.isfinite().all() for name, weight in detector.named_parameters()}
+    if not finite or torch.stack(list(finite.values())).all():
+        return
+    name = next(name for name, good in finite.items() if not good)
+    raise DetkitError(
+        f"{path}: not written, since the weights {name} are not finite; lower --lr or "
+        "--set clip_norm=10, and go on with --resume"
+    )
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """Return the tensor as the file holds it: float32, on the CPU, in plain order."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()
+    # A clone, since safetensors refuses tensors that share memory.
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _check_header(info: Mapping[str, Any]) -> None:
+    """Raise TypeError when a value of the header is not of the kind that is written there."""
+    names = info["class_names"]
+    if not isinstance(info["config"], dict) or not isinstance(info["backend"], str):
+        raise TypeError("config and backend must be an object and a string")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("class_names must be a list of strings")

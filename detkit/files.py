@@ -1,0 +1,47 @@
+"""Files that are whole or not there: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from detkit.errors import DetkitError
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that at any moment `path` holds the old content or all of the new.
+
+    Raises DetkitError, in one line, when the disk is full or the place cannot be written; the
+    old file then stays and nothing is left beside it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise DetkitError(not_written(path, error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add lines to the end of a text file; raises DetkitError as `write_bytes` does."""
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        raise DetkitError(not_written(path, error)) from error
+
+
+def not_written(path: Path, error: OSError) -> str:
+    """Return the line that says why `path` could not be written and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"{path}: not written, the disk is full; free some space, then go on with --resume "
+            "(files written earlier are whole)"
+        )
+    return f"{path}: cannot be written: {error.strerror or error}"

@@ -1,0 +1,299 @@
+"""Training images on their way to the network: decoded once, augmented and batched in workers.
+
+Randomness belongs to the draw, not to the worker: draw number `n` of a run with seed `s` is
+made from `(s, n)` alone. So any number of workers gives the same bits, resuming needs nothing
+but a position, and several devices share one stream.
+
+Shape shorthand: H x W own pixels.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from detkit.data.images import read_image
+from detkit.data.records import ImageRecord, truth_of
+from detkit.detector import Preparation
+from detkit.errors import DetkitError, UsageError
+from detkit.structures import Batch, Sample
+from detkit.transforms import Transform, mosaic
+
+CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
+FEW_IMAGES = 64  # below this, starting workers takes longer than they save
+ENDLESS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded image, and the (height, width) it had before it was shrunk."""
+
+    image: Tensor  # (H, W, 3) uint8 RGB
+    size: tuple[int, int]
+
+
+class TrainingImages:
+    """Labelled images as samples, in their own pixels or shrunk to a longer side of `cache_size`.
+
+    Images are shrunk whether they are kept in memory or not, so what the network sees does not
+    depend on how much memory there is.
+    """
+
+    def __init__(
+        self, records: Sequence[ImageRecord], class_names: Sequence[str], cache_size: int = 0
+    ) -> None:
+        """Take the records; nothing is decoded before `fill_cache` or the first sample."""
+        self.records = tuple(records)
+        self.cache_size = cache_size
+        self._class_index = {name: number for number, name in enumerate(class_names)}
+        self._cache: list[Pixels | None] = [None] * len(self.records)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one image with its objects; raises DetkitError when it cannot be read."""
+        record = self.records[index]
+        pixels = self._cache[index] or self._decode(record)
+        truth = truth_of(record, self._class_index)
+        height, width = pixels.image.shape[:2]
+        scale = np.array([width / pixels.size[1], height / pixels.size[0]] * 2, np.float32)
+        return Sample(
+            image=pixels.image.permute(2, 0, 1),
+            boxes=torch.from_numpy(truth.boxes * scale),
+            labels=torch.from_numpy(truth.labels),
+            difficult=torch.from_numpy(truth.difficult),
+            image_id=record.image_id,
+        )
+
+    def fill_cache(self, limit: float | None = None) -> str:
+        """Decode every image into memory until `limit` bytes; return what is worth saying, or "".
+
+        The default limit is a quarter of the machine's memory. Raises DetkitError for an image
+        that cannot be read.
+        """
+        if not self.cache_size:
+            return ""
+        limit = CACHE_SHARE * memory_of_machine() if limit is None else limit
+        used, kept = 0, 0
+        chunk = 64
+        with ThreadPoolExecutor(num_cores()) as pool:
+            for start in range(0, len(self), chunk):
+                if used > limit:
+                    break
+                records = self.records[start : start + chunk]
+                for index, pixels in enumerate(pool.map(self._decode, records), start):
+                    if used > limit:
+                        break
+                    self._cache[index] = pixels
+                    used += pixels.image.numel()
+                    kept += 1
+        if not _forks():  # a worker that is spawned gets a handle instead of a copy
+            for cached in self._cache:
+                if cached is not None:
+                    cached.image.share_memory_()  # type: ignore[no-untyped-call]
+        if kept < len(self):
+            return (
+                f"{kept} of {len(self)} images fit into memory ({used / 2**30:.1f} GiB); the rest "
+                "are decoded each time (a smaller cache_size keeps more)"
+            )
+        return f"{kept} decoded images kept in memory ({used / 2**20:.0f} MiB)"
+
+    def _decode(self, record: ImageRecord) -> Pixels:
+        """Return the image file's pixels, shrunk to the longer side `cache_size`."""
+        image = read_image(record.path)
+        size = image.shape[0], image.shape[1]
+        shrunk = torch.from_numpy(np.ascontiguousarray(_shrink(image, self.cache_size)))
+        return Pixels(shrunk, size)
+
+
+def _shrink(image: NDArray[np.uint8], longer_side: int) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) image with at most this longer side; 0 leaves it as it is."""
+    height, width = image.shape[:2]
+    if not longer_side or max(height, width) <= longer_side:
+        return image
+    scale = longer_side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, np.uint8)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything that turns a draw number into an augmented sample; goes to the workers."""
+
+    images: TrainingImages
+    augmentation: Transform
+    mosaic: float  # probability
+    canvas: Callable[[int, int], tuple[int, int]]  # (height, width) of an image -> of its mosaic
+    seed: int
+
+    def __call__(self, number: int) -> Sample:
+        """Return draw `number` of the endless stream: each epoch is one permutation."""
+        epoch, place = divmod(number, len(self.images))
+        order = epoch_order(self.seed, epoch, len(self.images))
+        generator = np.random.default_rng([self.seed, 1, number])
+        with seeded(int(generator.integers(2**62))):
+            sample = self.images[int(order[place])]
+            if generator.random() < self.mosaic:
+                others = [self.images[int(i)] for i in generator.integers(len(self.images), size=3)]
+                size = self.canvas(sample.image.shape[1], sample.image.shape[2])
+                sample = mosaic([sample, *others], size)
+            return self.augmentation(sample)
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
+    """Return the (num_images,) order in which an epoch shows the images."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(num_images)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch (CPU), numpy and random for the block; put their states back after it."""
+    state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state[0])
+        np.random.set_state(state[1])
+        random.setstate(state[2])
+
+
+class BatchStream(Dataset[Batch | DetkitError]):
+    """Batch `k` of the run, for any k; this process's share of it with several devices.
+
+    Two devices with half the batch each see together what one sees alone: of every
+    `batch_size` draws, the first half goes to rank 0, the second to rank 1.
+    An image that cannot be read comes back as the error itself, because a worker's exception
+    would reach the loop as a traceback.
+    """
+
+    def __init__(
+        self,
+        draw: Draw,
+        preparation: Preparation,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Raise UsageError when the batch cannot be shared out evenly."""
+        if batch_size % world_size:
+            raise UsageError(
+                f"batch_size {batch_size} cannot be shared by {world_size} devices; "
+                f"use a multiple of {world_size}"
+            )
+        self.draw = draw
+        self.preparation = preparation
+        self.batch_size = batch_size
+        self.rank = rank
+        self.share = batch_size // world_size
+
+    def __len__(self) -> int:
+        """Return a number no run reaches: the stream has no end."""
+        return ENDLESS
+
+    def __getitem__(self, number: int) -> Batch | DetkitError:
+        """Return batch `number`, or the error that an image of it makes."""
+        first = number * self.batch_size + self.rank * self.share
+        try:
+            return self.preparation([self.draw(first + index) for index in range(self.share)])
+        except DetkitError as error:
+            return error
+
+
+def open_loader(
+    stream: BatchStream, first: int, *, num_workers: int, pin_memory: bool
+) -> DataLoader[Batch | DetkitError]:
+    """Return the loader of the stream's batches from number `first` on, without end."""
+    context = None
+    if num_workers:
+        context = multiprocessing.get_context("fork" if _forks() else "spawn")
+    return DataLoader(
+        stream,
+        batch_size=None,
+        sampler=range(first, ENDLESS),
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it draws from the one the network draws from
+        prefetch_factor=2 if num_workers else None,
+        worker_init_fn=_begin_worker,
+        multiprocessing_context=context,
+    )
+
+
+def batches(loader: DataLoader[Batch | DetkitError]) -> Iterator[Batch]:
+    """Yield the loader's batches; raises DetkitError naming an image that cannot be read."""
+    for batch in loader:
+        if isinstance(batch, DetkitError):
+            raise batch
+        yield batch
+
+
+def default_workers(num_images: int, *, on_cpu: bool, processes: int = 1) -> int:
+    """Return a sensible number of data workers for each of `processes` on this machine.
+
+    Where the network computes on the same cores, one worker is enough to prepare a batch while
+    it runs. On a GPU, up to eight: more only wait for each other.
+    """
+    if num_images < FEW_IMAGES:
+        return 0
+    cores = num_cores() // processes
+    if on_cpu:
+        return 1 if cores > 1 else 0
+    return max(1, min(8, cores - 1))
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_of_machine() -> int:
+    """Return the machine's memory in bytes; 8 GiB where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30
+
+
+def _forks() -> bool:
+    """Return whether workers are forked: they then share the decoded images for nothing."""
+    return sys.platform.startswith("linux")
+
+
+def _as_it_is(value: Any) -> Any:
+    """Return the value: batches leave the stream ready made."""
+    return value
+
+
+def _begin_worker(worker: int) -> None:
+    """Make a worker a single thread that leaves Ctrl-C and SIGTERM to the main process."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):  # a signal to the whole group is meant for the run
+        os.setpgid(0, 0)

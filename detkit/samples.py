@@ -1,0 +1,53 @@
+"""What the network was shown: a batch drawn with its boxes, as pictures in `samples/`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detkit.data.images import write_image
+from detkit.drawing import draw
+from detkit.structures import Batch
+
+NUM_SAMPLES = 8
+
+
+def write_samples(
+    folder: Path,
+    batch: Batch,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    class_names: Sequence[str],
+) -> None:
+    """Write the first images of a batch, as the network sees them, with their boxes drawn.
+
+    `mean` and `std` are those of the preparation, which is undone.
+    """
+    folder.mkdir(exist_ok=True)
+    for index in range(min(NUM_SAMPLES, len(batch))):
+        image = draw(
+            shown_pixels(batch, index, mean, std),
+            [class_names[label] for label in batch.labels[index].tolist()],
+            batch.boxes[index].cpu().numpy(),
+            None,
+            class_names=class_names,
+        )
+        # A mosaic's name is those of its four images: the first will do.
+        name = PurePosixPath(batch.image_ids[index].partition("+")[0]).stem
+        write_image(folder / f"{index + 1}-{name}.jpg", image)
+
+
+def shown_pixels(
+    batch: Batch, index: int, mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Return the (h, w, 3) uint8 RGB image of a batch, without its padding."""
+    height, width = batch.sizes[index]
+    pixels = batch.images[index, :, :height, :width].float().cpu()
+    pixels = pixels * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    levels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
