@@ -1,0 +1,149 @@
+"""The `detkit` command: a table of its sub-commands and what becomes of their errors.
+
+Each sub-command is a plain function in a file of this package, grouped by noun; torch and
+OpenCV are imported inside them, so that `detkit --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from detkit import __version__
+from detkit.cli.data import check, convert, demo, split
+from detkit.cli.detect import detect
+from detkit.cli.evaluate import evaluate
+from detkit.cli.models import models
+from detkit.cli.train import train
+from detkit.console import Console
+from detkit.errors import DetkitError, ExitCode
+
+EPILOG = """
+\b
+Start here:
+  detkit demo demo                                   a small labelled folder to try things on
+  detkit train demo --model ssd -o run --max-minutes 2
+  detkit eval run/best.safetensors demo
+  detkit detect run/best.safetensors demo/JPEGImages --draw drawn
+
+Exit codes: 0 done; 1 a gate or a check was not met; 2 wrong usage; 3 bad data, model or
+environment; 130 interrupted. `detkit COMMAND -h` explains a command.
+"""
+
+app = typer.Typer(
+    name="detkit",
+    # Typer's rich help takes .15 s to import, half of what `--help` may take in all.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Console().data(f"detkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show a traceback with an error; may stand anywhere."),
+    ] = False,
+) -> None:
+    """Train, run and judge object detectors on a folder of labelled images."""
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with every failure told in one line and given its exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except BrokenPipeError:
+            _close_quietly()
+        except KeyboardInterrupt:
+            Console().error("interrupted")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except Exception as error:
+            if _debug_wanted():
+                import traceback
+
+                traceback.print_exc()
+            message, code = _explain(error)
+            Console().error(message)
+            raise typer.Exit(code) from None
+
+    return run
+
+
+def _explain(error: Exception) -> tuple[str, ExitCode]:
+    """Return the line and the exit code for an exception that ended a command."""
+    if isinstance(error, DetkitError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
+        return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
+    return (
+        f"unexpected {type(error).__name__}: {error}; this is a defect in detkit: "
+        "please report it with the output of the same command and --debug",
+        ExitCode.BAD_INPUT,
+    )
+
+
+def _debug_wanted() -> bool:
+    return bool(os.environ.get("DETKIT_DEBUG"))
+
+
+def _close_quietly() -> None:
+    """Send what is still buffered for a closed pipe to nowhere: its reader had enough."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, io.UnsupportedOperation):
+        return
+
+
+app.command("demo")(guarded(demo))
+app.command("check")(guarded(check))
+app.command("train")(guarded(train))
+app.command("eval")(guarded(evaluate))
+app.command("detect")(guarded(detect))
+app.command("convert")(guarded(convert))
+app.command("split")(guarded(split))
+app.command("models")(guarded(models))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    own = words[: words.index("--")] if "--" in words else words
+    if "--debug" in own:
+        words.remove("--debug")
+        os.environ["DETKIT_DEBUG"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Windows' pipes are not UTF-8 by themselves, and a file name need not be.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    app(args=words, prog_name="detkit")

@@ -1,0 +1,214 @@
+"""The commands on labelled folders: demo, check, convert, split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detkit.cli.options import AsJson, Classes, Data, Force, Quiet, Seed, class_list
+from detkit.console import Console
+from detkit.errors import ExitCode
+
+if TYPE_CHECKING:
+    from detkit.data import Dataset, Finding
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")] = Path(
+        "demo"
+    ),
+    seed: Seed = 0,
+    num_images: Annotated[
+        int, typer.Option(metavar="N", help="How many images, in all three splits.")
+    ] = 340,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a small labelled folder to try everything on.
+
+    The images are drawn here, offline; the labels are Pascal VOC XML, split into train, val
+    and test. The same seed draws the same images.
+
+    \b
+    Example:
+      detkit demo demo
+    """
+    from detkit.data.demo import write_demo
+
+    console = Console(quiet)
+    with console.counting("drawing") as advance:
+        write_demo(folder, num_images=num_images, seed=seed, force=force, progress=advance)
+    console.note(f"{folder}: {num_images} labelled images (Pascal VOC). Try:")
+    console.note(f"  detkit check {folder}")
+    console.note(f"  detkit train {folder} --model ssd -o run --max-minutes 2")
+    console.note(f"  detkit eval run/best.safetensors {folder}")
+    console.note(f"  detkit detect run/best.safetensors {folder}/JPEGImages --draw drawn")
+
+
+def check(
+    data: Data,
+    classes: Classes = None,
+    as_json: AsJson = False,
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images/--no-images", help="Open every image: its size, whether it can be read."
+        ),
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Find the mistakes in a labelled folder.
+
+    Each finding is one line: file, line, object, what is wrong with which values, and what to
+    do. Counts of classes and of box sizes follow. Leaves with 1 when there are errors;
+    warnings are for you to judge. Nothing in the folder is changed.
+
+    \b
+    Examples:
+      detkit check photos
+      detkit check photos --json | jq '.findings[].code'
+    """
+    from detkit.data import open_dataset
+    from detkit.data.check import check as find_mistakes
+
+    console = Console(quiet)
+    dataset = open_dataset(data, classes=class_list(classes))
+    tell_notes(console, dataset)
+    with console.counting("checking") as progress:
+        findings = find_mistakes(dataset, read_images=images, progress=progress)
+    if as_json:
+        console.data(json.dumps(_report(dataset, findings), indent=2, ensure_ascii=False))
+    else:
+        _tell_report(console, dataset, findings)
+    if _severities(findings)[0]:
+        raise typer.Exit(ExitCode.NOT_MET)
+
+
+def convert(
+    data: Data,
+    out: Out,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="voc, coco, yolo or csv.")],
+    classes: Classes = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a labelled folder in another format.
+
+    The images are copied; the source is only read. What the new format cannot hold (YOLO:
+    difficult objects) is said.
+
+    \b
+    Example:
+      detkit convert photos photos-coco --to coco
+    """
+    from detkit.data import open_dataset
+    from detkit.data.convert import convert as write_as
+
+    console = Console(quiet)
+    dataset = open_dataset(data, classes=class_list(classes))
+    tell_notes(console, dataset)
+    write_as(dataset, out, to, force=force)
+    console.note(f"{out}: {counted(dataset)} as {to}")
+
+
+def split(
+    data: Data,
+    out: Out,
+    val: Annotated[float, typer.Option(metavar="X", help="The share for validation.")] = 0.2,
+    test: Annotated[float, typer.Option(metavar="X", help="The share for the test.")] = 0.0,
+    seed: Seed = 0,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="voc, coco, yolo or csv.")] = "voc",
+    classes: Classes = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Divide a labelled folder into train, val and test.
+
+    The result is written to a folder of its own, OUT. The same seed divides the same folder in
+    the same way.
+
+    \b
+    Example:
+      detkit split photos photos-split --val .2 --test .1 --seed 0
+    """
+    from detkit.data import open_dataset
+    from detkit.data.convert import convert as write_as
+    from detkit.data.convert import split_dataset
+
+    console = Console(quiet)
+    dataset = open_dataset(data, classes=class_list(classes))
+    tell_notes(console, dataset)
+    divided = split_dataset(dataset, val=val, test=test, seed=seed)
+    write_as(divided, out, to, force=force)
+    console.note(f"{out}: {counted(divided)}")
+
+
+def tell_notes(console: Console, dataset: Dataset) -> None:
+    """Say what was found in a labelled folder."""
+    for note in dataset.notes:
+        console.note(note)
+
+
+def counted(dataset: Dataset) -> str:
+    """Return `train 205 images, val 87 images`."""
+    return ", ".join(f"{name} {len(records)} images" for name, records in dataset.splits.items())
+
+
+def _report(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return what `check --json` writes."""
+    from detkit.data.check import findings_to_json
+    from detkit.data.summary import summarize, summary_to_json
+
+    errors, warnings = _severities(findings)
+    return {
+        "data": str(dataset.root),
+        "format": dataset.format,
+        "classes": list(dataset.class_names),
+        "errors": errors,
+        "warnings": warnings,
+        "findings": findings_to_json(findings, dataset.root),
+        "splits": summary_to_json(summarize(dataset)),
+    }
+
+
+def _tell_report(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
+    """Write what `check` writes for people: findings, then counts by split."""
+    from detkit.data.check import format_finding
+    from detkit.data.summary import SIZE_EDGES, summarize
+
+    for finding in findings:
+        console.data(f"{finding.severity}: {format_finding(finding, dataset.root)}")
+    if findings:
+        console.data("")
+    splits = summarize(dataset)
+    names = [split.name for split in splits]
+    counts = [
+        ("images", [split.num_images for split in splits]),
+        ("  without objects", [split.num_empty for split in splits]),
+        ("objects", [split.num_objects for split in splits]),
+        ("  difficult", [split.num_difficult for split in splits]),
+    ]
+    known = dict.fromkeys(name for split in splits for name in split.class_counts)
+    for name in known:
+        counts.append((f"  {name}", [split.class_counts.get(name, 0) for split in splits]))
+    for place, edge in enumerate(SIZE_EDGES):
+        upper = f"to {SIZE_EDGES[place + 1]}" if place + 1 < len(SIZE_EDGES) else "and more"
+        sizes = [split.size_counts[place] for split in splits]
+        if any(sizes):
+            counts.append((f"  side {edge} {upper} px", sizes))
+    rows = [(what, *map(str, values)) for what, values in counts]
+    console.table(("", *names), rows, right=range(1, len(names) + 1))
+    errors, warnings = _severities(findings)
+    console.data(f"\n{errors} errors, {warnings} warnings")
+
+
+def _severities(findings: Sequence[Finding]) -> tuple[int, int]:
+    """Return how many errors and how many warnings there are."""
+    errors = sum(finding.severity == "error" for finding in findings)
+    return errors, len(findings) - errors

@@ -1,0 +1,85 @@
+"""Which network a command works on: a model file, published weights, or a new one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detkit.errors import DetkitError, UsageError
+
+if TYPE_CHECKING:
+    from detkit.config import DetectorConfig
+    from detkit.detector import Detector
+
+
+def load_plugins(plugins: Sequence[str] | None) -> None:
+    """Make the detectors of `--plugin` known as backends."""
+    from detkit.detectors import add_plugin
+
+    for name in plugins or ():
+        add_plugin(name)
+
+
+def open_model(model: str, device: str) -> Detector:
+    """Return the detector of a model file or of published weights, in eval mode on its device.
+
+    Raises DetkitError when there is neither, naming the nearest published name.
+    """
+    from detkit.checkpoint import load_model
+    from detkit.detectors import backend_names, load_backend
+    from detkit.precision import find_device
+
+    place = find_device(device)
+    if Path(model).exists():
+        return load_model(Path(model), device=place)
+    published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
+    if model in published:
+        return published[model].from_published(model).to(place).eval()
+    near = difflib.get_close_matches(model, published, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
+    raise DetkitError(f"{model}: there is no such model file; {hint}")
+
+
+def with_thresholds(detector: Detector, score: float | None, nms: float | None) -> None:
+    """Put `--score` and `--nms` into the detector's config.
+
+    Raises UsageError for a value that is not between 0 and 1.
+    """
+    changes = {"score_thresh": score, "nms_thresh": nms}
+    given = {key: value for key, value in changes.items() if value is not None}
+    detector.config = dataclasses.replace(detector.config, **given)
+    try:
+        detector.config.validate()
+    except UsageError as error:
+        option = {"score_thresh": "--score", "nms_thresh": "--nms"}
+        text = str(error)
+        for key, name in option.items():
+            text = text.replace(f"--set {key}", name)
+        raise UsageError(text) from error
+
+
+def starting_config(backend: type[Detector], backbone: str | None, weights: str) -> DetectorConfig:
+    """Return the config a training starts from: `--backbone`, or what the weights are of.
+
+    Without either it is `tiny`, which needs no weights. Raises DetkitError when the weights
+    file fits no backbone.
+    """
+    from detkit.backbones import identify
+
+    if weights in backend.published:
+        config = backend.published[weights].config
+        if backbone not in (None, config.backbone):
+            raise UsageError(
+                f"--backbone {backbone}: {weights} are weights of {config.backbone}; leave "
+                "--backbone out"
+            )
+        return config
+    if backbone is None:
+        if weights == "imagenet":
+            backbone = "mobilenet_v2"
+        elif weights != "none":
+            backbone = identify(Path(weights))
+    return backend.config_class() if backbone is None else backend.config_class(backbone=backbone)

@@ -1,0 +1,68 @@
+"""Options that several commands have, and the small parsers of their values."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detkit.errors import UsageError
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="The labelled folder.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress on stderr.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of a table.")]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="What chance depends on: the same seed, the same result.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Keep these classes only, in this order. [default: all]"),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE|MODULE", help="A Python file or module with a backend of yours."),
+]
+
+
+def class_list(text: str | None) -> list[str] | None:
+    """Return the names of `--classes`; None when it was not given."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--classes: no name given; expected A,B,...")
+    return names
+
+
+def named_numbers(
+    option: str, words: Sequence[str] | None, known: Sequence[str]
+) -> dict[str, float]:
+    """Return {name: number} of an option's `name=number` words.
+
+    Raises UsageError for a name that is not among `known`, naming the nearest one.
+    """
+    numbers: dict[str, float] = {}
+    for word in words or ():
+        name, equals, text = word.rpartition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not equals or not name or number != number:
+            raise UsageError(f"{option} {word}: expected NAME=NUMBER, like {known[0]}=0.5")
+        numbers[nearest(option, name.strip(), known)] = number
+    return numbers
+
+
+def nearest(option: str, name: str, known: Sequence[str]) -> str:
+    """Return `name` if it is among `known`; raise UsageError naming the nearest one if not."""
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    raise UsageError(f"{option} {name}: unknown; {hint}")

@@ -1,0 +1,333 @@
+"""The command that trains a detector on a labelled folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detkit import __version__
+from detkit.cli.data import tell_notes
+from detkit.cli.model_choice import load_plugins, starting_config
+from detkit.cli.options import Classes, Device, Plugin, Quiet, class_list, nearest
+from detkit.cli.plan import Plan, merge, read_plan
+from detkit.console import Console, validation_line
+from detkit.errors import DetkitError, UsageError
+
+if TYPE_CHECKING:
+    from detkit.config import Recipe
+    from detkit.data import Dataset, ImageRecord
+    from detkit.detector import Detector
+    from detkit.structures import Scores
+
+RECIPES = ("short", "paper")
+FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
+
+
+def train(
+    data: Annotated[
+        Path | None, typer.Argument(metavar="DATA", help="The labelled folder.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The backend; `detkit models` lists them.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="RUN_DIR", help="The folder for models, log and metrics."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="[default: what the weights are of; tiny without any]"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHICH",
+            help="imagenet (downloaded), none, a name like ssd300-coco, or a FILE: a torchvision "
+            "classifier's or a detkit model. [default: none]",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="short: minutes to hours; paper: as published. [default: short]"
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(metavar="X", help="The budget in passes over the images.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The budget in optimiser steps.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="The budget in minutes; the schedule is scaled to it."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images a step. [default: the recipe's]")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(metavar="X", help="The learning rate. [default: the recipe's]")
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT|SHARE|PATH",
+            help="What to validate on: a split, a share like .2, a labelled folder. "
+            "[default: val, else .2 of train]",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Stop after this many validations without a better."),
+    ] = None,
+    classes: Classes = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out what `detkit check` calls an error.")
+    ] = False,
+    device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many devices on this machine.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many machines (SLURM, torchrun).")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="auto (measured), 32-true, bf16-mixed, 16-mixed.")
+    ] = "auto",
+    num_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Processes that load images. [default: by the cores]"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="What chance depends on. [default: 0]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any setting of `detkit models NAME`; repeatable."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Repeat the run of this config.json; options change it."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in RUN_DIR.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier run in RUN_DIR.")
+    ] = False,
+    plugin: Plugin = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a detector on a labelled folder.
+
+    The folder is checked first (as by `detkit check`); errors are named and refused. RUN_DIR
+    then holds best.safetensors and last.safetensors (models), metrics.jsonl, log.txt,
+    config.json, and samples/: training images as the network sees them. Ctrl-C stops and
+    keeps everything; --resume goes on.
+
+    \b
+    Examples:
+      detkit train photos --model ssd -o run
+      detkit train photos --model ssd --weights imagenet --max-minutes 30 -o run
+      detkit train photos --model ssd --set size=512 --set nms_thresh=.5 -o run
+      detkit train --resume -o run
+      detkit train --config run/config.json --seed 1 -o run-1
+    """
+    if out is None:
+        raise UsageError("-o RUN_DIR is missing: the folder to write models, log and metrics into")
+    if resume and config is None:
+        config = out / "config.json"
+        if not config.is_file():
+            raise UsageError(f"--resume: there is no run in {out} ({config} is missing)")
+    given = {
+        "data": None if data is None else str(data.absolute()),
+        "model": model,
+        "backbone": backbone,
+        "weights": _absolute(weights),
+        "recipe_name": None if recipe is None else nearest("--recipe", recipe, RECIPES),
+        "classes": class_list(classes),
+        "val": _absolute(val),
+        "skip_bad": skip_bad or None,
+        "seed": seed,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "max_minutes": max_minutes,
+        "patience": patience,
+        "device": device if device != "auto" else None,
+        "devices": devices if devices != 1 else None,
+        "nodes": nodes if nodes != 1 else None,
+        "precision": precision if precision != "auto" else None,
+        "num_workers": num_workers,
+        "plugin": plugin,
+    }
+    plan = merge(Plan() if config is None else read_plan(config), given)
+    if plan.data is None:
+        raise UsageError("DATA is missing: the labelled folder to train on")
+    if plan.model is None:
+        raise UsageError("--model is missing, like --model ssd; `detkit models` lists them")
+    console = Console(quiet or _rank() > 0)
+    load_plugins(plan.plugin)
+    overrides = {"batch_size": batch_size, "lr": lr}
+    words = [f"{key}={value}" for key, value in overrides.items() if value is not None]
+    _run(console, plan, [*words, *(settings or ())], out, resume=resume, force=force)
+
+
+def _run(
+    console: Console, plan: Plan, words: Sequence[str], out: Path, *, resume: bool, force: bool
+) -> None:
+    """Check the data, build the detector, train it, and say how well it went."""
+    from detkit.config import to_json
+    from detkit.data.summary import data_hash
+    from detkit.training import train as steps_of
+
+    dataset = _sound_data(console, plan)
+    records, held_out = _splits(console, dataset, plan)
+    detector, recipe = _build(plan, words, dataset.class_names)
+    plan = dataclasses.replace(plan, detector=to_json(detector.config), recipe=to_json(recipe))
+    best: Scores | None = None
+    steps = steps_of(
+        detector,
+        records,
+        recipe=recipe,
+        run_dir=out,
+        validation=_validation(dataset, held_out, recipe.batch_size),
+        patience=plan.patience,
+        max_steps=plan.max_steps,
+        max_epochs=plan.epochs,
+        max_minutes=plan.max_minutes,
+        device=plan.device,
+        devices=plan.devices,
+        num_nodes=plan.nodes,
+        precision=plan.precision,
+        seed=plan.seed,
+        num_workers=plan.num_workers,
+        resume=resume,
+        force=force,
+        settings={"detkit": __version__, "plan": dataclasses.asdict(plan)},
+        data_hash=data_hash(dataset),
+    )
+    with console.training() as show:
+        for step in steps:
+            show(step)
+            if step.scores is not None and (best is None or step.is_best):
+                best = step.scores
+    if _rank() == 0:
+        _tell_end(console, out, plan, list(dataset.splits), best)
+
+
+def _sound_data(console: Console, plan: Plan) -> Dataset:
+    """Return the data set without errors; refuse it when it has some and may not drop them.
+
+    Raises DetkitError naming the first errors.
+    """
+    from detkit.data import open_dataset
+    from detkit.data.check import check, drop_bad, format_finding
+
+    dataset = open_dataset(Path(str(plan.data)), classes=plan.classes)
+    tell_notes(console, dataset)
+    with console.counting("checking") as progress:
+        findings = check(dataset, progress=progress)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    num_warnings = len(findings) - len(errors)
+    if num_warnings:
+        console.note(f"{num_warnings} warnings: detkit check {plan.data}")
+    if not errors:
+        return dataset
+    if plan.skip_bad:
+        dataset, dropped = drop_bad(dataset, findings)
+        console.note(f"--skip-bad: {dropped} objects or images with errors left out")
+        return dataset
+    for finding in errors[:FINDINGS_SHOWN]:
+        console.error(format_finding(finding, dataset.root))
+    more = len(errors) - FINDINGS_SHOWN
+    rest = f" ({more} more: detkit check {plan.data})" if more > 0 else ""
+    raise DetkitError(
+        f"{plan.data}: {len(errors)} errors in the labels{rest}; mend them, or leave those "
+        "objects and images out with --skip-bad"
+    )
+
+
+def _splits(
+    console: Console, dataset: Dataset, plan: Plan
+) -> tuple[Sequence[ImageRecord], Sequence[ImageRecord]]:
+    """Return the images to train on and those to validate on, saying how they were chosen."""
+    from detkit.data.splits import training_splits
+
+    records, held_out, notes = training_splits(dataset, plan.val, plan.seed)
+    for note in notes:
+        console.note(note)
+    console.note(f"{len(records)} images to train on, {len(held_out)} to validate on")
+    return records, held_out
+
+
+def _build(plan: Plan, words: Sequence[str], class_names: Sequence[str]) -> tuple[Detector, Recipe]:
+    """Return the detector with its starting weights, and the recipe, `--set` put in."""
+    import torch
+
+    from detkit.config import from_json, override, parse_settings, to_json
+    from detkit.detectors import load_backend
+
+    backend = load_backend(str(plan.model))
+    start = starting_config(backend, plan.backbone, plan.weights)
+    config = from_json(backend.config_class, {**to_json(start), **plan.detector})
+    chosen = backend.short_recipe if plan.recipe_name == "short" else backend.recipe
+    recipe = from_json(type(chosen), {**to_json(chosen), **plan.recipe})
+    config, recipe = override(config, recipe, parse_settings(words))
+    torch.manual_seed(plan.seed)
+    detector = backend(config, class_names)
+    detector.load_weights(plan.weights)
+    return detector, recipe
+
+
+def _validation(
+    dataset: Dataset, held_out: Sequence[ImageRecord], batch_size: int
+) -> Callable[[Detector], Scores] | None:
+    """Return what scores a detector on the images held out; None when there are none."""
+    if not held_out:
+        return None
+    from detkit.evaluation import evaluate
+
+    part = dataset.with_splits({"val": tuple(held_out)})
+    return functools.partial(evaluate, dataset=part, split="val", batch_size=batch_size)
+
+
+def _tell_end(
+    console: Console, out: Path, plan: Plan, splits: Sequence[str], best: Scores | None
+) -> None:
+    """Say how well the training went and what to type next."""
+    model = out / ("last.safetensors" if best is None else "best.safetensors")
+    if best is None:
+        console.note(f"trained, without a validation: {model}")
+    else:
+        console.note(f"best {validation_line(best, is_best=False)}")
+    split = "test" if "test" in splits else "val"
+    console.note("next:")
+    console.note(f"  detkit eval {model} {plan.data} --split {split}")
+    console.note(f"  detkit detect {model} IMAGE... --draw drawn")
+
+
+def _absolute(place: str | None) -> str | None:
+    """Return a path that exists in full, so that it holds from any folder; other words as is."""
+    if place is None or not Path(place).exists():
+        return place
+    return str(Path(place).absolute())
+
+
+def _rank() -> int:
+    """Return which of several processes this is, as torchrun, SLURM and Fabric number them."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0

@@ -1,0 +1,217 @@
+"""Where a command's words go: data to stdout; notes, warnings and progress to stderr.
+
+Rich is imported only where something is drawn, so that `detkit --help` does not wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from detkit.structures import Scores, Step
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 15.0  # of training progress, where there is no terminal to draw on
+
+
+@dataclass(frozen=True)
+class Console:
+    """Writes what a command has to say; `quiet` leaves out notes and progress."""
+
+    quiet: bool = False
+
+    def data(self, text: str) -> None:
+        """Write a line of results to stdout."""
+        sys.stdout.write(text + "\n")
+
+    def note(self, text: str) -> None:
+        """Write a line for people to stderr, unless quiet."""
+        if not self.quiet:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    def warn(self, text: str) -> None:
+        """Write a warning to stderr, quiet or not."""
+        sys.stderr.write(f"detkit: warning: {text}\n")
+        sys.stderr.flush()
+
+    def error(self, text: str) -> None:
+        """Write an error to stderr, on one line."""
+        sys.stdout.flush()
+        sys.stderr.write(f"detkit: error: {' '.join(text.split(chr(10)))}\n")
+        sys.stderr.flush()
+
+    def table(
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        right: Sequence[int] = (),
+        title: str = "",
+    ) -> None:
+        """Write a table to stdout; the columns numbered in `right` are aligned to the right.
+
+        On a terminal long cells wrap; in a pipe each row is one line, however long.
+        """
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+            header_style="bold",
+            title=title or None,
+            title_justify="left",
+            title_style="bold",
+        )
+        for index, name in enumerate(header):
+            table.add_column(
+                Text(name),
+                justify="right" if index in right else "left",
+                no_wrap=not sys.stdout.isatty(),
+            )
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        width = None if sys.stdout.isatty() else 1000
+        out = RichConsole(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
+        with out.capture() as capture:
+            out.print(table)
+        lines = (line.rstrip() for line in capture.get().splitlines())
+        sys.stdout.write("\n".join(lines) + "\n")
+
+    def track(self, items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
+        """Yield the items, drawing how many have passed where stderr is a terminal."""
+        if self.quiet or not sys.stderr.isatty():
+            yield from items
+            return
+        with _progress("images/s") as progress:
+            task = progress.add_task(what, total=total, status="")
+            started = time.monotonic()
+            for count, item in enumerate(items, start=1):
+                yield item
+                rate = count / max(time.monotonic() - started, 1e-9)
+                progress.update(task, completed=count, status=f"{rate:.1f} images/s")
+
+    @contextlib.contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
+        """Yield what draws (done, total) where stderr is a terminal; None where it is not."""
+        if self.quiet or not sys.stderr.isatty():
+            yield None
+            return
+        with _progress("images") as progress:
+            task = progress.add_task(what, total=None, status="")
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[TrainingReport]:
+        """Yield what draws a training's `Step`s."""
+        if self.quiet or not sys.stderr.isatty():
+            yield TrainingReport(self, None)
+            return
+        with _progress("") as progress:
+            yield TrainingReport(self, progress)
+
+
+@dataclass
+class TrainingReport:
+    """Draws `Step`s as they come: a live line on a terminal, a line a while elsewhere."""
+
+    console: Console
+    progress: Progress | None
+    task: TaskID | None = None
+    last_line: float = field(default=float("-inf"))
+
+    def __call__(self, step: Step) -> None:
+        """Show one step."""
+        for note in step.notes:
+            self.line(note)
+        if self.progress is not None:
+            self._draw(self.progress, step)
+        now = time.monotonic()
+        is_last = step.step == step.total_steps
+        if step.scores is not None:
+            self.line(f"{_position(step)}  {validation_line(step.scores, step.is_best)}")
+        elif now - self.last_line >= SECONDS_BETWEEN_LINES or is_last:
+            if self.progress is None:
+                self.line(f"{_position(step)}  {step_line(step)}")
+        else:
+            return
+        self.last_line = now
+
+    def line(self, text: str) -> None:
+        """Write a line, on a terminal above the live one."""
+        if self.progress is None:
+            self.console.note(text)
+        else:
+            self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self, progress: Progress, step: Step) -> None:
+        if self.task is None:
+            self.task = progress.add_task("training", total=step.total_steps, status="")
+        progress.update(
+            self.task,
+            description=step.stage,
+            total=step.total_steps,
+            completed=step.step,
+            status=f"epoch {step.epoch:.1f}  {step_line(step)}",
+        )
+
+
+def step_line(step: Step) -> str:
+    """Return a step's losses, learning rate, speed, time left and memory in one line."""
+    total = sum(step.losses.values())
+    parts = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
+    left = "" if step.seconds_left is None else f"  {duration(step.seconds_left)} left"
+    return (
+        f"loss {total:.3f} ({parts})  lr {step.lr:.2g}  {step.images_per_second:.1f} images/s"
+        f"{left}  {step.memory_mib:.0f} MiB"
+    )
+
+
+def validation_line(scores: Scores, is_best: bool) -> str:
+    """Return a validation's result in one line, its protocol named."""
+    classes = "  ".join(f"{one.name} {figure(one.ap)}" for one in scores.classes[:8])
+    more = "" if len(scores.classes) <= 8 else f"  ({len(scores.classes) - 8} more)"
+    best = "  best so far" if is_best else ""
+    return f"validation: mAP {figure(scores.mean)} ({scores.protocol})  {classes}{more}{best}"
+
+
+def figure(value: float | None) -> str:
+    """Return a score to three places, `n/a` when there is none."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as `1:02:03` or `2:03`."""
+    minutes, second = divmod(int(seconds + 0.5), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _position(step: Step) -> str:
+    total = "" if step.total_steps is None else f"/{step.total_steps}"
+    return f"{step.stage}: epoch {step.epoch:.1f} step {step.step}{total}"
+
+
+def _progress(unit: str) -> Any:
+    """Return a rich progress display on stderr."""
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=RichConsole(stderr=True),
+        transient=bool(unit),
+    )
