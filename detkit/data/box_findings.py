@@ -1,0 +1,108 @@
+"""What can be wrong with labelled boxes: their values, their place in the image, repeats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from detkit.data.records import Finding, ImageRecord, ObjectRecord
+
+# Formats whose boxes name the first and the last pixel: xmin = xmax there is a box that was
+# never drawn, though the convention would make it one pixel wide.
+INCLUSIVE_FORMATS = frozenset({"voc", "csv"})
+PIXEL = 1.0  # how far a box may reach over the border: rounding, and labels counted from 0
+Size = tuple[int, int]  # (height, width)
+
+
+def check_boxes(record: ImageRecord, size: Size | None, *, inclusive: bool) -> Iterator[Finding]:
+    """Yield what is wrong with the boxes of one image."""
+    seen: dict[tuple[float, float, float, float], tuple[int, str]] = {}
+    for place, one in enumerate(record.objects, start=1):
+        number = one.number or place
+        judged = _judge(one, size, inclusive)
+        if judged is None and one.box in seen:
+            first, name = seen[one.box]
+            other = "" if name == one.name else f' "{name}"'
+            judged = (
+                "warning",
+                "duplicate-box",
+                f"same box as object {first}{other} ({_values(one)}); delete one of them",
+            )
+        seen.setdefault(one.box, (number, one.name))
+        if judged is not None:
+            severity, code, message = judged
+            yield Finding(
+                severity,
+                code,
+                message,
+                file=one.file or record.label_file,
+                line=one.line,
+                object_number=number,
+                class_name=one.name,
+                image_id=record.image_id,
+            )
+
+
+def _judge(one: ObjectRecord, size: Size | None, inclusive: bool) -> tuple[str, str, str] | None:
+    """Return severity, code and message of what is wrong with one box, if anything is."""
+    x1, y1, x2, y2 = one.box
+    values = _values(one)
+    if not all(math.isfinite(value) for value in one.box):
+        return "error", "not-finite", f"a value is not a finite number ({values}); draw it again"
+    sides = (x2 - x1, y2 - y1)
+    for axis, (low, high) in zip("xy", ((x1, x2), (y1, y2))):
+        if inclusive and high <= low:
+            text = f"{axis}max ({high:g}) < {axis}min ({low + 1:g}); swapped corners?"
+            return "error", "swapped-box", text
+        if high < low:
+            side = "width" if axis == "x" else "height"
+            return "error", "swapped-box", f"{side} below 0 ({values}); swapped corners?"
+    if 0 in sides or (inclusive and 1 in sides):
+        return "error", "zero-area", f"no area ({values}); draw the box again or delete the object"
+    if size is not None and not fits(one, size):
+        height, width = size
+        wholly = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+        if x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
+            hint = "swapped x and y?"
+        else:
+            hint = "is it the right image? draw the box again" if wholly else "cut it at the border"
+        reach = "lies outside" if wholly else "reaches out of"
+        return "error", "outside-image", f"{reach} the image, {width}x{height} ({values}); {hint}"
+    return None
+
+
+def _values(one: ObjectRecord) -> str:
+    """Return a box's values as its file states them."""
+    if one.stated:
+        return one.stated
+    return " ".join(f"{name}={value:g}" for name, value in zip(("x1", "y1", "x2", "y2"), one.box))
+
+
+def check_origin(records: Iterable[ImageRecord]) -> Iterator[Finding]:
+    """Yield the suspicion that pixels are counted from 0 where the format counts from 1."""
+    hits = []
+    num_boxes = 0
+    for record in records:
+        for place, one in enumerate(record.objects, start=1):
+            num_boxes += 1
+            if -1.0 in one.box[:2]:
+                hits.append((record, one, one.number or place))
+    if hits:
+        record, one, number = hits[0]
+        yield Finding(
+            "warning",
+            "zero-based",
+            f"{len(hits)} of {num_boxes} boxes have xmin or ymin 0 ({_values(one)}), but the "
+            "format counts from 1; if all are counted from 0, add 1 to every value",
+            file=one.file or record.label_file,
+            line=one.line,
+            object_number=number,
+            class_name=one.name,
+            image_id=record.image_id,
+        )
+
+
+def fits(one: ObjectRecord, size: Size) -> bool:
+    """Return whether a box lies in an image of this size, to a pixel."""
+    x1, y1, x2, y2 = one.box
+    return min(x1, y1) >= -PIXEL and x2 <= size[1] + PIXEL and y2 <= size[0] + PIXEL

@@ -1,0 +1,262 @@
+"""Everything that is wrong or odd in a labelled folder, one finding each.
+
+An **error** would make training or a score wrong: a box with no area, with its corners
+swapped, not finite or outside its image; labels made for another image size or for the
+unrotated pixels; an image that is missing or unreadable; a label file that is unreadable
+or missing (YOLO: a missing file is the usual way to say "no object", so a warning).
+A **warning** is worth a look: duplicates, leaks between splits, names that look like one
+name spelt twice, sizes that disagree, labels that seem to count pixels from 0.
+
+Image files are not decoded: their headers give the size, their last bytes tell whether
+they are whole. Only those that seem cut are decoded, and only files of equal size hashed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from detkit.data.box_findings import INCLUSIVE_FORMATS, Size, check_boxes, check_origin, fits
+from detkit.data.images import image_size, read_image
+from detkit.data.records import Dataset, Finding, ImageRecord
+from detkit.data.set_findings import check_duplicates, check_names, check_splits
+from detkit.errors import DetkitError
+
+SAME_SCALE = 0.01  # relative difference of two scales that still count as one resize
+
+
+def check(
+    dataset: Dataset,
+    *,
+    read_images: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
+    """Return every finding, the reader's own first, then image by image, then of the whole.
+
+    Without `read_images` no image file is opened: boxes are held against the stated size and
+    duplicates are not looked for. `progress` hears (images done, images in all).
+    """
+    findings = list(dataset.findings)
+    known = {(one.code, one.image_id, one.object_number) for one in findings}
+    records = {
+        (record.image_id, record.path): (split, record)
+        for split, members in dataset.splits.items()
+        for record in members
+    }
+    for number, (split, record) in enumerate(records.values(), start=1):
+        for finding in _check_image(dataset.format, record, read_images):
+            if (finding.code, finding.image_id, finding.object_number) not in known:
+                findings.append(replace(finding, split=split))
+        if progress is not None:
+            progress(number, len(records))
+    if dataset.format in INCLUSIVE_FORMATS:
+        findings += check_origin(record for _, record in records.values())
+    findings += check_splits(dataset)
+    findings += check_names(dataset)
+    if read_images:
+        findings += check_duplicates(dataset)
+    return findings
+
+
+def drop_bad(dataset: Dataset, findings: Sequence[Finding]) -> tuple[Dataset, int]:
+    """Return the data set without what the errors name, and how many objects or images that was.
+
+    An error that names an object drops that object; one that names an image only drops the
+    image. What the reader could not read is already absent and is counted. Warnings drop
+    nothing.
+    """
+    errors = [one for one in findings if one.severity == "error"]
+    images = {one.image_id for one in errors if one.image_id and one.object_number is None}
+    objects = {
+        (one.image_id, one.object_number)
+        for one in errors
+        if one.object_number is not None and one.image_id not in images
+    }
+    rows = {(one.file, one.line) for one in errors if one.image_id is None and one.file}
+
+    def kept(record: ImageRecord) -> ImageRecord:
+        sound = tuple(
+            one
+            for place, one in enumerate(record.objects, start=1)
+            if (record.image_id, one.number or place) not in objects
+        )
+        return record if len(sound) == len(record.objects) else replace(record, objects=sound)
+
+    splits = {
+        name: tuple(kept(record) for record in members if record.image_id not in images)
+        for name, members in dataset.splits.items()
+    }
+    return replace(dataset, splits=splits), len(images) + len(objects) + len(rows)
+
+
+def format_finding(finding: Finding, root: Path) -> str:
+    """Return `file:line: object n "class": what (values); what to do`, file relative to `root`."""
+    where = _where(finding, root) or "data set"
+    if finding.line is not None:
+        where += f":{finding.line}"
+    what = ""
+    if finding.object_number is not None:
+        what = f"object {finding.object_number}"
+        what += f' "{finding.class_name}": ' if finding.class_name is not None else ": "
+    return f"{where}: {what}{finding.message}"
+
+
+def findings_to_json(findings: Iterable[Finding], root: Path) -> list[dict[str, Any]]:
+    """Return the findings as JSON values, one object each; what is not known is null."""
+    return [
+        {
+            "severity": one.severity,
+            "code": one.code,
+            "file": _where(one, root),
+            "line": one.line,
+            "object": one.object_number,
+            "class": one.class_name,
+            "image": one.image_id,
+            "split": one.split,
+            "message": one.message,
+        }
+        for one in findings
+    ]
+
+
+def _where(finding: Finding, root: Path) -> str | None:
+    """Return the finding's file relative to `root` if it is below it, else the image's id."""
+    if finding.file is None:
+        return finding.image_id
+    try:
+        return finding.file.absolute().relative_to(root.absolute()).as_posix()
+    except ValueError:
+        return finding.file.as_posix()
+
+
+def _finding(severity: str, code: str, record: ImageRecord, message: str) -> Finding:
+    """Return a finding about an image."""
+    return Finding(
+        severity, code, message, file=record.label_file or record.path, image_id=record.image_id
+    )
+
+
+def _check_image(format_name: str, record: ImageRecord, read_images: bool) -> Iterator[Finding]:
+    """Yield what is wrong with one image, its size and its boxes."""
+    if record.label_file is None:
+        if format_name == "yolo":
+            yield _finding(
+                "warning",
+                "missing-label",
+                record,
+                "no label file, taken as an image without objects; add an empty one to say so",
+            )
+        else:
+            yield _finding(
+                "error",
+                "missing-label",
+                record,
+                "no label file for this image; label it, or take it off the list",
+            )
+    size = None
+    if not record.path.is_file():
+        yield _finding(
+            "error",
+            "missing-image",
+            record,
+            f"no such image ({record.image_id}); put it there or delete its labels",
+        )
+    elif read_images:
+        try:
+            size = _upright_size(record.path)
+        except DetkitError as error:
+            yield replace(
+                _finding("error", "unreadable-image", record, _reason(error, record.path)),
+                file=record.path,
+            )
+        else:
+            yield from _check_size(record, size)
+    if size is None and record.width and record.height:
+        size = (record.height, record.width)
+    yield from check_boxes(record, size, inclusive=format_name in INCLUSIVE_FORMATS)
+
+
+def _upright_size(path: Path) -> Size:
+    """Return an image's size; DetkitError when it cannot be read or is cut short."""
+    size = image_size(path)
+    if not _ends_well(path):
+        read_image(path)
+    return size
+
+
+def _stored_size(path: Path) -> Size:
+    """Return an image's size without its EXIF orientation."""
+    import cv2
+    import numpy as np
+
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    if image is None:
+        return image_size(path)
+    return int(image.shape[0]), int(image.shape[1])
+
+
+def _reason(error: DetkitError, path: Path) -> str:
+    """Return an error's text without the path it starts with."""
+    text = str(error)
+    return text.removeprefix(f"{path}: ")
+
+
+def _ends_well(path: Path) -> bool:
+    """Return whether a file's last bytes are those of a whole image, as far as they tell."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        length = file.seek(0, 2)
+        file.seek(max(0, length - 4096))
+        tail = file.read()
+    if head.startswith(b"\xff\xd8"):
+        return tail.rstrip(b"\0\n\r ").endswith(b"\xff\xd9")
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in tail
+    if head.startswith(b"RIFF"):
+        return length >= int.from_bytes(head[4:8], "little") + 8
+    if head.startswith(b"BM"):
+        return length >= int.from_bytes(head[2:6], "little")
+    return False
+
+
+def _check_size(record: ImageRecord, upright: Size) -> Iterator[Finding]:
+    """Yield what the stated size says against the real one, upright and as stored."""
+    if not record.width or not record.height or not record.label_file:
+        return
+    stated = (record.height, record.width)
+    if stated == upright:
+        return
+    as_stated = f"{stated[1]}x{stated[0]}"
+    real = f"{upright[1]}x{upright[0]}"
+    if stated == upright[::-1] == (stored := _stored_size(record.path)):
+        surely = any(fits(one, stored) and not fits(one, upright) for one in record.objects)
+        verb = "are" if surely else "seem"
+        yield _finding(
+            "error" if surely else "warning",
+            "unrotated-labels",
+            record,
+            f"the labels {verb} made for the image as stored ({as_stated}), but its EXIF "
+            f"orientation turns it upright ({real}); rotate the file's pixels, or label it again",
+        )
+        return
+    scales = (upright[0] / stated[0], upright[1] / stated[1])
+    resized = abs(scales[0] / scales[1] - 1) <= SAME_SCALE and abs(scales[0] - 1) > SAME_SCALE
+    if resized and record.objects:
+        yield _finding(
+            "error",
+            "resized-image",
+            record,
+            f"the size stated ({as_stated}) is not the image's ({real}), {scales[0]:.3g} times as "
+            "large; resized after labelling? scale the boxes or restore the image",
+        )
+    else:
+        yield _finding(
+            "warning",
+            "size-mismatch",
+            record,
+            f"the size stated ({as_stated}) is not the image's ({real}), which is what counts; "
+            "see whether the boxes fit the image",
+        )

@@ -1,0 +1,134 @@
+"""What can be wrong with a data set as a whole: its splits, class names, repeated images."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from detkit.data.duplicates import identical_files
+from detkit.data.names import similar_names
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+
+
+def check_splits(dataset: Dataset) -> Iterator[Finding]:
+    """Yield splits without objects, images listed in several splits or twice in one."""
+    members = {name: {one.path for one in records} for name, records in dataset.splits.items()}
+    for name, records in dataset.splits.items():
+        if not any(record.objects for record in records):
+            what = "holds no object" if records else "holds no image"
+            yield Finding("warning", "empty-split", f'split "{name}" {what}', split=name)
+        for path, count in Counter(record.path for record in records).items():
+            if count > 1:
+                record = next(one for one in records if one.path == path)
+                message = f'listed {count} times in split "{name}"; list it once'
+                yield Finding(
+                    "warning",
+                    "listed-twice",
+                    message,
+                    file=path,
+                    image_id=record.image_id,
+                    split=name,
+                )
+    # "trainval" is train and val by design, so a split made up of two others leaks nothing.
+    whole = {
+        name
+        for name, paths in members.items()
+        if name == "trainval"
+        or any(
+            paths == members[first] | members[second]
+            for first in members
+            for second in members
+            if len({name, first, second}) == 3 and members[first] and members[second]
+        )
+    }
+    names = [name for name in members if name not in whole]
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            shared = members[first] & members[second]
+            if shared:
+                one = next(record for record in dataset.splits[first] if record.path in shared)
+                yield Finding(
+                    "warning",
+                    "shared-image",
+                    f"{_images(len(shared))} in {first} and in {second} (the first: "
+                    f"{one.image_id}); a score on {second} would be too good",
+                    split=second,
+                )
+    train = {one.name for record in dataset.splits.get("train", ()) for one in record.objects}
+    for name in names:
+        new = {one.name for record in dataset.splits[name] for one in record.objects} - train
+        if train and new:
+            listed = ", ".join(sorted(new))
+            message = f"classes in {name} that train does not hold ({listed}); they have AP 0"
+            yield Finding("warning", "unseen-class", message, split=name)
+
+
+def check_names(dataset: Dataset) -> Iterator[Finding]:
+    """Yield pairs of class names that look like one name, and names that no object has."""
+    counts: Counter[str] = Counter()
+    first: dict[str, ObjectRecord] = {}
+    images: dict[str, str] = {}
+    for records in dataset.splits.values():
+        for record in records:
+            for one in record.objects:
+                counts[one.name] += 1
+                if first.setdefault(one.name, one) is one:
+                    images[one.name] = record.image_id
+    for name, other, how in similar_names([*dict.fromkeys([*dataset.class_names, *counts])]):
+        common, rare = sorted((name, other), key=lambda word: -counts[word])
+        message = (
+            f'"{rare}" ({_objects(counts[rare])}) and "{common}" ({_objects(counts[common])}) '
+            f"differ only {how}; if they are one class, rename one"
+        )
+        where = first.get(rare)
+        yield Finding(
+            "warning",
+            "similar-classes",
+            message,
+            file=where.file if where else None,
+            line=where.line if where else None,
+            class_name=rare,
+            image_id=images.get(rare),
+        )
+    unused = [name for name in dataset.class_names if not counts[name]]
+    if unused and counts:
+        message = f"no object has the class {', '.join(unused)}; nothing can be learnt of it"
+        yield Finding("warning", "unused-class", message)
+
+
+def _images(count: int) -> str:
+    """Return "1 image is" or "n images are"."""
+    return "1 image is" if count == 1 else f"{count} images are"
+
+
+def _objects(count: int) -> str:
+    """Return "1 object" or "n objects"."""
+    return f"{count} object{'' if count == 1 else 's'}"
+
+
+def check_duplicates(dataset: Dataset) -> Iterator[Finding]:
+    """Yield images with the same bytes, telling leaks between splits from mere repetition."""
+    places: defaultdict[Path, list[tuple[str, ImageRecord]]] = defaultdict(list)
+    for split, records in dataset.splits.items():
+        if split != "trainval" or len(dataset.splits) == 1:
+            for record in records:
+                places[record.path].append((split, record))
+    for group in identical_files(places):
+        holders = [place for path in group for place in places[path][:1]]
+        splits = list(dict.fromkeys(split for split, _ in holders))
+        (_, first), *others = holders
+        listed = ", ".join(f"{record.image_id} ({split})" for split, record in others)
+        if len(splits) > 1:
+            code = "leaked-image"
+            advice = "a score on one would be too good; keep it in one split"
+        else:
+            code, advice = "duplicate-image", "delete one of them"
+        yield Finding(
+            "warning",
+            code,
+            f"the same bytes as {listed}; {advice}",
+            file=first.path,
+            image_id=first.image_id,
+            split=holders[0][0],
+        )
