@@ -1,0 +1,129 @@
+"""The lists of a VOC tree: which images of ImageSets/Main/*.txt make which split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from detkit.data.records import Finding, ImageRecord
+from detkit.data.splits import Records, without_union
+from detkit.data.tree import (
+    Tree,
+    folder_of,
+    images_finding,
+    name_of,
+    posix,
+    split_name,
+    stem_of,
+    suffix_of,
+)
+
+
+def split_lists(tree: Tree) -> list[str]:
+    """Return the lists of image names: ImageSets/Main/*.txt, or ImageSets/*.txt without Main.
+
+    VOC's lists for one class ("aeroplane_train.txt") are no splits.
+    """
+    lists = [
+        file
+        for file in tree.with_suffix(".txt")
+        if "imagesets" in (part.lower() for part in file.split("/")[-3:-1])
+        and not _is_class_list(stem_of(file))
+    ]
+    main = [file for file in lists if file.split("/")[-2].lower() == "main"]
+    direct = [file for file in lists if file.split("/")[-2].lower() == "imagesets"]
+    return main or direct
+
+
+def _is_class_list(stem: str) -> bool:
+    """Return whether a list is one of VOC's for a single class: "aeroplane_train"."""
+    head, _, tail = stem.rpartition("_")
+    return bool(head) and split_name(tail) is not None
+
+
+class ImageSets:
+    """Reads the lists of a tree against the images that its annotations gave."""
+
+    def __init__(self, tree: Tree, records: Mapping[str, ImageRecord]) -> None:
+        """Read nothing yet; `findings` and `notes` fill up while `splits` reads."""
+        self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self._tree = tree
+        self._records = records
+        self._by_stem: dict[str, list[str]] = {}
+        for image in records:
+            self._by_stem.setdefault(stem_of(image), []).append(image)
+
+    def splits(self, lists: list[str]) -> dict[str, Records]:
+        """Return the images of each list in its order; those in no list are a finding."""
+        splits: dict[str, dict[str, ImageRecord]] = {}
+        for file in lists:
+            split = splits.setdefault(split_name(stem_of(file)) or stem_of(file), {})
+            text = self._tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+            for line, content in enumerate(text.splitlines(), 1):
+                if content.strip():
+                    self._add(split, file, line, content.strip())
+        listed = {image for split in splits.values() for image in split}
+        rest = [image for image in self._records if image not in listed]
+        if rest:
+            where = folder_of(lists[0])
+            self.notes.append(
+                f"{len(rest)} of {len(self._records)} images are in no list of {where}: not used"
+            )
+            message = f"in no list of {where}; not used: add them to one if they should be"
+            self.findings.append(images_finding(self._tree, "in-no-split", rest, message))
+        parts = {name: tuple(part.values()) for name, part in splits.items()}
+        full, note = without_union(parts, "trainval")
+        if note:
+            self.notes.append(note)
+        return full
+
+    def _add(self, split: dict[str, ImageRecord], file: str, line: int, content: str) -> None:
+        """Add the image that one line of a list names to its split."""
+        root = _tree_of(file)
+        images = self._named(posix(content), root)
+
+        def finding(severity: str, code: str, message: str, image: str | None = None) -> None:
+            where = self._tree.path(file)
+            self.findings.append(Finding(severity, code, message, where, line, image_id=image))
+
+        if not images and self._tree.leaves(content, f"{root}JPEGImages/x"):
+            message = f"{content} leads out of the data folder; write the image's stem alone"
+            finding("error", "path-outside", message)
+            return
+        if len(images) > 1:
+            message = f"{content} may be any of {', '.join(images[:3])}; rename all but one"
+            finding("error", "ambiguous-image", message)
+            return
+        image = images[0] if images else f"{root}JPEGImages/{_stem_listed(content)}.jpg"
+        if image in split:
+            finding("warning", "listed-twice", f"{content} is listed twice; used once", image)
+            return
+        split[image] = self._records.get(image) or ImageRecord(image, self._tree.path(image))
+
+    def _named(self, name: str, root: str) -> list[str]:
+        """Return the images that a listed name may mean: a stem, a file name or a path."""
+        stem = name_of(name)
+        images = self._by_stem.get(stem) or self._by_stem.get(_stem_listed(name), [])
+        if len(images) > 1:
+            images = [one for one in images if one.startswith(root)] or images
+        if len(images) > 1 and "/" in name:
+            images = [one for one in images if one.startswith(f"{root}{name}")] or images
+        if len(images) > 1:
+            images = [one for one in images if name_of(one) == stem] or images
+        return images
+
+
+def _stem_listed(content: str) -> str:
+    """Return the stem in a line of a list without the suffix or the class's 1, 0, -1."""
+    words = name_of(posix(content)).split()
+    if len(words) > 1 and words[-1] in ("1", "0", "-1"):
+        words.pop()
+    name = " ".join(words)
+    return stem_of(name) if suffix_of(name) in (".jpg", ".jpeg", ".png", ".xml") else name
+
+
+def _tree_of(file: str) -> str:
+    """Return the VOC tree that a list belongs to, with "/" at its end: "VOC2007/" or ""."""
+    parts = file.split("/")
+    depth = [part.lower() for part in parts].index("imagesets")
+    return "".join(f"{part}/" for part in parts[:depth])

@@ -1,0 +1,383 @@
+"""Labels in tables: CSV with a row an object, and MATLAB's ground-truth table as CSV.
+
+Conventions, decided by the header:
+
+- `filename,width,height,class,xmin,ymin,xmax,ymax` is what the scripts that gather VOC XML
+  files write, numbers unchanged, and those are 1-based and inclusive: read as
+  `(xmin - 1, ymin - 1, xmax, ymax)`. (The other reading would be wrong by one pixel for
+  the files people have: their smallest xmin is 1 and their largest xmax the width.)
+  The one sign of the other kind is a 0 in a column of minima; then the file cannot be
+  1-based, and it is read 0-based as it stands, with a warning.
+- `x1,y1,x2,y2`, and a file without a header (`path,x1,y1,x2,y2,class`), is 0-based.
+- MATLAB's `[x y width height]` is 1-based: `(x - 1, y - 1, x - 1 + width, y - 1 + height)`.
+
+A row with an image and empty fields otherwise is an image without objects.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from detkit.data.images import IMAGE_SUFFIXES
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.splits import in_order, named_splits
+from detkit.data.tree import (
+    Tree,
+    folder_of,
+    images_finding,
+    name_of,
+    split_in,
+    split_in_stem,
+    split_name,
+    suffix_of,
+)
+
+MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows
+
+# Column names, lower case, without spaces, "_" and "-".
+_IMAGE = ("filename", "imagefilename", "image", "imagepath", "path", "file", "imagename", "img")
+_CLASS = ("class", "label", "name", "classname", "category")
+_ONE_BASED = ("xmin", "ymin", "xmax", "ymax")
+_ZERO_BASED = ("x1", "y1", "x2", "y2")
+_SIZE = ("width", "height")
+_MATRIX = re.compile(r"\[?[-+.\deE,;\s]*\]?")
+
+
+@dataclass(slots=True)
+class _Image:
+    """One image of a table while its rows are read."""
+
+    stated: str
+    width: int | None = None
+    height: int | None = None
+    split: str | None = None
+    number: int = 0  # rows seen, sound or not
+    objects: list[ObjectRecord] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Table:
+    """One CSV file: its header understood, its rows by line."""
+
+    file: str
+    kind: str  # "csv" or "matlab"
+    columns: dict[str, int]  # our name of a column -> its place
+    rows: list[tuple[int, list[str]]]  # (line, cells) without the header
+    classes: dict[str, list[int]] = field(default_factory=dict)  # MATLAB: class -> its places
+    one_based: bool = True
+
+
+def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
+    """Return the data set of a folder's CSV files, or None where none holds labels.
+
+    `only` names the one file to read.
+    """
+    findings = list(tree.findings)
+    tables = []
+    for file in [only] if only else tree.with_suffix(".csv"):
+        table = _open(tree, file, findings)
+        if table is not None:
+            tables.append(table)
+    if not tables:
+        return None
+    kind = tables[0].kind
+    groups: dict[str | None, dict[str, ImageRecord]] = {}
+    for table in tables:
+        for split, record in _Reader(tree, table, findings).records():
+            group = groups.setdefault(split, {})
+            if record.image_id in group:
+                message = f"{record.image_id} has rows in another file already; these are not used"
+                where = tree.path(table.file)
+                findings.append(Finding("warning", "image-twice", message, file=where))
+                continue
+            group[record.image_id] = record
+    ordered = {split: [group[image] for image in sorted(group)] for split, group in groups.items()}
+    seen = {image for group in groups.values() for image in group}
+    folders = {folder_of(image) for image in seen}
+    for folder, images in tree.unused_images(seen).items():
+        if folder in folders:
+            message = "in no row; not used: give an image without objects a row of its name alone"
+            findings.append(images_finding(tree, "unlisted-image", images, message))
+    used = {one.name for group in groups.values() for rec in group.values() for one in rec.objects}
+    names = tuple(dict.fromkeys(name for table in tables for name in table.classes))
+    return Dataset(
+        root=tree.root,
+        format=kind,
+        class_names=names or tuple(sorted(used)),
+        splits=in_order(named_splits(tree, ordered, findings)) or {"all": ()},
+        findings=tuple(findings),
+    )
+
+
+def table_files(tree: Tree) -> list[str]:
+    """Return the CSV files of a folder whose header is one of a table of labels."""
+    return [file for file in tree.with_suffix(".csv") if _open(tree, file, [], rows=3) is not None]
+
+
+def _open(tree: Tree, file: str, findings: list[Finding], rows: int | None = None) -> _Table | None:
+    """Return a CSV file with its header understood, or None when it holds no labels.
+
+    `rows` is how many rows are read at most.
+    """
+    path = tree.path(file)
+    try:
+        if tree.size(file) > MAX_CSV_BYTES:
+            findings.append(Finding("error", "too-large", "too large for labels", file=path))
+            return None
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
+            start = opened.readline()
+            opened.seek(0)
+            delimiter = max(",;\t", key=start.count)
+            lines = csv.reader(opened, delimiter=delimiter)
+            read: list[tuple[int, list[str]]] = []
+            for cells in lines:
+                if any(cell.strip() for cell in cells):
+                    read.append((lines.line_num, [cell.strip() for cell in cells]))
+                if rows is not None and len(read) > rows:
+                    break
+    except (OSError, csv.Error) as error:
+        findings.append(Finding("error", "bad-csv", f"cannot be read ({error})", file=path))
+        return None
+    return _understood(file, read) if read else None
+
+
+def _plain(name: str) -> str:
+    """Return a column's name in the form in which the known ones are listed."""
+    return re.sub(r"[\s_\-]", "", name).lower()
+
+
+def _understood(file: str, rows: list[tuple[int, list[str]]]) -> _Table | None:
+    """Return the table that a file's rows are, or None."""
+    header = [_plain(cell) for cell in rows[0][1]]
+    columns: dict[str, int] = {}
+    for name, aliases in (("image", _IMAGE), ("class", _CLASS)):
+        place = next((header.index(alias) for alias in aliases if alias in header), None)
+        if place is not None:
+            columns[name] = place
+    for corners in (_ONE_BASED, _ZERO_BASED):
+        if all(corner in header for corner in corners) and len(columns) == 2:
+            columns |= dict(zip(_ONE_BASED, (header.index(corner) for corner in corners)))
+            optional = (*_SIZE, "difficult", "split")
+            columns |= {name: header.index(name) for name in optional if name in header}
+            return _Table(file, "csv", columns, rows[1:], one_based=corners is _ONE_BASED)
+    if "image" in columns and len(header) > 1:
+        return _matlab(file, columns["image"], rows)
+    first = rows[0][1]
+    if len(first) == 6 and suffix_of(first[0]) in IMAGE_SUFFIXES:
+        columns = dict(zip(("image", *_ONE_BASED, "class"), range(6)))
+        if first[1:] == [""] * 5 or _numbers(first[1:5]) is not None:
+            return _Table(file, "csv", columns, rows, one_based=False)
+    return None
+
+
+def _matlab(file: str, image: int, rows: list[tuple[int, list[str]]]) -> _Table | None:
+    """Return MATLAB's table: a column a class with "[x y w h; ...]", or four columns a class.
+
+    `writetable` splits a column of single boxes into `car_1, car_2, car_3, car_4`.
+    """
+    header = rows[0][1]
+    classes: dict[str, list[int]] = {}
+    for place, name in enumerate(header):
+        if place == image:
+            continue
+        stem, _, part = name.rpartition("_")
+        parts = [f"{stem}_{number}" for number in range(1, 5)]
+        if part in ("1", "2", "3", "4") and all(one in header for one in parts):
+            classes.setdefault(stem, [header.index(one) for one in parts])
+        else:
+            classes[name] = [place]
+    for _, cells in rows[1:]:
+        for places in classes.values():
+            for place in places:
+                cell = cells[place] if place < len(cells) else ""
+                if cell.lower() != "nan" and not _MATRIX.fullmatch(cell):
+                    return None
+                if len(places) == 1 and cell and not cell.startswith("[") and " " not in cell:
+                    return None  # single numbers: some other table about images
+    return _Table(file, "matlab", {"image": image}, rows[1:], classes)
+
+
+def _numbers(cells: Sequence[str]) -> tuple[float, ...] | None:
+    """Return the finite numbers that the cells spell, or None."""
+    try:
+        values = tuple(float(cell) for cell in cells)
+    except ValueError:
+        return None
+    return values if all(math.isfinite(value) for value in values) else None
+
+
+class _Reader:
+    """Turns one table's rows into records, in the order of their first rows."""
+
+    def __init__(self, tree: Tree, table: _Table, findings: list[Finding]) -> None:
+        self._tree = tree
+        self._table = table
+        self._findings = findings
+        self._path = tree.path(table.file)
+        self._split = split_in_stem(name_of(table.file).rpartition(".")[0]) or split_in(table.file)
+        self._images: dict[str, _Image | None] = {}
+        self._by_name: dict[str, str | None] = {}
+
+    def records(self) -> Iterator[tuple[str | None, ImageRecord]]:
+        """Yield each image with the split it is in."""
+        if self._table.kind == "matlab":
+            self._read_matlab()
+        else:
+            self._read_csv()
+        for image, one in self._images.items():
+            if one is None:
+                continue
+            record = ImageRecord(
+                image_id=image,
+                path=self._tree.path(image),
+                objects=tuple(one.objects),
+                width=one.width,
+                height=one.height,
+                label_file=self._path,
+            )
+            yield one.split or self._split or split_in(image), record
+
+    def _say(
+        self,
+        code: str,
+        message: str,
+        line: int,
+        image: str | None = None,
+        number: int | None = None,
+        name: str | None = None,
+        severity: str = "error",
+    ) -> None:
+        """Add a finding about a row."""
+        self._findings.append(
+            Finding(severity, code, message, self._path, line, number, name or None, image)
+        )
+
+    def _image(self, name: str, line: int) -> tuple[str, _Image] | None:
+        """Return an image's id and what is gathered of it; None when it cannot be used."""
+        if name not in self._by_name:
+            self._by_name[name] = self._place(name, line)
+        place = self._by_name[name]
+        if place is None:
+            return None
+        one = self._images.setdefault(place, _Image(name))
+        return None if one is None else (place, one)
+
+    def _place(self, name: str, line: int) -> str | None:
+        """Return the image's id that a cell names; it may not exist."""
+        if not name:
+            self._say("bad-row", "no image named; mend or remove the row", line)
+            return None
+        found = self._tree.find_images(name, self._table.file, self._split)
+        if not found and self._tree.leaves(name, self._table.file):
+            message = f"{name} leads out of the data folder; write the image's name alone"
+            self._say("path-outside", message, line)
+            return None
+        if len(found) > 1:
+            message = f"{name} may be any of {', '.join(found[:3])}; write the path"
+            self._say("ambiguous-image", message, line)
+            return None
+        return found[0] if found else self._tree.expected(name, self._table.file)
+
+    def _read_csv(self) -> None:
+        """Read a table with a row an object."""
+        columns = self._table.columns
+        width = 1 + max(columns[name] for name in ("image", "class", *_ONE_BASED))
+        corners = [columns[name] for name in _ONE_BASED]
+        shift = 1.0 if self._is_one_based(corners) else 0.0
+        for line, cells in self._table.rows:
+            cells = cells + [""] * (width - len(cells)) if len(cells) == 1 else cells
+            if len(cells) < width:
+                self._say("bad-row", f"{len(cells)} fields instead of {width}; mend the row", line)
+                continue
+            head = self._image(cells[columns["image"]], line)
+            if head is None:
+                continue
+            image, one = head
+            self._add_facts(one, cells, columns)
+            name, texts = cells[columns["class"]], [cells[place] for place in corners]
+            if not name and not any(texts):
+                continue
+            one.number += 1
+            stated = " ".join(f"{key}={text}" for key, text in zip(_ONE_BASED, texts))
+            values = _numbers(texts)
+            if not name:
+                self._say("no-class", f"no class named ({stated})", line, image, one.number)
+            elif values is None:
+                message = f"not four numbers ({stated}); mend or remove the row"
+                self._say("bad-number", message, line, image, one.number, name)
+            else:
+                flag = cells[columns["difficult"]] if "difficult" in columns else ""
+                one.objects.append(
+                    ObjectRecord(
+                        name=name,
+                        box=(values[0] - shift, values[1] - shift, values[2], values[3]),
+                        difficult=flag.lower() in ("1", "1.0", "true", "yes"),
+                        file=self._path,
+                        line=line,
+                        number=one.number,
+                        stated=stated,
+                    )
+                )
+
+    def _is_one_based(self, corners: Sequence[int]) -> bool:
+        """Return whether the corners count from 1, saying so where the header misleads."""
+        if not self._table.one_based:
+            return False
+        for line, cells in self._table.rows:
+            if len(cells) <= max(corners):
+                continue
+            values = _numbers([cells[place] for place in corners[:2]])
+            if values is not None and min(values) == 0.0:
+                message = "a minimum of 0 in a file of xmin, ymin: the whole file is read 0-based"
+                self._say("zero-based", message, line, severity="warning")
+                return False
+        return True
+
+    def _add_facts(self, one: _Image, cells: list[str], columns: Mapping[str, int]) -> None:
+        """Take the image's size and split from a row."""
+        texts = [cells[columns[name]] if name in columns else "" for name in _SIZE]
+        if (size := _numbers(texts)) is not None:
+            one.width, one.height = round(size[0]), round(size[1])
+        if "split" in columns and cells[columns["split"]]:
+            stated = cells[columns["split"]]
+            one.split = split_name(stated) or stated
+
+    def _read_matlab(self) -> None:
+        """Read a table with a row an image and columns of boxes."""
+        for line, cells in self._table.rows:
+            head = self._image(cells[self._table.columns["image"]], line)
+            if head is None:
+                continue
+            image, one = head
+            for name, places in self._table.classes.items():
+                texts = [cells[place] if place < len(cells) else "" for place in places]
+                text = " ".join(texts).strip()
+                if not text.strip("[] ") or set(text.lower().split()) == {"nan"}:
+                    continue
+                for row in text.strip("[]").split(";"):
+                    if row.strip():
+                        self._add_matrix_row(image, one, name, row, line)
+
+    def _add_matrix_row(self, image: str, one: _Image, name: str, row: str, line: int) -> None:
+        """Add the box of one row of a matrix, "x y w h"."""
+        one.number += 1
+        values = _numbers(row.replace(",", " ").split())
+        if values is None or len(values) != 4:
+            message = f"not four numbers [x y w h] ({row.strip()}); mend the matrix"
+            self._say("bad-number", message, line, image, one.number, name)
+            return
+        x, y, width, height = values
+        one.objects.append(
+            ObjectRecord(
+                name=name,
+                box=(x - 1.0, y - 1.0, x - 1.0 + width, y - 1.0 + height),
+                file=self._path,
+                line=line,
+                number=one.number,
+                stated=f"[{row.strip()}]",
+            )
+        )

@@ -1,0 +1,338 @@
+"""What a labelled folder holds: every file once, and which image a label file means.
+
+Nothing named in a label file is opened by that name. It is looked up here, among the files
+that were seen in the folder, so no path written in a label can lead out of it; a symbolic
+link that does is not followed. Letter case and Unicode form (macOS writes decomposed
+accents) are forgiven where the exact name is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from detkit.data.images import IMAGE_SUFFIXES
+from detkit.data.records import Finding
+
+# How people call the three parts; the year of "train2017" is dropped before looking here.
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "trainval": "trainval",
+}
+# Folders that say what kind of file lies there and nothing about which images: of two paths
+# that are equal without them, one is the label of the other.
+_LAYOUT_FOLDERS = frozenset(
+    {
+        *("image", "images", "img", "imgs", "jpegimages", "pics", "pictures", "photos"),
+        *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
+        *("label", "labels", "txt"),
+    }
+)
+# Folders with pictures that are no photographs: VOC's segmentation masks and the like.
+_MASK_FOLDERS = frozenset({"segmentationclass", "segmentationobject", "mask", "masks", "depth"})
+
+
+def split_name(word: str) -> str | None:
+    """Return "train", "val", "test" or "trainval" for a name of one ("valid", "train2017")."""
+    return _SPLIT_NAMES.get(re.sub(r"[-_ ]?\d{2,4}$", "", word.lower()))
+
+
+def split_in(path: str) -> str | None:
+    """Return the split that a folder in a relative path is named after, or None."""
+    for part in PurePosixPath(path).parts[:-1]:
+        if name := split_name(part):
+            return name
+    return None
+
+
+def split_in_stem(stem: str) -> str | None:
+    """Return the split named in a file's stem ("instances_train2017"), or None."""
+    for word in reversed(re.split(r"[\s_.\-]+", stem)):
+        if name := split_name(word):
+            return name
+    return None
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a relative path, "" for the root."""
+    return path.rpartition("/")[0]
+
+
+def name_of(path: str) -> str:
+    """Return the last part of a relative path."""
+    return path.rpartition("/")[2]
+
+
+def stem_of(path: str) -> str:
+    """Return the last part of a relative path without its suffix."""
+    return PurePosixPath(path).stem
+
+
+def suffix_of(path: str) -> str:
+    """Return the suffix of a relative path in lower case."""
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122 - thousands of times a folder
+
+
+def fold(text: str) -> str:
+    """Return a name in the form in which letter case and Unicode form do not count."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def posix(text: str) -> str:
+    """Return a path written on any system with "/", without "." parts and outer spaces."""
+    parts = text.strip().replace("\\", "/").split("/")
+    return "/".join(part for place, part in enumerate(parts) if part != "." and (part or not place))
+
+
+class Tree:
+    """The files of a labelled folder by relative path, with "/" between the parts."""
+
+    def __init__(self, root: Path) -> None:
+        """List the folder. Hidden files and folders (".git", "__MACOSX") are left out."""
+        self.root = root
+        self.findings: list[Finding] = []
+        self._real_root = root.resolve()
+        self.files: list[str] = []
+        self.folders: set[str] = {""}
+        self._list("", {self._real_root})
+        self.files.sort()
+        self._exact = set(self.files)
+        self._by_name: dict[str, list[str]] = {}
+        self._by_stem: dict[tuple[str, bool], list[str]] = {}
+        self.images: list[str] = []
+        for file in self.files:
+            suffix = suffix_of(file)
+            is_image = suffix in IMAGE_SUFFIXES and not _is_mask(file)
+            if is_image:
+                self.images.append(file)
+                self._by_name.setdefault(fold(name_of(file)), []).append(file)
+                self._by_stem.setdefault((fold(stem_of(file)), True), []).append(file)
+            elif suffix == ".txt":
+                self._by_stem.setdefault((fold(stem_of(file)), False), []).append(file)
+
+    def _list(self, folder: str, above: set[Path]) -> None:
+        """Add the files of a folder and those below it."""
+        linked: list[str] = []
+        with os.scandir(self.root / folder) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    target = Path(entry.path).resolve()
+                    if not target.is_relative_to(self._real_root):
+                        linked.append(path)
+                        continue
+                    if entry.is_dir() and target in above:
+                        continue  # a circle
+                    inner = above | {target}
+                else:
+                    inner = above
+                if entry.is_dir():
+                    self.folders.add(path)
+                    self._list(path, inner)
+                elif entry.is_file():
+                    self.files.append(path)
+        if linked:
+            more = f" and {len(linked) - 1} more" if len(linked) > 1 else ""
+            self.findings.append(
+                Finding(
+                    "error",
+                    "link-outside",
+                    f"link leads out of the data folder ({linked[0]}{more}) and is not followed; "
+                    "put the files themselves there, or name the folder they are in",
+                    file=self.path(linked[0]),
+                )
+            )
+
+    def __contains__(self, relative: str) -> bool:
+        """Return whether the folder holds this file."""
+        return relative in self._exact
+
+    def path(self, relative: str) -> Path:
+        """Return where a file of the folder is."""
+        return self.root / relative
+
+    def size(self, relative: str) -> int:
+        """Return the size of a file in bytes."""
+        return self.path(relative).stat().st_size
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Return the files with one of these lower-case suffixes, sorted."""
+        return [file for file in self.files if suffix_of(file) in suffixes]
+
+    def leaves(self, text: str, near: str = "") -> bool:
+        """Return whether a path written in the file `near` leads out of the data folder."""
+        stated = posix(text)
+        if re.match(r"[A-Za-z]:", stated):
+            return True
+        try:
+            target = (self.root / folder_of(near) / stated).resolve()
+            in_root = (self.root / stated).resolve()
+        except (OSError, ValueError, RuntimeError):  # a NUL byte, a circle of links
+            return True
+        return not (
+            target.is_relative_to(self._real_root) or in_root.is_relative_to(self._real_root)
+        )
+
+    def find(self, text: str, near: str = "") -> str | None:
+        """Return the file that a path written in the file `near` means, or None.
+
+        Looked for from the folder of `near` up to the root, then with the first parts of
+        the stated path cut off one by one: "data/train.txt" of a folder that was called
+        "data" where the labels were made, "../train/images" of an export.
+        """
+        return self._find(text, near, self._exact, None)
+
+    def find_folder(self, text: str, near: str = "") -> str | None:
+        """Return the folder that a path written in the file `near` means, or None."""
+        return self._find(text, near, self.folders, "")
+
+    def _find(self, text: str, near: str, known: set[str], empty: str | None) -> str | None:
+        stated = self._inside(text)
+        if stated is None:
+            return None
+        parts = [part for part in stated.split("/") if part not in ("", "..", ".")]
+        if not parts:
+            return empty
+        bases = [folder_of(near)]
+        while bases[-1]:
+            bases.append(folder_of(bases[-1]))
+        for first in range(len(parts)):
+            for base in bases:
+                path = "/".join(([base] if base else []) + parts[first:])
+                if path in known:
+                    return path
+            if split_name(parts[first]):
+                break  # "val/images" never means the "images" of another split
+        return None
+
+    def _inside(self, text: str) -> str | None:
+        """Return a stated path with "/", relative to the root where it was absolute within."""
+        stated = posix(text)
+        if "\0" in stated:
+            return None
+        for root in (self._real_root, self.root.absolute()):
+            if stated.startswith(f"{root.as_posix()}/"):
+                return stated[len(root.as_posix()) + 1 :]
+        return stated
+
+    def find_images(self, text: str, near: str, split: str | None = None) -> list[str]:
+        """Return the images that a path written in the label file `near` may mean, best ones.
+
+        None: there is no such image. Several: the name alone does not decide. An image in
+        the folder of another split is never meant.
+        """
+        stated = self._inside(text)
+        if stated is None:
+            return []
+        if ".." not in stated:
+            for base in (folder_of(near), ""):
+                path = f"{base}/{stated}" if base else stated
+                if path in self._exact and suffix_of(path) in IMAGE_SUFFIXES:
+                    return [path]
+        found = self._by_name.get(fold(name_of(stated)), [])
+        if not found and suffix_of(stated) not in IMAGE_SUFFIXES:
+            found = self._by_stem.get((fold(name_of(stated)), True), [])
+        return self._best(found, near, stated, split)
+
+    def expected(self, name: str, near: str) -> str:
+        """Return where an image named in the label file `near` ought to be; nothing is there."""
+        parts = [part for part in posix(name).split("/") if part not in ("", "..")]
+        folder = folder_of(near)
+        for place in (f"{folder_of(folder)}/JPEGImages", f"{folder_of(folder)}/images"):
+            if folder and place.lstrip("/") in self.folders:
+                folder = place.lstrip("/")
+        return "/".join([folder, *parts] if folder else parts)
+
+    def images_like(self, label: str, split: str | None = None) -> list[str]:
+        """Return the images that a label file belongs to by its own name, best ones."""
+        found = self._by_stem.get((fold(stem_of(label)), True), [])
+        return self._best(found, label, "", split)
+
+    def is_near(self, image: str, label: str) -> bool:
+        """Return whether an image lies beside a label file or in its counterpart folder."""
+        folders = folder_of(image), folder_of(label)
+        return folders[0] == folders[1] or _place(folders[0]) == _place(folders[1])
+
+    def texts_like(self, image: str) -> list[str]:
+        """Return the .txt files beside an image or in its counterpart folder, best ones."""
+        found = self._by_stem.get((fold(stem_of(image)), False), [])
+        near = [text for text in found if self.is_near(image, text)]
+        return self._best(near, image, "", None)
+
+    def _best(self, found: list[str], near: str, stated: str, split: str | None) -> list[str]:
+        """Return those of the found files that are nearest to the label file `near`."""
+        wanted = split_in(stated) or split_in(near) or split
+        allowed = [
+            path for path in found if not wanted or split_in(path) in (None, wanted, "trainval")
+        ]
+        if len(allowed) < 2:
+            return allowed
+        here, place = folder_of(near), _place(folder_of(near))
+        stated_parts = [fold(part) for part in stated.split("/")[:-1]]
+
+        def rank(path: str) -> tuple[int, bool, bool]:
+            folder = folder_of(path)
+            shared = _shared_tail([fold(part) for part in folder.split("/")], stated_parts)
+            return shared, folder == here, _place(folder) == place
+
+        best = max(rank(path) for path in allowed)
+        winners = [path for path in allowed if rank(path) == best]
+        exact = [path for path in winners if name_of(path) == name_of(stated)]
+        return exact or winners
+
+    def unused_images(self, used: Iterable[str]) -> dict[str, list[str]]:
+        """Return the images that are not among the used ones, by folder."""
+        known = set(used)
+        unused: dict[str, list[str]] = {}
+        for image in self.images:
+            if image not in known:
+                unused.setdefault(folder_of(image), []).append(image)
+        return unused
+
+    def seen(self) -> str:
+        """Return what kinds of files the folder holds, for messages: "12 .jpg, 3 .mat"."""
+        kinds = Counter(suffix_of(file) or "without suffix" for file in self.files)
+        shown = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common(6))
+        return shown or "no files"
+
+
+def _is_mask(path: str) -> bool:
+    """Return whether a picture lies in a folder of masks."""
+    return any(part.lower() in _MASK_FOLDERS for part in path.split("/")[:-1])
+
+
+def _place(folder: str) -> tuple[str, ...]:
+    """Return a folder's path without the parts that only tell images from labels."""
+    return tuple(
+        split_name(part) or fold(part)
+        for part in folder.split("/")
+        if part and part.lower() not in _LAYOUT_FOLDERS
+    )
+
+
+def _shared_tail(parts: Sequence[str], others: Sequence[str]) -> int:
+    """Return how many parts two paths have in common at their ends."""
+    count = 0
+    for one, other in zip(reversed(parts), reversed(others)):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def images_finding(tree: Tree, code: str, images: Sequence[str], message: str) -> Finding:
+    """Return one warning about many images: "12 images (first: a.jpg)" and the message."""
+    count = f"{len(images)} image{'s' if len(images) != 1 else ''} (first: {images[0]})"
+    return Finding("warning", code, f"{count} {message}", file=tree.path(folder_of(images[0])))

@@ -1,0 +1,372 @@
+"""YOLO labels: one .txt an image, a row an object: `class cx cy width height`, as shares.
+
+The shares are of the image's width and height, so boxes in pixels need the image file's
+header. Images and labels lie in `images/` and `labels/` in either nesting order, or beside
+each other. Rows that hold a polygon (segmentation, oriented boxes) are read as its bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from detkit.data.images import image_size
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.splits import (
+    Records,
+    folder_splits,
+    in_order,
+    unlabelled_folder,
+    without_union,
+)
+from detkit.data.tree import (
+    Tree,
+    folder_of,
+    images_finding,
+    name_of,
+    posix,
+    split_name,
+    stem_of,
+    suffix_of,
+)
+from detkit.data.yolo_spec import Spec, is_name_file, read_spec
+from detkit.errors import DetkitError
+
+MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What one label file says, in shares of the image."""
+
+    rows: list[_Row] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One sound row of a label file."""
+
+    line: int
+    number: int
+    index: int
+    box: tuple[float, float, float, float]  # xyxy, shares
+    stated: str
+
+
+def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
+    """Return the data set of a folder's YOLO labels, or None where it has none.
+
+    `only` names the data.yaml or .data file to go by.
+    """
+    spec = read_spec(tree, only)
+    reader = _Reader(tree, spec)
+    if spec.file is None and not reader.looks_like_labels():
+        return None
+    splits = reader.stated_splits() if spec.parts else reader.found_splits()
+    if spec.file is not None and not reader.labels_used and not any(splits.values()) and not only:
+        return None  # some other program's YAML
+    reader.report_strays()
+    return Dataset(
+        root=tree.root,
+        format="yolo",
+        class_names=reader.class_names(splits),
+        splits=in_order(splits) or {"all": ()},
+        findings=tuple(reader.findings),
+        notes=tuple(reader.notes),
+    )
+
+
+class _Reader:
+    """Turns label files into records; keeps what was seen on the way."""
+
+    def __init__(self, tree: Tree, spec: Spec) -> None:
+        self.tree = tree
+        self.spec = spec
+        self.findings: list[Finding] = [*tree.findings, *spec.findings]
+        self.notes: list[str] = list(spec.notes)
+        self.labels_used: set[str] = set()
+        self._records: dict[str, ImageRecord] = {}
+        self._lists: set[str] = set()  # .txt files that list images
+
+    def looks_like_labels(self) -> bool:
+        """Return whether some image has a .txt whose first row reads as a label."""
+        for image in self.tree.images:
+            for label in self._labels_of(image):
+                if self.tree.size(label) > MAX_LABEL_BYTES:
+                    continue
+                text = self.tree.path(label).read_text(encoding="utf-8-sig", errors="replace")
+                for line in text.splitlines():
+                    if line.strip():
+                        return _parse_row(line.split(), keypoints=False) is not None
+        return False
+
+    def stated_splits(self) -> dict[str, Records]:
+        """Return the splits that data.yaml or obj.data names."""
+        splits: dict[str, Records] = {}
+        for split, entries in self.spec.parts.items():
+            images: dict[str, ImageRecord] = {}
+            for entry in entries:
+                for record in self._entry(split, entry):
+                    images.setdefault(record.image_id, record)
+            splits[split] = tuple(images.values())
+        used = {one.image_id for part in splits.values() for one in part}
+        folders = {folder_of(image) for image in used}
+        for folder, images_left in self.tree.unused_images(used).items():
+            labelled = [image for image in images_left if self._labels_of(image)]
+            if folder in folders or labelled:
+                where = name_of(self.spec.file or "")
+                message = f"in no split of {where}; not used: add their folder to it"
+                self.findings.append(images_finding(self.tree, "in-no-split", images_left, message))
+            else:
+                self.findings.append(unlabelled_folder(self.tree, folder, images_left))
+        full, note = without_union(splits, "trainval")
+        self.notes += [note] if note else []
+        return full
+
+    def _entry(self, split: str, entry: str) -> list[ImageRecord]:
+        """Return the images of one folder or list that a split names."""
+        near = self.spec.file or ""
+        where = self.tree.path(near)
+
+        def refuse(code: str, message: str) -> None:
+            self.findings.append(Finding("error", code, message, file=where, split=split))
+
+        if suffix_of(entry) == ".txt":
+            file = self.tree.find(entry, near)
+            if file is not None:
+                return self._listed(file)
+        else:
+            folder = self.tree.find_folder(entry, near)
+            if folder is not None:
+                inside = f"{folder}/" if folder else ""
+                images = [one for one in self.tree.images if one.startswith(inside)]
+                if not images:
+                    refuse("no-images", f"{split}: {entry} holds no image")
+                return [self._record(image) for image in images]
+        if self.tree.leaves(entry, near):
+            refuse(
+                "path-outside", f"{split}: {entry} leads out of the data folder; write it relative"
+            )
+        else:
+            refuse("missing-file", f"{split}: {entry} is neither a folder nor a list here")
+        return []
+
+    def _listed(self, file: str) -> list[ImageRecord]:
+        """Return the images that a list of paths names, one a line."""
+        self._lists.add(file)
+        records: dict[str, ImageRecord] = {}
+        text = self.tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+        for line, content in enumerate(text.splitlines(), 1):
+            if not content.strip():
+                continue
+            image = self._image_named(file, line, content.strip())
+            if image is None:
+                continue
+            if image in records:
+                self._say(
+                    "warning", "listed-twice", f"{content} is listed twice", file, line, image
+                )
+            records.setdefault(image, self._record(image))
+        return list(records.values())
+
+    def _image_named(self, file: str, line: int, content: str) -> str | None:
+        """Return the image that a line of a list means; it may not exist."""
+        found = self.tree.find_images(content, file)
+        if len(found) > 1:
+            several = ", ".join(found[:3])
+            message = f"{content} may be any of {several}; write the path"
+            self._say("error", "ambiguous-image", message, file, line)
+            return None
+        if found:
+            return found[0]
+        if self.tree.leaves(content, file):
+            message = f"{content} leads out of the data folder; write it relative to the list"
+            self._say("error", "path-outside", message, file, line)
+            return None
+        parts = [part for part in posix(content).split("/") if part not in ("", "..")]
+        return "/".join(parts)
+
+    def found_splits(self) -> dict[str, Records]:
+        """Return the splits of lists called train.txt, else those of the folders."""
+        lists = [
+            file
+            for file in self.tree.with_suffix(".txt")
+            if split_name(stem_of(file)) and self._is_list(file)
+        ]
+        if lists:
+            splits: dict[str, Records] = {}
+            for file in lists:
+                split = split_name(stem_of(file)) or ""
+                splits[split] = (*splits.get(split, ()), *self._listed(file))
+            return splits
+        for folder, images in self.tree.unused_images(()).items():
+            records = [self._record(image) for image in images]
+            if any(record.label_file is not None for record in records):
+                continue
+            for image in images:
+                del self._records[image]
+            self.findings.append(unlabelled_folder(self.tree, folder, images))
+        return folder_splits(self.tree, self._records.values(), self.findings)
+
+    def _is_list(self, file: str) -> bool:
+        """Return whether a .txt file's first line is the path of an image."""
+        if self.tree.size(file) > MAX_LABEL_BYTES:
+            return False
+        text = self.tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        return bool(self.tree.find_images(first.strip(), file)) if first else False
+
+    def _labels_of(self, image: str) -> list[str]:
+        """Return the label files of an image, best ones."""
+        return [
+            text
+            for text in self.tree.texts_like(image)
+            if text not in self._lists and not is_name_file(text)
+        ]
+
+    def _record(self, image: str) -> ImageRecord:
+        """Return the record of an image with what its label file says."""
+        if image in self._records:
+            return self._records[image]
+        path = self.tree.path(image)
+        record = ImageRecord(image, path)
+        labels = self._labels_of(image)
+        if len(labels) > 1:
+            message = f"has several label files ({', '.join(labels[:3])}); the first is used"
+            self._say("error", "two-labels", message, image, None, image)
+        if labels:
+            label = labels[0]
+            self.labels_used.update(labels)
+            rows = self._rows(label, image)
+            objects: tuple[ObjectRecord, ...] = ()
+            if rows and image in self.tree:
+                try:
+                    height, width = image_size(path)
+                except DetkitError as error:
+                    reason = str(error).removeprefix(f"{path}: ")
+                    message = f"{reason}; its labels are shares of a size that is not known"
+                    self._say("error", "unreadable-image", message, image, None, image)
+                else:
+                    objects = self._objects(label, rows, width, height)
+            record = replace(record, objects=objects, label_file=self.tree.path(label))
+        self._records[image] = record
+        return record
+
+    def _rows(self, label: str, image: str) -> list[_Row]:
+        """Return the sound rows of a label file; the others become findings."""
+        path = self.tree.path(label)
+        rows: list[_Row] = []
+        polygons: list[int] = []
+        if self.tree.size(label) > MAX_LABEL_BYTES:
+            self._say("error", "too-large", "too large for one image's labels", label, None, image)
+            return rows
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        number = 0
+        for line, content in enumerate(text.splitlines(), 1):
+            words = content.split()
+            if not words:
+                continue
+            number += 1
+            parsed = _parse_row(words, keypoints=self.spec.keypoints)
+            if parsed is None:
+                shown = content.strip() if len(content) < 60 else f"{content.strip()[:57]}..."
+                message = f"not `class cx cy width height` ({shown}); mend or remove the row"
+                self._say("error", "bad-row", message, label, line, image, number)
+                continue
+            index, box, is_polygon = parsed
+            if is_polygon:
+                polygons.append(line)
+            if self.spec.names is not None and index not in self.spec.names:
+                known = f"0 to {max(self.spec.names, default=0)}"
+                message = f"class {index} has no name (there are {known}); mend the row"
+                self._say("error", "unknown-class", message, label, line, image, number)
+                continue
+            keys = ("class", "cx", "cy", "width", "height")
+            stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
+            rows.append(_Row(line, number, index, box, stated or f"polygon of {len(words)} values"))
+        if polygons:
+            message = f"{len(polygons)} rows hold polygons (first: line {polygons[0]}); "
+            message += "read as their bounding boxes"
+            self._say("warning", "polygon", message, label, polygons[0], image)
+        return rows
+
+    def _objects(
+        self, label: str, rows: list[_Row], width: int, height: int
+    ) -> tuple[ObjectRecord, ...]:
+        """Return the rows as objects in pixels of the image."""
+        names, path = self.spec.names, self.tree.path(label)
+        return tuple(
+            ObjectRecord(
+                name=str(row.index) if names is None else names[row.index],
+                box=(
+                    row.box[0] * width,
+                    row.box[1] * height,
+                    row.box[2] * width,
+                    row.box[3] * height,
+                ),
+                file=path,
+                line=row.line,
+                number=row.number,
+                stated=row.stated,
+            )
+            for row in rows
+        )
+
+    def report_strays(self) -> None:
+        """Add findings about label files without an image."""
+        folders = {folder_of(label) for label in self.labels_used}
+        every = {label for image in self.tree.images for label in self._labels_of(image)}
+        for text in self.tree.with_suffix(".txt"):
+            if text in every or text in self._lists or is_name_file(text):
+                continue
+            if folder_of(text) not in folders and "labels" not in folder_of(text).split("/"):
+                continue
+            message = f"no image is called {stem_of(text)}; add it, or remove the label file"
+            self._say("error", "missing-image", message, text)
+
+    def class_names(self, splits: dict[str, Records]) -> tuple[str, ...]:
+        """Return the classes by index; the numbers themselves where nothing names them."""
+        if self.spec.names is not None:
+            return tuple(dict.fromkeys(name for _, name in sorted(self.spec.names.items())))
+        used = {one.name for part in splits.values() for record in part for one in record.objects}
+        if used:
+            message = "nothing names the classes (data.yaml, classes.txt); called by their number"
+            self.findings.append(Finding("warning", "no-names", message, file=self.tree.root))
+        return tuple(sorted(used, key=int))
+
+    def _say(
+        self,
+        severity: str,
+        code: str,
+        message: str,
+        file: str,
+        line: int | None = None,
+        image: str | None = None,
+        number: int | None = None,
+    ) -> None:
+        """Add a finding about a file of the folder."""
+        path = self.tree.path(file)
+        self.findings.append(Finding(severity, code, message, path, line, number, None, image))
+
+
+def _parse_row(
+    words: list[str], *, keypoints: bool
+) -> tuple[int, tuple[float, float, float, float], bool] | None:
+    """Return (class, xyxy in shares, whether it was a polygon) of a row, or None."""
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        return None
+    if not all(math.isfinite(value) for value in values):
+        return None
+    if len(values) < 5 or values[0] < 0 or not values[0].is_integer():
+        return None
+    if len(values) == 5 or keypoints:
+        cx, cy, width, height = values[1:5]
+        box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+        return int(values[0]), box, False
+    if len(values) % 2 == 0 or len(values) < 7:
+        return None
+    xs, ys = values[1::2], values[2::2]
+    return int(values[0]), (min(xs), min(ys), max(xs), max(ys)), True
