@@ -1,0 +1,208 @@
+"""COCO's average precision, computed by pycocotools, under the same signature as `voc_map`.
+
+Shape shorthand: T IoU thresholds, Q recall points, C classes, A area ranges, M limits on the
+number of detections, I images.
+
+Conventions of COCO that differ from VOC's: AP is the mean over the IoU thresholds .5, .55,
+..., .95 and over 101 recall points; at most 100 detections an image and class count; a
+detection takes the best object *still free*; small, medium and large divide at 32 x 32 and
+96 x 96 pixels. A `difficult` object becomes COCO's `iscrowd`: it is not counted, and a
+detection is ignored when at least the threshold's share of the *detection* lies inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.curves import class_score
+from detkit.errors import DetkitError
+from detkit.structures import ClassScore, Detections, FloatArray, Scores, Truth
+
+AREAS = {"all": 0, "S": 1, "M": 2, "L": 3}  # pycocotools' order
+LIMITS = (1, 10, 100)  # detections an image
+
+
+def coco_map(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    class_names: Sequence[str],
+    *,
+    iou_thresh: float | None = None,
+    areas: Sequence[FloatArray] | None = None,
+) -> Scores:
+    """Return COCO's AP by class and its mean, for `detections[i]` found where `truths[i]` is.
+
+    Without `iou_thresh` it is the mean over .5, .55, ..., .95 (and `Scores.iou_thresh` says
+    .5, the lowest); with it, AP at this threshold alone. `extra` holds AP50 and AP75 (mean
+    only), APs APm APl, AR1 AR10 AR100, ARs ARm ARl, in [0, 1], None where COCO says -1.
+    `areas[i]` (R,) are the objects' areas where they are not their boxes' (masks'). The best
+    F1 and the curve are those at the lowest threshold. Raises ValueError when the sequences
+    differ in length, DetkitError when a score is not finite.
+    """
+    if len(detections) != len(truths):
+        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
+    evaluator = _evaluated(detections, truths, len(class_names), iou_thresh, areas)
+    precision: NDArray[np.float64] = evaluator.eval["precision"]  # (T, Q, C, A, M)
+    recall: NDArray[np.float64] = evaluator.eval["recall"]  # (T, C, A, M)
+    classes = [
+        _score_class(evaluator, precision, detections, truths, index, name)
+        for index, name in enumerate(class_names)
+    ]
+    extra: dict[str, float | None] = {}
+    if iou_thresh is None:
+        extra["AP50"] = _mean(precision[0, :, :, 0, -1])
+        extra["AP75"] = _mean(precision[5, :, :, 0, -1])
+    for size in "SML":
+        extra[f"AP{size.lower()}"] = _mean(precision[:, :, :, AREAS[size], -1])
+    for number, limit in enumerate(LIMITS):
+        extra[f"AR{limit}"] = _mean(recall[:, :, 0, number])
+    for size in "SML":
+        extra[f"AR{size.lower()}"] = _mean(recall[:, :, AREAS[size], -1])
+    at = "0.50:0.05:0.95" if iou_thresh is None else f">= {iou_thresh:g}"
+    return Scores(
+        protocol=f"COCO 101-point AP, IoU {at}, at most {LIMITS[-1]} detections an image",
+        metric="coco",
+        iou_thresh=0.5 if iou_thresh is None else iou_thresh,
+        mean=_mean(precision[:, :, :, 0, -1]),
+        classes=classes,
+        num_images=len(truths),
+        extra=extra,
+    )
+
+
+def _evaluated(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    num_classes: int,
+    iou_thresh: float | None,
+    areas: Sequence[FloatArray] | None,
+) -> Any:
+    """Return pycocotools' COCOeval after `evaluate` and `accumulate`, its chatter swallowed."""
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = COCOeval(
+            as_coco(truth_rows(truths, areas), len(truths), num_classes),
+            as_coco(detection_rows(detections), len(truths), num_classes),
+            "bbox",
+        )
+        evaluator.params.imgIds = list(range(len(truths)))
+        evaluator.params.catIds = list(range(num_classes))
+        evaluator.params.maxDets = list(LIMITS)
+        if iou_thresh is not None:
+            evaluator.params.iouThrs = np.array([iou_thresh])
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator
+
+
+def as_coco(rows: list[dict[str, Any]], num_images: int, num_classes: int) -> Any:
+    """Return pycocotools' COCO of these annotations; images and classes are numbered from 0."""
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": number} for number in range(num_images)],
+        "categories": [{"id": number} for number in range(num_classes)],
+        "annotations": rows,
+    }
+    coco.createIndex()
+    return coco
+
+
+def truth_rows(truths: Sequence[Truth], areas: Sequence[FloatArray] | None) -> list[dict[str, Any]]:
+    """Return the objects as COCO annotations."""
+    rows: list[dict[str, Any]] = []
+    for image, truth in enumerate(truths):
+        boxes = _xywh(truth.boxes)
+        sizes = boxes[:, 2] * boxes[:, 3] if areas is None else areas[image]
+        for box, label, difficult, area in zip(
+            boxes.tolist(),
+            truth.labels.tolist(),
+            truth.difficult.tolist(),
+            sizes.tolist(),
+            strict=True,
+        ):
+            rows.append(
+                {
+                    "id": len(rows) + 1,  # pycocotools takes a match with object 0 for none
+                    "image_id": image,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(difficult),
+                }
+            )
+    return rows
+
+
+def detection_rows(detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    """Return the detections as COCO annotations."""
+    rows: list[dict[str, Any]] = []
+    for image, found in enumerate(detections):
+        if not np.isfinite(found.scores).all():
+            raise DetkitError(
+                f"{found.image_id or f'image {image}'}: a detection's score is not a finite "
+                "number; did training diverge?"
+            )
+        boxes = _xywh(found.boxes)
+        for box, label, score in zip(
+            boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+        ):
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": image,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "score": score,
+                    "iscrowd": 0,
+                }
+            )
+    return rows
+
+
+def _xywh(boxes: FloatArray) -> NDArray[np.float64]:
+    """Return (N, 4) corner boxes as corner and size, in double precision as COCO's files."""
+    wide = boxes.astype(np.float64)
+    return np.concatenate([wide[:, :2], wide[:, 2:] - wide[:, :2]], axis=1)
+
+
+def _score_class(
+    evaluator: Any,
+    precision: NDArray[np.float64],
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    index: int,
+    name: str,
+) -> ClassScore:
+    """Return one class's AP, and its curve at the lowest threshold from COCO's own matches."""
+    num_images = len(truths)
+    first = index * len(AREAS) * num_images
+    images = [one for one in evaluator.evalImgs[first : first + num_images] if one is not None]
+    scores = np.array([score for one in images for score in one["dtScores"]], np.float32)
+    hits = np.concatenate([np.empty(0), *(one["dtMatches"][0] for one in images)]) > 0
+    counts = np.concatenate([np.empty(0), *(one["dtIgnore"][0] for one in images)]) == 0
+    order = np.argsort(-scores, kind="stable")
+    order = order[counts[order]]
+    return class_score(
+        name,
+        _mean(precision[:, :, index, 0, -1]),
+        hits[order],
+        scores[order],
+        num_truths=sum(int(((truth.labels == index) & ~truth.difficult).sum()) for truth in truths),
+        num_detections=sum(int((found.labels == index).sum()) for found in detections),
+    )
+
+
+def _mean(figures: NDArray[np.float64]) -> float | None:
+    """Return the mean of the figures there are; COCO marks missing ones with -1."""
+    known = figures[figures > -1]
+    return float(known.mean()) if known.size else None

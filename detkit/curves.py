@@ -1,0 +1,53 @@
+"""Precision and recall of ranked detections: what every metric of a class is drawn from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detkit.structures import BoolArray, ClassScore, FloatArray
+
+
+def class_score(
+    name: str,
+    ap: float | None,
+    hits: BoolArray,
+    scores: FloatArray,
+    *,
+    num_truths: int,
+    num_detections: int,
+) -> ClassScore:
+    """Return a class's figures from its ranked detections, best first.
+
+    `hits` (n,) says which found an object; `scores` (n,) descend. Detections that are neither
+    right nor wrong are left out of both, but not out of `num_detections`. The best F1 is taken
+    over thresholds, so detections of equal score stand or fall together; it is 0 without a
+    threshold when nothing was found, None when there was nothing to find.
+    """
+    found = np.cumsum(hits)
+    ranks = np.arange(1, len(hits) + 1)
+    best_f1, best_threshold = _best_f1(found, ranks, scores, num_truths)
+    return ClassScore(
+        name=name,
+        ap=ap,
+        num_truths=num_truths,
+        num_detections=num_detections,
+        best_f1=best_f1,
+        best_threshold=best_threshold,
+        precision=(found / ranks).astype(np.float32),
+        recall=(found / max(num_truths, 1)).astype(np.float32),
+        scores=scores,
+    )
+
+
+def _best_f1(
+    found: np.ndarray, ranks: np.ndarray, scores: FloatArray, num_truths: int
+) -> tuple[float | None, float | None]:
+    """Return the largest F1 over all thresholds and the highest score that reaches it."""
+    if num_truths == 0:
+        return None, None
+    if len(found) == 0 or found[-1] == 0:
+        return 0.0, None
+    last_of_ties = np.append(scores[1:] != scores[:-1], True)
+    f1 = np.where(last_of_ties, 2 * found / (ranks + num_truths), -1.0)
+    best = int(np.argmax(f1))
+    return float(f1[best]), float(scores[best])

@@ -1,0 +1,55 @@
+"""Plots of an evaluation, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detkit.errors import DetkitError, UsageError
+from detkit.structures import Scores
+
+SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
+MOST_CURVES = 20  # more lines than this cannot be told apart; the weakest classes are shown
+
+
+def save_pr_curve(scores: Scores, path: Path) -> None:
+    """Write a plot of precision over recall, a curve a class, with its AP in the legend.
+
+    The format goes by the suffix. With more than 20 classes those of lowest AP are drawn.
+    Raises UsageError for an unknown suffix and DetkitError when the file cannot be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: a plot is written as one of {', '.join(SUFFIXES)}")
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    judged = sorted(
+        ((one.ap, one) for one in scores.classes if one.ap is not None), key=lambda pair: pair[0]
+    )
+    shown = judged[:MOST_CURVES]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    palette = colormaps["tab20"]
+    for number, (ap, one) in enumerate(shown):
+        axes.step(
+            [0.0, *one.recall.tolist()],
+            [one.precision[0] if len(one.precision) else 0.0, *one.precision.tolist()],
+            where="post",
+            color=palette(number % palette.N),
+            label=f"{one.name}  {ap:.3f}",
+        )
+    mean = "n/a" if scores.mean is None else f"{scores.mean:.4f}"
+    left_out = f" (lowest {MOST_CURVES} of {len(judged)} classes)" if judged[MOST_CURVES:] else ""
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.set_title(f"mAP {mean}: {scores.protocol}{left_out}", fontsize=9)
+    axes.grid(alpha=0.3)
+    if shown:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        figure.savefig(partial, dpi=150)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
