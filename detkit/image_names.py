@@ -1,0 +1,78 @@
+"""Which image of a split a name means, whatever way a tool has to name images."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from detkit.data.records import ImageRecord
+from detkit.errors import DetkitError
+
+COCO_NUMBER = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)")
+
+
+class ImageNames:
+    """Finds the image that a name means: a path, the end of one, a stem or a COCO id."""
+
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        """Gather all the names that the records go by."""
+        self.records = records
+        self.has_keys = any(record.key is not None for record in records)
+        self.exact: dict[str, list[int]] = {}
+        self.ends: dict[str, list[int]] = {}  # "c.jpg", "b/c.jpg", "a/b/c.jpg"
+        self.stems: dict[str, list[int]] = {}
+        self.keys: dict[str, list[int]] = {}
+        self.numbers: dict[str, list[int]] = {}  # of names like 000000000139.jpg
+        for index, record in enumerate(records):
+            parts = PurePosixPath(_slashed(record.image_id)).parts
+            for first in range(len(parts)):
+                self.ends.setdefault("/".join(parts[first:]), []).append(index)
+            for name in {_slashed(record.image_id), _slashed(str(record.path))}:
+                self.exact.setdefault(name, []).append(index)
+            stem = PurePosixPath(parts[-1]).stem if parts else record.image_id
+            self.stems.setdefault(stem, []).append(index)
+            number = COCO_NUMBER.fullmatch(stem)
+            if number:
+                self.numbers.setdefault(number[1], []).append(index)
+            if record.key is not None:
+                self.keys.setdefault(record.key, []).append(index)
+
+    def find(self, image: str) -> int:
+        """Return the number of the record that `image` names.
+
+        A bare number is first of all a COCO id, where the data set has such ids. Raises
+        DetkitError, with the names, when no record or more than one fits.
+        """
+        path = PurePosixPath(_slashed(image))
+        parts = path.parts
+        ways = [self.exact.get(_slashed(image), [])]
+        ways += [self.ends.get("/".join(parts[first:]), []) for first in range(len(parts))]
+        ways += [self.stems.get(path.name, []), self.stems.get(path.stem, [])]
+        by_key = self.keys.get(image, [])
+        ways = [by_key, *ways] if image.isdecimal() else [*ways, by_key]
+        if image.isdecimal() and not self.has_keys:
+            ways.append(self.numbers.get(image.lstrip("0") or "0", []))
+        fitting = next((indices for indices in ways if indices), [])
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            first, second = (self.records[index].image_id for index in fitting[:2])
+            raise DetkitError(
+                f"prediction for {image!r}: both {first} and {second} may be meant; name images "
+                "by their path in the data set"
+            )
+        near = difflib.get_close_matches(path.name, self._file_names(), n=1)
+        hint = f"the nearest name there is {near[0]!r}" if near else "are these of another split?"
+        raise DetkitError(
+            f"prediction for {image!r}: not among the split's {len(self.records)} images; {hint}"
+        )
+
+    def _file_names(self) -> list[str]:
+        return [PurePosixPath(_slashed(record.image_id)).name for record in self.records]
+
+
+def _slashed(name: str) -> str:
+    """Return a path as it is written on every system but one."""
+    return name.replace("\\", "/")

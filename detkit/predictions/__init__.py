@@ -1,0 +1,63 @@
+"""Detections in files: what `detect` writes, and what `eval --predictions` reads.
+
+Shape shorthand: N detections of one image.
+
+Written formats (boxes in own pixels, 0-based, half-open, unless said otherwise):
+- `jsonl`: an object a line, `{"image": ..., "width": ..., "height": ..., "detections":
+  [{"label": ..., "score": ..., "box": [x1, y1, x2, y2]}]}`, or `{"image": ..., "error": ...}`.
+- `json`: an array of the same objects.
+- `coco`: COCO's results, `[{"image_id", "category_id", "bbox": [x, y, w, h], "score"}]`. The
+  image id is the data set's where it is known, the number in a file name of COCO's own, else
+  the file name. Category ids are the data set's, COCO's own for its 80 classes, else 1-based.
+- `voc`: a folder with `comp4_det_test_CLASS.txt` for each class, a line `STEM score xmin ymin
+  xmax ymax` a detection, 1-based with both corners inside (VOC development kit, sec. 8.2).
+- `yolo`: a folder with `labels/STEM.txt` for each image, a line `class cx cy w h score` a
+  detection, normalised; `classes.txt` names the classes, `images.csv` the images and sizes.
+- `csv`: columns `image,label,score,x1,y1,x2,y2`; an image with nothing has a row with its name
+  and empty cells, so that it is not lost.
+
+Numbers keep the precision of float32. Only `jsonl` and `json` tell of images that could not
+be read, and `coco` and `voc` leave no trace of an image with nothing in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detkit.predictions.image import ImagePredictions, coco_category_ids, from_detections
+from detkit.predictions.readers import read
+from detkit.predictions.writers import (
+    FOLDER_FORMATS,
+    FORMATS,
+    PredictionWriter,
+    open_writer,
+    to_json,
+)
+
+__all__ = [
+    "FOLDER_FORMATS",
+    "FORMATS",
+    "ImagePredictions",
+    "PredictionWriter",
+    "coco_category_ids",
+    "from_detections",
+    "open_writer",
+    "read_predictions",
+    "to_json",
+]
+
+
+def read_predictions(
+    path: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+) -> list[ImagePredictions]:
+    """Return the detections of a file or folder, in its order; the format is found by content.
+
+    See `readers.py` for the formats. `class_names` stand for class numbers and
+    `category_ids`, one a class, for COCO's. Raises DetkitError with file and line for what
+    cannot be understood.
+    """
+    return read(path, class_names, category_ids)

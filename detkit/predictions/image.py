@@ -1,0 +1,51 @@
+"""What a detector found in one image, by class names, and how COCO numbers those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from detkit.structures import Detections, FloatArray
+
+# Categories that COCO's paper planned and its detection set never had; ids run to 90.
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePredictions:
+    """What some detector found in one image, or why it found nothing out."""
+
+    image: str  # its path, file name, stem or COCO id: whatever the file calls it
+    width: int  # own pixels; 0 when the file does not say
+    height: int
+    labels: tuple[str, ...]  # N class names
+    scores: FloatArray  # (N,)
+    boxes: FloatArray  # (N, 4) own pixels
+    error: str | None = None  # the image could not be read, and why
+    normalised: bool = False  # boxes are shares of a width and height the file does not state
+
+
+def from_detections(
+    detections: Detections, class_names: Sequence[str], image: str, width: int, height: int
+) -> ImagePredictions:
+    """Return detections with their class names, the image's name and its size in pixels."""
+    return ImagePredictions(
+        image=image,
+        width=width,
+        height=height,
+        labels=tuple(class_names[label] for label in detections.labels.tolist()),
+        scores=detections.scores,
+        boxes=detections.boxes,
+    )
+
+
+def coco_category_ids(class_names: Sequence[str]) -> list[int]:
+    """Return a COCO category id for each class: the official ones for COCO's 80, else 1, 2, ..."""
+    official = len(class_names) == 80 and (class_names[0], class_names[39], class_names[79]) == (
+        "person",
+        "bottle",
+        "toothbrush",
+    )
+    if official:
+        return [number for number in range(1, 91) if number not in COCO_GAPS]
+    return list(range(1, len(class_names) + 1))

@@ -1,0 +1,167 @@
+"""Reads detections in JSON and JSON Lines: detkit's, COCO's and torchvision's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detkit.errors import DetkitError
+from detkit.predictions.collected import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
+from detkit.predictions.image import coco_category_ids
+
+
+class JsonReader:
+    """Reads JSON and JSON Lines, detkit's, COCO's and torchvision's."""
+
+    def __init__(
+        self, path: Path, class_names: Sequence[str] | None, category_ids: Sequence[int] | None
+    ) -> None:
+        self.path = path
+        self.class_names = class_names
+        self.category_ids = category_ids
+
+    def read(self, text: str) -> list[Collected]:
+        """Return the detections of a JSON or JSON Lines text that starts with `[` or `{`."""
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        first = _json_or_none(lines[0][1])
+        if len(lines) > 1 and isinstance(first, dict):
+            entries = [self._parse(line, number) for number, line in lines]
+            places = [f"{self.path}:{number}" for number, _ in lines]
+            return self._read_entries(entries, places)
+        document = self._parse(text, 1)
+        if isinstance(document, dict):
+            return self._read_object(document)
+        return self._read_entries(
+            document, [f"{self.path}: entry {n}" for n in range(1, len(document) + 1)]
+        )
+
+    def _parse(self, text: str, line: int) -> Any:
+        """Return the value of a JSON text that starts at a line of the file."""
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DetkitError(
+                f"{self.path}:{line + error.lineno - 1}: not JSON: {error.msg}; cut off?"
+            ) from error
+        except RecursionError as error:
+            raise DetkitError(f"{self.path}:{line}: JSON nested too deeply") from error
+
+    def _read_object(self, document: dict[str, Any]) -> list[Collected]:
+        """Return the detections of a file that is one object."""
+        rows = document.get("annotations", document.get("predictions"))
+        if isinstance(rows, list):
+            places = [f"{self.path}: annotation {n}" for n in range(1, len(rows) + 1)]
+            return self._read_coco(rows, places, document)
+        if "detections" in document or "boxes" in document or "error" in document:
+            return self._read_entries([document], [f"{self.path}:1"])
+        if document and all(isinstance(value, dict) for value in document.values()):
+            entries = [{"image": name, **value} for name, value in document.items()]
+            return self._read_entries(entries, [f"{self.path}: {name!r}" for name in document])
+        raise DetkitError(f"{self.path}: not detections; {WHAT_IS_READ}")
+
+    def _read_entries(self, entries: Sequence[Any], places: Sequence[str]) -> list[Collected]:
+        """Return the detections of objects by image, or by detection as COCO's results are."""
+        for entry, place in zip(entries, places, strict=True):
+            if not isinstance(entry, dict):
+                raise DetkitError(f"{place}: expected an object, not {type(entry).__name__}")
+        if entries and "bbox" in entries[0]:
+            return self._read_coco(entries, places, {})
+        images = [self._image(*pair) for pair in zip(entries, places, strict=True)]
+        self._name_numbers(images, ids=None)
+        return images
+
+    def _image(self, entry: dict[str, Any], place: str) -> Collected:
+        """Return one image's detections."""
+        name = next((entry[key] for key in IMAGE_KEYS if key in entry), None)
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise DetkitError(f"{place}: no image is named (keys: {', '.join(map(str, entry))})")
+        image = Collected(
+            str(name), size_or_zero(entry.get("width")), size_or_zero(entry.get("height"))
+        )
+        if entry.get("error") is not None:
+            image.error = str(entry["error"])
+            return image
+        try:
+            if "detections" in entry:
+                rows = [(one["label"], one["score"], one["box"]) for one in entry["detections"]]
+            else:
+                rows = list(zip(entry["labels"], entry["scores"], entry["boxes"], strict=True))
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise DetkitError(
+                f'{place}: image "{name}": {problem}; expected "detections", a list of '
+                '{"label", "score", "box"}'
+            ) from error
+        for number, (label, score, box) in enumerate(rows, start=1):
+            image.add(label, score, box, f"{place}: detection {number}")
+        return image
+
+    def _read_coco(
+        self, rows: Sequence[Any], places: Sequence[str], document: dict[str, Any]
+    ) -> list[Collected]:
+        """Return COCO results; `document` may name their images and categories."""
+        images: dict[str, Collected] = {}
+        for one in document.get("images", []):
+            key = str(one["id"])
+            name = str(one.get("file_name", key))
+            images[key] = Collected(
+                name, size_or_zero(one.get("width")), size_or_zero(one.get("height"))
+            )
+        for row, place in zip(rows, places, strict=True):
+            try:
+                key = str(row["image_id"])
+                x, y, width, height = row["bbox"]
+                box = (x, y, x + width, y + height)
+                label, score = row["category_id"], row["score"]
+            except (KeyError, TypeError, ValueError) as error:
+                problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+                raise DetkitError(
+                    f"{place}: {problem}; a COCO result has image_id, category_id, bbox "
+                    "[x, y, w, h] and score"
+                ) from error
+            images.setdefault(key, Collected(key)).add(label, score, box, place)
+        found = list(images.values())
+        categories = document.get("categories")
+        ids = {one["id"]: str(one["name"]) for one in categories} if categories else None
+        self._name_numbers(found, ids)
+        return found
+
+    def _name_numbers(self, images: Sequence[Collected], ids: dict[int, str] | None) -> None:
+        """Put class names in the place of category numbers; names stay."""
+        numbers = {label for image in images for label in image.labels if type(label) is int}
+        if not numbers:
+            return
+        names = self._numbering(numbers) if ids is None else ids
+        for image in images:
+            for index, label in enumerate(image.labels):
+                if type(label) is not int:
+                    continue
+                if label not in names:
+                    raise DetkitError(
+                        f"{image.places[index]}: no class has the number {label} "
+                        f"({len(names)} classes, {min(names)} to {max(names)})"
+                    )
+                image.labels[index] = names[label]
+
+    def _numbering(self, numbers: set[int]) -> dict[int, str]:
+        """Return the class of each number: the data set's ids, COCO's, or counted from 1.
+
+        A 0 among the numbers shows that a tool counted from 0.
+        """
+        if not self.class_names:
+            raise DetkitError(f"{self.path}: classes are numbers; their names are needed")
+        if self.category_ids is not None:
+            return dict(zip(self.category_ids, self.class_names, strict=True))
+        if 0 in numbers:
+            return dict(enumerate(self.class_names))
+        return dict(zip(coco_category_ids(self.class_names), self.class_names, strict=True))
+
+
+def _json_or_none(text: str) -> Any:
+    """Return the value of a JSON text, None if it is none."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None

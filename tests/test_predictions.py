@@ -1,0 +1,521 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detkit.errors import DetkitError, UsageError
+from detkit.predictions import (
+    FOLDER_FORMATS,
+    FORMATS,
+    ImagePredictions,
+    coco_category_ids,
+    from_detections,
+    open_writer,
+    read_predictions,
+)
+from detkit.structures import Detections
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+NAMES = ["car", "traffic light", "Ärztin"]
+
+
+def image(name, *rows, width=640, height=480, error=None):
+    """Predictions of (label, score, box) rows."""
+    return ImagePredictions(
+        image=name,
+        width=width,
+        height=height,
+        labels=tuple(row[0] for row in rows),
+        scores=np.array([row[1] for row in rows], np.float32),
+        boxes=np.array([row[2] for row in rows], np.float32).reshape(-1, 4),
+        error=error,
+    )
+
+
+SOME = [
+    image(
+        "photos/a b.jpg", ("car", 0.93, (10.5, 20, 110.25, 220)), ("Ärztin", 0.1, (0, 0, 640, 480))
+    ),
+    image("photos/nichts.jpg"),
+    image("photos/ü, 3.jpg", ("traffic light", 1.75, (1 / 3, 2 / 3, 99.9, 100.1))),
+]
+
+
+def write(format, target, predictions, **options):
+    with open_writer(format, target, class_names=NAMES, **options) as writer:
+        for one in predictions:
+            writer.write(one)
+
+
+def rows_of(one):
+    return sorted(zip(one.labels, one.scores.tolist(), map(tuple, one.boxes.tolist())))
+
+
+def is_same(one, other, tolerance=0.0):
+    return [row[0] for row in rows_of(one)] == [row[0] for row in rows_of(other)] and all(
+        left[1] == right[1] and left[2] == pytest.approx(right[2], abs=tolerance)
+        for left, right in zip(rows_of(one), rows_of(other))
+    )
+
+
+# What each format calls an image, and whether it remembers one with nothing in it.
+CALLED = {
+    "jsonl": lambda name: name,
+    "json": lambda name: name,
+    "csv": lambda name: name,
+    "yolo": lambda name: name,
+    "coco": lambda name: name.rsplit("/")[-1],
+    "voc": lambda name: name.rsplit("/")[-1].rsplit(".", 1)[0],
+}
+FORGETS_EMPTY = ("coco", "voc")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_written_is_read_back(format, tmp_path):
+    path = tmp_path / "gefünden"
+    write(format, path, SOME)
+    back = {one.image: one for one in read_predictions(path, class_names=NAMES)}
+    kept = [one for one in SOME if len(one.labels) or format not in FORGETS_EMPTY]
+    assert sorted(back) == sorted(CALLED[format](one.image) for one in kept)
+    for one in kept:
+        assert is_same(back[CALLED[format](one.image)], one, tolerance=1e-4)
+        assert not back[CALLED[format](one.image)].normalised
+
+
+coordinate = st.floats(0, 600, width=32)
+
+
+@st.composite
+def random_row(draw):
+    xs, ys = (
+        sorted([draw(coordinate), draw(coordinate)]),
+        sorted([draw(coordinate), draw(coordinate)]),
+    )
+    score = draw(st.floats(-100, 100, width=32))
+    return draw(st.sampled_from(NAMES)), score, (xs[0], ys[0], xs[1], ys[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(random_row(), max_size=6), format=st.sampled_from(FORMATS))
+def test_any_detections_survive_the_way_through_a_file(rows, format, tmp_path_factory):
+    path = tmp_path_factory.mktemp("round") / "trip"
+    write(format, path, [image("a.jpg", *rows)])
+    if not rows and format in FORGETS_EMPTY:
+        assert read_predictions(path, class_names=NAMES) == []
+        return
+    (back,) = read_predictions(path, class_names=NAMES)
+    is_exact = format in ("jsonl", "json", "csv")
+    assert is_same(back, image("a.jpg", *rows), tolerance=0.0 if is_exact else 1e-4)
+
+
+def test_a_line_of_jsonl_is_the_documented_object():
+    stream = io.StringIO()
+    write("jsonl", stream, SOME[:2])
+    first, second = stream.getvalue().splitlines()
+    assert json.loads(first) == {
+        "image": "photos/a b.jpg",
+        "width": 640,
+        "height": 480,
+        "detections": [
+            {"label": "car", "score": 0.93, "box": [10.5, 20.0, 110.25, 220.0]},
+            {"label": "Ärztin", "score": 0.1, "box": [0.0, 0.0, 640.0, 480.0]},
+        ],
+    }
+    assert second == (
+        '{"image": "photos/nichts.jpg", "width": 640, "height": 480, "detections": []}'
+    )
+
+
+def test_an_image_that_cannot_be_read_is_an_error_line_and_is_read_back_as_one(tmp_path):
+    path = tmp_path / "found.jsonl"
+    write("jsonl", path, [image("bad.jpg", error="truncated")])
+    assert path.read_text() == '{"image": "bad.jpg", "error": "truncated"}\n'
+    (back,) = read_predictions(path)
+    assert (back.image, back.error, len(back.scores)) == ("bad.jpg", "truncated", 0)
+
+
+@pytest.mark.parametrize("format", [one for one in FORMATS if one != "jsonl"])
+def test_images_that_cannot_be_read_break_no_format(format, tmp_path):
+    write(format, tmp_path / "out", [image("bad.jpg", error="truncated"), *SOME])
+    labels = {
+        label
+        for one in read_predictions(tmp_path / "out", class_names=NAMES)
+        for label in one.labels
+    }
+    assert labels == set(NAMES)
+
+
+def test_a_stream_is_flushed_after_each_image_and_left_open():
+    class Stream(io.StringIO):
+        flushed = 0
+
+        def flush(self):
+            self.flushed = len(self.getvalue())
+
+    stream = Stream()
+    writer = open_writer("jsonl", stream, class_names=NAMES)
+    writer.write(SOME[0])
+    assert stream.flushed == len(stream.getvalue()) > 0
+    writer.close()
+    assert not stream.closed
+
+
+@pytest.mark.parametrize("format", ["json", "coco"])
+def test_arrays_are_valid_json_with_nothing_in_them(format):
+    stream = io.StringIO()
+    write(format, stream, [])
+    assert json.loads(stream.getvalue()) == []
+
+
+def test_jsonl_of_no_images_is_empty():
+    stream = io.StringIO()
+    write("jsonl", stream, [])
+    assert stream.getvalue() == ""
+
+
+def test_voc_files_are_one_based_with_both_corners_inside(tmp_path):
+    write("voc", tmp_path / "voc", [image("x/a.jpg", ("car", 0.5, (0, 0, 10, 20)))])
+    files = sorted(path.name for path in (tmp_path / "voc").iterdir())
+    assert files == sorted(f"comp4_det_test_{name}.txt" for name in NAMES)
+    text = (tmp_path / "voc" / "comp4_det_test_car.txt").read_text()
+    assert text == "a 0.5 1 1 10 20\n"
+
+
+def test_yolo_rows_are_normalised_centres_and_sizes(tmp_path):
+    write("yolo", tmp_path / "yolo", [image("a.jpg", ("traffic light", 0.5, (64, 48, 128, 96)))])
+    text = (tmp_path / "yolo" / "labels" / "a.txt").read_text()
+    assert text == "1 0.15 0.15 0.1 0.1 0.5\n"
+    assert (tmp_path / "yolo" / "classes.txt").read_text(encoding="utf-8").split("\n")[:3] == NAMES
+    assert (tmp_path / "yolo" / "images.csv").read_text() == "image,width,height\na.jpg,640,480\n"
+
+
+def test_csv_keeps_an_image_with_nothing_in_it():
+    stream = io.StringIO()
+    write("csv", stream, SOME[:2])
+    assert stream.getvalue().splitlines() == [
+        "image,label,score,x1,y1,x2,y2",
+        "photos/a b.jpg,car,0.93,10.5,20.0,110.25,220.0",
+        "photos/a b.jpg,Ärztin,0.1,0.0,0.0,640.0,480.0",
+        "photos/nichts.jpg,,,,,,",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "image_id"),
+    [
+        ("val/a.jpg", {"val/a.jpg": "17"}, 17),
+        ("val/a.jpg", {"val/a.jpg": "x17"}, "x17"),
+        ("val/a.jpg", {}, "a.jpg"),
+        ("val/000000000139.jpg", {}, 139),
+        ("COCO_val2014_000000001146.jpg", {}, 1146),
+        ("0139.jpg", {}, "0139.jpg"),
+    ],
+)
+def test_coco_image_ids(name, keys, image_id):
+    stream = io.StringIO()
+    write("coco", stream, [image(name, ("car", 0.5, (1, 2, 4, 8)))], image_keys=keys)
+    assert json.loads(stream.getvalue()) == [
+        {"image_id": image_id, "category_id": 1, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.5}
+    ]
+
+
+def test_coco_category_ids_count_from_1_unless_the_classes_are_cocos_or_the_data_sets():
+    assert coco_category_ids(NAMES) == [1, 2, 3]
+    names = [f"class{number}" for number in range(80)]
+    names[0], names[39], names[79] = "person", "bottle", "toothbrush"
+    ids = coco_category_ids(names)
+    assert (len(ids), ids[0], ids[11], ids[39], ids[79]) == (80, 1, 13, 44, 90)
+    stream = io.StringIO()
+    write("coco", stream, [image("a", ("car", 0.5, (1, 2, 4, 8)))], category_ids=[7, 8, 9])
+    assert json.loads(stream.getvalue())[0]["category_id"] == 7
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_two_images_that_a_format_would_mix_up_are_refused(format, tmp_path):
+    with (
+        pytest.raises(DetkitError, match=r"b/1\.jpg and a/1\.jpg"),
+        open_writer(format, tmp_path / "out", class_names=NAMES) as writer,
+    ):
+        writer.write(image("a/1.jpg"))
+        writer.write(image("b/1.jpg"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_writer_that_fails_leaves_nothing_and_keeps_what_was_there(format, tmp_path):
+    target = tmp_path / "out"
+    write(format, target, SOME)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    before[target] = target.read_bytes() if target.is_file() else b""
+    with (
+        pytest.raises(RuntimeError),
+        open_writer(format, target, class_names=NAMES, force=True) as writer,
+    ):
+        writer.write(SOME[0])
+        raise RuntimeError
+    for path, content in before.items():
+        assert path.is_dir() or path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nothing_is_overwritten_without_force(format, tmp_path):
+    target = tmp_path / "out"
+    write(format, target, SOME)
+    with pytest.raises(UsageError, match="--force"):
+        write(format, target, SOME)
+    write(format, target, SOME[:1], force=True)
+    (one,) = [one for one in read_predictions(target, class_names=NAMES) if one.labels]
+    assert is_same(one, SOME[0], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("format", FOLDER_FORMATS)
+def test_force_leaves_files_of_others_in_a_folder_alone(format, tmp_path):
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("years of work")
+    write(format, tmp_path, SOME, force=True)
+    assert precious.read_text() == "years of work"
+    assert len(list(tmp_path.iterdir())) > 1
+
+
+def test_wrong_targets_are_refused_with_a_line(tmp_path):
+    with pytest.raises(UsageError, match="choose from jsonl"):
+        open_writer("xml", tmp_path / "a", class_names=NAMES)
+    with pytest.raises(UsageError, match="-o FOLDER"):
+        open_writer("voc", io.StringIO(), class_names=NAMES)
+    with pytest.raises(UsageError, match="is a folder"):
+        open_writer("jsonl", tmp_path, class_names=NAMES, force=True)
+    with pytest.raises(DetkitError, match="cannot be written"):
+        open_writer("jsonl", tmp_path / "no" / "where.jsonl", class_names=NAMES)
+    with pytest.raises(UsageError, match="cannot be part of a file name"):
+        open_writer("voc", tmp_path / "v", class_names=["a/b"])
+
+
+def test_detections_get_their_class_names():
+    detections = Detections(
+        np.zeros((2, 4), np.float32), np.array([0.9, 0.1], np.float32), np.array([2, 0])
+    )
+    one = from_detections(detections, NAMES, "a.jpg", 640, 480)
+    assert one.labels == ("Ärztin", "car")
+    assert (one.image, one.width, one.height) == ("a.jpg", 640, 480)
+
+
+# Other tools' files.
+
+
+def one_detection(path, **options):
+    (found,) = read_predictions(path, class_names=NAMES, **options)
+    return found.image, found.labels, found.scores.tolist(), found.boxes.tolist()
+
+
+EXPECTED = ("a", ("traffic light",), [0.5], [[10.0, 20.0, 30.0, 60.0]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"image_id": "a", "category_id": 2, "bbox": [10, 20, 20, 40], "score": 0.5}]',
+        '{"image_id": "a", "category_id": 2, "bbox": [10, 20, 20, 40], "score": 0.5}\n\n'
+        '{"image_id": "a", "category_id": 2, "bbox": [10, 20, 20, 40], "score": 0.5}\n',
+        '[{"image": "a", "boxes": [[10, 20, 30, 60]], "labels": [2], "scores": [0.5]}]',
+        '[{"file_name": "a", "boxes": [[10, 20, 30, 60]], "labels": ["traffic light"],'
+        ' "scores": [0.5]}]',
+        '{"a": {"boxes": [[10, 20, 30, 60]], "labels": [2], "scores": [0.5]}}',
+        '{"image": "a",\n "detections":\n [{"label": "traffic light", "score": 0.5,'
+        ' "box": [10, 20, 30, 60]}]}',
+        '{"images": [{"id": 4, "file_name": "a"}],'
+        ' "categories": [{"id": 0, "name": "traffic light"}],'
+        ' "annotations": [{"image_id": 4, "category_id": 0, "bbox": [10, 20, 20, 40],'
+        ' "score": 0.5}]}',
+        "filename,width,height,class,xmin,ymin,xmax,ymax,confidence\n"
+        "a,640,480,traffic light,10,20,30,60,0.5\n",
+        "image;class;name;conf;left;top;right;bottom\na;1;traffic light;0.5;10;20;30;60\n",
+        "image,class,score,x1,y1,x2,y2\na,1,0.5,10,20,30,60\n",
+    ],
+)
+def test_the_dialects_of_other_tools_in_one_file(text, tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path = tmp_path / encoding
+        path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+        image_name, labels, scores, boxes = one_detection(path)
+        assert (image_name, labels[:1], scores[:1], boxes[:1]) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "traffic light 0.5 10 20 30 60",
+        "1 0.5 10 20 30 60",
+        "1 0.500000 10.000000 20.000000 30.000000 60.000000",
+    ],
+)
+def test_a_folder_of_corner_boxes_an_image(row, tmp_path):
+    (tmp_path / "a.txt").write_text(row + "\n")
+    assert one_detection(tmp_path) == EXPECTED
+    assert one_detection(tmp_path / "a.txt") == EXPECTED
+
+
+def test_rows_that_cannot_be_corners_are_read_as_sizes(tmp_path):
+    (tmp_path / "a.txt").write_text("car .9 100 100 40 30\n")
+    (tmp_path / "b.txt").write_text("car .8 10 10 40 30\n")
+    boxes = [one.boxes.tolist() for one in read_predictions(tmp_path)]
+    assert boxes == [[[100, 100, 140, 130]], [[10, 10, 50, 40]]]
+
+
+def test_one_row_out_of_order_among_many_corners_is_an_error_with_its_line(tmp_path):
+    (tmp_path / "a.txt").write_text("car .9 10 10 40 30\n" * 19 + "car .9 40 10 10 30\n")
+    with pytest.raises(DetkitError, match=r"a\.txt:20: box .*corners swapped"):
+        read_predictions(tmp_path)
+
+
+def test_ultralytics_rows_stay_normalised_until_the_size_is_known(tmp_path):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "a.txt").write_text("1 0.5 0.5 0.5 0.25 0.75\n")
+    (found,) = read_predictions(tmp_path, class_names=NAMES)
+    assert found.normalised
+    assert found.labels == ("traffic light",)
+    assert found.scores.tolist() == [0.75]
+    assert found.boxes.tolist() == [[0.25, 0.375, 0.75, 0.625]]
+
+
+def test_a_classes_file_beside_the_rows_has_the_say_over_their_numbers(tmp_path):
+    (tmp_path / "a.txt").write_text("0 0.5 10 20 30 60\n")
+    (tmp_path / "classes.txt").write_text("traffic light\ncar\n")
+    assert one_detection(tmp_path) == EXPECTED
+
+
+def test_numbers_are_class_names_where_classes_are_so_called(tmp_path):
+    (tmp_path / "a.txt").write_text("7 0.5 10 20 30 60\n")
+    (found,) = read_predictions(tmp_path, class_names=["3", "7"])
+    assert found.labels == ("7",)
+
+
+def test_coco_numbers_count_from_0_when_there_is_a_0(tmp_path):
+    path = tmp_path / "found.json"
+    rows = [
+        {"image_id": 3, "category_id": number, "bbox": [0, 0, 1, 1], "score": 0.5}
+        for number in (0, 2)
+    ]
+    path.write_text(json.dumps(rows))
+    (found,) = read_predictions(path, class_names=NAMES)
+    assert (found.image, found.labels) == ("3", ("car", "Ärztin"))
+    path.write_text(json.dumps(rows[1:]))
+    assert read_predictions(path, class_names=NAMES)[0].labels == ("traffic light",)
+    (found,) = read_predictions(path, class_names=NAMES, category_ids=[5, 4, 2])
+    assert found.labels == ("Ärztin",)
+
+
+COCO_ROW = '"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", "  \n", "is empty"),
+        ("a.bin", "hello\nworld", "not a file of detections"),
+        (
+            "a.jsonl",
+            '{"image": "a", "detections": []}\n{"image": "b", "det',
+            r"a\.jsonl:2: not JSON",
+        ),
+        ("a.json", '[\n{"image": "a"},\n{"image" "b"}]', r"a\.json:3: not JSON"),
+        ("a.json", "[" * 100_000, "nested too deeply|not JSON"),
+        ("a.json", '{"info": 3}', "not detections"),
+        ("a.json", "[3]", r"entry 1: expected an object, not int"),
+        ("a.json", '[{"detections": []}]', "no image is named"),
+        ("a.json", '[{"image": "a"}]', "\"a\": no 'labels'"),
+        (
+            "a.jsonl",
+            '{"image": "a", "detections": []}\n'
+            '{"image": "b", "detections": [{"label": "car", "score": NaN, "box": [1, 2, 3, 4]}]}',
+            r"a\.jsonl:2: detection 1: score nan is not finite",
+        ),
+        (
+            "a.json",
+            '[{"image": "a", "detections": [{"label": "car", "score": 1, "box": [1, 2, 3]}]}]',
+            r"detection 1: box \[1, 2, 3\] is not 4 numbers",
+        ),
+        (
+            "a.json",
+            '[{"image": "a", "detections": [{"label": "car", "score": "x", "box": [1, 2, 3, 4]}]}]',
+            "score 'x' is not a number",
+        ),
+        (
+            "a.json",
+            '[{"image": "a", "detections": [{"label": null, "score": 1, "box": [1, 2, 3, 4]}]}]',
+            "label None is not a class name",
+        ),
+        (
+            "a.json",
+            '[{"image": "a", "detections": [{"label": "car", "score": 1, "box": [9, 9, 3, 4]}]}]',
+            "corners swapped, or is it x y w h",
+        ),
+        ("a.json", '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "no 'category_id'"),
+        ("a.json", "[{" + COCO_ROW + "}]", "no 'score'"),
+        ("a.json", "[{" + COCO_ROW.replace("4]", "Infinity]") + ', "score": 1}]', "not finite"),
+        (
+            "a.json",
+            "[{" + COCO_ROW.replace('_id": 1, "b', '_id": 9, "b') + ', "score": 1}]',
+            "no class has the number 9",
+        ),
+        ("a.csv", "image,label,score,x1,y1,x2\n", "no column 'y2'"),
+        ("a.csv", "image,label,score,x1,y1,x2,y2\na,car,.5,1,2,3\n", r"a\.csv:2: 6 cells"),
+        ("a.csv", "image,label,score,x1,y1,x2,y2\na,car,.5,1,2,3,b\n", r"a\.csv:2: not numbers"),
+        ("a.csv", "image,label,score,x1,y1,x2,y2\n,car,.5,1,2,3,4\n", "no image is named"),
+        ("a.txt", "1 0.5 0.5 0.1 0.1\n", r"a\.txt:1: five values, so no score"),
+        ("a.txt", "1 0.5 0.5\n", r"a\.txt:1: expected a class and five numbers"),
+        ("a.txt", "3 0.5 10 20 30 40\n", "class number 3, but there are 3 classes"),
+        ("a.txt", "1 nan 10 20 30 40\n", r"a\.txt:1: score nan is not finite"),
+        ("comp4_det_test_car.txt", "a .5 1 2\n", r"car\.txt:1: expected `image score"),
+    ],
+)
+def test_what_cannot_be_understood_is_one_line_with_its_place(name, text, message, tmp_path):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DetkitError, match=message) as caught:
+        read_predictions(path, class_names=NAMES)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_numbers_without_class_names_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("3 0.5 10 20 30 40\n")
+    with pytest.raises(DetkitError, match="their names are needed"):
+        read_predictions(tmp_path)
+    path = tmp_path / "a.json"
+    path.write_text("[{" + COCO_ROW + ', "score": 1}]')
+    with pytest.raises(DetkitError, match="their names are needed"):
+        read_predictions(path)
+
+
+def test_missing_empty_and_binary_places_are_refused(tmp_path):
+    with pytest.raises(DetkitError, match="no such file"):
+        read_predictions(tmp_path / "no")
+    with pytest.raises(DetkitError, match="holds no .txt files"):
+        read_predictions(tmp_path)
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04\xff\x00")
+    with pytest.raises(DetkitError, match="not text in UTF-8"):
+        read_predictions(tmp_path / "a.pkl")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the real data")
+def test_the_same_published_detections_in_two_formats_are_the_same():
+    names = (DATA / "voc100" / "voc.names").read_text().split()
+    folder = DATA / "eval" / "voc100"
+    text = {one.image: one for one in read_predictions(folder / "abs_xyx2y2", class_names=names)}
+    coco = {
+        Path(one.image).stem: one
+        for one in read_predictions(folder / "coco_format" / "coco_dets.json")
+        if one.labels
+    }
+    with_some = {name for name, one in text.items() if one.labels}
+    assert with_some == set(coco)
+    assert sum(len(one.labels) for one in coco.values()) == 452
+    for name in with_some:
+        assert sorted(text[name].labels) == sorted(coco[name].labels)
