@@ -139,6 +139,16 @@ def test_equal_corners_are_no_area_where_the_format_names_the_last_pixel(tmp_pat
         assert codes(check(folder.dataset())) == expected
 
 
+def test_a_table_that_counts_from_zero_may_hold_boxes_one_pixel_wide(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "csv")
+    stated = "xmin=4 ymin=2 xmax=5 ymax=9"
+    folder.add("train", [ObjectRecord("car", (4, 2, 5, 9), stated=stated)])
+    assert check(folder.dataset()) == []
+    folder.splits["train"] = ()
+    folder.add("train", [ObjectRecord("car", (3.3, 2, 4.3, 9), stated="xmin=4.3 xmax=4.3")])
+    assert codes(check(folder.dataset())) == ["zero-area"]
+
+
 def test_swapped_corners_are_told_in_the_numbers_of_the_file(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "voc")
     folder.add("train", [one("car", (49, 2, 23, 9), 3, line=14)])
@@ -261,6 +271,14 @@ def test_labels_that_count_from_zero_are_suspected_once(tmp_path: Path) -> None:
     finding = only(check(folder.dataset()))
     assert (finding.code, finding.severity) == ("zero-based", "warning")
     assert finding.message.startswith("2 of 3 boxes")
+
+
+def test_a_listed_image_of_which_nothing_exists_is_one_error(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "voc")
+    folder.add("train", [one("car", (1, 1, 9, 9))])
+    gone = ImageRecord("JPEGImages/gone.jpg", tmp_path / "JPEGImages" / "gone.jpg")
+    folder.splits["train"] = (*folder.splits["train"], gone)
+    assert only(check(folder.dataset())).code == "missing-image"
 
 
 def test_the_same_box_twice_is_a_warning_that_names_the_first(folder: Folder) -> None:
@@ -498,5 +516,5 @@ def test_real_data_sets_have_the_errors_they_are_known_for(
     found = [f for f in check(data.open_dataset(SHARED / name)) if f.severity == "error"]
     assert Counter(codes(found)) == errors
     if name == "bccd":
-        named = [Path(str(finding.image_id)).stem for finding in found]
+        named = sorted(Path(str(finding.image_id)).stem for finding in found)
         assert named == ["BloodImage_00338", "BloodImage_00343"]

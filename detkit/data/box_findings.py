@@ -7,19 +7,20 @@ from collections.abc import Iterable, Iterator
 
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 
-# Formats whose boxes name the first and the last pixel: xmin = xmax there is a box that was
-# never drawn, though the convention would make it one pixel wide.
+# Formats whose boxes name the first and the last pixel, counted from 1: xmin = xmax there is
+# a box that was never drawn, though the convention would make it one pixel wide.
 INCLUSIVE_FORMATS = frozenset({"voc", "csv"})
 PIXEL = 1.0  # how far a box may reach over the border: rounding, and labels counted from 0
+ROUNDING = 1e-6  # pixels: what subtracting 1 from a fraction may cost
 Size = tuple[int, int]  # (height, width)
 
 
-def check_boxes(record: ImageRecord, size: Size | None, *, inclusive: bool) -> Iterator[Finding]:
+def check_boxes(record: ImageRecord, size: Size | None, *, format_name: str) -> Iterator[Finding]:
     """Yield what is wrong with the boxes of one image."""
     seen: dict[tuple[float, float, float, float], tuple[int, str]] = {}
     for place, one in enumerate(record.objects, start=1):
         number = one.number or place
-        judged = _judge(one, size, inclusive)
+        judged = _judge(one, size, _is_inclusive(format_name, one))
         if judged is None and one.box in seen:
             first, name = seen[one.box]
             other = "" if name == one.name else f' "{name}"'
@@ -57,7 +58,7 @@ def _judge(one: ObjectRecord, size: Size | None, inclusive: bool) -> tuple[str, 
         if high < low:
             side = "width" if axis == "x" else "height"
             return "error", "swapped-box", f"{side} below 0 ({values}); swapped corners?"
-    if 0 in sides or (inclusive and 1 in sides):
+    if 0 in sides or (inclusive and any(abs(side - 1) < ROUNDING for side in sides)):
         return "error", "zero-area", f"no area ({values}); draw the box again or delete the object"
     if size is not None and not fits(one, size):
         height, width = size
@@ -71,6 +72,19 @@ def _judge(one: ObjectRecord, size: Size | None, inclusive: bool) -> tuple[str, 
     return None
 
 
+def _is_inclusive(format_name: str, one: ObjectRecord) -> bool:
+    """Return whether a box's file counts pixels from 1 and names the last one.
+
+    Tables come in both kinds; what the file states tells which the reader took it for.
+    """
+    stated = one.stated.split(" ")[0].removeprefix("xmin=")
+    try:
+        from_zero = abs(float(stated) - one.box[0]) < ROUNDING
+    except ValueError:
+        from_zero = False
+    return format_name in INCLUSIVE_FORMATS and not from_zero
+
+
 def _values(one: ObjectRecord) -> str:
     """Return a box's values as its file states them."""
     if one.stated:
@@ -78,14 +92,14 @@ def _values(one: ObjectRecord) -> str:
     return " ".join(f"{name}={value:g}" for name, value in zip(("x1", "y1", "x2", "y2"), one.box))
 
 
-def check_origin(records: Iterable[ImageRecord]) -> Iterator[Finding]:
+def check_origin(records: Iterable[ImageRecord], format_name: str) -> Iterator[Finding]:
     """Yield the suspicion that pixels are counted from 0 where the format counts from 1."""
     hits = []
     num_boxes = 0
     for record in records:
         for place, one in enumerate(record.objects, start=1):
             num_boxes += 1
-            if -1.0 in one.box[:2]:
+            if -1.0 in one.box[:2] and _is_inclusive(format_name, one):
                 hits.append((record, one, one.number or place))
     if hits:
         record, one, number = hits[0]

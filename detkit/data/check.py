@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkit.data.box_findings import INCLUSIVE_FORMATS, Size, check_boxes, check_origin, fits
+from detkit.data.box_findings import Size, check_boxes, check_origin, fits
 from detkit.data.images import image_size, read_image
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.data.set_findings import check_duplicates, check_names, check_splits
@@ -51,8 +51,7 @@ def check(
                 findings.append(replace(finding, split=split))
         if progress is not None:
             progress(number, len(records))
-    if dataset.format in INCLUSIVE_FORMATS:
-        findings += check_origin(record for _, record in records.values())
+    findings += check_origin((record for _, record in records.values()), dataset.format)
     findings += check_splits(dataset)
     findings += check_names(dataset)
     if read_images:
@@ -140,29 +139,14 @@ def _finding(severity: str, code: str, record: ImageRecord, message: str) -> Fin
 
 def _check_image(format_name: str, record: ImageRecord, read_images: bool) -> Iterator[Finding]:
     """Yield what is wrong with one image, its size and its boxes."""
-    if record.label_file is None:
-        if format_name == "yolo":
-            yield _finding(
-                "warning",
-                "missing-label",
-                record,
-                "no label file, taken as an image without objects; add an empty one to say so",
-            )
-        else:
-            yield _finding(
-                "error",
-                "missing-label",
-                record,
-                "no label file for this image; label it, or take it off the list",
-            )
+    exists = record.path.is_file()
+    if record.label_file is None and exists:
+        yield _missing_label(format_name, record)
     size = None
-    if not record.path.is_file():
-        yield _finding(
-            "error",
-            "missing-image",
-            record,
-            f"no such image ({record.image_id}); put it there or delete its labels",
-        )
+    if not exists:
+        advice = "delete its labels" if record.label_file else "take it off the list"
+        message = f"no such image ({record.image_id}); put it there or {advice}"
+        yield _finding("error", "missing-image", record, message)
     elif read_images:
         try:
             size = _upright_size(record.path)
@@ -175,7 +159,16 @@ def _check_image(format_name: str, record: ImageRecord, read_images: bool) -> It
             yield from _check_size(record, size)
     if size is None and record.width and record.height:
         size = (record.height, record.width)
-    yield from check_boxes(record, size, inclusive=format_name in INCLUSIVE_FORMATS)
+    yield from check_boxes(record, size, format_name=format_name)
+
+
+def _missing_label(format_name: str, record: ImageRecord) -> Finding:
+    """Return the finding that an image has no label file; in YOLO that means: no object."""
+    if format_name == "yolo":
+        message = "no label file, taken as an image without objects; add an empty one to say so"
+        return _finding("warning", "missing-label", record, message)
+    message = "no label file for this image; label it, or take it off the list"
+    return _finding("error", "missing-label", record, message)
 
 
 def _upright_size(path: Path) -> Size:

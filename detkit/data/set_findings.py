@@ -118,9 +118,10 @@ def check_duplicates(dataset: Dataset) -> Iterator[Finding]:
         holders = [place for path in group for place in places[path][:1]]
         splits = list(dict.fromkeys(split for split, _ in holders))
         (_, first), *others = holders
-        listed = ", ".join(f"{record.image_id} ({split})" for split, record in others)
+        listed = ", ".join(record.image_id for _, record in others)
         if len(splits) > 1:
             code = "leaked-image"
+            listed = ", ".join(f"{record.image_id} ({split})" for split, record in others)
             advice = "a score on one would be too good; keep it in one split"
         else:
             code, advice = "duplicate-image", "delete one of them"
