@@ -11,7 +11,7 @@ import pytest
 from detkit.data import demo
 from detkit.data.demo import CLASS_NAMES, draw_picture, write_demo
 from detkit.data.demo_objects import PAINTERS
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,36 @@ def test_a_folder_with_content_is_left_alone_without_force(tmp_path: Path) -> No
     assert hashes(tmp_path / "demo") == before
     write_demo(tmp_path / "demo", num_images=6, seed=9, force=True)
     assert hashes(tmp_path / "demo") != before
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_shell_that_stands_in_the_folder_keeps_standing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    write_demo(Path(), num_images=6)
+    write_demo(Path(), num_images=7, force=True)
+    assert tmp_path.stat().st_ino == before
+    assert len(list(Path("JPEGImages").iterdir())) == 7
+
+
+def test_what_force_replaces_is_kept_when_the_exchange_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_demo(tmp_path / "demo", num_images=6)
+    before = hashes(tmp_path / "demo")
+    original = Path.rename
+
+    def fail_once(self: Path, target: Path) -> Path:
+        if self.name == "ImageSets" and "partial" in str(self.parent):
+            raise OSError(28, "No space left on device")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(DetkitError, match="No space left on device"):
+        write_demo(tmp_path / "demo", num_images=7, force=True)
+    assert hashes(tmp_path / "demo") == before
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 

@@ -64,7 +64,7 @@ def _judge(one: ObjectRecord, size: Size | None, inclusive: bool) -> tuple[str, 
         height, width = size
         wholly = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
         if x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
-            hint = "swapped x and y?"
+            hint = "swapped x and y, or made for the image before its EXIF rotation?"
         else:
             hint = "is it the right image? draw the box again" if wholly else "cut it at the border"
         reach = "lies outside" if wholly else "reaches out of"

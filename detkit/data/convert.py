@@ -35,10 +35,10 @@ __all__ = ["FORMATS", "convert", "format_like", "split_dataset"]
 
 FORMATS = ("voc", "coco", "yolo", "csv")
 
-# Folder names that tell a layout and not one image from another.
-_LAYOUT = frozenset(
-    ["images", "jpegimages", "imgs", "img", "labels", "annotations"]
-    + ["train", "training", "val", "valid", "validation", "test", "testing", "trainval", "all"]
+# Folder names that tell a layout, or a split, and not one image from another.
+_IMAGE_FOLDERS = frozenset(["images", "jpegimages", "imgs", "img", "labels", "annotations"])
+_SPLIT_FOLDERS = frozenset(
+    ["train", "training", "val", "valid", "validation", "test", "testing", "trainval", "all"]
 )
 
 
@@ -135,9 +135,10 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
     """Return a new name that is not in `used`, and add it there."""
     path = PurePosixPath(image_id)
     folders = [part for part in path.parts[:-1] if part not in ("/", "..", ".")]
-    kept = [part for part in folders if re.sub(r"\d{4}$", "", part.lower()) not in _LAYOUT]
-    candidates = [path.name if is_flat else "/".join([*kept, path.name])]
-    candidates += ["_".join([*kept, path.name]), "_".join([*folders, path.name])]
+    telling = [part for part in folders if part.lower() not in _IMAGE_FOLDERS]
+    own = [part for part in telling if re.sub(r"\d{4}$", "", part.lower()) not in _SPLIT_FOLDERS]
+    candidates = [path.name if is_flat else "/".join([*own, path.name])]
+    candidates += ["_".join([*parts, path.name]) for parts in (own, telling, folders)]
     candidates += [f"{path.stem}_{count}{path.suffix}" for count in range(2, len(used) + 3)]
     for name in candidates:
         # Letter case does not tell files apart everywhere, labels are named by the stem, and

@@ -25,14 +25,17 @@ OUR_NAMES = frozenset(
         "train.csv",
         "val.csv",
         "test.csv",
-        "all.csv",
+        "trainval.csv",
+        "labels.csv",
+        ".DS_Store",
+        "Thumbs.db",
     }
 )
 
 
 @contextmanager
 def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield an empty folder to write into, which takes the name `out` when the block ends.
+    """Yield an empty folder to write into, whose content `out` holds when the block ends.
 
     A block that fails leaves nothing behind and an earlier `out` as it was. Raises UsageError
     when `out` is a file, is not empty (unless `force`), or holds files detkit does not write.
@@ -40,7 +43,6 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     out = out.resolve()
     _check_free(out, force)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    old = out.with_name(f"{out.name}.{os.getpid()}.old")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -48,15 +50,34 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         yield partial
         if out.exists():
-            out.rename(old)
-        partial.rename(out)
+            _exchange(out, partial)
+        else:
+            partial.rename(out)
     except OSError as error:
-        if old.exists() and not out.exists():
-            old.rename(out)
         reason = error.strerror or str(error)
         raise DetkitError(f"{out}: cannot be written: {reason}; nothing was left there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(out: Path, partial: Path) -> None:
+    """Put the content of `partial` into `out` in place of its own, or leave `out` as it was.
+
+    The folder itself stays: somebody's shell may stand in it.
+    """
+    old = out.with_name(f"{out.name}.{os.getpid()}.old")
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for source, target in ((out, old), (partial, out)):
+            for path in sorted(source.iterdir()):
+                path.rename(target / path.name)
+                moved.append((path, target / path.name))
+    except OSError:
+        for path, target in reversed(moved):
+            target.rename(path)
+        old.rmdir()  # not rmtree: what could not be moved back is not deleted either
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
