@@ -1,0 +1,343 @@
+"""Detections for any number of images, in order and in flat memory.
+
+Threads read, decode and resize the next batch while the network works on this one:
+
+    images -> feeding thread -> pool: decode, prepare -> queue, in order -> network -> caller
+
+At most two batches are decoded at any time, however slow the network or the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detkit.config import DetectorConfig
+from detkit.detector import Detector
+from detkit.errors import DetkitError, UsageError
+from detkit.loading import num_cores
+from detkit.predictions import ImagePredictions, from_detections
+from detkit.sources import ImageSource, find_images
+from detkit.structures import Batch, Detections, Sample
+
+__all__ = ["ImageSource", "Prediction", "detect_images", "find_images", "predict"]
+
+BATCH_SIZE = 8
+# A source that is silent this long is a slow pipe: what has come is not kept waiting for more.
+PATIENCE_SECONDS = 0.2
+MAX_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was found in one image, and its pixels, for drawing."""
+
+    predictions: ImagePredictions
+    pixels: NDArray[np.uint8] | None  # (H, W, 3) RGB; None when it could not be read
+
+
+def predict(
+    detector: Detector,
+    images: Iterable[ImageSource | Path | str],
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    score_thresh: float | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    nms_thresh: float | None = None,
+    timing: dict[str, float] | None = None,
+) -> Iterator[ImagePredictions]:
+    """Yield what the detector finds in each image; `detect_images` without the pixels."""
+    found = detect_images(
+        detector,
+        images,
+        batch_size=batch_size,
+        device=device,
+        score_thresh=score_thresh,
+        thresholds=thresholds,
+        nms_thresh=nms_thresh,
+        timing=timing,
+    )
+    with contextlib.closing(found):
+        for one in found:
+            yield one.predictions
+
+
+def detect_images(
+    detector: Detector,
+    images: Iterable[ImageSource | Path | str],
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    score_thresh: float | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    nms_thresh: float | None = None,
+    timing: dict[str, float] | None = None,
+) -> Generator[Prediction, None, None]:
+    """Return a generator of what the detector finds in each image, in the images' order.
+
+    An image that cannot be read is a `Prediction` whose `predictions.error` says why. The
+    detector runs in eval mode on `device`, by default where its weights are, on batches of
+    images of one network size. `score_thresh` is the score a box must exceed and `thresholds`
+    the least one of single classes; like `nms_thresh` they stand in for the config's. Seconds
+    spent on "decode", "prepare" (both in threads) and "network" (with NMS) go to `timing`.
+
+    Closing the generator stops the threads. Raises UsageError for a threshold that the
+    detector's config does not allow or of a class that it does not have.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: must be at least 1")
+    config = detector.config
+    if nms_thresh is not None:
+        config = dataclasses.replace(config, nms_thresh=nms_thresh)
+    if score_thresh is not None:
+        config = dataclasses.replace(config, score_thresh=score_thresh)
+    config.validate()
+    limits = _limits(config, thresholds or {}, detector.class_names)
+    config = dataclasses.replace(config, score_thresh=min(limits, default=config.score_thresh))
+    if device is not None:
+        detector.to(device)
+    seconds = {} if timing is None else timing
+    seconds.update({stage: seconds.get(stage, 0.0) for stage in ("decode", "prepare", "network")})
+    return _detect(detector, images, batch_size or BATCH_SIZE, config, limits, seconds)
+
+
+def _limits(
+    config: DetectorConfig, thresholds: Mapping[str, float], class_names: Sequence[str]
+) -> list[float]:
+    """Return the least score of each of the C classes."""
+    limits = [config.score_thresh] * len(class_names)
+    for name, value in thresholds.items():
+        if name not in class_names:
+            near = difflib.get_close_matches(name, class_names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(class_names)}"
+            raise UsageError(f"--threshold {name}={value:g}: the model has no such class; {hint}")
+        dataclasses.replace(config, score_thresh=value).validate()
+        limits[class_names.index(name)] = value
+    return limits
+
+
+def _detect(
+    detector: Detector,
+    images: Iterable[ImageSource | Path | str],
+    batch_size: int,
+    config: DetectorConfig,
+    limits: Sequence[float],
+    seconds: dict[str, float],
+) -> Generator[Prediction, None, None]:
+    """Yield the predictions: the network's side of the queue."""
+    was_training = detector.training
+    detector.eval()
+    reader = _Reader(images, detector.prepare, 2 * batch_size)
+    try:
+        for window in reader.windows(batch_size):
+            seconds["decode"] += sum(one.decode_seconds for one in window)
+            seconds["prepare"] += sum(one.prepare_seconds for one in window)
+            start = time.perf_counter()
+            found = _detections(detector, window, config)
+            seconds["network"] += time.perf_counter() - start
+            for detections in found:
+                # Nothing here may hold the image any longer than the caller does.
+                yield _prediction(window.popleft(), detections, limits, detector.class_names)
+                reader.release()
+    finally:
+        reader.close()
+        detector.train(was_training)
+
+
+def _detections(
+    detector: Detector, window: Sequence[_Image], config: DetectorConfig
+) -> list[Detections | None]:
+    """Return what is found in each image of a window; None where there is no image."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, image in enumerate(window):
+        if image.batch is not None:
+            groups.setdefault(image.batch.sizes[0], []).append(index)
+    found: list[Detections | None] = [None] * len(window)
+    device = _device_of(detector)
+    own_config = detector.config
+    detector.config = config
+    try:
+        for indices in groups.values():
+            batch = _joined([one for one in (window[i].batch for i in indices) if one is not None])
+            for index, detections in zip(indices, detector.detect(batch.to(device)), strict=True):
+                found[index] = detections
+    finally:
+        detector.config = own_config
+    return found
+
+
+def _device_of(detector: Detector) -> torch.device:
+    """Return where the detector's weights are."""
+    tensor = next(itertools.chain(detector.parameters(), detector.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Return one batch of batches whose images are of one size."""
+    proposals = [one.proposals for one in batches if one.proposals is not None]
+    return Batch(
+        images=torch.cat([one.images for one in batches]),
+        sizes=[size for one in batches for size in one.sizes],
+        original_sizes=[size for one in batches for size in one.original_sizes],
+        boxes=[boxes for one in batches for boxes in one.boxes],
+        labels=[labels for one in batches for labels in one.labels],
+        difficult=[difficult for one in batches for difficult in one.difficult],
+        proposals=list(itertools.chain(*proposals)) if proposals else None,
+        image_ids=[name for one in batches for name in one.image_ids],
+    )
+
+
+def _prediction(
+    image: _Image, found: Detections | None, limits: Sequence[float], class_names: Sequence[str]
+) -> Prediction:
+    """Return an image's detections that reach the least score of their class."""
+    if image.pixels is None or found is None:
+        return Prediction(
+            ImagePredictions(
+                image=image.name,
+                width=0,
+                height=0,
+                labels=(),
+                scores=np.zeros(0, np.float32),
+                boxes=np.zeros((0, 4), np.float32),
+                error=image.error,
+            ),
+            None,
+        )
+    keep = found.scores >= np.array(limits, np.float32)[found.labels]
+    found = Detections(found.boxes[keep], found.scores[keep], found.labels[keep], found.image_id)
+    height, width = image.pixels.shape[:2]
+    return Prediction(from_detections(found, class_names, image.name, width, height), image.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image that has been read and prepared, or why it has not."""
+
+    name: str
+    pixels: NDArray[np.uint8] | None
+    batch: Batch | None  # of this image alone
+    error: str | None
+    decode_seconds: float
+    prepare_seconds: float
+
+
+def _read(source: ImageSource, prepare: Callable[[Sequence[Sample]], Batch]) -> _Image:
+    """Return the image of a source, ready for the network."""
+    start = time.perf_counter()
+    try:
+        pixels = np.require(source.read(), np.uint8, ["C", "W"])
+    except DetkitError as error:
+        reason = str(error).removeprefix(f"{source.name}: ")
+        return _Image(source.name, None, None, reason, time.perf_counter() - start, 0.0)
+    middle = time.perf_counter()
+    sample = Sample(
+        image=torch.from_numpy(pixels).permute(2, 0, 1),
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        difficult=torch.zeros(0, dtype=torch.bool),
+        image_id=source.name,
+    )
+    batch = prepare([sample])
+    end = time.perf_counter()
+    return _Image(source.name, pixels, batch, None, middle - start, end - middle)
+
+
+class _Reader:
+    """Reads images ahead in threads, at most `capacity` at a time, and gives them in order."""
+
+    def __init__(
+        self,
+        images: Iterable[ImageSource | Path | str],
+        prepare: Callable[[Sequence[Sample]], Batch],
+        capacity: int,
+    ) -> None:
+        """Start the threads."""
+        self._images = images
+        self._prepare = prepare
+        self._slots = threading.Semaphore(capacity)
+        self._queue: queue.SimpleQueue[Future[_Image] | BaseException | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._waiting_for_source = False
+        self._pool = ThreadPoolExecutor(min(MAX_THREADS, num_cores()), "detkit-decode")
+        # A daemon: it may wait for stdin when the program ends, and nothing can wake it there.
+        self._feeder = threading.Thread(target=self._feed, name="detkit-feed", daemon=True)
+        self._feeder.start()
+
+    def windows(self, size: int) -> Iterator[deque[_Image]]:
+        """Yield the images by up to `size`, fewer only at the end or when a slow source pauses.
+
+        Raises what the source raises, after the images before.
+        """
+        window: deque[_Image] = deque()
+        while True:
+            try:
+                item = self._queue.get(timeout=PATIENCE_SECONDS)
+            except queue.Empty:
+                if window:
+                    yield window
+                    window = deque()
+                continue
+            if isinstance(item, Future):
+                window.append(item.result())
+                del item  # else it keeps the image alive
+                if len(window) < size:
+                    continue
+                yield window
+                window = deque()
+                continue
+            if window:
+                yield window
+            if item is not None:
+                raise item
+            return
+
+    def release(self) -> None:
+        """Let one more image be read: the caller is done with one."""
+        self._slots.release()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._stopped.set()
+        self._slots.release()
+        self._pool.shutdown(cancel_futures=True)
+        if not self._waiting_for_source:
+            self._feeder.join()
+
+    def _feed(self) -> None:
+        """Hand the images to the pool: the feeding thread's work."""
+        end: BaseException | None = None
+        try:
+            images = iter(self._images)
+            while True:
+                self._waiting_for_source = True
+                image = next(images, None)
+                self._waiting_for_source = False
+                if image is None:
+                    break
+                source = image if isinstance(image, ImageSource) else ImageSource.of_file(image)
+                self._slots.acquire()
+                if self._stopped.is_set():
+                    break
+                self._queue.put(self._pool.submit(_read, source, self._prepare))
+                del image, source
+        except BaseException as error:  # it is the caller's: raised there by `windows`
+            end = error
+        finally:
+            self._waiting_for_source = False
+        self._queue.put(end)

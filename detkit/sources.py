@@ -1,0 +1,213 @@
+"""The images a user names: files, folders, globs, lists, paths on stdin, frames of videos.
+
+Everything is found lazily and in a fixed order, because a list may be long and a pipe endless.
+Names are kept as the user wrote them, "./" included, so that results can be joined with the
+list they come from.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.data.images import IMAGE_SUFFIXES, read_image
+from detkit.errors import DetkitError, UsageError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
+LIST_SUFFIX = ".txt"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """An image by name; its pixels when they are asked for."""
+
+    name: str  # as the user wrote it; a frame: "clip.mp4#00042"
+    read: Callable[[], NDArray[np.uint8]]  # (H, W, 3) RGB; raises DetkitError when it cannot
+
+    @classmethod
+    def of_file(cls, name: str | Path) -> ImageSource:
+        """Return the image of a file."""
+        return cls(str(name), functools.partial(read_image, Path(name)))
+
+    @classmethod
+    def of_pixels(cls, name: str, pixels: NDArray[np.uint8]) -> ImageSource:
+        """Return an image that is in memory already, (H, W, 3) uint8 RGB."""
+        return cls(name, lambda: pixels)
+
+    @classmethod
+    def unreadable(cls, name: str, reason: str) -> ImageSource:
+        """Return an image that raises DetkitError with this reason."""
+
+        def fail() -> NDArray[np.uint8]:
+            raise DetkitError(f"{name}: {reason}")
+
+        return cls(name, fail)
+
+
+def find_images(
+    sources: Sequence[str], *, stdin: TextIO | None = None, every: int = 1
+) -> Iterator[ImageSource]:
+    """Return the images of the sources, in order, found while iterating.
+
+    A source is an image file; a folder (its images and those of its sub-folders, sorted; files
+    and folders with a leading dot are left out); a glob, quoted or not (`**` for any depth); a
+    video (every `every`-th frame from the first); a list, `@FILE` or `FILE.txt`, with a path a
+    line; or `-`, paths on `stdin`, one a line. Paths in a list are relative to where the user
+    stands or else to the list; empty lines and those that begin with `#` are left out.
+
+    All sources but stdin are looked up before this returns. Raises UsageError for one that does
+    not exist, and DetkitError for a folder, glob or list without images. A path in a list or on
+    stdin that cannot be read raises only when its pixels are asked for.
+    """
+    if every < 1:
+        raise UsageError(f"--every {every}: must be at least 1")
+    if not sources:
+        raise UsageError("no images named; give files, folders, globs, videos, or - for stdin")
+    if sources.count("-") > 1:
+        raise UsageError("- is given twice; stdin can be read once")
+    if "-" in sources and stdin is None:
+        raise UsageError("-: there is no stdin to read paths from")
+    for source in sources:
+        _check(source)
+    return _images_of_all(sources, stdin, every)
+
+
+def _images_of_all(
+    sources: Sequence[str], stdin: TextIO | None, every: int
+) -> Iterator[ImageSource]:
+    """Yield the images of the sources."""
+    for source in sources:
+        names = _lines(stdin) if source == "-" and stdin is not None else _names(source)
+        for name in names:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                yield from _frames(name, every)
+            else:
+                yield ImageSource.of_file(name)
+
+
+def _check(source: str) -> None:
+    """Raise UsageError when a source does not exist, DetkitError when it holds no image."""
+    if source == "-" or next(_names(source), None) is not None:
+        return
+    if Path(source).is_dir():
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise DetkitError(f"{source}: no images in this folder or below it ({kinds})")
+    if _list_of(source) is not None:
+        raise DetkitError(f"{source}: no paths in this list; expected one a line")
+    if glob.has_magic(source):
+        raise UsageError(f"{source}: no image or video matches")
+    raise UsageError(f"{source}: no such file or folder")
+
+
+def _names(source: str) -> Iterator[str]:
+    """Yield the names of the image and video files of a source, nothing if it has none."""
+    list_file = _list_of(source)
+    if list_file is not None:
+        yield from _listed(list_file)
+    elif Path(source).is_dir():
+        yield from _in_folder(source)
+    elif Path(source).exists():
+        yield source
+    elif glob.has_magic(source):
+        # Not Path.glob: it takes no absolute patterns and forgets a leading "./".
+        for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                yield name
+
+
+def _in_folder(folder: str) -> Iterator[str]:
+    """Yield the image files below a folder: its own by name, then folder by folder."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            # macOS leaves "._photo.jpg" beside photo.jpg on foreign disks: not an image.
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield str(Path(parent, name))
+
+
+def _list_of(source: str) -> Path | None:
+    """Return the file of a source that is a list; UsageError when `@FILE` does not exist."""
+    if source.startswith("@") and not Path(source).exists():
+        if not Path(source[1:]).is_file():
+            raise UsageError(f"{source}: no such list file")
+        return Path(source[1:])
+    path = Path(source)
+    return path if path.suffix.lower() == LIST_SUFFIX and path.is_file() else None
+
+
+def _listed(file: Path) -> Iterator[str]:
+    """Yield the paths of a list file."""
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for name in _stripped(lines):
+                beside = file.parent / name
+                yield name if Path(name).exists() or not beside.exists() else str(beside)
+    except OSError as error:
+        raise DetkitError(f"{file}: the list cannot be read: {error.strerror}") from error
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    """Yield the paths on a stream, each as soon as its line is complete."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError, AttributeError):  # a stream in memory
+        yield from _stripped(stream)
+        return
+    yield from _stripped(_raw_lines(descriptor))
+
+
+def _raw_lines(descriptor: int) -> Iterator[str]:
+    """Yield the lines of an open file.
+
+    Python's own buffered stdin has a lock; a thread that waits for input while the program ends
+    would hold it, and bring the interpreter down with a fatal error.
+    """
+    rest = b""
+    while chunk := os.read(descriptor, 1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield os.fsdecode(line)
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def _stripped(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines that name something, without line ends and outer spaces."""
+    for line in lines:
+        name = line.strip()
+        if name and not name.startswith("#"):
+            yield name
+
+
+def _frames(name: str, every: int) -> Iterator[ImageSource]:
+    """Yield every `every`-th frame of a video, from the first; one unreadable image if none."""
+    import cv2
+
+    if not Path(name).is_file():
+        yield ImageSource.unreadable(name, "no such video file")
+        return
+    video = cv2.VideoCapture(name)
+    try:
+        number = 0
+        while video.grab():
+            if number % every == 0:
+                decoded, frame = video.retrieve()
+                label = f"{name}#{number:05d}"
+                if decoded:
+                    pixels = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+                    yield ImageSource.of_pixels(label, pixels)
+                else:
+                    yield ImageSource.unreadable(label, "the frame cannot be decoded")
+            number += 1
+        if number == 0:
+            yield ImageSource.unreadable(name, "not a video that can be read here")
+    finally:
+        video.release()

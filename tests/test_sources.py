@@ -1,0 +1,179 @@
+"""Images as users name them: found in a fixed order, lazily, under the names they gave."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detkit.data.images import write_image
+from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.sources import find_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, with images in it and below it."""
+    monkeypatch.chdir(tmp_path)
+    names = ["b.png", "a.PNG", "pics/z.jpg", "pics/ä ö.jpg", "pics/deep/x.webp", "img[1].png"]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, np.full((4, 5, 3), 100, np.uint8))
+    (tmp_path / "pics" / "._z.jpg").write_bytes(b"AppleDouble")
+    (tmp_path / "pics" / ".hidden").mkdir()
+    (tmp_path / "pics" / ".hidden" / "y.jpg").write_bytes(b"")
+    (tmp_path / "pics" / "notes.md").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def names(*sources: str, stdin: str | None = None) -> list[str]:
+    stream = None if stdin is None else io.StringIO(stdin)
+    found = [image.name for image in find_images(sources, stdin=stream)]
+    return [name.replace("\\", "/") for name in found]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_keeps_the_name_it_was_given() -> None:
+    assert names("b.png", "./b.png") == ["b.png", "./b.png"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_folder_is_searched_to_the_bottom_in_sorted_order_without_hidden_files() -> None:
+    assert names("pics") == ["pics/z.jpg", "pics/ä ö.jpg", "pics/deep/x.webp"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_quoted_globs_are_resolved_here() -> None:
+    assert names("*.png") == ["b.png", "img[1].png"]
+    assert names("pics/**/*") == ["pics/deep/x.webp", "pics/z.jpg", "pics/ä ö.jpg"]
+
+
+def test_absolute_globs_work(folder: Path) -> None:
+    assert names(f"{folder}/pics/*.jpg") == [
+        name.replace("\\", "/") for name in (f"{folder}/pics/z.jpg", f"{folder}/pics/ä ö.jpg")
+    ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_looks_like_a_glob_is_a_file() -> None:
+    assert names("img[1].png") == ["img[1].png"]
+
+
+def test_lists_hold_paths_from_here_or_from_the_list(folder: Path) -> None:
+    text = "\ufeff# comment\nb.png\n\n  z.jpg  \nnowhere.jpg\n"
+    (folder / "pics" / "list.txt").write_text(text, encoding="utf-8")
+    (folder / "pics" / "list.lst").write_text(text, encoding="utf-8")
+    expected = ["b.png", "pics/z.jpg", "nowhere.jpg"]
+    assert names("pics/list.txt") == expected
+    assert names("@pics/list.txt") == expected
+    assert names("@pics/list.lst") == expected
+
+
+@pytest.mark.usefixtures("folder")
+def test_paths_come_from_stdin_too_between_other_sources() -> None:
+    assert names("b.png", "-", "a.PNG", stdin="./x y.jpg\r\n\nz.jpg") == [
+        "b.png",
+        "./x y.jpg",
+        "z.jpg",
+        "a.PNG",
+    ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_path_on_stdin_that_does_not_exist_fails_only_when_it_is_read() -> None:
+    (missing,) = find_images(["-"], stdin=io.StringIO("none.jpg\n"))
+    with pytest.raises(DetkitError, match="none.jpg"):
+        missing.read()
+
+
+def test_stdin_is_read_as_it_comes_and_names_need_not_be_utf8() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "r") as stream:
+        images = find_images(["-"], stdin=stream)
+        os.write(writing, b"one.jpg\ntwo")
+        assert next(images).name == "one.jpg"
+        os.write(writing, b".jpg\n\xff.jpg\n")
+        assert next(images).name == "two.jpg"
+        assert os.fsencode(next(images).name) == b"\xff.jpg"
+        os.close(writing)
+        assert list(images) == []
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("source", ["nowhere.jpg", "nowhere/", "*.gif", "@nowhere.txt", "pics/*"])
+def test_a_source_that_does_not_exist_is_named_before_anything_is_read(source: str) -> None:
+    if source == "pics/*":
+        assert names(source)
+        return
+    with pytest.raises(UsageError) as error:
+        find_images(["b.png", source])
+    assert str(error.value).startswith(f"{source}: no ")
+    assert "\n" not in str(error.value)
+
+
+def test_folders_and_lists_without_images_are_errors(folder: Path) -> None:
+    (folder / "empty.txt").write_text("# nothing\n")
+    for source in ("empty", "empty.txt"):
+        with pytest.raises(DetkitError, match=rf"^{source}: no ") as error:
+            find_images([source])
+        assert error.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_wrong_usage_is_told() -> None:
+    with pytest.raises(UsageError, match="no images named"):
+        find_images([])
+    with pytest.raises(UsageError, match="twice"):
+        find_images(["-", "-"], stdin=io.StringIO())
+    with pytest.raises(UsageError, match="stdin"):
+        find_images(["-"])
+    with pytest.raises(UsageError, match="every"):
+        find_images(["."], every=0)
+
+
+def write_video(path: Path, num_frames: int) -> None:
+    """Write frames whose grey level is ten times their number."""
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
+    if not video.isOpened():
+        pytest.skip("OpenCV cannot write videos here")
+    for number in range(num_frames):
+        video.write(np.full((48, 64, 3), 10 * number, np.uint8))
+    video.release()
+
+
+def test_every_kth_frame_of_a_video_is_an_image(folder: Path) -> None:
+    write_video(folder / "clip.avi", 11)
+    frames = list(find_images(["clip.avi"], every=4))
+    assert [frame.name for frame in frames] == [
+        "clip.avi#00000",
+        "clip.avi#00004",
+        "clip.avi#00008",
+    ]
+    for frame, level in zip(frames, (0, 40, 80), strict=True):
+        pixels = frame.read()
+        assert pixels.shape == (48, 64, 3)
+        assert abs(float(pixels.mean()) - level) < 4
+    assert len(list(find_images(["clip.avi"]))) == 11
+
+
+def test_a_file_that_is_no_video_is_one_unreadable_image(folder: Path) -> None:
+    (folder / "bad.mp4").write_bytes(b"this is not a video")
+    (image,) = find_images(["bad.mp4"])
+    with pytest.raises(DetkitError, match="bad.mp4: not a video"):
+        image.read()
+
+
+def test_an_endless_list_of_paths_is_never_read_to_its_end(folder: Path) -> None:
+    class Endless(io.StringIO):
+        def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+            while True:
+                yield "b.png\n"
+
+    images = find_images(["-"], stdin=Endless())
+    assert [next(images).name for _ in range(1000)] == ["b.png"] * 1000
