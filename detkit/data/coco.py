@@ -189,14 +189,14 @@ class _Page:
             return
         self._heads[key], self._objects[key] = None, []
         found = self._tree.find_images(name, self.file, self.split)
-        if not found and self._tree.leaves(name, self.file):
+        place = found[0] if found else self._tree.expected(name, self.file)
+        if place is None:
             self._say("path-outside", f"file_name {name} leads out of the data folder; not used")
             return
         if len(found) > 1:
             several = ", ".join(found[:3])
             self._say("ambiguous-image", f"file_name {name} may be {several}; write the path")
             return
-        place = found[0] if found else self._tree.expected(name, self.file)
         self._heads[key] = ImageRecord(
             image_id=place,
             path=self._tree.path(place),

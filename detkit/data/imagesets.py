@@ -86,7 +86,9 @@ class ImageSets:
             where = self._tree.path(file)
             self.findings.append(Finding(severity, code, message, where, line, image_id=image))
 
-        if not images and self._tree.leaves(content, f"{root}JPEGImages/x"):
+        near = f"{root}JPEGImages/x"
+        missing = self._tree.expected(f"{_stem_listed(content)}.jpg", near)
+        if not images and (missing is None or self._tree.expected(content, near) is None):
             message = f"{content} leads out of the data folder; write the image's stem alone"
             finding("error", "path-outside", message)
             return
@@ -94,7 +96,7 @@ class ImageSets:
             message = f"{content} may be any of {', '.join(images[:3])}; rename all but one"
             finding("error", "ambiguous-image", message)
             return
-        image = images[0] if images else f"{root}JPEGImages/{_stem_listed(content)}.jpg"
+        image = images[0] if images else missing or content
         if image in split:
             finding("warning", "listed-twice", f"{content} is listed twice; used once", image)
             return

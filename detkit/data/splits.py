@@ -224,11 +224,12 @@ def _apart(train: Records, val: Records) -> tuple[Records, Records, tuple[str, .
 
 
 def _as_fraction(val: str | Path | float) -> float | None:
-    """Return the number that `val` is or spells, or None."""
+    """Return the share between 0 and 1 that `val` is or spells, or None."""
     try:
-        return float(str(val))
+        share = float(str(val))
     except ValueError:
         return None
+    return share if 0.0 < share < 1.0 else None
 
 
 def _cut_off(

@@ -6,8 +6,7 @@ Conventions, decided by the header:
   files write, numbers unchanged, and those are 1-based and inclusive: read as
   `(xmin - 1, ymin - 1, xmax, ymax)`. (The other reading would be wrong by one pixel for
   the files people have: their smallest xmin is 1 and their largest xmax the width.)
-  The one sign of the other kind is a 0 in a column of minima; then the file cannot be
-  1-based, and it is read 0-based as it stands, with a warning.
+  `detkit check` warns where a minimum of 0 hints at the other kind.
 - `x1,y1,x2,y2`, and a file without a header (`path,x1,y1,x2,y2,class`), is 0-based.
 - MATLAB's `[x y width height]` is 1-based: `(x - 1, y - 1, x - 1 + width, y - 1 + height)`.
 
@@ -272,22 +271,22 @@ class _Reader:
             self._say("bad-row", "no image named; mend or remove the row", line)
             return None
         found = self._tree.find_images(name, self._table.file, self._split)
-        if not found and self._tree.leaves(name, self._table.file):
+        place = found[0] if found else self._tree.expected(name, self._table.file)
+        if place is None:
             message = f"{name} leads out of the data folder; write the image's name alone"
             self._say("path-outside", message, line)
-            return None
         if len(found) > 1:
             message = f"{name} may be any of {', '.join(found[:3])}; write the path"
             self._say("ambiguous-image", message, line)
             return None
-        return found[0] if found else self._tree.expected(name, self._table.file)
+        return place
 
     def _read_csv(self) -> None:
         """Read a table with a row an object."""
         columns = self._table.columns
         width = 1 + max(columns[name] for name in ("image", "class", *_ONE_BASED))
         corners = [columns[name] for name in _ONE_BASED]
-        shift = 1.0 if self._is_one_based(corners) else 0.0
+        shift = 1.0 if self._table.one_based else 0.0
         for line, cells in self._table.rows:
             cells = cells + [""] * (width - len(cells)) if len(cells) == 1 else cells
             if len(cells) < width:
@@ -322,20 +321,6 @@ class _Reader:
                         stated=stated,
                     )
                 )
-
-    def _is_one_based(self, corners: Sequence[int]) -> bool:
-        """Return whether the corners count from 1, saying so where the header misleads."""
-        if not self._table.one_based:
-            return False
-        for line, cells in self._table.rows:
-            if len(cells) <= max(corners):
-                continue
-            values = _numbers([cells[place] for place in corners[:2]])
-            if values is not None and min(values) == 0.0:
-                message = "a minimum of 0 in a file of xmin, ymin: the whole file is read 0-based"
-                self._say("zero-based", message, line, severity="warning")
-                return False
-        return True
 
     def _add_facts(self, one: _Image, cells: list[str], columns: Mapping[str, int]) -> None:
         """Take the image's size and split from a row."""

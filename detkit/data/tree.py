@@ -171,19 +171,31 @@ class Tree:
         """Return the files with one of these lower-case suffixes, sorted."""
         return [file for file in self.files if suffix_of(file) in suffixes]
 
-    def leaves(self, text: str, near: str = "") -> bool:
-        """Return whether a path written in the file `near` leads out of the data folder."""
-        stated = posix(text)
-        if re.match(r"[A-Za-z]:", stated):
-            return True
+    def _is_inside(self, *parts: str) -> bool:
+        """Return whether a path below the root stays there when its links are followed."""
         try:
-            target = (self.root / folder_of(near) / stated).resolve()
-            in_root = (self.root / stated).resolve()
+            return self.root.joinpath(*parts).resolve().is_relative_to(self._real_root)
         except (OSError, ValueError, RuntimeError):  # a NUL byte, a circle of links
-            return True
-        return not (
-            target.is_relative_to(self._real_root) or in_root.is_relative_to(self._real_root)
-        )
+            return False
+
+    def expected(self, text: str, near: str) -> str | None:
+        """Return where an image that is not there ought to be, as the file `near` names it.
+
+        None when the path leads out of the data folder.
+        """
+        stated = self._inside(text)
+        if stated is None or stated.startswith("/") or re.match(r"[A-Za-z]:", stated):
+            return None
+        if not self._is_inside(folder_of(near), stated) and not self._is_inside(stated):
+            return None
+        parts = [part for part in stated.split("/") if part not in ("", "..")]
+        folder = folder_of(near)
+        if folder:
+            above = folder_of(folder)
+            counterparts = [f"{above}/{name}".lstrip("/") for name in ("JPEGImages", "images")]
+            folder = next((one for one in counterparts if one in self.folders), folder)
+        path = "/".join([folder, *parts] if folder else parts)
+        return path if parts and self._is_inside(path) else None
 
     def find(self, text: str, near: str = "") -> str | None:
         """Return the file that a path written in the file `near` means, or None.
@@ -204,7 +216,7 @@ class Tree:
             return None
         parts = [part for part in stated.split("/") if part not in ("", "..", ".")]
         if not parts:
-            return empty
+            return None if ".." in stated else empty
         bases = [folder_of(near)]
         while bases[-1]:
             bases.append(folder_of(bases[-1]))
@@ -245,15 +257,6 @@ class Tree:
         if not found and suffix_of(stated) not in IMAGE_SUFFIXES:
             found = self._by_stem.get((fold(name_of(stated)), True), [])
         return self._best(found, near, stated, split)
-
-    def expected(self, name: str, near: str) -> str:
-        """Return where an image named in the label file `near` ought to be; nothing is there."""
-        parts = [part for part in posix(name).split("/") if part not in ("", "..")]
-        folder = folder_of(near)
-        for place in (f"{folder_of(folder)}/JPEGImages", f"{folder_of(folder)}/images"):
-            if folder and place.lstrip("/") in self.folders:
-                folder = place.lstrip("/")
-        return "/".join([folder, *parts] if folder else parts)
 
     def images_like(self, label: str, split: str | None = None) -> list[str]:
         """Return the images that a label file belongs to by its own name, best ones."""

@@ -243,7 +243,7 @@ def _records(
         if other == label:
             continue
         if tree.is_near(image, label) and not tree.is_near(image, other):
-            label_of[image], other = label, label
+            label_of[image] = label
         else:
             other = label
         if labels[label_of[image]].objects != labels[other].objects:
@@ -282,7 +282,7 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
 
     own = tree.images_like(label)
     stated = tree.find_images(named, label) if named else []
-    if named and not stated and tree.leaves(named, label):
+    if named and not stated and tree.expected(named, label) is None:
         finding(
             "error",
             "path-outside",
@@ -327,7 +327,10 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
     if not found.root:
         return None  # broken, and no image is called so
     name = name_of(named) if suffix_of(named) and not differs else f"{stem}.jpg"
-    return tree.expected(name, label)
+    place = tree.expected(name, label)
+    if place is None:
+        finding("error", "path-outside", f"its image {name} is outside the data folder; not used")
+    return place
 
 
 def _class_names(tree: Tree, used: set[str], notes: list[str]) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ from detkit.data.tree import (
     folder_of,
     images_finding,
     name_of,
-    posix,
     split_name,
     stem_of,
     suffix_of,
@@ -144,7 +143,7 @@ class _Reader:
                 if not images:
                     refuse("no-images", f"{split}: {entry} holds no image")
                 return [self._record(image) for image in images]
-        if self.tree.leaves(entry, near):
+        if self.tree.expected(entry, near) is None:
             refuse(
                 "path-outside", f"{split}: {entry} leads out of the data folder; write it relative"
             )
@@ -180,12 +179,11 @@ class _Reader:
             return None
         if found:
             return found[0]
-        if self.tree.leaves(content, file):
+        place = self.tree.expected(content, file)
+        if place is None:
             message = f"{content} leads out of the data folder; write it relative to the list"
             self._say("error", "path-outside", message, file, line)
-            return None
-        parts = [part for part in posix(content).split("/") if part not in ("", "..")]
-        return "/".join(parts)
+        return place
 
     def found_splits(self) -> dict[str, Records]:
         """Return the splits of lists called train.txt, else those of the folders."""

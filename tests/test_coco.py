@@ -1,0 +1,235 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from labelled_folders import SHARED, boxes, codes, ids, put, sizes
+
+from detkit.data import open_dataset
+from detkit.errors import DetkitError
+
+CATEGORIES = [{"id": 7, "name": "zebra"}, {"id": 2, "name": "ant"}]
+IMAGE = {"id": 1, "file_name": "a.jpg", "width": 40, "height": 20}
+
+
+def coco(images=(IMAGE,), annotations=(), categories=CATEGORIES):
+    parts = {"images": images, "annotations": annotations, "categories": categories}
+    return json.dumps({key: list(value) for key, value in parts.items()})
+
+
+def box(*values, image=1, category=7, **more):
+    return {"id": 5, "image_id": image, "category_id": category, "bbox": list(values), **more}
+
+
+def folder(root, **parts):
+    return put(root, {"images/a.jpg": None, "annotations/instances_default.json": coco(**parts)})
+
+
+def test_a_box_is_zero_based_x_y_width_height(tmp_path):
+    data = open_dataset(folder(tmp_path, annotations=[box(0, 1, 10.5, 2), box(1, 2, 3, 4)]))
+    assert boxes(data) == {"images/a.jpg": [("zebra", (0, 1, 10.5, 3)), ("zebra", (1, 2, 4, 6))]}
+    first, second = data.splits["all"][0].objects
+    assert (first.stated, first.number, second.number) == ("bbox=[0, 1, 10.5, 2]", 1, 2)
+    record = data.splits["all"][0]
+    assert (record.width, record.height, record.key) == (40, 20, "1")
+    assert data.notes[0] == "coco: 1 image, 2 boxes, 2 classes; no splits"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(-100, 5000)] * 4), max_size=4))
+def test_any_numbers_come_back_as_corners(tmp_path_factory, rows):
+    root = folder(tmp_path_factory.mktemp("c"), annotations=[box(*row) for row in rows])
+    data = open_dataset(root)
+    expected = [("zebra", (x, y, x + w, y + h)) for x, y, w, h in rows]
+    assert boxes(data)["images/a.jpg"] == expected
+
+
+def test_classes_are_in_the_order_of_their_ids(tmp_path):
+    assert open_dataset(folder(tmp_path)).class_names == ("ant", "zebra")
+
+
+def test_a_category_that_only_groups_the_others_is_no_class(tmp_path):
+    categories = [
+        {"id": 0, "name": "beasts", "supercategory": "none"},
+        {"id": 1, "name": "ant", "supercategory": "beasts"},
+        {"id": 2, "name": "bee", "supercategory": "beasts"},
+    ]
+    data = open_dataset(folder(tmp_path, categories=categories))
+    assert data.class_names == ("ant", "bee")
+    assert any("beasts" in note for note in data.notes)
+    used = folder(tmp_path, categories=categories, annotations=[box(1, 1, 2, 2, category=0)])
+    assert open_dataset(used).class_names == ("beasts", "ant", "bee")
+
+
+@pytest.mark.parametrize("flag", ["iscrowd", "ignore", "difficult"])
+def test_crowds_and_ignored_objects_are_difficult(tmp_path, flag):
+    rows = [box(1, 1, 2, 2, **{flag: 1}), box(1, 1, 2, 2, **{flag: 0}), box(1, 1, 2, 2)]
+    data = open_dataset(folder(tmp_path, annotations=rows))
+    assert [one.difficult for one in data.splits["all"][0].objects] == [True, False, False]
+
+
+def test_the_tree_of_coco_itself_is_found(tmp_path):
+    for split in ("train2017", "val2017"):
+        put(tmp_path, {f"{split}/a.jpg": None, f"annotations/instances_{split}.json": coco()})
+        put(tmp_path, {f"annotations/captions_{split}.json": coco(categories=[])})
+    data = open_dataset(tmp_path)
+    assert {name: ids(data, name) for name in data.splits} == {
+        "train": ["train2017/a.jpg"],
+        "val": ["val2017/a.jpg"],
+    }
+    assert data.findings == ()
+    assert any("captions_train2017.json" in note for note in data.notes)
+
+
+def test_one_json_in_each_split_folder_is_found(tmp_path):
+    for split in ("train", "valid", "test"):
+        put(tmp_path, {f"{split}/a.jpg": None, f"{split}/_annotations.coco.json": coco()})
+    data = open_dataset(tmp_path)
+    assert sizes(data) == {"train": 1, "val": 1, "test": 1}
+    assert ids(data, "val") == ["valid/a.jpg"]
+    assert data.findings == ()
+
+
+@pytest.mark.parametrize("name", ["images/a.jpg", "./images/a.jpg", "images\\a.jpg", "a.JPG"])
+def test_file_names_with_folders_and_other_letter_case_are_found(tmp_path, name):
+    data = open_dataset(folder(tmp_path, images=[{**IMAGE, "file_name": name}]))
+    assert ids(data, "all") == ["images/a.jpg"]
+    assert data.findings == ()
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "C:\\x\\b.jpg", "../../b"])
+def test_a_file_name_that_leads_out_of_the_folder_is_an_error_and_not_used(tmp_path, name):
+    images = [{**IMAGE, "file_name": name}]
+    root = folder(tmp_path / "in", images=images, annotations=[box(1, 1, 2, 2)])
+    data = open_dataset(root)
+    assert codes(data, "error") == ["path-outside"]
+    assert data.splits == {"all": ()}
+
+
+def test_a_link_that_leads_out_of_the_folder_is_an_error_and_not_followed(tmp_path):
+    put(tmp_path, {"secret/b.jpg": None})
+    root = folder(tmp_path / "in", images=[IMAGE, {**IMAGE, "id": 2, "file_name": "link/b.jpg"}])
+    try:
+        (root / "images" / "link").symlink_to(tmp_path / "secret", target_is_directory=True)
+        (root / "b.jpg").symlink_to(tmp_path / "secret" / "b.jpg")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    data = open_dataset(root)
+    assert ids(data, "all")[0] == "images/a.jpg"
+    assert codes(data, "error").count("link-outside") == 2
+    assert not any(one.path.exists() for one in data.splits["all"][1:])
+
+
+def test_an_image_without_a_file_is_kept_for_the_check(tmp_path):
+    images = [IMAGE, {**IMAGE, "id": 2, "file_name": "ghost.jpg"}]
+    data = open_dataset(folder(tmp_path, images=images))
+    assert ids(data, "all") == ["images/a.jpg", "images/ghost.jpg"]
+
+
+def test_an_image_that_no_json_lists_is_said(tmp_path):
+    root = put(folder(tmp_path), {"images/extra.jpg": None})
+    data = open_dataset(root)
+    assert codes(data) == ["unlisted-image"]
+    assert "images/extra.jpg" in data.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("annotation", "code"),
+    [
+        ({"bbox": [1, 2, 3]}, "bad-number"),
+        ({"bbox": [1, 2, 3, "4"]}, "bad-number"),
+        ({"bbox": [1, 2, 3, True]}, "bad-number"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "bad-number"),
+        ({"bbox": [1, 2, 3, float("inf")]}, "bad-number"),
+        ({"bbox": [1, 2, 3, 10**400]}, "bad-number"),
+        ({"bbox": None}, "bad-number"),
+        ({"bbox": "x" * 10_000}, "bad-number"),
+        ({"category_id": 99}, "unknown-class"),
+        ({"category_id": [1]}, "unknown-class"),
+        ({"image_id": 99}, "unknown-image"),
+        ({"image_id": None}, "unknown-image"),
+    ],
+)
+def test_a_bad_annotation_is_one_finding_and_the_others_stay(tmp_path, annotation, code):
+    rows = [{**box(1, 1, 2, 2), **annotation}, box(3, 3, 4, 4)]
+    data = open_dataset(folder(tmp_path, annotations=rows))
+    assert codes(data) == [code]
+    assert boxes(data)["images/a.jpg"] == [("zebra", (3, 3, 7, 7))]
+    assert "annotation 5" in data.findings[0].message
+    assert len(data.findings[0].message) < 200
+
+
+def test_a_polygon_without_a_box_is_read_as_its_bounds_with_a_warning(tmp_path):
+    row = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": [[1, 2, 9, 3, 4, 8]]}
+    data = open_dataset(folder(tmp_path, annotations=[row]))
+    assert boxes(data)["images/a.jpg"] == [("ant", (1, 2, 9, 8))]
+    assert codes(data, "warning") == ["polygon"]
+
+
+def test_ids_given_twice_and_heads_without_them_are_errors(tmp_path):
+    images = [IMAGE, {**IMAGE, "file_name": "b.jpg"}, {"id": 3}, "nonsense"]
+    categories = [*CATEGORIES, {"id": 7, "name": "cat"}, {"name": "dog"}, 5]
+    data = open_dataset(folder(tmp_path, images=images, categories=categories))
+    assert codes(data) == ["bad-category"] * 2 + ["bad-image"] * 2 + ["duplicate-id"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (coco()[:-5], "bad-json"),
+        ("[" * 200_000, "bad-json"),
+        ('{"images": 5, "annotations": [], "categories": []}', "bad-json"),
+        ("[]", "bad-json"),
+        (b"\xff\xfe\x00", "bad-json"),
+        ('{"images": [{"id": ' + "9" * 6000 + "}]}", "bad-json"),
+    ],
+)
+def test_a_broken_file_is_a_finding_beside_a_good_one(tmp_path, text, code):
+    put(tmp_path, {"train/a.jpg": None, "train/_annotations.coco.json": coco()})
+    put(tmp_path, {"valid/b.jpg": None, "valid/_annotations.coco.json": text})
+    data = open_dataset(tmp_path)
+    assert code in codes(data, "error")
+    assert sizes(data) == {"train": 1}
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    data = b"\xef\xbb\xbf" + coco().encode()
+    put(tmp_path, {"a.jpg": None, "labels.json": data})
+    assert ids(open_dataset(tmp_path), "all") == ["a.jpg"]
+
+
+def test_other_json_is_not_taken_for_labels(tmp_path):
+    put(tmp_path, {"a.jpg": None, "package.json": '{"name": "x"}', "b.json": '{"images": []}'})
+    with pytest.raises(DetkitError, match="no labelled folder"):
+        open_dataset(tmp_path)
+
+
+def test_one_file_of_several_is_read_alone_when_named(tmp_path):
+    for split in ("train", "val"):
+        put(tmp_path, {f"images/{split}.jpg": None})
+        images = [{**IMAGE, "file_name": f"{split}.jpg"}]
+        put(tmp_path, {f"annotations/instances_{split}.json": coco(images=images)})
+    data = open_dataset(tmp_path / "annotations" / "instances_val.json")
+    assert sizes(data) == {"val": 1}
+    assert ids(data, "val") == ["images/val.jpg"]
+
+
+def test_an_image_in_two_files_of_one_split_is_used_once_and_said(tmp_path):
+    put(tmp_path, {"a.jpg": None, "one.json": coco(), "two.json": coco()})
+    data = open_dataset(tmp_path)
+    assert sizes(data) == {"all": 1}
+    assert codes(data) == ["image-twice"]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+@pytest.mark.parametrize("twin", ["coco_format_v1", "coco_format_v2"])
+def test_the_coco_twin_of_real_voc_labels_has_the_same_boxes(twin):
+    """Its author took VOC's 1-based numbers as they are, so left and top differ by one."""
+    voc = open_dataset(SHARED / "voc100")
+    data = open_dataset(SHARED / "voc100" / "other-formats" / twin)
+    assert set(data.class_names) == set(voc.class_names)
+    found = {name.rpartition("/")[2]: sorted(things) for name, things in boxes(data).items()}
+    assert len(found) == 100
+    for name, things in boxes(voc).items():
+        expected = sorted((cls, (b[0] + 1, b[1] + 1, b[2], b[3])) for cls, b in things)
+        assert found[name.rpartition("/")[2]] == expected

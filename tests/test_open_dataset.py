@@ -1,0 +1,286 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from labelled_folders import SHARED, boxes, codes, ids, put, sizes, xml
+
+from detkit.data import cut, open_dataset, training_splits
+from detkit.data.records import ImageRecord
+from detkit.data.splits import divide
+from detkit.data.tree import split_in_stem, split_name
+from detkit.errors import DetkitError, UsageError
+
+
+def labelled(root, names, split=None, thing="car"):
+    place = f"{split}/" if split else ""
+    put(root, {f"{place}{name}.jpg": None for name in names})
+    return put(root, {f"{place}{name}.xml": xml((thing, 1, 1, 9, 9)) for name in names})
+
+
+def records(number):
+    return tuple(ImageRecord(f"{index}.jpg", Path(f"{index}.jpg")) for index in range(number))
+
+
+def test_a_path_that_is_not_there_is_one_line_naming_it(tmp_path):
+    with pytest.raises(DetkitError, match="absent: no such folder"):
+        open_dataset(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "no files"),
+        ({"a.jpg": None, "b.JPG": None}, "there are images but no labels"),
+        ({"a.jpg": None, "truth.mat": "x"}, "writetable"),
+        ({"notes.txt": "hello", "a.jpg": None}, "1 .txt"),
+        ({"cvat.xml": "<annotations/>", "a.jpg": None}, "1 .xml"),
+    ],
+)
+def test_a_folder_without_labels_says_what_was_looked_for_and_seen(tmp_path, files, said):
+    with pytest.raises(DetkitError) as caught:
+        open_dataset(put(tmp_path, files))
+    message = str(caught.value)
+    assert said in message
+    assert all(word in message for word in ("Pascal VOC", "COCO", "YOLO", "CSV", "MATLAB"))
+    assert "\n" not in message
+
+
+def test_a_file_that_holds_no_labels_is_one_line_naming_it(tmp_path):
+    put(tmp_path, {"a.csv": "x,y\n1,2\n", "a.txt": "", "a.jpg": None})
+    with pytest.raises(DetkitError, match=r"a\.csv: no labels in it"):
+        open_dataset(tmp_path / "a.csv")
+    with pytest.raises(DetkitError, match=r"a\.txt: not a label file"):
+        open_dataset(tmp_path / "a.txt")
+
+
+def test_xml_is_preferred_and_the_other_labels_are_named(tmp_path):
+    labelled(tmp_path, "ab")
+    put(tmp_path, {"labels.csv": "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,1,2,2\n"})
+    put(tmp_path, {"coco.json": '{"images": [], "annotations": [], "categories": []}'})
+    data = open_dataset(tmp_path)
+    assert data.format == "voc"
+    assert any("labels.csv" in note and "not read" in note for note in data.notes)
+    assert any("coco.json" in note and "not read" in note for note in data.notes)
+    assert open_dataset(tmp_path / "labels.csv").class_names == ("cat",)
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [
+        ("train", "train"),
+        ("Training", "train"),
+        ("train2017", "train"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("VAL", "val"),
+        ("test_2012", "test"),
+        ("trainval", "trainval"),
+        ("contest", None),
+        ("training set", None),
+        ("2007", None),
+    ],
+)
+def test_what_counts_as_the_name_of_a_split(word, split):
+    assert split_name(word) == split
+
+
+@pytest.mark.parametrize(
+    ("stem", "split"),
+    [("instances_train2017", "train"), ("test_labels", "test"), ("labels-valid.v2", "val")],
+)
+def test_a_split_is_found_in_a_files_stem(stem, split):
+    assert split_in_stem(stem) == split
+    assert split_in_stem(stem.replace(stem, "raccoon_labels")) is None
+
+
+def test_classes_select_and_order_and_every_image_stays(tmp_path):
+    labelled(tmp_path, "a", thing="car")
+    labelled(tmp_path, "b", thing="cat")
+    labelled(tmp_path, "c", thing="dog")
+    data = open_dataset(tmp_path, classes=["dog", "car"])
+    assert data.class_names == ("dog", "car")
+    assert [len(things) for things in boxes(data).values()] == [1, 0, 1]
+    assert any("1 box of other classes left out" in note for note in data.notes)
+    assert data.truths("all")[2].labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["Cra"], "did you mean car"),
+        (["CAR"], "did you mean car"),
+        (["zebra"], "it has car"),
+        (["car", "car"], "given twice"),
+        ([], "at least one"),
+    ],
+)
+def test_a_class_that_is_not_there_is_a_usage_error(tmp_path, classes, said):
+    with pytest.raises(UsageError, match=said):
+        open_dataset(labelled(tmp_path, "a"), classes=classes)
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 5), st.randoms())
+def test_a_cut_is_a_partition_of_the_asked_size_and_ignores_the_order(number, share, seed, random):
+    images = records(number)
+    kept, held = divide(images, share, seed)
+    assert sorted(one.image_id for one in (*kept, *held)) == sorted(one.image_id for one in images)
+    assert len(held) == min(max(round(number * share), 1), number - 1)
+    shuffled = list(images)
+    random.shuffle(shuffled)
+    assert set(divide(tuple(shuffled), share, seed)[1]) == set(held)
+
+
+def test_another_seed_cuts_other_images_and_a_new_image_moves_few():
+    images = records(100)
+    held = {one.image_id for one in divide(images, 0.2, 0)[1]}
+    assert held != {one.image_id for one in divide(images, 0.2, 1)[1]}
+    more = {one.image_id for one in divide(records(105), 0.2, 0)[1]}
+    assert len(held & more) >= 16
+
+
+def test_the_cut_is_the_same_in_another_process():
+    code = (
+        "from detkit.data.splits import divide\nfrom detkit.data.records import ImageRecord\n"
+        "from pathlib import Path\n"
+        "images = tuple(ImageRecord(f'{i}.jpg', Path(f'{i}.jpg')) for i in range(30))\n"
+        "print([one.image_id for one in divide(images, .2, 3)[1]])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == str([one.image_id for one in divide(records(30), 0.2, 3)[1]])
+
+
+def test_without_a_split_a_fifth_is_kept_for_validation_and_said(tmp_path):
+    data = open_dataset(labelled(tmp_path, "0123456789"))
+    assert sizes(data) == {"all": 10}
+    train, val, notes = training_splits(data, None, 0)
+    assert (len(train), len(val)) == (8, 2)
+    assert notes == ("no split in the folder: 20 % (2 images) kept for validation, seed 0",)
+    again = cut(data, 0.2, 0)
+    assert (again.splits["train"], again.splits["val"]) == (train, val)
+    assert again.notes[-1] == notes[0]
+
+
+def test_the_folders_own_validation_split_is_taken_and_test_is_never_touched(tmp_path):
+    labelled(tmp_path, "abcde", "train")
+    labelled(tmp_path, "xy", "test")
+    data = open_dataset(tmp_path)
+    train, val, notes = training_splits(data, None, 0)
+    assert (len(train), len(val)) == (4, 1)
+    assert {one.image_id for one in (*train, *val)} == {f"train/{name}.jpg" for name in "abcde"}
+    assert "cut off train" in notes[0]
+    labelled(tmp_path, "v", "valid")
+    train, val, notes = training_splits(open_dataset(tmp_path), None, 0)
+    assert [one.image_id for one in val] == ["valid/v.jpg"]
+    assert (len(train), notes) == (5, ())
+
+
+@pytest.mark.parametrize("val", ["test", "Testing"])
+def test_val_may_name_a_split(tmp_path, val):
+    labelled(tmp_path, "ab", "train")
+    labelled(tmp_path, "xy", "test")
+    train, chosen, _ = training_splits(open_dataset(tmp_path), val, 0)
+    assert (len(train), [one.image_id for one in chosen]) == (2, ["test/x.jpg", "test/y.jpg"])
+
+
+@pytest.mark.parametrize("val", [0.5, "0.5", ".5"])
+def test_val_may_be_a_share(tmp_path, val):
+    data = open_dataset(labelled(tmp_path, "abcd"), val=val, seed=1)
+    assert sizes(data) == {"train": 2, "val": 2}
+    assert "50 % (2 images) kept for validation, seed 1" in data.notes[-1]
+
+
+def test_val_may_be_another_folder_whose_unknown_classes_are_said(tmp_path):
+    labelled(tmp_path / "one", "ab")
+    labelled(tmp_path / "two", "x")
+    labelled(tmp_path / "two", "y", thing="yak")
+    for val in (tmp_path / "two", str(tmp_path / "two")):
+        data = open_dataset(tmp_path / "one", val=val)
+        assert sizes(data) == {"train": 2, "val": 2}
+        assert [len(things) for things in boxes(data, "val").values()] == [1, 0]
+        assert any("yak" in note for note in data.notes)
+        assert all(one.path.is_file() for one in data.splits["val"])
+
+
+def test_val_may_be_the_training_images_when_that_is_asked_for(tmp_path):
+    data = open_dataset(labelled(tmp_path, "ab", "train"))
+    train, val, notes = training_splits(data, "train", 0)
+    assert train == val
+    assert "validating on the training images" in notes[0]
+
+
+@pytest.mark.parametrize("val", ["tets", "1.5", 0, "0", 1.0, "nan", "no/such/folder"])
+def test_a_val_that_means_nothing_is_a_usage_error(tmp_path, val):
+    with pytest.raises(UsageError):
+        training_splits(open_dataset(labelled(tmp_path, "abc")), val, 0)
+
+
+def test_one_image_is_trained_on_and_nothing_is_kept(tmp_path):
+    train, val, notes = training_splits(open_dataset(labelled(tmp_path, "a")), None, 0)
+    assert (len(train), val) == (1, ())
+    assert notes == ("one image: nothing kept for validation",)
+
+
+def test_images_of_the_validation_list_are_not_trained_on(tmp_path):
+    for name in "abc":
+        put(tmp_path, {f"JPEGImages/{name}.jpg": None, f"Annotations/{name}.xml": xml()})
+    put(tmp_path, {"ImageSets/Main/trainval.txt": "a\nb\n", "ImageSets/Main/val.txt": "b\nc\n"})
+    data = open_dataset(tmp_path)
+    train, val, notes = training_splits(data, None, 0)
+    assert [one.image_id for one in train] == ["JPEGImages/a.jpg"]
+    assert [one.image_id for one in val] == ["JPEGImages/b.jpg", "JPEGImages/c.jpg"]
+    assert "1 image of the validation split not trained on" in notes[0]
+
+
+def test_images_beside_split_folders_are_said_and_not_used(tmp_path):
+    labelled(tmp_path, "a")
+    labelled(tmp_path, "b", "train")
+    data = open_dataset(tmp_path)
+    assert sizes(data) == {"train": 1}
+    assert codes(data) == ["in-no-split"]
+
+
+def test_a_folder_of_broken_labels_is_a_data_set_of_findings(tmp_path):
+    put(tmp_path, {"a.jpg": None, "a.xml": "<annotation>"})
+    data = open_dataset(tmp_path)
+    assert codes(data, "error") == ["bad-xml"]
+    assert ids(data, "all") == ["a.jpg"]
+
+
+def test_folders_with_names_that_are_not_ascii_are_read(tmp_path):
+    root = tmp_path / "données 图像"
+    data = open_dataset(labelled(root, ["кот", "a b"]))
+    assert ids(data, "all") == ["a b.jpg", "кот.jpg"]
+
+
+def test_reading_labels_imports_neither_torch_nor_decoders(tmp_path):
+    labelled(tmp_path, "a")
+    code = (
+        "import sys; from pathlib import Path; from detkit.data import open_dataset\n"
+        f"open_dataset(Path({str(tmp_path)!r}))\n"
+        "print(sorted({'torch', 'cv2', 'PIL', 'yaml', 'pycocotools'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_a_thousand_annotations_are_read_in_a_moment(tmp_path):
+    text = xml(*[("car", 1, 1, 9, 9)] * 3)
+    picture = b"\xff\xd8\xff"
+    put(tmp_path, {f"images/{index}.jpg": picture for index in range(1000)})
+    put(tmp_path, {f"annotations/{index}.xml": text for index in range(1000)})
+    started = time.process_time()
+    data = open_dataset(tmp_path)
+    assert time.process_time() - started < 3  # about 0.4 s on an idle core
+    assert data.notes[0] == "voc: 1000 images, 3000 boxes, 1 class; no splits"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+def test_reading_changes_nothing_in_the_folder():
+    folder = SHARED / "raccoon"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    open_dataset(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

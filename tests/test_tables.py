@@ -1,0 +1,192 @@
+import csv
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from labelled_folders import SHARED, boxes, codes, ids, put, sizes
+
+from detkit.data import open_dataset
+from detkit.errors import DetkitError
+
+HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+PICTURES = {f"images/{name}.jpg": None for name in "ab"}
+
+
+def table(root, text, name="labels.csv"):
+    return put(root, {**PICTURES, name: text})
+
+
+def test_the_common_form_is_one_based_and_inclusive_like_the_xml_it_is_made_from(tmp_path):
+    text = (
+        HEADER + "a.jpg,40,20,car,1,2,40,20\nb.jpg,40,20,cat,3,4,5,6.5\na.jpg,40,20,cat,1,1,1,1\n"
+    )
+    data = open_dataset(table(tmp_path, text))
+    assert boxes(data) == {
+        "images/a.jpg": [("car", (0, 1, 40, 20)), ("cat", (0, 0, 1, 1))],
+        "images/b.jpg": [("cat", (2, 3, 5, 6.5))],
+    }
+    car, cat = data.splits["all"][0].objects
+    assert (car.line, car.number, cat.line, cat.number) == (2, 1, 4, 2)
+    assert car.stated == "xmin=1 ymin=2 xmax=40 ymax=20"
+    assert (data.splits["all"][0].width, data.splits["all"][0].height) == (40, 20)
+    assert data.notes[0] == "csv: 2 images, 3 boxes, 2 classes; no splits"
+    assert data.findings == ()
+
+
+def test_x1_and_a_file_without_header_are_zero_based(tmp_path):
+    named = table(tmp_path / "1", "image,x1,y1,x2,y2,label\na.jpg,0,0,5,6,car\nb.jpg,,,,,\n")
+    bare = table(tmp_path / "2", "images/a.jpg,0,0,5,6,car\nimages/b.jpg,,,,,\n")
+    for root in (named, bare):
+        data = open_dataset(root)
+        assert boxes(data) == {"images/a.jpg": [("car", (0, 0, 5, 6))], "images/b.jpg": []}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(blacklist_categories=["C", "Z"]), min_size=1, max_size=9),
+            *[st.floats(-100, 5000)] * 4,
+        ),
+        max_size=5,
+    ),
+    st.sampled_from(",;\t"),
+)
+def test_whatever_a_csv_writer_quotes_is_read_back(tmp_path_factory, rows, delimiter):
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter)
+    writer.writerow(HEADER.strip().split(","))
+    writer.writerow(["b.jpg", 40, 20, "", "", "", "", ""])
+    writer.writerows(["a.jpg", 40, 20, *map(str, row)] for row in rows)
+    root = tmp_path_factory.mktemp("t")
+    put(root, {**PICTURES, "labels.csv": buffer.getvalue().encode()})
+    data = open_dataset(root)
+    expected = [(name, (x1 - 1, y1 - 1, x2, y2)) for name, x1, y1, x2, y2 in rows]
+    assert boxes(data).get("images/a.jpg", []) == expected
+    assert boxes(data)["images/b.jpg"] == []
+
+
+def test_columns_may_be_in_any_order_and_letter_case_with_others_between(tmp_path):
+    text = "\ufeffClass;YMIN;XMIN;notes;XMax;ymax;Image_Path;difficult\n"
+    text += "car;2;1;;40;20;./images/a.jpg;1\ncat;2;1;;40;20;a.jpg;0\n"
+    data = open_dataset(table(tmp_path, text))
+    assert boxes(data)["images/a.jpg"] == [("car", (0, 1, 40, 20)), ("cat", (0, 1, 40, 20))]
+    assert [one.difficult for one in data.splits["all"][0].objects] == [True, False]
+
+
+def test_splits_come_from_the_files_names_and_the_union_is_not_a_third(tmp_path):
+    rows = {"a": "a.jpg,40,20,car,1,1,2,2\n", "b": "b.jpg,40,20,car,1,1,2,2\n"}
+    put(tmp_path, {**PICTURES, "data/train_labels.csv": HEADER + rows["a"]})
+    put(tmp_path, {"data/test_labels.csv": HEADER + rows["b"]})
+    put(tmp_path, {"data/all_labels.csv": HEADER + rows["a"] + rows["b"]})
+    data = open_dataset(tmp_path)
+    assert sizes(data) == {"train": 1, "test": 1}
+    assert data.findings == ()
+
+
+def test_splits_come_from_folders_and_from_a_column(tmp_path):
+    for split in ("train", "valid"):
+        put(tmp_path / "1", {f"{split}/a.jpg": None})
+        put(tmp_path / "1", {f"{split}/_annotations.csv": HEADER + "a.jpg,40,20,car,1,1,2,2\n"})
+    data = open_dataset(tmp_path / "1")
+    assert {name: ids(data, name) for name in data.splits} == {
+        "train": ["train/a.jpg"],
+        "val": ["valid/a.jpg"],
+    }
+    text = "filename,class,xmin,ymin,xmax,ymax,split\na.jpg,car,1,1,2,2,Training\n"
+    text += "b.jpg,car,1,1,2,2,validation\n"
+    assert sizes(open_dataset(table(tmp_path / "2", text))) == {"train": 1, "val": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ("a.jpg,40,20,car,1,2,3,four", "bad-number"),
+        ("a.jpg,40,20,car,1,2,3,", "bad-number"),
+        ("a.jpg,40,20,car,1,2,3,inf", "bad-number"),
+        ("a.jpg,40,20,,1,2,3,4", "no-class"),
+        ("a.jpg,40,20,car", "bad-row"),
+        (",40,20,car,1,2,3,4", "bad-row"),
+        ("../../etc/passwd,40,20,car,1,2,3,4", "path-outside"),
+        ("/etc/passwd,40,20,car,1,2,3,4", "path-outside"),
+        ("D:\\x\\secret.jpg,40,20,car,1,2,3,4", "path-outside"),
+    ],
+)
+def test_a_bad_row_is_an_error_with_its_line_and_the_others_stay(tmp_path, row, code):
+    good = "a.jpg,40,20,car,1,1,2,2\n"
+    data = open_dataset(table(tmp_path, f"{HEADER}{good}{row}\n{good}b.jpg,40,20,,,,,\n"))
+    assert [(one.code, one.line, one.severity) for one in data.findings] == [(code, 3, "error")]
+    assert len(boxes(data)["images/a.jpg"]) == 2
+
+
+def test_an_image_without_a_file_is_kept_and_one_in_no_row_is_said(tmp_path):
+    data = open_dataset(table(tmp_path, HEADER + "a.jpg,1,1,c,1,1,2,2\nghost.jpg,1,1,c,1,1,2,2\n"))
+    assert ids(data, "all") == ["ghost.jpg", "images/a.jpg"] or ids(data, "all") == [
+        "images/a.jpg",
+        "images/ghost.jpg",
+    ]
+    assert codes(data) == ["unlisted-image"]
+
+
+def test_a_name_that_two_folders_hold_is_an_error(tmp_path):
+    put(tmp_path, {"x/a.jpg": None, "y/a.jpg": None})
+    put(tmp_path, {"labels.csv": HEADER + "a.jpg,1,1,c,1,1,2,2\nx/a.jpg,1,1,c,1,1,2,2\n"})
+    data = open_dataset(tmp_path)
+    assert codes(data, "error") == ["ambiguous-image"]
+    assert ids(data, "all") == ["x/a.jpg"]
+
+
+MATLAB = (
+    'imageFilename,stopSign,car_2\n"{folder}a.jpg","[1 2 3 4; 5,6,7,8]",[]\n'
+    "{folder}b.jpg,,[9 1 2 2]\n"
+)
+
+
+@pytest.mark.parametrize("place", ["", "images/", "C:\\data\\images\\", "/home/me/images/"])
+def test_matlabs_table_is_one_based_x_y_width_height(tmp_path, place):
+    data = open_dataset(table(tmp_path, MATLAB.format(folder=place)))
+    assert data.format == "matlab"
+    assert boxes(data) == {
+        "images/a.jpg": [("stopSign", (0, 1, 3, 5)), ("stopSign", (4, 5, 11, 13))],
+        "images/b.jpg": [("car_2", (8, 0, 10, 2))],
+    }
+    assert data.class_names == ("stopSign", "car_2")
+    first = data.splits["all"][0].objects[0]
+    assert (first.line, first.number, first.stated) == (2, 1, "[1 2 3 4]")
+    assert data.findings == ()
+
+
+def test_matlabs_columns_that_writetable_split_in_four_are_one_class(tmp_path):
+    text = "imageFilename,vehicle_1,vehicle_2,vehicle_3,vehicle_4\n"
+    text += "a.jpg,1,2,3,4\nb.jpg,NaN,NaN,NaN,NaN\n"
+    data = open_dataset(table(tmp_path, text))
+    assert boxes(data) == {"images/a.jpg": [("vehicle", (0, 1, 3, 5))], "images/b.jpg": []}
+
+
+def test_a_bad_matrix_row_is_an_error_with_its_line(tmp_path):
+    text = 'imageFilename,car\na.jpg,"[1 2 3; 1 2 3 4]"\nb.jpg,[]\n'
+    data = open_dataset(table(tmp_path, text))
+    assert [(one.code, one.line, one.object_number) for one in data.findings] == [
+        ("bad-number", 2, 1)
+    ]
+    assert len(boxes(data)["images/a.jpg"]) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "filename,weight\na.jpg,5\n", "image,caption\na.jpg,a dog\n", "\0"]
+)
+def test_other_tables_are_not_taken_for_labels(tmp_path, text):
+    with pytest.raises(DetkitError, match="no labelled folder"):
+        open_dataset(table(tmp_path, text))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+def test_the_csv_of_real_xml_labels_has_the_same_boxes():
+    expected = {
+        name: sorted(things) for name, things in boxes(open_dataset(SHARED / "raccoon")).items()
+    }
+    data = open_dataset(SHARED / "raccoon" / "data" / "raccoon_labels.csv")
+    assert {name: sorted(things) for name, things in boxes(data).items()} == expected
+    assert data.findings == ()
+    assert sizes(open_dataset(SHARED / "raccoon" / "data")) == {"train": 160, "test": 40}
