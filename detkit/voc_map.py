@@ -182,12 +182,12 @@ def _iou(
     """Return the IoU (P,) of (P, 4) boxes pair by pair; 0 where neither has an area."""
     low = np.maximum(boxes[:, :2], others[:, :2])
     high = np.minimum(boxes[:, 2:], others[:, 2:])
-    inside = (high - low + pixel).clip(min=0).prod(axis=1)
-    area, other_area = (
-        (side[:, 2:] - side[:, :2] + pixel).clip(min=0).prod(axis=1) for side in (boxes, others)
-    )
-    union = area + other_area - inside
-    with np.errstate(invalid="ignore"):  # an infinite box; its IoU is none
+    with np.errstate(invalid="ignore"):  # a box without an end; its IoU is 0
+        inside = (high - low + pixel).clip(min=0).prod(axis=1)
+        area, other_area = (
+            (side[:, 2:] - side[:, :2] + pixel).clip(min=0).prod(axis=1) for side in (boxes, others)
+        )
+        union = area + other_area - inside
         ious: NDArray[np.float64] = np.nan_to_num(inside / np.where(union > 0, union, 1.0))
     return ious
 

@@ -172,6 +172,7 @@ def test_a_difficult_object_is_ignored_as_a_crowd_is():
     assert scores.mean == pytest.approx(1.0)
     assert scores.classes[0].num_truths == 1
     assert scores.classes[0].num_detections == 2
+    assert scores.classes[0].precision.tolist() == [1.0]
 
 
 def test_pycocotools_writes_nothing_to_stdout(capfd):

@@ -16,6 +16,7 @@ from detkit.predictions import (
     from_detections,
     open_writer,
     read_predictions,
+    to_json,
 )
 from detkit.structures import Detections
 
@@ -99,7 +100,7 @@ def random_row(draw):
     return draw(st.sampled_from(NAMES)), score, (xs[0], ys[0], xs[1], ys[1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=st.lists(random_row(), max_size=6), format=st.sampled_from(FORMATS))
 def test_any_detections_survive_the_way_through_a_file(rows, format, tmp_path_factory):
     path = tmp_path_factory.mktemp("round") / "trip"
@@ -110,6 +111,26 @@ def test_any_detections_survive_the_way_through_a_file(rows, format, tmp_path_fa
     (back,) = read_predictions(path, class_names=NAMES)
     is_exact = format in ("jsonl", "json", "csv")
     assert is_same(back, image("a.jpg", *rows), tolerance=0.0 if is_exact else 1e-4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=5))
+def test_numbers_are_written_as_short_as_float32_allows(values):
+    numbers = np.array(values, np.float32)
+    written = to_json(image("a", *(("car", score, (0, 0, 1, 1)) for score in numbers)))
+    back = [one["score"] for one in written["detections"]]
+    assert np.array(back, np.float32).tolist() == numbers.tolist()
+    for number, decimal in zip(numbers, back):
+        if 1e-9 < abs(number) < 1e6:
+            assert len(repr(decimal)) <= len(repr(float(str(number))))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_boxes_without_width_or_height_survive(format, tmp_path):
+    point = image("a.jpg", ("car", 0.5, (31.726643, 363.93912, 31.726643, 363.93912)))
+    write(format, tmp_path / "out", [point])
+    (back,) = read_predictions(tmp_path / "out", class_names=NAMES)
+    assert is_same(back, point, tolerance=1e-4)
 
 
 def test_a_line_of_jsonl_is_the_documented_object():

@@ -329,10 +329,12 @@ def test_roc_area_by_hand():
     assert voc_map(detections, truths, ["a"], metric="auc").mean == pytest.approx(0.5)
 
 
-def test_boxes_without_area_or_limit_match_nothing():
+@pytest.mark.filterwarnings("error")
+def test_boxes_without_area_or_end_match_nothing():
     inf = math.inf
-    detections = [found((0.9, (3, 3, 3, 3)), (0.8, (-inf, -inf, inf, inf)))]
-    scores = voc_map(detections, [truth((3, 3, 3, 3), (0, 0, 5, 5))], ["a"])
+    endless = [(-inf, -inf, inf, inf), (-inf, 3, inf, 3)]
+    detections = [found((0.9, (3, 3, 3, 3)), *((0.8, box) for box in endless))]
+    scores = voc_map(detections, [truth((3, 3, 3, 3), (0, 0, 5, 5), *endless)], ["a"])
     assert scores.mean == 0.0
 
 

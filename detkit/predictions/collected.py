@@ -41,7 +41,8 @@ class Collected:
 
     def finish(self) -> ImagePredictions:
         """Return the detections as arrays; raise DetkitError for one that makes no sense."""
-        boxes = _numbers(self.boxes, 4, "box", self.places)
+        # As float32 first: -1 and back of a 1-based format must not put corners out of order.
+        boxes = _numbers(self.boxes, 4, "box", self.places).astype(np.float32)
         scores = _numbers([[score] for score in self.scores], 1, "score", self.places)[:, 0]
         for number in np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1)):
             x1, y1, x2, y2 = boxes[number].tolist()
@@ -58,7 +59,7 @@ class Collected:
             height=self.height,
             labels=tuple(self.labels),
             scores=scores.astype(np.float32),
-            boxes=boxes.astype(np.float32),
+            boxes=boxes,
             error=self.error,
             normalised=self.normalised,
         )
