@@ -75,6 +75,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        _show_logging(quiet=bool(kwargs.get("quiet")))
         try:
             command(*args, **kwargs)
             sys.stdout.flush()
@@ -95,6 +96,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(code) from None
 
     return run
+
+
+def _show_logging(*, quiet: bool) -> None:
+    """Send what the package logs (a download, a choice it made) to stderr."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("detkit")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def _explain(error: Exception) -> tuple[str, ExitCode]:
@@ -146,4 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # Windows' pipes are not UTF-8 by themselves, and a file name need not be.
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
-    app(args=words, prog_name="detkit")
+    try:
+        app(args=words, prog_name="detkit")
+    finally:
+        os.environ.pop("DETKIT_DEBUG", None)

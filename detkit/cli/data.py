@@ -113,7 +113,8 @@ def convert(
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset)
-    write_as(dataset, out, to, force=force)
+    with console.counting("copying") as progress:
+        write_as(dataset, out, to, force=force, progress=progress)
     console.note(f"{out}: {counted(dataset)} as {to}")
 
 
@@ -123,7 +124,12 @@ def split(
     val: Annotated[float, typer.Option(metavar="X", help="The share for validation.")] = 0.2,
     test: Annotated[float, typer.Option(metavar="X", help="The share for the test.")] = 0.0,
     seed: Seed = 0,
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="voc, coco, yolo or csv.")] = "voc",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT", help="voc, coco, yolo or csv. [default: that of DATA, if it can be]"
+        ),
+    ] = None,
     classes: Classes = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -139,14 +145,16 @@ def split(
     """
     from detkit.data import open_dataset
     from detkit.data.convert import convert as write_as
-    from detkit.data.convert import split_dataset
+    from detkit.data.convert import format_like, split_dataset
 
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset)
     divided = split_dataset(dataset, val=val, test=test, seed=seed)
-    write_as(divided, out, to, force=force)
-    console.note(f"{out}: {counted(divided)}")
+    form = to or format_like(dataset)
+    with console.counting("copying") as progress:
+        write_as(divided, out, form, force=force, progress=progress)
+    console.note(f"{out}: {counted(divided)} as {form}")
 
 
 def tell_notes(console: Console, dataset: Dataset) -> None:

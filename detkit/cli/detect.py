@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detkit.cli.options import Device, Force, Plugin, Quiet
+from detkit.cli.model_choice import load_plugins, open_model
+from detkit.cli.options import Device, Force, Plugin, Quiet, named_numbers, nearest
+from detkit.console import Console
+from detkit.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from detkit.inference import Prediction
+    from detkit.predictions import ImagePredictions
+
+LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
+WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def detect(
@@ -78,4 +94,173 @@ def detect(
       find . -name '*.jpg' | detkit detect run/best.safetensors - | jq -c '.detections[]'
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
     """
-    return
+    from detkit.inference import detect_images, find_images
+
+    console = Console(quiet)
+    form = form_of(form, out)
+    _check_drawn(draw, force)
+    load_plugins(plugin)
+    images = find_images(sources, stdin=sys.stdin, every=every)
+    detector = open_model(model, device)
+    names = detector.class_names
+    single = named_numbers("--threshold", threshold, names)
+    # What people look at is cut higher than what programs, above all `eval`, go on with.
+    look = {name: single.get(name, LOOK if score is None else score) for name in names}
+    for_people = form == "table"
+    found = detect_images(
+        detector,
+        images,
+        batch_size=batch_size,
+        score_thresh=min(look.values()) if for_people else score,
+        thresholds=look if for_people else single,
+        nms_thresh=nms,
+    )
+    drawn = Drawings(draw, names, look)
+    num_bad = 0
+    with contextlib.closing(found), _opened(console, form, out, names, force) as write:
+        for one in _tracked(console, found, out):
+            write(one.predictions)
+            num_bad += one.predictions.error is not None
+            if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
+                console.warn(f"{one.predictions.image}: {one.predictions.error}")
+            if draw is not None and one.pixels is not None:
+                drawn.add(one.predictions, one.pixels)
+    if draw is not None:
+        console.note(f"{drawn.count} images drawn into {draw}, {look_words(look)}")
+    if out is not None:
+        console.note(f"detections: {out}")
+    if num_bad:
+        console.error(f"{num_bad} images could not be read")
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def form_of(form: str | None, out: Path | None) -> str:
+    """Return the format to write: the one asked for, else by the suffix, else by the reader.
+
+    Raises UsageError when the suffix of `-o` says nothing, or a table should go to a file.
+    """
+    from detkit.predictions import FORMATS
+
+    if form is not None:
+        nearest("--format", form, ["table", *FORMATS])
+        if form == "table" and out is not None:
+            raise UsageError("-f table is for the terminal; choose another format for -o")
+        return form
+    if out is None:
+        return "table" if sys.stdout.isatty() else "jsonl"
+    suffix = out.suffix.lower().removeprefix(".")
+    if suffix in ("jsonl", "json", "csv"):
+        return suffix
+    raise UsageError(f"-o {out}: name the format by -f, or the file .jsonl, .json or .csv")
+
+
+def look_words(look: Mapping[str, float]) -> str:
+    """Return which boxes are shown, in words."""
+    cuts = sorted(set(look.values()))
+    if len(cuts) == 1:
+        return f"boxes with a score of {cuts[0]:g} and more (--score)"
+    return "boxes above " + ", ".join(f"{name} {cut:g}" for name, cut in look.items())
+
+
+class Drawings:
+    """Writes images with their boxes into a folder, each under a name of its own."""
+
+    def __init__(
+        self, folder: Path | None, class_names: Sequence[str], least: Mapping[str, float]
+    ) -> None:
+        """Draw boxes whose score is at least their class's."""
+        self._folder = folder
+        self._class_names = class_names
+        self._least = least
+        self._taken: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        """Return how many images were written."""
+        return len(self._taken)
+
+    def add(self, found: ImagePredictions, pixels: NDArray[np.uint8]) -> None:
+        """Draw one image and write it; raises DetkitError when that fails."""
+        from detkit.data import write_image
+        from detkit.drawing import draw
+
+        if self._folder is None:
+            return
+        shown = [
+            index
+            for index, (label, score) in enumerate(zip(found.labels, found.scores.tolist()))
+            if score >= self._least[label]
+        ]
+        picture = draw(
+            pixels,
+            [found.labels[index] for index in shown],
+            found.boxes[shown],
+            found.scores[shown],
+            class_names=self._class_names,
+        )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_image(self._folder / self._free_name(found.image), picture)
+
+    def _free_name(self, image: str) -> str:
+        """Return the image's name, with as many of its folders as it takes to be its own."""
+        parts = PurePath(image).parts
+        suffix = PurePath(image).suffix.lower()
+        ending = "" if suffix in WRITTEN_SUFFIXES else ".jpg"
+        for count in range(1, len(parts) + 1):
+            name = "_".join(part.strip("/\\:.") or "_" for part in parts[-count:-1])
+            name = f"{name}_{parts[-1]}{ending}" if name else f"{parts[-1]}{ending}"
+            if name not in self._taken:
+                break
+        else:
+            name = f"{self.count + 1}_{parts[-1]}{ending}"
+        self._taken.add(name)
+        return name
+
+
+def _check_drawn(folder: Path | None, force: bool) -> None:
+    """Raise UsageError when drawings would go among other files."""
+    if folder is None or force or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"--draw {folder}: is a file; name a folder")
+    if any(folder.iterdir()):
+        raise UsageError(f"--draw {folder}: is not empty; name another folder or add --force")
+
+
+def _tracked(
+    console: Console, found: Iterable[Prediction], out: Path | None
+) -> Iterable[Prediction]:
+    """Return the images with progress drawn, unless results go to the same terminal."""
+    if out is None and sys.stdout.isatty():
+        return found
+    return console.track(found, None, "detecting")
+
+
+@contextlib.contextmanager
+def _opened(
+    console: Console, form: str, out: Path | None, class_names: Sequence[str], force: bool
+) -> Iterator[Callable[[ImagePredictions], None]]:
+    """Yield what writes one image's detections, to `out` or to stdout."""
+    if form == "table":
+        width = max([len("class"), *map(len, class_names)])
+        console.data(f"{'class':<{width}}  score       x1       y1       x2       y2  image")
+        yield lambda found: _tell(console, found, width)
+        return
+    from detkit.predictions import open_writer
+
+    target = sys.stdout if out is None else out
+    with open_writer(form, target, class_names=class_names, force=force) as writer:
+        yield writer.write
+
+
+def _tell(console: Console, found: ImagePredictions, width: int) -> None:
+    """Write one image's rows of the table."""
+    if found.error is not None:
+        console.data(f"{'-':<{width}}  {found.image}: {found.error}")
+        return
+    rows = zip(found.labels, found.scores.tolist(), found.boxes.tolist())
+    for label, score, box in rows:
+        corners = " ".join(f"{value:8.1f}" for value in box)
+        console.data(f"{label:<{width}}  {score:5.3f} {corners}  {found.image}")
+    if not found.labels:
+        console.data(f"{'-':<{width}}  {'nothing':<41}  {found.image}")

@@ -11,7 +11,7 @@ import typer
 
 from detkit.cli.data import tell_notes
 from detkit.cli.model_choice import load_plugins, open_model
-from detkit.cli.options import AsJson, Classes, Device, Plugin, Quiet, class_list, named_numbers
+from detkit.cli.options import AsJson, Classes, Device, Plugin, Quiet, class_list
 from detkit.console import Console, figure
 from detkit.errors import ExitCode, UsageError
 
@@ -83,8 +83,11 @@ def evaluate(
     if len(places) != wanted:
         form = "MODEL DATA" if predictions is None else "--predictions FILE DATA"
         raise UsageError(f"expected: detkit eval {form}; got {len(places)} arguments")
+    from detkit.evaluation import check_gates, parse_gate, scores_to_json
+
     console = Console(quiet)
     names = class_list(classes)
+    gates = [parse_gate(word) for word in fail_under or ()]
     if predictions is None:
         load_plugins(plugin)
         dataset, part, scores = _score_model(
@@ -102,22 +105,19 @@ def evaluate(
         dataset, part, scores = _score_file(
             console, predictions, Path(places[0]), names, split, metric, iou
         )
-    gates = named_numbers("--fail-under", fail_under, ["mAP", *dataset.class_names])
     if pr_curve is not None:
         from detkit.report import save_pr_curve
 
         save_pr_curve(scores, pr_curve)
         console.note(f"precision over recall: {pr_curve}")
     if as_json:
-        from detkit.evaluation import scores_to_json
-
         report = {"data": str(dataset.root), "split": part, **scores_to_json(scores)}
         console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         tell_scores(console, scores, part)
-    missed = missed_gates(scores, gates)
+    missed = check_gates(scores, gates)
     for line in missed:
-        console.error(line)
+        console.error(f"{line} ({scores.protocol})")
     if missed:
         raise typer.Exit(ExitCode.NOT_MET)
 
@@ -168,22 +168,6 @@ def tell_scores(console: Console, scores: Scores, split: str) -> None:
         console.warn(f"no objects of {', '.join(without)} in {split}: not part of the mean")
 
 
-def missed_gates(scores: Scores, gates: dict[str, float]) -> list[str]:
-    """Return a line for each gate that is not met, saying by how much."""
-    values = {one.name: one.ap for one in scores.classes} | {"mAP": scores.mean}
-    lines = []
-    for name, least in gates.items():
-        value = values[name]
-        if value is None:
-            lines.append(f"{name} has no value ({scores.protocol}): the gate {least:g} is not met")
-        elif value < least:
-            lines.append(
-                f"{name} {value:.4f} is {least - value:.4f} under the gate {least:g} "
-                f"({scores.protocol})"
-            )
-    return lines
-
-
 def _score_model(
     console: Console,
     model: str,
@@ -228,6 +212,10 @@ def _score_file(
     part = choose_split(dataset, split)
     tell_notes(console, dataset)
     found = read_predictions(predictions, class_names=dataset.class_names)
-    detections = evaluation.pair(found, dataset.splits[part], dataset.class_names)
-    scores = evaluation.score(detections, dataset.truths(part), dataset.class_names, metric, iou)
+    paired = evaluation.pair(found, dataset.splits[part], dataset.class_names)
+    for warning in paired.warnings:
+        console.warn(warning)
+    scores = evaluation.score(
+        paired.detections, dataset.truths(part), dataset.class_names, metric, iou
+    )
     return dataset, part, scores

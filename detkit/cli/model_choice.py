@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,24 +40,6 @@ def open_model(model: str, device: str) -> Detector:
     near = difflib.get_close_matches(model, published, n=1)
     hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
     raise DetkitError(f"{model}: there is no such model file; {hint}")
-
-
-def with_thresholds(detector: Detector, score: float | None, nms: float | None) -> None:
-    """Put `--score` and `--nms` into the detector's config.
-
-    Raises UsageError for a value that is not between 0 and 1.
-    """
-    changes = {"score_thresh": score, "nms_thresh": nms}
-    given = {key: value for key, value in changes.items() if value is not None}
-    detector.config = dataclasses.replace(detector.config, **given)
-    try:
-        detector.config.validate()
-    except UsageError as error:
-        option = {"score_thresh": "--score", "nms_thresh": "--nms"}
-        text = str(error)
-        for key, name in option.items():
-            text = text.replace(f"--set {key}", name)
-        raise UsageError(text) from error
 
 
 def starting_config(backend: type[Detector], backbone: str | None, weights: str) -> DetectorConfig:

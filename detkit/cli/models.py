@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detkit.cli.model_choice import load_plugins
-from detkit.cli.options import AsJson, Plugin
+from detkit.cli.options import AsJson, Plugin, nearest
 from detkit.console import Console
 
 if TYPE_CHECKING:
@@ -33,10 +33,13 @@ def models(
       detkit models ssd
       detkit models --json | jq '.backends[].name'
     """
-    from detkit.backbones import backbone_names
     from detkit.detectors import backend_names, load_backend
 
     load_plugins(plugin)
+    if backend is not None:
+        nearest("BACKEND", backend, backend_names())
+    from detkit.backbones import backbone_names
+
     console = Console()
     names = backend_names() if backend is None else [backend]
     backends = [load_backend(name) for name in names]

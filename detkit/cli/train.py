@@ -177,17 +177,24 @@ def train(
         raise UsageError("DATA is missing: the labelled folder to train on")
     if plan.model is None:
         raise UsageError("--model is missing, like --model ssd; `detkit models` lists them")
-    console = Console(quiet or _rank() > 0)
+    from detkit.detectors import backend_names
+
     load_plugins(plan.plugin)
+    nearest("--model", plan.model, backend_names())  # before the data are looked at
+    console = Console(quiet or _rank() > 0)
     overrides = {"batch_size": batch_size, "lr": lr}
     words = [f"{key}={value}" for key, value in overrides.items() if value is not None]
-    _run(console, plan, [*words, *(settings or ())], out, resume=resume, force=force)
+    dataset, best = _run(
+        console, plan, [*words, *(settings or ())], out, resume=resume, force=force
+    )
+    if _rank() == 0:
+        _tell_end(console, out, data or Path(plan.data), list(dataset.splits), best)
 
 
 def _run(
     console: Console, plan: Plan, words: Sequence[str], out: Path, *, resume: bool, force: bool
-) -> None:
-    """Check the data, build the detector, train it, and say how well it went."""
+) -> tuple[Dataset, Scores | None]:
+    """Check the data, build the detector and train it; return the data and the best scores."""
     from detkit.config import to_json
     from detkit.data.summary import data_hash
     from detkit.training import train as steps_of
@@ -223,8 +230,7 @@ def _run(
             show(step)
             if step.scores is not None and (best is None or step.is_best):
                 best = step.scores
-    if _rank() == 0:
-        _tell_end(console, out, plan, list(dataset.splits), best)
+    return dataset, best
 
 
 def _sound_data(console: Console, plan: Plan) -> Dataset:
@@ -304,7 +310,7 @@ def _validation(
 
 
 def _tell_end(
-    console: Console, out: Path, plan: Plan, splits: Sequence[str], best: Scores | None
+    console: Console, out: Path, data: Path, splits: Sequence[str], best: Scores | None
 ) -> None:
     """Say how well the training went and what to type next."""
     model = out / ("last.safetensors" if best is None else "best.safetensors")
@@ -314,7 +320,7 @@ def _tell_end(
         console.note(f"best {validation_line(best, is_best=False)}")
     split = "test" if "test" in splits else "val"
     console.note("next:")
-    console.note(f"  detkit eval {model} {plan.data} --split {split}")
+    console.note(f"  detkit eval {model} {data} --split {split}")
     console.note(f"  detkit detect {model} IMAGE... --draw drawn")
 
 

@@ -1,0 +1,416 @@
+"""The `detkit` command itself, in a process of its own: exit codes, stdout and stderr apart."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from detkit import __version__
+from detkit.cli import main
+from detkit.errors import ExitCode
+
+COMMANDS = ("demo", "check", "train", "eval", "detect", "convert", "split", "models")
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def process(*words: str | Path, stdin: str | None = None) -> Done:
+    """Run a command in a process of its own, as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "detkit", *map(str, words)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
+        timeout=300,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def detkit(*words: str | Path, stdin: str = "") -> Done:
+    """Run a command here, which spares it the seconds that importing torch takes."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        pytest.raises(SystemExit) as end,
+    ):
+        main([str(word) for word in words])
+    code = end.value.code
+    assert code is None or isinstance(code, int)
+    return Done(code or 0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small demo data set."""
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    done = detkit("demo", folder, "--num-images", "12")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of two steps, too short to learn anything."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    words = ("--max-steps", "2", "--batch-size", "2", "--num-workers", "0", "--device", "cpu")
+    done = detkit("train", demo, "--model", "ssd", "-o", out, *words, "--set", "size=128")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return out
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    from safetensors.numpy import load_file
+
+    mine, others = (load_file(folder / "last.safetensors") for folder in (run, other))
+    assert mine.keys() == others.keys()
+    for name, values in mine.items():
+        assert values.tobytes() == others[name].tobytes(), name
+
+
+def hash_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(str(path.relative_to(folder)).encode())
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def test_version_is_the_packages() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout) == (0, f"detkit {__version__}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_explains_itself_with_an_example(command: str, flag: str) -> None:
+    done = detkit(command, flag)
+    assert done.returncode == 0
+    assert f"detkit {command}" in done.stdout.partition("Example")[2]
+
+
+def test_every_option_and_argument_has_a_help_text() -> None:
+    from typer.main import get_command
+
+    from detkit.cli import app
+
+    group = get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        assert name in COMMANDS
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"detkit {name}: {parameter.name}"
+
+
+def test_help_imports_neither_torch_nor_opencv_nor_rich() -> None:
+    code = (
+        "import sys; from detkit.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'cv2', 'rich.console', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_scoring_predictions_never_imports_torch(demo: Path, tmp_path: Path) -> None:
+    names = (demo / "ImageSets" / "Main" / "test.txt").read_text().split()
+    lines = [json.dumps({"image": f"{name}.jpg", "detections": []}) for name in names]
+    found = tmp_path / "found.jsonl"
+    found.write_text("\n".join(lines))
+    code = (
+        "import sys; from detkit.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    words = ["eval", "--predictions", str(found), str(demo)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mAP 0.000  VOC 2007 11-point AP, IoU >= 0.5" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["trian"], "train"),
+        (["train", "--modle", "ssd"], "--model"),
+        (["train", "DATA", "--model", "sdd", "-o", "OUT"], "did you mean ssd?"),
+        (["train", "DATA", "--model", "ssd", "-o", "OUT", "--set", "sise=128"], "size"),
+        (["train", "DATA", "--model", "ssd", "-o", "OUT", "--recipe", "papr"], "paper"),
+        (["train", "DATA", "--model", "ssd", "-o", "OUT", "--backbone", "mobilenet_v3"], "_v2"),
+        (["train", "DATA", "--model", "ssd"], "-o RUN_DIR"),
+        (["train", "DATA", "-o", "OUT"], "--model"),
+        (["train", "DATA", "--model", "ssd", "-o", "OUT", "--resume"], "no run in"),
+        (["eval", "DATA"], "MODEL DATA"),
+        (["check", "DATA", "--classes", "Car"], "did you mean"),
+        (["convert", "DATA", "OUT", "--to", "voc2"], "voc"),
+        (["models", "ssdd"], "did you mean ssd?"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_what_was_meant(
+    words: list[str], hint: str, demo: Path, tmp_path: Path
+) -> None:
+    places = {"DATA": str(demo), "OUT": str(tmp_path / "out")}
+    done = detkit(*(places.get(word, word) for word in words))
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_error_is_one_line_and_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing.safetensors"
+    image = tmp_path / "a.jpg"
+    image.write_bytes(b"")
+    done = process("detect", missing, image)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr.startswith("detkit: error: ")
+    assert len(done.stderr.splitlines()) == 1
+    debugged = detkit("detect", missing, image, "--debug")
+    assert debugged.returncode == ExitCode.BAD_INPUT
+    assert "Traceback" in debugged.stderr
+
+
+def test_demo_does_not_overwrite_without_force(demo: Path) -> None:
+    before = hash_of(demo)
+    assert detkit("demo", demo).returncode == ExitCode.USAGE
+    assert hash_of(demo) == before
+    assert detkit("demo", demo, "--num-images", "12", "--force").returncode == 0
+    assert hash_of(demo) == before  # the same seed draws the same images
+
+
+def test_check_of_a_sound_folder_exits_0_and_json_is_the_whole_of_stdout(demo: Path) -> None:
+    assert detkit("check", demo).returncode == 0
+    done = detkit("check", demo, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert report["errors"] == 0
+    assert set(report["splits"]) == {"train", "val", "test"}
+
+
+@pytest.fixture
+def spoilt(demo: Path, tmp_path: Path) -> Path:
+    """Return the demo data set with one box of no area in it."""
+    import re
+    import shutil
+
+    folder = tmp_path / "spoilt"
+    shutil.copytree(demo, folder)
+    first = (demo / "ImageSets" / "Main" / "train.txt").read_text().split()[0]
+    path = folder / "Annotations" / f"{first}.xml"
+    text = path.read_text()
+    number = re.search(r"<xmin>(.*?)</xmin>", text)
+    assert number is not None
+    path.write_text(re.sub(r"<xmax>.*?</xmax>", f"<xmax>{number[1]}</xmax>", text, count=1))
+    return folder
+
+
+def test_check_names_file_line_and_object_of_an_error_and_exits_1(spoilt: Path) -> None:
+    done = detkit("check", spoilt)
+    assert done.returncode == ExitCode.NOT_MET
+    assert "Annotations/0" in done.stdout
+    assert "object 1" in done.stdout
+    finding = json.loads(detkit("check", spoilt, "--json").stdout)["findings"][0]
+    assert finding["line"] > 1
+
+
+def test_train_refuses_bad_labels_naming_them_and_skip_bad_drops_just_those(
+    spoilt: Path, tmp_path: Path
+) -> None:
+    words = ("train", spoilt, "--model", "ssd", "-o", tmp_path / "run", "--max-steps", "1")
+    words += ("--batch-size", "2", "--num-workers", "0", "--set", "size=128", "--device", "cpu")
+    done = detkit(*words)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "object 1" in done.stderr
+    assert "--skip-bad" in done.stderr
+    assert not (tmp_path / "run").exists()
+    done = detkit(*words, "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert "--skip-bad: 1 " in done.stderr
+
+
+def test_train_writes_the_run_folder_and_says_what_to_type_next(run_dir: Path) -> None:
+    held = {path.name for path in run_dir.iterdir()}
+    expected = {"config.json", "metrics.jsonl", "log.txt", "samples"}
+    expected |= {"best.safetensors", "last.safetensors", "resume.ckpt"}
+    assert expected <= held
+    plan = json.loads((run_dir / "config.json").read_text())["plan"]
+    assert (plan["model"], plan["max_steps"], plan["detector"]["size"]) == ("ssd", 2, 128)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(run_dir: Path, demo: Path) -> None:
+    before = hash_of(run_dir)
+    done = detkit("train", demo, "--model", "ssd", "-o", run_dir, "--max-steps", "1")
+    assert done.returncode == ExitCode.USAGE
+    assert "--resume" in done.stderr
+    assert hash_of(run_dir) == before
+
+
+def test_config_repeats_a_run_bit_for_bit(run_dir: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    done = detkit("train", "--config", run_dir / "config.json", "-o", again)
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(again, run_dir)
+
+
+def test_detect_into_a_pipe_is_one_json_line_an_image(run_dir: Path, demo: Path) -> None:
+    images = sorted((demo / "JPEGImages").iterdir())[:3]
+    done = process("detect", run_dir / "last.safetensors", *images)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["image"] for line in lines] == [str(path) for path in images]
+    for line in lines:
+        for one in line["detections"]:
+            x1, y1, x2, y2 = one["box"]
+            assert 0 <= x1 <= x2 <= line["width"]
+            assert 0 <= y1 <= y2 <= line["height"]
+
+
+def test_one_bad_image_among_many_is_an_error_line_and_exit_code_3(
+    run_dir: Path, demo: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bäd.jpg"
+    bad.write_bytes(b"no image")
+    images = sorted((demo / "JPEGImages").iterdir())
+    paths = "\n".join(map(str, [images[0], bad, images[1]]))
+    done = detkit("detect", run_dir / "last.safetensors", "-", stdin=paths)
+    assert done.returncode == ExitCode.BAD_INPUT
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["error" in line for line in lines] == [False, True, False]
+    assert lines[1]["image"] == str(bad)
+
+
+def test_a_closed_pipe_ends_quietly(run_dir: Path, demo: Path) -> None:
+    words = ["detect", str(run_dir / "last.safetensors"), str(demo / "JPEGImages")]
+    words += ["--batch-size", "1", "--score", "0"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "detkit", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None and running.stderr is not None
+    assert running.stdout.readline().startswith("{")
+    running.stdout.close()
+    errors = running.stderr.read()
+    assert running.wait(timeout=120) == 0, errors
+    assert "Error" not in errors
+
+
+def test_detect_draws_and_writes_files_and_overwrites_nothing(
+    run_dir: Path, demo: Path, tmp_path: Path
+) -> None:
+    image = sorted((demo / "JPEGImages").iterdir())[0]
+    words = ("detect", run_dir / "last.safetensors", image, "--draw", tmp_path / "drawn")
+    words += ("-o", tmp_path / "found.csv")
+    done = detkit(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == [image.name]
+    assert (tmp_path / "found.csv").read_text().startswith("image,label,score,")
+    assert detkit(*words).returncode == ExitCode.USAGE
+    assert detkit(*words, "--force").returncode == 0
+
+
+def test_a_gate_that_is_not_met_exits_1_and_says_by_how_much(run_dir: Path, demo: Path) -> None:
+    words = ("eval", run_dir / "last.safetensors", demo, "--json")
+    done = detkit(*words)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["split"], report["metric"]) == ("test", "voc07")
+    done = detkit(*words, "--fail-under", "mAP=.999")
+    assert done.returncode == ExitCode.NOT_MET
+    assert "VOC 2007 11-point" in done.stderr
+    assert json.loads(done.stdout) == report
+    assert detkit(*words, "--fail-under", "mAP=0").returncode == 0
+    assert detkit(*words, "--fail-under", "moon=.1").returncode == ExitCode.USAGE
+
+
+def test_detections_written_and_read_back_score_as_the_model_does(
+    run_dir: Path, demo: Path, tmp_path: Path
+) -> None:
+    names = (demo / "ImageSets" / "Main" / "test.txt").read_text().split()
+    images = [demo / "JPEGImages" / f"{name}.jpg" for name in names]
+    model = run_dir / "last.safetensors"
+    found = tmp_path / "found.jsonl"
+    assert detkit("detect", model, *images, "-o", found).returncode == 0
+    by_model = json.loads(detkit("eval", model, demo, "--json").stdout)
+    by_file = json.loads(detkit("eval", "--predictions", found, demo, "--json").stdout)
+    assert by_file["mAP"] == pytest.approx(by_model["mAP"], abs=1e-9)
+
+
+def test_no_command_writes_to_the_data_set(demo: Path, run_dir: Path, tmp_path: Path) -> None:
+    before = hash_of(demo)
+    for command in (
+        ("check", demo),
+        ("convert", demo, tmp_path / "coco", "--to", "coco"),
+        ("split", demo, tmp_path / "split", "--val", ".3"),
+        ("eval", run_dir / "last.safetensors", demo),
+        ("detect", run_dir / "last.safetensors", demo / "JPEGImages", "-o", tmp_path / "a.jsonl"),
+    ):
+        done = detkit(*command)
+        assert done.returncode == 0, done.stderr
+        assert hash_of(demo) == before, command
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_exits_130_keeps_the_run_and_resume_ends_as_if_never_stopped(
+    demo: Path, tmp_path: Path
+) -> None:
+    words = ["train", str(demo), "--model", "ssd", "--max-steps", "30", "--batch-size", "2"]
+    words += ["--num-workers", "0", "--set", "size=128", "--device", "cpu", "--precision"]
+    words += ["32-true", "-o"]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "detkit", *words, str(stopped)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = stopped / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == ExitCode.INTERRUPTED, errors
+    assert "--resume" in errors
+    assert (stopped / "resume.ckpt").exists()
+    done = detkit("train", "--resume", "-o", stopped)
+    assert done.returncode == 0, done.stderr
+    done = detkit(*words, whole)
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(stopped, whole)
+
+
+@pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="needs the shared data")
+def test_check_finds_the_two_boxes_without_area_of_bccd() -> None:
+    done = detkit("check", SHARED / "bccd", "--json")
+    assert done.returncode == ExitCode.NOT_MET
+    errors = [one for one in json.loads(done.stdout)["findings"] if one["severity"] == "error"]
+    images = {Path(one["image"]).stem for one in errors if one["code"] == "zero-area"}
+    assert images == {"BloodImage_00338", "BloodImage_00343"}
