@@ -188,7 +188,9 @@ def _iou(
             (side[:, 2:] - side[:, :2] + pixel).clip(min=0).prod(axis=1) for side in (boxes, others)
         )
         union = area + other_area - inside
-        ious: NDArray[np.float64] = np.nan_to_num(inside / np.where(union > 0, union, 1.0))
+        ious: NDArray[np.float64] = np.nan_to_num(
+            inside / np.where(union > 0, union, 1.0), posinf=0.0
+        )
     return ious
 
 
