@@ -26,9 +26,9 @@ def default_boxes(
     with aspect ratio 1 and each of `ratios[k]` and its inverse, and one square of scale
     `sqrt(scales[k] * scales[k + 1])`; so `scales` has L + 1 entries. Centres are at
     `((i + 0.5) / |f_k|, ...)` or, with `steps` in pixels, at `(i + 0.5) * step` as in the
-    released code. Boxes are not clipped; with
-    `clip_sides` no side is longer than the image's, as in torchvision's port. Order at a place: 1, the larger square, then for
-    each ratio `a`: `a`, `1/a` (the order of the released code's weights).
+    released code. Boxes are not clipped; with `clip_sides` no side is longer than the
+    image's, as in torchvision's port. Order at a place: 1, the larger square, then for each
+    ratio `a`: `a`, `1/a` (the order of the released code's weights).
     """
     if len(scales) != len(map_sizes) + 1 or len(ratios) != len(map_sizes):
         raise ValueError("default_boxes: expected one more scale than maps, one ratio list a map")

@@ -19,6 +19,7 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import vgg
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from detkit.errors import DetkitError, UsageError
@@ -89,9 +90,7 @@ class Backbone(nn.Module):
             if own[target].shape != value.shape:
                 value = _reduced(value, own[target].shape, source, key)
             new[target] = value.float() if value.is_floating_point() else value
-        missing = [
-            key for key in own if key not in new and not key.endswith("num_batches_tracked")
-        ]
+        missing = [key for key in own if key not in new and not key.endswith("num_batches_tracked")]
         if missing:
             raise DetkitError(
                 f"{source}: not the weights of {self.name}: {len(missing)} tensors are missing, "
@@ -155,17 +154,21 @@ def _from_features(key: str) -> str | None:
     return f"blocks.{rest}" if head == "features" else None
 
 
-def _vgg(name: str, num_layers: int) -> Callable[[], OrderedDict[str, nn.Module]]:
-    def build() -> OrderedDict[str, nn.Module]:
-        features = getattr(torchvision.models, name)(weights=None).features
-        return OrderedDict((str(i), layer) for i, layer in enumerate(features[:num_layers]))
-
-    return build
+def _vgg16() -> OrderedDict[str, nn.Module]:
+    """VGG16's convolutions up to conv5_3; its 120 million classifier weights are never made."""
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, layer in enumerate(vgg.make_layers(vgg.cfgs["D"])[:30]):
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        blocks[str(index)] = layer
+    return blocks
 
 
 def _vgg16_atrous() -> OrderedDict[str, nn.Module]:
     """VGG16 as SSD changes it (sec. 3): pool5 3x3 at stride 1, fc6 and fc7 convolutions."""
-    blocks = _vgg("vgg16", 30)()
+    blocks = _vgg16()
     pool3 = blocks["16"]
     assert isinstance(pool3, nn.MaxPool2d)
     pool3.ceil_mode = True  # 75 -> 38, the released code's map size
@@ -174,9 +177,6 @@ def _vgg16_atrous() -> OrderedDict[str, nn.Module]:
     blocks["relu6"] = nn.ReLU(inplace=True)
     blocks["fc7"] = nn.Conv2d(1024, 1024, 1)
     blocks["relu7"] = nn.ReLU(inplace=True)
-    for layer in blocks.values():
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = True
     return blocks
 
 
@@ -246,7 +246,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _tiny, (Tap("2", 64, 8), Tap("3", 128, 16), Tap("4", 192, 32)), _from_features
     ),
     "vgg16": Architecture(
-        _vgg("vgg16", 30),
+        _vgg16,
         (Tap("22", 512, 8), Tap("29", 512, 16)),  # conv4_3, conv5_3
         _from_features,
         has_norm=False,
@@ -325,14 +325,18 @@ def identify(path: Path) -> str:
 
     Raises DetkitError where no backbone fits.
     """
-    state = read_state_dict(path)
+    shapes = {key: value.shape for key, value in read_state_dict(path).items()}
     for name in backbone_names():
-        try:
-            with torch.random.fork_rng(devices=[]):
-                build(name).load_classifier(state, str(path))
-        except DetkitError:
-            continue
-        return name
+        with torch.device("meta"):
+            wanted = build(name).state_dict()
+        rename = ARCHITECTURES[name].rename
+        have = {rename(key): shape for key, shape in shapes.items()}
+        if all(
+            have.get(key) == value.shape
+            for key, value in wanted.items()
+            if not key.endswith("num_batches_tracked")
+        ):
+            return name
     raise DetkitError(
         f"{path}: these weights fit none of the backbones {', '.join(backbone_names())}"
     )

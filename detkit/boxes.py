@@ -29,7 +29,8 @@ MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 def area(boxes: Tensor) -> Tensor:
     """Return the areas, (N,), of (N, 4) boxes."""
-    return box_area(boxes)
+    areas: Tensor = box_area(boxes)
+    return areas
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -37,22 +38,26 @@ def iou(boxes: Tensor, others: Tensor) -> Tensor:
 
     Two boxes without area have IoU 0, never NaN.
     """
-    return box_iou(boxes, others).nan_to_num_(0.0)
+    overlaps: Tensor = box_iou(boxes, others).nan_to_num_(0.0)
+    return overlaps
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the (..., 4) boxes cut at the borders of an image of `size` (height, width)."""
-    return clip_boxes_to_image(boxes, size)
+    inside: Tensor = clip_boxes_to_image(boxes, size)
+    return inside
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Return (..., 4) corner boxes of (..., 4) centre-and-size boxes."""
-    return box_convert(boxes, "cxcywh", "xyxy")
+    corners: Tensor = box_convert(boxes, "cxcywh", "xyxy")
+    return corners
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Return (..., 4) centre-and-size boxes of (..., 4) corner boxes."""
-    return box_convert(boxes, "xyxy", "cxcywh")
+    centred: Tensor = box_convert(boxes, "xyxy", "cxcywh")
+    return centred
 
 
 def encode(

@@ -77,7 +77,8 @@ class Preparation:
             )[0]
         mean = torch.tensor(self.mean).view(3, 1, 1)
         std = torch.tensor(self.std).view(3, 1, 1)
-        return pixels.sub_(mean).div_(std)
+        normalised: Tensor = pixels.sub_(mean).div_(std)
+        return normalised
 
 
 def _scale(original: tuple[int, int], network: tuple[int, int]) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from detkit.boxes import iou
 from detkit.detectors.ssd import (
+    _TORCHVISION,
     SSD,
     SSDConfig,
-    _TORCHVISION,
     match_default_boxes,
     mine_hard_negatives,
     multibox_loss,
@@ -92,7 +92,9 @@ def test_dropping_a_class_from_published_weights_keeps_the_others_logits() -> No
     converted = SSD.convert_torchvision(state, keep=[0, 1, 3])
     assert converted is not None
     small = SSD(config, ["a", "c"]).eval()
-    small.load_state_dict(full.state_dict() | converted | {"norms.0.weight": torch.full((64,), 20.0)})
+    small.load_state_dict(
+        full.state_dict() | converted | {"norms.0.weight": torch.full((64,), 20.0)}
+    )
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = full.predict(image)[0][..., [0, 1, 3]]
@@ -163,9 +165,7 @@ def test_loss_equals_a_plain_loop_over_default_boxes() -> None:
             for difference in (deltas[image, k] - wanted[image, k]).abs().tolist():
                 small = difference < 1
                 localisation += 0.5 * difference**2 if small else difference - 0.5
-    got = multibox_loss(
-        logits, deltas, targets, wanted, negatives_per_positive=3.0, loc_weight=2.0
-    )
+    got = multibox_loss(logits, deltas, targets, wanted, negatives_per_positive=3.0, loc_weight=2.0)
     assert float(got[0]) == pytest.approx(confidence / 3, rel=1e-5)
     assert float(got[1]) == pytest.approx(2.0 * localisation / 3, rel=1e-5)
 

@@ -71,9 +71,7 @@ _TORCHVISION = SSDConfig(
 
 # The released code's sizes, from 300 and 512 pixels, as shares of the side.
 _SCALES_300 = tuple(side / 300 for side in (30, 60, 111, 162, 213, 264, 315))
-_SCALES_512 = tuple(
-    side / 512 for side in (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
-)
+_SCALES_512 = tuple(side / 512 for side in (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6))
 _STEPS_300 = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)
 _STEPS_512 = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
@@ -94,8 +92,10 @@ class L2Norm(nn.Module):
         return self.weight.view(1, -1, 1, 1) * F.normalize(x)
 
 
-def extra_layers(backbone: str, size: int, channels: int, map_size: int) -> list[nn.Module]:
-    """Return the layers after the backbone, each giving one more feature map (Fig. 2).
+def extra_layers(
+    backbone: str, size: int, channels: int, map_size: int
+) -> tuple[list[nn.Module], list[int]]:
+    """Return (layers after the backbone, their channels): a feature map more each (Fig. 2).
 
     VGG16 as in the released code: conv8_2 and conv9_2 halve, then 3x3 without padding (SSD300),
     or halving down to 2 and a 4x4 (SSD512). Other backbones and sizes halve until one place
@@ -119,7 +119,7 @@ def extra_layers(backbone: str, size: int, channels: int, map_size: int) -> list
             )
         )
         channels = after
-    return layers
+    return layers, [after for _, after, *_ in plan]
 
 
 class MultiBoxHead(nn.Module):
@@ -233,9 +233,9 @@ class SSD(Detector):
         self.backbone.freeze_blocks(config.freeze_layers)
         channels = [tap.channels for tap in self.backbone.taps]
         last_map = math.ceil(config.size / self.backbone.taps[-1].stride)
-        extras = extra_layers(config.backbone, config.size, channels[-1], last_map)
+        extras, widths = extra_layers(config.backbone, config.size, channels[-1], last_map)
         self.extras = nn.ModuleList(extras)
-        channels += [layer[2].out_channels for layer in extras if isinstance(layer, nn.Sequential)]
+        channels += widths
         # conv4_3 alone has another scale than the rest in VGG16 (sec. 3.1).
         normalised = 1 if vgg else len(self.backbone.taps)
         self.norms = nn.ModuleList(
@@ -282,7 +282,8 @@ class SSD(Detector):
         if keep is not None:
             for key in [key for key in own if key.startswith("class_head.")]:
                 boxes_a_place = own[key.replace("class", "box", 1)].shape[0] // 4
-                rows = own[key].unflatten(0, (boxes_a_place, -1))[:, list(keep)]
+                shape = (boxes_a_place, -1, *own[key].shape[1:])
+                rows = own[key].view(shape)[:, list(keep)]
                 own[key] = rows.flatten(0, 1)
         return own
 

@@ -1,0 +1,134 @@
+"""Backbones hand out the right maps and take torchvision's weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from detkit import backbones
+from detkit.errors import DetkitError, UsageError
+
+WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
+
+
+@pytest.mark.parametrize("name", [n for n in backbones.ARCHITECTURES if n not in ("resnet101",)])
+def test_every_map_has_the_declared_channels_and_stride(name: str) -> None:
+    with torch.device("meta"):
+        backbone = backbones.build(name).eval()
+    maps = backbone(torch.empty(2, 3, 96, 128, device="meta"))
+    assert len(maps) == len(backbone.taps)
+    for tap, x in zip(backbone.taps, maps):
+        rows, columns = -(-96 // tap.stride), -(-128 // tap.stride)
+        assert x.shape[:2] == (2, tap.channels)
+        assert abs(x.shape[2] - rows) <= 1 and abs(x.shape[3] - columns) <= 1
+
+
+def classifier(name: str) -> nn.Module:
+    """Return torchvision's network with random weights (VGG16 without its large classifier)."""
+    torch.manual_seed(0)
+    if name == "vgg16":
+        layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
+        return nn.ModuleDict({"features": layers}).eval()
+    network: nn.Module = getattr(torchvision.models, name)(weights=None).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # so that a norm left out would show
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    return network
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0", "resnet18", "vgg16"])
+def test_the_last_map_equals_torchvisions_features(name: str) -> None:
+    peer = classifier(name)
+    backbone = backbones.build(name).eval()
+    backbone.load_classifier(peer.state_dict(), "peer")
+    assert backbone.pretrained and not backbone.folded_norms
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        if name == "resnet18":
+            x = peer.maxpool(peer.relu(peer.bn1(peer.conv1(image))))
+            expected = peer.layer4(peer.layer3(peer.layer2(peer.layer1(x))))
+        else:
+            features = peer["features"][:30] if name == "vgg16" else peer.features
+            expected = features(image)
+        torch.testing.assert_close(backbone(image)[-1], expected)
+
+
+def test_mobilenets_middle_map_is_the_expansion_of_block_14() -> None:
+    peer = classifier("mobilenet_v2")
+    backbone = backbones.build("mobilenet_v2").eval()
+    backbone.load_classifier(peer.state_dict(), "peer")
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = peer.features[14].conv[0](peer.features[:14](image))
+        torch.testing.assert_close(backbone(image)[1], expected)
+
+
+def test_fc6_and_fc7_are_subsampled_as_in_the_paper() -> None:
+    with torch.device("meta"):
+        shapes = {
+            k: v.shape for k, v in torchvision.models.vgg16(weights=None).state_dict().items()
+        }
+    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    state["classifier.0.weight"].view(4096, 512, 7, 7)[20, 7] = torch.randn(7, 7)
+    state["classifier.0.bias"] = torch.randn(4096)
+    state["classifier.3.weight"][12] = torch.randn(4096)
+    backbone = backbones.build("vgg16-atrous")
+    backbone.load_classifier(state, "peer")
+    fc6, fc7 = backbone.blocks["fc6"], backbone.blocks["fc7"]
+    full = state["classifier.0.weight"].view(4096, 512, 7, 7)
+    torch.testing.assert_close(fc6.weight[5, 7, 1, 2], full[20, 7, 3, 6])
+    torch.testing.assert_close(fc6.bias[5], state["classifier.0.bias"][20])
+    torch.testing.assert_close(fc7.weight[3, 9, 0, 0], state["classifier.3.weight"][12, 36])
+
+
+def test_an_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean mobilenet_v2"):
+        backbones.build("mobilnet_v2")
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "r.pth"
+    torch.save(torchvision.models.squeezenet1_0(weights=None).state_dict(), file)
+    with pytest.raises(DetkitError, match="r.pth: not the weights of tiny"):
+        backbones.load_weights(backbones.build("tiny"), str(file))
+
+
+def test_a_weights_file_says_which_backbone_it_is_for(tmp_path: Path) -> None:
+    for name in ("mobilenet_v2", "squeezenet1_0", "resnet18"):
+        state = {k: v.half() for k, v in classifier(name).state_dict().items()}
+        torch.save(state, tmp_path / "w.pth")
+        assert backbones.identify(tmp_path / "w.pth") == name
+
+
+def test_a_file_that_is_no_state_dict_gives_one_clear_line(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"not weights")
+    with pytest.raises(DetkitError, match="bad.pth: not a readable weights file") as caught:
+        backbones.read_state_dict(bad)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DetkitError, match="no such weights file"):
+        backbones.read_state_dict(tmp_path / "none.pth")
+
+
+def test_a_download_says_so_and_a_failed_one_names_the_file_and_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    source = tmp_path / "net.pth"
+    torch.save({"a": torch.ones(1)}, source)
+    with caplog.at_level("INFO", logger="detkit"):
+        state = backbones.download(source.as_uri())
+    assert state["a"].item() == 1
+    assert "downloading" in caplog.text
+    with pytest.raises(DetkitError, match="fetch it by hand and put it at .*gone.pth"):
+        backbones.download((tmp_path / "gone.pth").as_uri())
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="no weights folder")
+def test_folded_norms_are_noticed() -> None:
+    backbone = backbones.build("mobilenet_v2")
+    backbones.load_weights(backbone, str(WEIGHTS / "mobilenet_v2.pth"))
+    assert backbone.folded_norms

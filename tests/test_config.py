@@ -1,0 +1,78 @@
+"""Settings: parsing, refusal, and JSON there and back."""
+
+import json
+
+import pytest
+
+from detkit.config import (
+    DetectorConfig,
+    Recipe,
+    describe,
+    from_json,
+    override,
+    parse_settings,
+    to_json,
+)
+from detkit.detectors.ssd import SSDConfig
+from detkit.errors import UsageError
+
+
+def parsed(*pairs: str) -> tuple[DetectorConfig, Recipe]:
+    return override(SSDConfig(), Recipe(), parse_settings(pairs))
+
+
+def test_set_reaches_fields_of_the_detector_and_of_the_recipe() -> None:
+    config, recipe = parsed("size=512", "nms-thresh=.5", "batch_size=4", "schedule=cosine")
+    assert isinstance(config, SSDConfig)
+    assert (config.size, config.nms_thresh) == (512, 0.5)
+    assert (recipe.batch_size, recipe.schedule) == (4, "cosine")
+
+
+def test_tuples_are_given_with_or_without_brackets() -> None:
+    for text in ("scales=.1,.2,.4", "scales=(.1, .2, .4)", "scales=[.1,.2,.4]"):
+        config, _ = parsed(text)
+        assert isinstance(config, SSDConfig)
+        assert config.scales == (0.1, 0.2, 0.4)
+    config, _ = parsed("ratios=[[2],[2,3]]")
+    assert isinstance(config, SSDConfig)
+    assert config.ratios == ((2.0,), (2.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("nms_tresh=.5", "did you mean nms_thresh"),
+        ("size=big", "expected int"),
+        ("size=1.5", "expected int"),
+        ("schedule=cosin", "choose from steps, cosine"),
+        ("nms_thresh=5", "between 0 and 1"),
+        ("batch_size=0", "at least 1"),
+        ("variances=.1,.2", "expected 4 values"),
+        ("antialias=maybe", "expected bool"),
+        ("novalue", "expected key=value"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_to_do(pair: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parsed(pair)
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="given twice"):
+        parse_settings(["size=1", "size=2"])
+
+
+def test_configs_survive_json() -> None:
+    config, recipe = parsed("ratios=[[2],[2,3]]", "scales=.1,.2,.3", "milestones=.5,.9")
+    assert from_json(SSDConfig, json.loads(json.dumps(to_json(config)))) == config
+    assert from_json(Recipe, json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+def test_an_unknown_field_in_json_is_named() -> None:
+    with pytest.raises(UsageError, match="colour"):
+        from_json(Recipe, {"colour": 1})
+
+
+@pytest.mark.parametrize("config", [SSDConfig, Recipe])
+def test_every_default_says_where_it_is_from(config: type[SSDConfig] | type[Recipe]) -> None:
+    assert all(source for _, _, source in describe(config))

@@ -1,0 +1,194 @@
+"""What every backend promises, over all files in `detectors/` and the custom example.
+
+Shapes are small (the `tiny` backbone, 96 px), so the whole file takes seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detkit.checkpoint import load_model, save_model
+from detkit.config import from_json, to_json
+from detkit.detector import Detector
+from detkit.detectors import add_plugin, backend_names, load_backend
+from detkit.structures import Batch, Sample
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "custom_backend.py"
+NAMES = [*backend_names(), add_plugin(str(EXAMPLE))]
+CLASSES = ("dark", "light")
+
+
+@pytest.fixture(params=sorted(set(NAMES)))
+def backend(request: pytest.FixtureRequest) -> type[Detector]:
+    return load_backend(request.param)
+
+
+def make(backend: type[Detector], **settings: object) -> Detector:
+    torch.manual_seed(0)
+    defaults = {"backbone": "tiny", "size": 96}
+    fields = {field.name for field in dataclasses.fields(backend.config_class)}
+    values = {key: value for key, value in (defaults | settings).items() if key in fields}
+    return backend(backend.config_class(**values), CLASSES)
+
+
+def sample(seed: int, objects: int = 2, size: tuple[int, int] = (80, 120)) -> Sample:
+    """Return a grey noisy image with dark and light rectangles."""
+    generator = np.random.default_rng(seed)
+    height, width = size
+    image = generator.integers(110, 140, (3, height, width), dtype=np.uint8)
+    boxes, labels = [], []
+    for index in range(objects):
+        w, h = generator.integers(24, 48, 2)
+        x = int(generator.integers(0, width // 2 - 30) + index * width // 2) if objects > 1 else 20
+        x, y = min(x, width - int(w)), int(generator.integers(0, height - h))
+        label = int(generator.integers(0, 2))
+        image[:, y : y + h, x : x + w] = 245 if label else 10
+        boxes.append([x, y, x + w, y + h])
+        labels.append(label)
+    return Sample(
+        torch.from_numpy(image),
+        torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.zeros(objects, dtype=torch.bool),
+        image_id=f"{seed}.jpg",
+    )
+
+
+def total(detector: Detector, batch: Batch) -> torch.Tensor:
+    parts = detector(batch)
+    assert parts and all(part.ndim == 0 for part in parts.values())
+    return torch.stack(list(parts.values())).sum()
+
+
+def test_a_backend_says_who_it_is(backend: type[Detector]) -> None:
+    assert backend.name and backend.paper
+    backend.recipe.validate()
+    backend.short_recipe.validate()
+    backend.config_class().validate()
+
+
+def test_configs_survive_json(backend: type[Detector]) -> None:
+    config = make(backend).config
+    assert from_json(backend.config_class, to_json(config)) == config
+
+
+@pytest.mark.parametrize("size", [(80, 120), (37, 41), (1, 1), (300, 20)])
+def test_detections_lie_in_the_image_best_first(
+    backend: type[Detector], size: tuple[int, int]
+) -> None:
+    detector = make(backend, score_thresh=0.0).eval()
+    image = sample(1, objects=0, size=(max(size[0], 60), max(size[1], 60))).image
+    image = image[:, : size[0], : size[1]].contiguous()
+    empty = dataclasses.replace(sample(1, objects=0), image=image)
+    (found,) = detector.detect(detector.prepare([empty]))
+    assert found.boxes.dtype == np.float32 and found.boxes.shape == (len(found.scores), 4)
+    assert found.labels.dtype == np.int64
+    assert len(found.scores) <= detector.config.max_detections
+    assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
+    assert (found.boxes >= 0).all()
+    assert (found.boxes[:, [0, 2]] <= size[1]).all() and (found.boxes[:, [1, 3]] <= size[0]).all()
+    assert (np.diff(found.scores) <= 0).all()
+    assert ((found.labels >= 0) & (found.labels < len(CLASSES))).all()
+    assert found.image_id == empty.image_id
+
+
+@pytest.mark.parametrize("objects", [(2, 2), (0, 2), (0, 0)])
+def test_losses_are_finite_and_reach_every_parameter(
+    backend: type[Detector], objects: tuple[int, int]
+) -> None:
+    detector = make(backend).train()
+    batch = detector.prepare([sample(i, objects=n) for i, n in enumerate(objects)])
+    loss = total(detector, batch)
+    assert torch.isfinite(loss)
+    loss.backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, f"{name} is cut off from the loss"
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_box_loss_of_images_without_objects_is_exactly_zero(backend: type[Detector]) -> None:
+    detector = make(backend).train()
+    parts = detector(detector.prepare([sample(1, objects=0)] * 2))
+    boxes = {name: part for name, part in parts.items() if name.endswith("box")}
+    assert boxes and all(float(part.detach()) == 0.0 for part in boxes.values())
+
+
+def test_forward_gives_the_losses_in_eval_mode_too(backend: type[Detector]) -> None:
+    detector = make(backend).eval()
+    with torch.no_grad():
+        assert torch.isfinite(total(detector, detector.prepare([sample(0), sample(1)])))
+
+
+def test_a_batch_of_two_gives_what_single_images_give(backend: type[Detector]) -> None:
+    detector = make(backend, score_thresh=0.0).eval()
+    samples = [sample(0), sample(1)]
+    together = detector.detect(detector.prepare(samples))
+    for one, both in zip(samples, together):
+        (alone,) = detector.detect(detector.prepare([one]))
+        np.testing.assert_allclose(alone.scores, both.scores, atol=1e-5)
+        assert len(alone.boxes) == len(both.boxes)
+
+
+def test_a_saved_model_detects_the_same_after_loading(
+    backend: type[Detector], tmp_path: Path
+) -> None:
+    detector = make(backend, score_thresh=0.0, nms_thresh=0.3).eval()
+    save_model(tmp_path / "m.safetensors", detector, data_hash=None, scores=None)
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert loaded.config == detector.config and loaded.class_names == CLASSES
+    batch = detector.prepare([sample(0)])
+    before, after = detector.detect(batch)[0], loaded.detect(loaded.prepare([sample(0)]))[0]
+    np.testing.assert_array_equal(before.boxes, after.boxes)
+    np.testing.assert_array_equal(before.scores, after.scores)
+
+
+def test_preparation_is_small_enough_to_send_to_a_worker(backend: type[Detector]) -> None:
+    buffer = io.BytesIO()
+    torch.save(make(backend).preparation, buffer)  # pickles, as a spawned worker would
+    assert buffer.tell() < 10_000
+
+
+def test_augmentation_keeps_boxes_inside_the_image(backend: type[Detector]) -> None:
+    augment = make(backend).augmentation()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        result = augment(sample(seed))
+        height, width = result.image.shape[1:]
+        assert result.image.dtype == torch.uint8
+        assert len(result.boxes) == len(result.labels) == len(result.difficult)
+        assert (result.boxes >= 0).all()
+        assert (result.boxes[:, [0, 2]] <= width).all()
+        assert (result.boxes[:, [1, 3]] <= height).all()
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group(backend: type[Detector]) -> None:
+    detector = make(backend)
+    grouped = [id(p) for g in detector.parameter_groups(backend.recipe) for p in g["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in detector.parameters() if p.requires_grad)
+
+
+def test_four_drawn_images_are_learnt_by_heart(backend: type[Detector]) -> None:
+    detector = make(backend).train()
+    samples = [sample(i) for i in range(4)]
+    batch = detector.prepare(samples)
+    optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    for _ in range(120):
+        optimiser.zero_grad()
+        total(detector, batch).backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
+        optimiser.step()
+    for one, found in zip(samples, detector.eval().detect(batch)):
+        for box, label in zip(one.boxes.numpy(), one.labels.tolist()):
+            of_class = found.boxes[(found.labels == label) & (found.scores > 0.5)]
+            left_top = np.maximum(of_class[:, :2], box[:2])
+            sides = np.clip(np.minimum(of_class[:, 2:], box[2:]) - left_top, 0, None)
+            both = sides.prod(axis=1)
+            areas = (of_class[:, 2:] - of_class[:, :2]).prod(axis=1)
+            overlap = both / (areas + (box[2:] - box[:2]).prod() - both)
+            assert overlap.max(initial=0.0) > 0.7

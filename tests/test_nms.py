@@ -1,0 +1,92 @@
+"""NMS against the textbook's four steps."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from detkit.boxes import iou
+from detkit.nms import nms, select, soft_nms
+
+
+def textbook(boxes: Tensor, scores: Tensor, thresh: float) -> list[int]:
+    """Sort; take the best; drop what overlaps it by more than `thresh`; repeat."""
+    left = sorted(range(len(scores)), key=lambda i: -float(scores[i]))  # sorted() is stable
+    kept = []
+    while left:
+        best = left.pop(0)
+        kept.append(best)
+        left = [i for i in left if float(iou(boxes[best][None], boxes[i][None])) <= thresh]
+    return kept
+
+
+def random_boxes(number: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(number, 2, generator=generator) * 50
+    return torch.cat([corners, corners + 5 + torch.rand(number, 2, generator=generator) * 30], 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("thresh", [0.0, 0.3, 0.7])
+def test_nms_gives_the_textbooks_answer(seed: int, thresh: float) -> None:
+    boxes = random_boxes(40, seed)
+    scores = torch.rand(40, generator=torch.Generator().manual_seed(seed + 100))
+    assert nms(boxes, scores, thresh).tolist() == textbook(boxes, scores, thresh)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_scores_keep_their_order(seed: int) -> None:
+    boxes = random_boxes(40, seed)
+    scores = torch.randint(1, 4, (40,), generator=torch.Generator().manual_seed(seed)) / 4
+    assert nms(boxes, scores, 0.4).tolist() == textbook(boxes, scores, 0.4)
+
+
+def test_nms_of_nothing_is_nothing() -> None:
+    assert nms(torch.empty(0, 4), torch.empty(0), 0.5).tolist() == []
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+@pytest.mark.parametrize("ties", [False, True])
+def test_select_equals_a_loop_over_classes(class_specific: bool, ties: bool) -> None:
+    boxes = random_boxes(60, 1)
+    if class_specific:
+        boxes = boxes[:, None] + torch.arange(3.0)[None, :, None] * 4
+    scores = torch.rand(60, 3, generator=torch.Generator().manual_seed(2))
+    if ties:
+        scores = (scores * 5).round() / 5
+    expected = []
+    for label in range(3):
+        of_class = boxes[:, label] if class_specific else boxes
+        rows = [i for i in range(60) if float(scores[i, label]) > 0.25]
+        rows = sorted(rows, key=lambda i: -float(scores[i, label]))[:20]
+        kept = textbook(of_class[rows], scores[rows, label], 0.45)
+        expected += [(float(scores[rows[k], label]), label, rows[k]) for k in kept]
+    expected.sort(key=lambda item: -item[0])
+    expected = expected[:15]
+    got_boxes, got_scores, got_labels = select(
+        boxes, scores, score_thresh=0.25, nms_thresh=0.45, top_k=20, max_detections=15
+    )
+    assert got_scores.tolist() == pytest.approx([item[0] for item in expected])
+    assert got_labels.tolist() == [item[1] for item in expected]
+    wanted = [boxes[row, label] if class_specific else boxes[row] for _, label, row in expected]
+    torch.testing.assert_close(got_boxes, torch.stack(wanted))
+
+
+def test_select_keeps_no_score_at_or_below_the_threshold() -> None:
+    boxes, scores = random_boxes(5, 0), torch.full((5, 2), 0.5)
+    found = select(boxes, scores, score_thresh=0.5, nms_thresh=0.5, top_k=9, max_detections=9)
+    assert [len(part) for part in found] == [0, 0, 0]
+
+
+def test_soft_nms_lowers_scores_by_the_papers_factor() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0], [50.0, 50.0, 52.0, 52.0]])
+    kept, scores = soft_nms(boxes, torch.tensor([0.9, 0.8, 0.85]), sigma=0.5)
+    assert kept.tolist() == [0, 2, 1]
+    assert scores.tolist() == pytest.approx([0.9, 0.85, 0.8 * math.exp(-((1 / 7) ** 2) / 0.5)])
+
+
+def test_soft_nms_drops_what_falls_below_the_threshold() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]])
+    kept, _ = soft_nms(boxes, torch.tensor([0.9, 0.8]), sigma=0.1, score_thresh=0.01)
+    assert kept.tolist() == [0]
