@@ -88,14 +88,12 @@ class OneMap(Detector):
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return class logits (B, P, C), boxes (B, P, 4) and places (P, 2), network pixels."""
-        x = self.neck(self.backbone(images)[0])
-        rows, columns = x.shape[2:]
-        y, x_axis = torch.meshgrid(
-            torch.arange(rows, device=x.device),
-            torch.arange(columns, device=x.device),
-            indexing="ij",
-        )
-        places = (torch.stack([x_axis, y], dim=-1).view(-1, 2) + 0.5) * self.stride
+        maps = [lateral(x) for lateral, x in zip(self.laterals, self.backbone(images))]
+        rows, columns = maps[0].shape[2:]
+        x = self.neck(torch.stack([interpolate(x, size=(rows, columns)) for x in maps]).sum(0))
+        down, right = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        places = (torch.stack([right, down], dim=-1).view(-1, 2) + 0.5) * self.stride
+        places = places.to(images.device)
         logits = self.class_head(x).flatten(2).transpose(1, 2).float()
         sides = self.side_head(x).flatten(2).transpose(1, 2).float()
         sides = sides.clamp(max=6.0).exp() * self.stride  # eq. 4's exp keeps them positive
