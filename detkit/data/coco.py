@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from detkit.data.groups import in_order, named_splits, without_union
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
-from detkit.data.splits import in_order, named_splits, without_union
 from detkit.data.tree import Tree, folder_of, images_finding, name_of, split_in, split_in_stem
 
 MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB

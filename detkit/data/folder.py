@@ -1,41 +1,14 @@
-"""Finding out what a labelled folder is: every known layout is tried, and the choice is said."""
+"""A labelled folder opened: read, its classes chosen, its validation images set apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from detkit.data.coco import coco_files, read_coco
+from detkit.data.formats import read_folder
+from detkit.data.groups import in_order
 from detkit.data.records import Dataset
-from detkit.data.splits import in_order, select_classes, summary, training_name, training_splits
-from detkit.data.tables import read_tables, table_files
-from detkit.data.tree import Tree
-from detkit.data.voc import read_voc
-from detkit.data.yolo import read_yolo
-from detkit.data.yolo_spec import spec_files
-from detkit.errors import DetkitError
-
-# The order in which layouts are looked for; the first that is there is read. XML comes
-# first because the other kinds are commonly made from it.
-_READERS: dict[str, Callable[[Tree], Dataset | None]] = {
-    "voc": read_voc,
-    "coco": read_coco,
-    "yolo": read_yolo,
-    "csv": read_tables,
-}
-_BY_SUFFIX: dict[str, Callable[[Tree, str], Dataset | None]] = {
-    ".json": read_coco,
-    ".yaml": read_yolo,
-    ".yml": read_yolo,
-    ".data": read_yolo,
-    ".csv": read_tables,
-}
-_WORDS = {"voc": "VOC XML", "coco": "COCO JSON", "yolo": "YOLO txt"}
-_LOOKED_FOR = (
-    "looked for Pascal VOC XML (also beside images), COCO JSON, YOLO (data.yaml or .txt beside "
-    "images or in labels/), CSV with filename,class,xmin,ymin,xmax,ymax, MATLAB's table as CSV"
-)
+from detkit.data.splits import select_classes, training_name, training_splits
 
 
 def open_dataset(
@@ -55,11 +28,7 @@ def open_dataset(
     Raises DetkitError when there is no data set at `path`, UsageError for a class or `val`
     that does not exist.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DetkitError(f"{path}: no such folder; name a folder of labelled images")
-    dataset = _of_file(path) if path.is_file() else _of_folder(path)
-    dataset = replace(dataset, notes=(summary(dataset), *dataset.notes))
+    dataset = read_folder(Path(path))
     if classes is not None:
         dataset = select_classes(dataset, classes)
     if val is not None:
@@ -68,57 +37,3 @@ def open_dataset(
         splits = {key: part for key, part in dataset.splits.items() if key not in (name, "val")}
         dataset = dataset.with_splits(in_order({**splits, "train": train, "val": chosen}), *notes)
     return dataset
-
-
-def _of_folder(path: Path) -> Dataset:
-    """Return the data set of a folder; raise DetkitError when it is none."""
-    try:
-        tree = Tree(path)
-    except OSError as error:
-        raise DetkitError(f"{path}: the folder cannot be read: {error.strerror}") from error
-    for name, reader in _READERS.items():
-        dataset = reader(tree)
-        if dataset is not None:
-            return replace(dataset, notes=(*dataset.notes, *_also_seen(tree, name)))
-    hint = ""
-    if tree.with_suffix(".mat"):
-        hint = "; a .mat file is read after writetable(groundTruth, 'labels.csv') in MATLAB"
-    elif tree.images and not tree.with_suffix(".xml", ".json", ".txt", ".csv"):
-        hint = "; there are images but no labels"
-    raise DetkitError(f"{path}: no labelled folder: {_LOOKED_FOR}; saw {tree.seen()}{hint}")
-
-
-def _of_file(path: Path) -> Dataset:
-    """Return the data set of one label file; raise DetkitError when it is none."""
-    reader = _BY_SUFFIX.get(path.suffix.lower())
-    if reader is None:
-        known = ", ".join(_BY_SUFFIX)
-        raise DetkitError(f"{path}: not a label file ({known}); name a folder of labelled images")
-    root = path.parent
-    if root.name.lower() in ("annotations", "annotation", "labels", "data"):
-        root = root.parent  # images are beside this folder, not in it
-    tree = Tree(root)
-    dataset = reader(tree, path.relative_to(root).as_posix())
-    if dataset is None:
-        raise DetkitError(f"{path}: no labels in it; {_LOOKED_FOR}")
-    return dataset
-
-
-def _also_seen(tree: Tree, read: str) -> list[str]:
-    """Return notes on labels of other kinds in the folder, which are not read."""
-    others: dict[str, Callable[[Tree], list[str]]] = {
-        "coco": coco_files,
-        "yolo": spec_files,
-        "csv": table_files,
-    }
-    order = list(_READERS)
-    notes = []
-    for kind in order[order.index(read) + 1 :]:
-        files = others[kind](tree)
-        if files:
-            shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
-            notes.append(
-                f"{kind.upper()} labels seen too ({shown}) and not read, as {_WORDS[read]} is "
-                "there; name one of these files to read it"
-            )
-    return notes

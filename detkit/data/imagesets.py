@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from detkit.data.groups import Records, without_union
 from detkit.data.records import Finding, ImageRecord
-from detkit.data.splits import Records, without_union
 from detkit.data.tree import (
     Tree,
     folder_of,

@@ -1,100 +1,20 @@
-"""Splits and classes of a data set: gathered from the folder, chosen, or cut by a seed."""
+"""What is trained on and what is held out: classes chosen, images cut off by a seed."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detkit.data.records import Dataset, Finding, ImageRecord
-from detkit.data.tree import Tree, images_finding, split_in, split_name
+from detkit.data.formats import read_folder
+from detkit.data.groups import Records, counted, in_order
+from detkit.data.records import Dataset, ImageRecord
+from detkit.data.tree import split_name
 from detkit.errors import UsageError
 
 DEFAULT_FRACTION = 0.2  # ours: what is kept for validation where the folder does not say
-
-_ORDER = {"train": 0, "trainval": 1, "val": 2, "test": 3}
-
-Records = tuple[ImageRecord, ...]
-
-
-def in_order(splits: dict[str, Records]) -> dict[str, Records]:
-    """Return the splits as train, trainval, val, test, then the others by name; no empty ones."""
-    names = sorted(splits, key=lambda name: (_ORDER.get(name, 9), name))
-    return {name: splits[name] for name in names if splits[name]}
-
-
-def folder_splits(
-    tree: Tree, records: Iterable[ImageRecord], findings: list[Finding]
-) -> dict[str, Records]:
-    """Return the splits that the images' folders are named after, or all images as "all"."""
-    groups: dict[str | None, list[ImageRecord]] = {}
-    for record in records:
-        groups.setdefault(split_in(record.image_id), []).append(record)
-    return named_splits(tree, groups, findings)
-
-
-def named_splits(
-    tree: Tree, groups: Mapping[str | None, Sequence[ImageRecord]], findings: list[Finding]
-) -> dict[str, Records]:
-    """Return the groups of records by split; the group None is "all" when it is alone.
-
-    Beside named splits, images without one are not used, and a finding says so.
-    """
-    named = {name: tuple(group) for name, group in groups.items() if name is not None}
-    if not named:
-        return {"all": tuple(groups.get(None, ()))}
-    sorted_in = {one.image_id for group in named.values() for one in group}
-    rest = [one for one in groups.get(None, ()) if one.image_id not in sorted_in]
-    if rest:
-        message = f"in no split, beside {', '.join(sorted(named))}; not used: sort them in"
-        images = [one.image_id for one in rest]
-        findings.append(images_finding(tree, "in-no-split", images, message))
-    return named
-
-
-def unlabelled_folder(tree: Tree, folder: str, images: list[str]) -> Finding:
-    """Return the warning about a folder of images of which not one has labels."""
-    where = folder or "the top folder"
-    message = f"and no label for any of them in {where}; not used"
-    return images_finding(tree, "unlabelled-folder", images, message)
-
-
-def without_union(splits: dict[str, Records], union: str) -> tuple[dict[str, Records], str | None]:
-    """Return the splits without the one that only repeats the others, and a note about it.
-
-    "trainval" repeats train and val; a list of all images repeats every other.
-    """
-    if union not in splits:
-        return splits, None
-    parts = ("train", "val") if union == "trainval" else tuple(n for n in splits if n != union)
-    inside = {one.image_id for name in parts for one in splits.get(name, ())}
-    if not inside or any(one.image_id not in inside for one in splits[union]):
-        return splits, None
-    rest = {name: records for name, records in splits.items() if name != union}
-    have = " + ".join(name for name in parts if name in splits)
-    return rest, f"{union} ({len(splits[union])} images) repeats {have} and is not listed twice"
-
-
-def summary(dataset: Dataset) -> str:
-    """Return the line that says what was found: format, images, boxes, classes, splits."""
-    images = {one.image_id: len(one.objects) for part in dataset.splits.values() for one in part}
-    counts = [
-        _count(len(images), "image"),
-        _count(sum(images.values()), "box"),
-        _count(len(dataset.class_names), "class"),
-    ]
-    parts = ", ".join(f"{name} {len(part)}" for name, part in dataset.splits.items())
-    named = "no splits" if not set(dataset.splits) - {"all"} else f"splits {parts}"
-    return f"{dataset.format}: {', '.join(counts)}; {named}"
-
-
-def _count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it needs one."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
 
 
 def select_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
@@ -126,7 +46,7 @@ def select_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     left_out = _num_boxes(dataset.splits) - _num_boxes(splits)
     note = f"classes: {len(classes)} of {len(dataset.class_names)} chosen"
     if left_out:
-        note += f"; {_count(left_out, 'box')} of other classes left out"
+        note += f"; {counted(left_out, 'box')} of other classes left out"
     changed = replace(dataset, class_names=tuple(classes), splits=splits)
     return replace(changed, notes=(*dataset.notes, note))
 
@@ -219,7 +139,7 @@ def _apart(train: Records, val: Records) -> tuple[Records, Records, tuple[str, .
     kept = tuple(one for one in train if one.image_id not in held_out)
     if len(kept) == len(train) or not kept:
         return train, val, ()
-    note = f"{_count(len(train) - len(kept), 'image')} of the validation split not trained on"
+    note = f"{counted(len(train) - len(kept), 'image')} of the validation split not trained on"
     return kept, val, (note,)
 
 
@@ -245,21 +165,19 @@ def _cut_note(fraction: float, val: Records, seed: int, name: str) -> str:
     if not val:
         return "one image: nothing kept for validation"
     why = "no split in the folder" if name == "all" else f"cut off {name}"
-    share = f"{100 * fraction:g} % ({_count(len(val), 'image')})"
+    share = f"{100 * fraction:g} % ({counted(len(val), 'image')})"
     return f"{why}: {share} kept for validation, seed {seed}"
 
 
 def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]]:
     """Return the validation images of another labelled folder, and notes on it."""
-    from detkit.data.folder import open_dataset
-
     if not path.exists():
         named = ", ".join(dataset.splits)
         raise UsageError(
             f"--val {path}: neither a split of {dataset.root} (it has {named}), nor a share "
             "like 0.2, nor a labelled folder"
         )
-    other = open_dataset(path)
+    other = read_folder(path)
     for split in ("val", "all", "test"):
         if split in other.splits:
             break
@@ -268,7 +186,7 @@ def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]
     records = other.splits.get(split, ())
     if not records:
         raise UsageError(f"--val {path}: the folder holds no image to validate on")
-    notes = [f"validating on {split} of {path}: {_count(len(records), 'image')}"]
+    notes = [f"validating on {split} of {path}: {counted(len(records), 'image')}"]
     strange = sorted(set(other.class_names) - set(dataset.class_names))
     if strange:
         notes.append(f"classes of {path} that are not trained, left out: {', '.join(strange)}")

@@ -21,9 +21,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from detkit.data.groups import in_order, named_splits
 from detkit.data.images import IMAGE_SUFFIXES
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
-from detkit.data.splits import in_order, named_splits
 from detkit.data.tree import (
     Tree,
     folder_of,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
+from detkit.data.groups import folder_splits, in_order, unlabelled_folder
 from detkit.data.imagesets import ImageSets, split_lists
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
-from detkit.data.splits import folder_splits, in_order, unlabelled_folder
 from detkit.data.tree import Tree, folder_of, name_of, posix, stem_of, suffix_of
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image

@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from detkit.data.images import image_size
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
-from detkit.data.splits import (
+from detkit.data.groups import (
     Records,
     folder_splits,
     in_order,
     unlabelled_folder,
     without_union,
 )
+from detkit.data.images import image_size
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import (
     Tree,
     folder_of,

@@ -1,0 +1,90 @@
+"""Images gathered into splits by what the folder says, and the line that sums them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from detkit.data.records import Dataset, Finding, ImageRecord
+from detkit.data.tree import Tree, images_finding, split_in
+
+_ORDER = {"train": 0, "trainval": 1, "val": 2, "test": 3}
+
+Records = tuple[ImageRecord, ...]
+
+
+def in_order(splits: dict[str, Records]) -> dict[str, Records]:
+    """Return the splits as train, trainval, val, test, then the others by name; no empty ones."""
+    names = sorted(splits, key=lambda name: (_ORDER.get(name, 9), name))
+    return {name: splits[name] for name in names if splits[name]}
+
+
+def folder_splits(
+    tree: Tree, records: Iterable[ImageRecord], findings: list[Finding]
+) -> dict[str, Records]:
+    """Return the splits that the images' folders are named after, or all images as "all"."""
+    groups: dict[str | None, list[ImageRecord]] = {}
+    for record in records:
+        groups.setdefault(split_in(record.image_id), []).append(record)
+    return named_splits(tree, groups, findings)
+
+
+def named_splits(
+    tree: Tree, groups: Mapping[str | None, Sequence[ImageRecord]], findings: list[Finding]
+) -> dict[str, Records]:
+    """Return the groups of records by split; the group None is "all" when it is alone.
+
+    Beside named splits, images without one are not used, and a finding says so.
+    """
+    named = {name: tuple(group) for name, group in groups.items() if name is not None}
+    if not named:
+        return {"all": tuple(groups.get(None, ()))}
+    sorted_in = {one.image_id for group in named.values() for one in group}
+    rest = [one for one in groups.get(None, ()) if one.image_id not in sorted_in]
+    if rest:
+        message = f"in no split, beside {', '.join(sorted(named))}; not used: sort them in"
+        images = [one.image_id for one in rest]
+        findings.append(images_finding(tree, "in-no-split", images, message))
+    return named
+
+
+def unlabelled_folder(tree: Tree, folder: str, images: list[str]) -> Finding:
+    """Return the warning about a folder of images of which not one has labels."""
+    where = folder or "the top folder"
+    message = f"and no label for any of them in {where}; not used"
+    return images_finding(tree, "unlabelled-folder", images, message)
+
+
+def without_union(splits: dict[str, Records], union: str) -> tuple[dict[str, Records], str | None]:
+    """Return the splits without the one that only repeats the others, and a note about it.
+
+    "trainval" repeats train and val; a list of all images repeats every other.
+    """
+    if union not in splits:
+        return splits, None
+    parts = ("train", "val") if union == "trainval" else tuple(n for n in splits if n != union)
+    inside = {one.image_id for name in parts for one in splits.get(name, ())}
+    if not inside or any(one.image_id not in inside for one in splits[union]):
+        return splits, None
+    rest = {name: records for name, records in splits.items() if name != union}
+    have = " + ".join(name for name in parts if name in splits)
+    return rest, f"{union} ({len(splits[union])} images) repeats {have} and is not listed twice"
+
+
+def summary(dataset: Dataset) -> str:
+    """Return the line that says what was found: format, images, boxes, classes, splits."""
+    images = {one.image_id: len(one.objects) for part in dataset.splits.values() for one in part}
+    counts = [
+        counted(len(images), "image"),
+        counted(sum(images.values()), "box"),
+        counted(len(dataset.class_names), "class"),
+    ]
+    parts = ", ".join(f"{name} {len(part)}" for name, part in dataset.splits.items())
+    named = "no splits" if not set(dataset.splits) - {"all"} else f"splits {parts}"
+    return f"{dataset.format}: {', '.join(counts)}; {named}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it needs one."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
