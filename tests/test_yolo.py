@@ -162,6 +162,13 @@ def test_a_bad_row_is_an_error_with_its_line_and_the_others_stay(tmp_path, row, 
     assert [one.number for one in data.splits["train"][0].objects] == [1, 3]
 
 
+def test_a_folder_of_nothing_but_bad_rows_is_a_data_set_of_findings(tmp_path):
+    put(tmp_path / "1", {"images/a.jpg": None, "labels/a.txt": "car 1 2 3\n"})
+    assert codes(open_dataset(tmp_path / "1"), "error") == ["bad-row"]
+    put(tmp_path / "2", {"a.jpg": None, "a.txt": "car 1 2 3\n", "b.jpg": None, "b.txt": ROW})
+    assert codes(open_dataset(tmp_path / "2"), "error") == ["bad-row"]
+
+
 def test_polygons_are_read_as_their_bounds_with_one_warning(tmp_path):
     rows = "0 .1 .2 .9 .3 .4 .8\n1 0 0 1 0 1 1 0 1\n"
     data = open_dataset(one_image(tmp_path, rows))

@@ -89,15 +89,17 @@ class _Reader:
         self._lists: set[str] = set()  # .txt files that list images
 
     def looks_like_labels(self) -> bool:
-        """Return whether some image has a .txt whose first row reads as a label."""
+        """Return whether some image's .txt lies in "labels", or has a row that reads as one."""
         for image in self.tree.images:
             for label in self._labels_of(image):
+                if "labels" in label.lower().split("/")[:-1]:
+                    return True
                 if self.tree.size(label) > MAX_LABEL_BYTES:
                     continue
                 text = self.tree.path(label).read_text(encoding="utf-8-sig", errors="replace")
-                for line in text.splitlines():
-                    if line.strip():
-                        return _parse_row(line.split(), keypoints=False) is not None
+                rows = (line.split() for line in text.splitlines())
+                if any(_parse_row(row, keypoints=False) for row in rows if row):
+                    return True
         return False
 
     def stated_splits(self) -> dict[str, Records]:
