@@ -1,9 +1,9 @@
 """The model file, which people keep and share, and the resume file of an unfinished run.
 
-A model is one `.safetensors`: weights in float32 and, in its header, the backend, its config,
-the class names, the preprocessing, the data set's hash, the scores and the detkit version, each
-as JSON text. Reading one runs no code from it. The resume file holds tensors and plain values
-and is read with torch's `weights_only`.
+A model is one `.safetensors`: weights in float32 and, as JSON text in the header's metadata,
+the backend, its config, the class names, the preprocessing, the data set's hash, the scores and
+the detkit version. Equal runs write equal bytes, and reading one runs no code from it. The
+resume file holds tensors and plain values and is read with torch's `weights_only`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from detkit.files import write_bytes
 
 FORMAT = 1  # raised when an older detkit can no longer read the file
 RESUME_FORMAT = 1
+ENTRY = "detkit"  # the name of our entry in the header's metadata
 
 
 def save_model(
@@ -63,7 +64,8 @@ def save_model(
         "data_hash": data_hash,
         "scores": None if scores is None else dict(scores),
     }
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in header.items()}
+    # One entry: safetensors writes several in random order, and equal runs have equal files.
+    metadata = {ENTRY: json.dumps(header, ensure_ascii=False)}
     write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -120,13 +122,13 @@ def model_info(path: Path | str) -> dict[str, Any]:
             f"{path}: not a detkit model, or cut short ({error}); models are the .safetensors "
             "files that `detkit train` writes"
         ) from error
-    if "backend" not in metadata or "config" not in metadata:
+    if ENTRY not in metadata:
         raise DetkitError(
             f"{path}: weights without detkit's header; to start training from them give them to "
             "`detkit train --weights`"
         )
     try:
-        info: dict[str, Any] = {key: json.loads(text) for key, text in metadata.items()}
+        info: dict[str, Any] = json.loads(metadata[ENTRY])
         newer = info["format"] > FORMAT
         _check_header(info)
     except (ValueError, KeyError, TypeError) as error:
@@ -152,8 +154,11 @@ def save_resume(path: Path, state: Mapping[str, Any]) -> None:
 def load_resume(path: Path) -> dict[str, Any]:
     """Return the state that `save_resume` wrote, on the CPU.
 
-    Raises DetkitError when the file is missing, broken or of another detkit's format.
+    Raises UsageError when the file is missing, DetkitError when it is broken or of another
+    format.
     """
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file, so there is nothing to resume")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from detkit.config import Recipe
 from detkit.data.images import read_image
 from detkit.data.records import ImageRecord, truth_of
-from detkit.detector import Preparation
+from detkit.detector import Detector, Preparation
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
-from detkit.transforms import Transform, mosaic
+from detkit.transforms import Compose, Transform, light_augmentation, mosaic
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
 FEW_IMAGES = 64  # below this, starting workers takes longer than they save
@@ -180,6 +181,15 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(state[2])
 
 
+def make_augmentation(detector: Detector, recipe: Recipe) -> Transform:
+    """Return the augmentation that the recipe names."""
+    if recipe.augmentation == "paper":
+        return detector.augmentation()
+    if recipe.augmentation == "light":
+        return light_augmentation(detector.config.mean)
+    return Compose([])
+
+
 class BatchStream(Dataset[Batch | DetkitError]):
     """Batch `k` of the run, for any k; this process's share of it with several devices.
 
@@ -245,8 +255,21 @@ def open_loader(
 
 
 def batches(loader: DataLoader[Batch | DetkitError]) -> Iterator[Batch]:
-    """Yield the loader's batches; raises DetkitError naming an image that cannot be read."""
-    for batch in loader:
+    """Yield the loader's batches.
+
+    Raises DetkitError naming an image that cannot be read, or when a worker was killed.
+    """
+    stream = iter(loader)
+    while True:
+        try:
+            batch = next(stream)
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+                raise DetkitError(
+                    "a data worker was killed, most likely because memory ran out; use fewer "
+                    "workers or a smaller cache_size, and go on with --resume"
+                ) from error
+            raise
         if isinstance(batch, DetkitError):
             raise batch
         yield batch

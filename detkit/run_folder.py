@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,14 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others in."""
+        lock = self.path / ".lock"
+        if fcntl is not None:
+            lock.unlink(missing_ok=True)  # while it is ours: see the end of `_lock`
+            os.close(self._lock)
+            return
         os.close(self._lock)
-        # Before it is closed Windows would refuse; a run that took the lock meanwhile has
-        # found its own lock file, or finds it gone and makes another (see `_lock`).
-        (self.path / ".lock").unlink(missing_ok=True)
+        with suppress(OSError):  # Windows deletes no open file: another run may have it by now
+            lock.unlink()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write `config.json`, from which `--config` repeats the run."""
@@ -85,6 +90,11 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Add a line to `log.txt`, with the time of day."""
         append_text(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def log_if_possible(self, line: str) -> None:
+        """Add a line to `log.txt` unless that fails: the line is about a failure already."""
+        with suppress(DetkitError):
+            self.log(line)
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""

@@ -1,0 +1,223 @@
+"""What learns during one stage: the network, its optimiser, the average of its weights.
+
+Shape shorthand: B images a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from detkit.averaging import WeightAverage
+from detkit.config import Recipe
+from detkit.detector import Detector
+from detkit.errors import DetkitError
+from detkit.precision import memory_format
+from detkit.structures import Batch
+
+SMALL_BATCH = 16  # images a device: with fewer, batch norm's statistics are too noisy to learn
+
+
+class Learner:
+    """A detector under one recipe; makes optimiser steps and knows nothing of budgets."""
+
+    def __init__(self, fabric: Fabric, detector: Detector, recipe: Recipe, precision: str) -> None:
+        """Put the detector on its device and into train mode, with a fresh optimiser."""
+        self.fabric = fabric
+        self.detector = detector
+        self.recipe = recipe
+        self.layout = memory_format(detector, fabric.device)
+        detector.to(memory_format=self.layout)
+        self.frozen, self.note = frozen_norms(detector, recipe.batch_size // fabric.world_size)
+        self.set_train()
+        groups = detector.parameter_groups(recipe)
+        self._base_lrs = [float(group["lr"]) for group in groups]
+        optimizer = make_optimizer(recipe, groups, fabric.device, precision)
+        self._network, self._optimizer = fabric.setup(LossModule(detector), optimizer)
+        self.average = WeightAverage(detector, recipe.ema_decay) if recipe.ema_decay else None
+
+    def set_train(self) -> None:
+        """Put the detector into train mode, all but frozen norms."""
+        self.detector.train()
+        if self.frozen:
+            freeze_norms(self.detector.backbone)
+
+    def gradients(self, batch: Batch) -> dict[str, float]:
+        """Return the batch's losses by name, mean over devices, and leave their gradients.
+
+        One that is not finite makes all devices return it. Raises DetkitError when there is not
+        enough memory.
+        """
+        fabric, recipe = self.fabric, self.recipe
+        images = batch.images.to(memory_format=self.layout)
+        self._optimizer.zero_grad(set_to_none=True)
+        try:
+            parcel = Parcel(replace(batch, images=images).to(fabric.device))
+            losses: dict[str, Tensor] = self._network(parcel)
+            fabric.backward(torch.stack(list(losses.values())).sum())
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if _is_out_of_memory(error):
+                raise DetkitError(
+                    f"out of memory on {fabric.device} at batch size {recipe.batch_size}; try "
+                    f"--batch-size {max(1, recipe.batch_size // 2)}"
+                ) from error
+            if "finished reduction in the prior iteration" in str(error):
+                raise DetkitError(
+                    f"{self.detector.name}: its losses do not reach every parameter, which "
+                    "several devices need; freeze the others with requires_grad_(False)"
+                ) from error
+            raise
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        return dict(zip(losses, over_devices(fabric, values, "mean").tolist(), strict=True))
+
+    def update(self, lr_factor: float) -> None:
+        """Move the weights along the gradients, at this multiple of the base learning rates."""
+        for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = base * lr_factor
+        if self.recipe.clip_norm:
+            self.fabric.clip_gradients(
+                self._network,
+                self._optimizer,
+                max_norm=self.recipe.clip_norm,
+                error_if_nonfinite=False,  # fp16's scaler meets these and skips the step
+            )
+        self._optimizer.step()
+        if self.average is not None:
+            self.average.update()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a block in which the detector holds the averaged weights, if there are any."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that changes from step to step but the network itself, for `load_state`."""
+        average = self.average
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "average": {} if average is None else average.weights,
+            "average_updates": 0 if average is None else average.updates,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load(state["average"], state["average_updates"])
+
+
+class LossModule(nn.Module):
+    """The detector as Fabric and DDP see it: a module from a batch to its losses."""
+
+    def __init__(self, detector: Detector) -> None:
+        """Wrap the detector."""
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, parcel: Parcel) -> dict[str, Tensor]:
+        """Return the losses of the parcel's batch."""
+        losses: dict[str, Tensor] = self.detector(parcel.batch)
+        return losses
+
+
+class Parcel:
+    """A batch in a wrapping that Fabric does not look into: it refuses frozen dataclasses."""
+
+    def __init__(self, batch: Batch) -> None:
+        """Wrap the batch."""
+        self.batch = batch
+
+
+def make_fabric(device: torch.device, devices: int, num_nodes: int, precision: str) -> Fabric:
+    """Return Fabric for so many devices of that kind; it finds SLURM and torchrun by itself."""
+    # Its remarks on strategies and tensor cores are no news to the user of a command.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    several = devices * num_nodes > 1
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions do anyway
+    return Fabric(
+        accelerator=device.type,
+        devices=[device.index] if device.index is not None and not several else devices,
+        num_nodes=num_nodes,
+        precision=precision,  # type: ignore[arg-type]
+        strategy="ddp" if several else "auto",
+    )
+
+
+def over_devices(fabric: Fabric, values: Tensor, how: str) -> Tensor:
+    """Return the "mean" or the "max" of all processes' `values`, the same in each."""
+    if fabric.world_size == 1:
+        return values
+    reduced: Any = fabric.all_reduce(values, reduce_op=how)
+    result: Tensor = reduced
+    return result
+
+
+def leave_group() -> None:
+    """Take leave of the other processes, when all have come to the same end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def freeze_norms(module: nn.Module) -> int:
+    """Return how many batch norms of `module` were put into eval mode.
+
+    They then use the statistics they have and learn no new ones; their scale and shift still
+    train. `module.train()` undoes it.
+    """
+    norms = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.eval()
+    return len(norms)
+
+
+def frozen_norms(detector: Detector, batch_share: int) -> tuple[bool, str]:
+    """Return whether the backbone's batch norms keep their statistics, and a line that says so.
+
+    `batch_share` is the number of images a device sees at once.
+    """
+    backbone = getattr(detector, "backbone", None)
+    wish = detector.config.freeze_norm
+    if backbone is None or wish == "no" and not getattr(backbone, "folded_norms", False):
+        return False, ""
+    reason = "as asked"
+    if getattr(backbone, "folded_norms", False):
+        reason = "their statistics are part of the pretrained weights"
+    elif wish == "auto":
+        if not detector.pretrained or batch_share >= SMALL_BATCH:
+            return False, ""
+        reason = f"pretrained weights and only {batch_share} images at once"
+    count = freeze_norms(backbone)
+    note = f"{count} batch norms of the backbone are frozen: {reason} (--set freeze_norm=...)"
+    return count > 0, note if count else ""
+
+
+def make_optimizer(
+    recipe: Recipe, groups: list[dict[str, Any]], device: torch.device, precision: str
+) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the groups, in its fused form where that works."""
+    fused = device.type in ("cpu", "cuda") and precision != "16-mixed"  # Fabric cannot clip there
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
+        )
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=fused,
+    )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch found no memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,435 @@
+"""A training run under way: where it is, what is due next, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from detkit.checkpoint import (
+    random_state,
+    require_finite,
+    save_model,
+    save_resume,
+    set_random_state,
+)
+from detkit.config import Recipe, to_json
+from detkit.data.records import ImageRecord
+from detkit.detector import Detector, Stage
+from detkit.errors import DetkitError, Interrupted, UsageError
+from detkit.learner import Learner, over_devices
+from detkit.loading import (
+    BatchStream,
+    Draw,
+    TrainingImages,
+    batches,
+    default_workers,
+    make_augmentation,
+    open_loader,
+)
+from detkit.run_folder import RunFolder
+from detkit.run_log import RunLog, SpeedMeter, losses_text, memory_mib, scores_record
+from detkit.samples import write_samples
+from detkit.schedule import StageBudget, lr_factor, stage_budgets
+from detkit.stopping import StopSignal
+from detkit.structures import Batch, Scores, Step
+
+SAVE_SECONDS = 300.0  # between resume files, besides those at each validation
+VALIDATION_SHARE = 0.1  # of the time used that validations on the way may take
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is asked for besides the recipe."""
+
+    validation: Callable[[Detector], Scores] | None = None
+    num_validations: int = 20
+    patience: int | None = None
+    max_steps: int | None = None
+    max_epochs: float | None = None
+    max_minutes: float | None = None
+    num_workers: int | None = None
+    data_hash: str | None = None
+
+
+@dataclass
+class Position:
+    """Where a run is; plain values, kept in the resume file."""
+
+    stage: int = 0
+    stage_step: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    stage_began: float = 0.0  # in those seconds
+    progress: float = 0.0  # of the stage
+    best: float | None = None  # the best mAP
+    validations: int = 0
+    stale: int = 0  # validations since the best
+    validation_seconds: float = 0.0  # of all
+    last_validation: float = 0.0  # seconds the last one took
+
+
+class Run:
+    """Makes the steps of all stages within the budget; validates, saves, and stops in time."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        detector: Detector,
+        records: Sequence[ImageRecord],
+        recipe: Recipe,
+        options: RunOptions,
+        folder: RunFolder | None,
+        began: float,
+    ) -> None:
+        """Take the parts; `began` is when, by `time.monotonic()`, the budget began to run."""
+        self.fabric = fabric
+        self.detector = detector
+        self.options = options
+        self.folder = folder
+        self.notes: list[str] = []
+        self.at = Position()
+        self.images = TrainingImages(records, detector.class_names, recipe.cache_size)
+        self.stages = detector.stages(recipe)
+        self.batch_size = recipe.batch_size
+        self.budgets = self._budgets()
+        self._identity: dict[str, Any] = {
+            "backend": detector.name,
+            "class_names": list(detector.class_names),
+            "batch_size": recipe.batch_size,
+            "num_images": len(records),
+            # Through JSON, since the resume file knows no tuples.
+            **json.loads(json.dumps(to_json(detector.config))),
+        }
+        self._saved: Mapping[str, Any] | None = None
+        self._began = began
+        self._saved_at = time.monotonic()
+        self._speed = SpeedMeter()
+        self._log = RunLog(folder)
+        self._stop = StopSignal()
+
+    @property
+    def seconds(self) -> float:
+        """Return the time used, interrupted parts of the run included."""
+        return time.monotonic() - self._began
+
+    @property
+    def max_seconds(self) -> float | None:
+        """Return the budget in seconds, if it is one of time."""
+        minutes = self.options.max_minutes
+        return None if minutes is None else 60 * minutes
+
+    def start(self, seed: int, precision: str, settings: Mapping[str, Any] | None) -> None:
+        """Begin a new run."""
+        self._identity |= {"seed": seed, "precision": precision}
+        self.fabric.seed_everything(seed + self.fabric.global_rank, verbose=False)
+        if self.folder is not None and settings is not None:
+            self.folder.write_config(settings)
+
+    def go_on(self, saved: Mapping[str, Any]) -> None:
+        """Continue where the resume file was written; UsageError if it is of another run."""
+        for name, value in self._identity.items():
+            before = saved["run"].get(name)
+            if before != value:
+                raise UsageError(
+                    f"--resume: this run was started with {name} {_short(before)}, not "
+                    f"{_short(value)}; give what it was started with, or start anew with --force"
+                )
+        self._identity = saved["run"]
+        # The budget may be another one now, so progress is measured anew.
+        self.at = replace(Position(**saved["position"]), progress=0.0)
+        self._began -= self.at.seconds
+        self._saved = saved
+        self.notes.append(f"resumed at step {self.at.step}")
+        if self.folder is not None:
+            self.folder.forget_metrics_after(self.at.step)
+
+    def steps(self) -> Iterator[Step]:
+        """Yield every step that is left, stage after stage."""
+        note = self.images.fill_cache()
+        if note:
+            self.notes.append(note)
+        with self._stop:
+            for number in range(self.at.stage, len(self.stages)):
+                yield from self._stage(number)
+        self._log.say(f"done: {self.at.step} steps in {self.seconds / 60:.1f} minutes")
+
+    def _stage(self, number: int) -> Iterator[Step]:
+        """Yield the steps of one stage; what it has learnt is in the detector afterwards."""
+        stage, budget, at = self.stages[number], self.budgets[number], self.at
+        is_last = number == len(self.stages) - 1
+        learner, stream = self._begin(stage)
+        stopped = self._agree(budget)
+        while at.progress < 1 and not stopped and not self._out_of_patience():
+            started = time.monotonic()
+            factor = lr_factor(stage.recipe, at.progress)
+            losses = self._learn(learner, self._fetch(stream), factor)
+            self._speed.add(time.monotonic() - started)
+            stopped = self._agree(budget)
+            scores, is_best = None, False
+            if is_last and not stopped and self._validation_due(budget):
+                scores, is_best = self._validate(learner)
+            elif time.monotonic() - self._saved_at > SAVE_SECONDS:
+                self._save(learner)
+            step = self._step(stage, factor, losses, scores, is_best)
+            self._log.step(step, last=at.progress >= 1 or stopped)
+            yield step
+            stopped = stopped or (self.fabric.world_size == 1 and self._stop.received)
+        if stopped:
+            self._save(learner)
+            raise Interrupted(
+                f"stopped at step {at.step}, everything is in {self._path('resume.ckpt')}; "
+                "go on with the same command and --resume"
+            )
+        self._end(learner, is_last)
+
+    def _begin(self, stage: Stage) -> tuple[Learner, Iterator[Batch]]:
+        """Return what learns in this stage and the stream of its batches, at our position."""
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            self.detector.load_state_dict(saved["model"])
+            set_random_state(saved["random"])
+        if stage.begin is not None:
+            stage.begin()
+        within = saved is not None and self.at.stage_step > 0
+        if saved is not None and within:
+            self.detector.load_state_dict(saved["model"])  # `begin` may have changed it
+        learner = Learner(self.fabric, self.detector, stage.recipe, self._identity["precision"])
+        if learner.note:
+            self.notes.append(learner.note)
+        on_cpu = self.fabric.device.type == "cpu"
+        world_size, num_workers = self.fabric.world_size, self.options.num_workers
+        if num_workers is None:
+            num_workers = default_workers(len(self.images), on_cpu=on_cpu, processes=world_size)
+        draw = Draw(
+            self.images,
+            make_augmentation(self.detector, stage.recipe),
+            stage.recipe.mosaic,
+            self.detector.network_size(),
+            self._identity["seed"],
+        )
+        stream = BatchStream(
+            draw,
+            self.detector.preparation,
+            stage.recipe.batch_size,
+            rank=self.fabric.global_rank,
+            world_size=world_size,
+        )
+        loader = open_loader(
+            stream, self.at.stage_step, num_workers=num_workers, pin_memory=not on_cpu
+        )
+        if saved is not None and within:
+            learner.load_state(saved["learner"])
+            set_random_state(saved["random"])
+        return learner, batches(loader)
+
+    def _fetch(self, stream: Iterator[Batch]) -> Batch:
+        """Return the next batch; an image that one process cannot read stops them all."""
+        if self.fabric.world_size == 1:
+            return next(stream)
+        batch, failure = None, ""
+        try:
+            batch = next(stream)
+        except DetkitError as error:
+            failure = str(error)
+        flag = torch.tensor(float(batch is None), device=self.fabric.device)
+        failed = bool(over_devices(self.fabric, flag, "max") > 0)
+        if batch is not None and not failed:
+            return batch
+        failures = [self.fabric.broadcast(failure, src) for src in range(self.fabric.world_size)]
+        raise DetkitError(next(text for text in failures if text))
+
+    def _learn(self, learner: Learner, batch: Batch, factor: float) -> dict[str, float]:
+        """Return the losses of a step, after making it and counting it."""
+        at, config = self.at, self.detector.config
+        if at.step == 0 and self.folder is not None:
+            write_samples(
+                self.folder.path / "samples",
+                batch,
+                mean=config.mean,
+                std=config.std,
+                class_names=self.detector.class_names,
+            )
+        losses = learner.gradients(batch)
+        if not all(math.isfinite(loss) for loss in losses.values()):
+            raise DetkitError(
+                f"step {at.step + 1}: the loss is not finite ({losses_text(losses)}); images: "
+                f"{', '.join(batch.image_ids)}; check their boxes (detkit check), lower --lr or "
+                f"--set clip_norm=10 (saved before: {self._path('resume.ckpt')})"
+            )
+        learner.update(factor)
+        at.step += 1
+        at.stage_step += 1
+        at.images += len(batch) * self.fabric.world_size
+        return losses
+
+    def _agree(self, budget: StageBudget) -> bool:
+        """Bring `at.progress` up to date; return whether to stop, the same in all processes."""
+        at = self.at
+        # The last validation, too, is to fit into a budget of time.
+        used = self.seconds - at.stage_began + at.last_validation
+        progress, stopped = budget.progress(at.stage_step, used), self._stop.received
+        if self.fabric.world_size > 1:
+            both = torch.tensor([progress, float(stopped)], device=self.fabric.device)
+            progress, stop = over_devices(self.fabric, both, "max").tolist()
+            stopped = stop > 0
+        at.progress = max(at.progress, progress)
+        return stopped
+
+    def _validation_due(self, budget: StageBudget) -> bool:
+        """Return whether the detector is to be judged after this step."""
+        at, options = self.at, self.options
+        if options.validation is None:
+            return False
+        if at.progress >= 1:
+            return True
+        if budget.seconds is None and budget.steps is not None:
+            epoch = math.ceil(len(self.images) / self.batch_size)
+            every = max(epoch, math.ceil(budget.steps / options.num_validations))
+            return at.stage_step % every == 0
+        due = at.progress * options.num_validations >= at.validations + 1
+        costs = at.validation_seconds + at.last_validation > VALIDATION_SHARE * self.seconds
+        return bool(self.fabric.broadcast(due and not costs))  # clocks differ, one decides
+
+    def _validate(self, learner: Learner) -> tuple[Scores | None, bool]:
+        """Judge the weights and save; return the scores (first process only) and is_best."""
+        at, started = self.at, time.monotonic()
+        scores, random = None, random_state()
+        if self.folder is not None and self.options.validation is not None:
+            with learner.averaged():
+                self.detector.eval()
+                scores = self.options.validation(self.detector)
+        learner.set_train()
+        set_random_state(random)
+        mean, at.last_validation = self.fabric.broadcast(
+            (None if scores is None else scores.mean, time.monotonic() - started)
+        )
+        is_best = mean is not None and (at.best is None or mean > at.best)
+        if is_best:
+            at.best = mean
+        at.stale = 0 if is_best else at.stale + 1
+        at.validations += 1
+        at.validation_seconds += at.last_validation
+        self._save(learner, scores, is_best=is_best)
+        return scores, is_best
+
+    def _save(
+        self, learner: Learner, scores: Scores | None = None, *, is_best: bool = False
+    ) -> None:
+        """Write `last`, the resume file and, if these weights are the best, `best`."""
+        self._saved_at = time.monotonic()
+        folder, at = self.folder, self.at
+        if folder is None:
+            return
+        require_finite(self.detector, folder.resume)
+        at.seconds = self.seconds
+        record = None if scores is None else scores_record(scores)
+        with learner.averaged():
+            for path in [folder.last, folder.best] if is_best else [folder.last]:
+                save_model(path, self.detector, data_hash=self.options.data_hash, scores=record)
+        state = {
+            "run": self._identity,
+            "position": asdict(at),
+            "model": self.detector.state_dict(),
+            "learner": learner.state() if at.stage_step else {},
+            "random": random_state(),
+        }
+        save_resume(folder.resume, state)
+
+    def _end(self, learner: Learner, is_last: bool) -> None:
+        """Save, and leave the averaged weights in the detector."""
+        self._save(learner)
+        if learner.average is not None:
+            learner.average.apply()
+            learner.average = None
+        self.detector.eval()
+        if not is_last:
+            self.at.stage, self.at.stage_step = self.at.stage + 1, 0
+            self.at.progress, self.at.stage_began = 0.0, self.seconds
+            self._save(learner)
+        elif self.folder is not None and self.at.best is None:
+            save_model(self.folder.best, self.detector, data_hash=self.options.data_hash)
+
+    def _step(
+        self,
+        stage: Stage,
+        factor: float,
+        losses: Mapping[str, float],
+        scores: Scores | None,
+        is_best: bool,
+    ) -> Step:
+        """Return what there is to tell of the step just made."""
+        at, seconds, total = self.at, self._speed.step_seconds, self._total_steps()
+        notes, self.notes = tuple(self.notes), []
+        for note in notes:
+            self._log.say(note)
+        left = None
+        if self.max_seconds is not None:
+            left = max(0.0, self.max_seconds - self.seconds)
+        elif total is not None:
+            left = (total - at.step) * (seconds + at.validation_seconds / at.step)
+        return Step(
+            stage=stage.name,
+            step=at.step,
+            total_steps=total,
+            epoch=at.images / len(self.images),
+            losses=losses,
+            lr=stage.recipe.lr * factor,
+            images_per_second=stage.recipe.batch_size / seconds if seconds else 0.0,
+            seconds_left=left,
+            memory_mib=memory_mib(self.fabric.device),
+            scores=scores,
+            is_best=is_best,
+            notes=notes,
+        )
+
+    def _total_steps(self) -> int | None:
+        """Return how many steps there will be; an estimate when the budget is one of time."""
+        at, steps = self.at, sum(budget.steps or 0 for budget in self.budgets)
+        if self.max_seconds is None:
+            return steps
+        if at.step < 5:  # too early to tell
+            return None
+        left = max(0.0, self.max_seconds - self.seconds) if at.progress < 1 else 0.0
+        estimate = at.step + round(left / max(self._speed.step_seconds, 1e-9))
+        return min(estimate, steps) if steps else estimate
+
+    def _budgets(self) -> list[StageBudget]:
+        """Return each stage's part of the budget that was asked for."""
+        options = self.options
+        limits = [] if options.max_steps is None else [options.max_steps]
+        if options.max_epochs is not None:
+            limits.append(math.ceil(options.max_epochs * len(self.images) / self.batch_size))
+        if not limits and options.max_minutes is None:
+            limits.append(sum(stage.recipe.max_steps for stage in self.stages))
+        for value in (*limits, self.max_seconds):
+            if value is not None and not value > 0:
+                raise UsageError("a budget of steps, epochs or minutes must be above 0")
+        steps = min(limits) if limits else None
+        return stage_budgets([stage.recipe for stage in self.stages], steps, self.max_seconds)
+
+    def _out_of_patience(self) -> bool:
+        """Return whether the last validations brought nothing better; say so."""
+        patience = self.options.patience
+        if patience is None or self.at.stale < patience:
+            return False
+        self._log.say(f"stopped early: {self.at.stale} validations without a better mAP")
+        return True
+
+    def _path(self, name: str) -> str:
+        """Return where a file of the run folder is, "nothing" if it was not written yet."""
+        exists = self.folder is not None and (self.folder.path / name).exists()
+        return str(self.folder.path / name) if self.folder is not None and exists else "nothing"
+
+
+def _short(value: object) -> str:
+    """Return a value as text that fits into a line."""
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,115 @@
+"""Tests of frozen norms, precision, layouts and the averaged weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import (
+    run,
+)
+from torch import nn
+from toy import make_toy, scores_of, write_images
+
+from detkit import learner as learning
+from detkit.averaging import WeightAverage
+from detkit.data.records import ImageRecord
+from detkit.errors import UsageError
+from detkit.precision import choose_precision, find_device, memory_format
+from detkit.training import freeze_norms
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[ImageRecord]:
+    return write_images(tmp_path / "images")
+
+
+def test_norms_are_frozen_for_pretrained_weights_and_small_batches_and_that_is_said(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    toy = make_toy()
+    toy.backbone.pretrained = True
+    norm = toy.backbone[1]
+    steps = list(run(records, tmp_path / "run", toy=toy, validation=lambda toy: scores_of(0.1)))
+    assert norm.running_mean.abs().sum() == 0
+    assert norm.num_batches_tracked == 0
+    assert norm.weight.detach().std() > 0  # scale and shift do train
+    assert any("1 batch norms of the backbone are frozen" in note for note in steps[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("wish", "pretrained", "folded", "share", "frozen"),
+    [
+        ("auto", True, False, 15, True),
+        ("auto", True, False, 16, False),
+        ("auto", False, False, 2, False),
+        ("yes", False, False, 64, True),
+        ("no", True, False, 2, False),
+        ("no", True, True, 64, True),
+    ],
+)
+def test_when_norms_are_frozen(
+    wish: str, pretrained: bool, folded: bool, share: int, frozen: bool
+) -> None:
+    toy = make_toy()
+    toy.config = replace(toy.config, freeze_norm=wish)  # type: ignore[arg-type]
+    toy.backbone.pretrained, toy.backbone.folded_norms = pretrained, folded
+    assert learning.frozen_norms(toy, share)[0] is frozen
+
+
+def test_freezing_counts_the_norms_and_leaves_the_rest_training() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Dropout())
+    assert freeze_norms(network.train()) == 1
+    assert [layer.training for layer in network] == [True, False, True]
+
+
+def test_mixed_precision_trains_and_saves_float32(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    toy = make_toy()
+    steps = list(run(records, tmp_path / "run", toy=toy, precision="bf16-mixed", max_steps=3))
+    assert all(math.isfinite(loss) for loss in steps[-1].losses.values())
+    assert {parameter.dtype for parameter in toy.parameters()} == {torch.float32}
+
+
+def test_precision_is_chosen_by_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for gain, chosen in ((3.0, "bf16-mixed"), (1.05, "32-true"), (0.1, "32-true")):
+        monkeypatch.setattr("detkit.precision.bf16_gain", lambda device, gain=gain: gain)
+        assert choose_precision("auto", cpu)[0] == chosen
+    assert choose_precision("16-mixed", cpu)[0] == "16-mixed"
+    with pytest.raises(UsageError, match="--precision half: choose from auto"):
+        choose_precision("half", cpu)
+
+
+def test_a_device_that_is_not_here_is_refused() -> None:
+    assert find_device("cpu").type == "cpu"
+    for device in ("cuda:99", "abacus"):
+        with pytest.raises(UsageError, match=f"--device {device}"):
+            find_device(device)
+
+
+def test_depthwise_convolutions_ask_for_channels_last_on_a_cpu() -> None:
+    cpu = torch.device("cpu")
+    assert memory_format(nn.Conv2d(8, 8, 3, groups=8), cpu) is torch.channels_last
+    assert memory_format(nn.Conv2d(8, 8, 3), cpu) is torch.contiguous_format
+
+
+def test_the_average_follows_its_formula() -> None:
+    layer = nn.BatchNorm1d(1)
+    average = WeightAverage(layer, 0.5)
+    expected, statistics = 1.0, 0.0
+    for update, value in enumerate((3.0, -2.0, 7.0, 1.0, 4.0, 2.0, 9.0, 5.0, 8.0), start=1):
+        layer.weight.data.fill_(value)
+        layer.running_mean.fill_(-value)
+        average.update()
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * value
+        statistics = decay * statistics - (1 - decay) * value
+    with average.applied():
+        assert layer.weight.item() == pytest.approx(expected)
+        assert layer.running_mean.item() == pytest.approx(statistics)
+    assert layer.weight.item() == 8.0

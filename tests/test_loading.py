@@ -1,0 +1,213 @@
+"""Tests of the stream of training batches."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
+
+from detkit import loading
+from detkit.data.records import ImageRecord
+from detkit.errors import DetkitError, UsageError
+from detkit.loading import BatchStream, Draw, TrainingImages, batches, open_loader
+from detkit.structures import Batch
+from detkit.transforms import Compose, light_augmentation
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[ImageRecord]:
+    return write_images(tmp_path / "images")
+
+
+def make_stream(
+    records: list[ImageRecord],
+    *,
+    batch_size: int = 4,
+    mosaic: float = 0.5,
+    rank: int = 0,
+    world_size: int = 1,
+    augment: bool = True,
+) -> BatchStream:
+    draw = Draw(
+        TrainingImages(records, CLASSES),
+        light_augmentation() if augment else Compose([]),
+        mosaic,
+        FixedSize(),
+        seed=5,
+    )
+    return BatchStream(draw, make_toy().preparation, batch_size, rank=rank, world_size=world_size)
+
+
+def take(stream: BatchStream, count: int, *, first: int = 0, workers: int = 0) -> list[Batch]:
+    loader = open_loader(stream, first, num_workers=workers, pin_memory=False)
+    return list(islice(batches(loader), count))
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    assert one.image_ids == other.image_ids
+    assert torch.equal(one.images, other.images)
+    for name in ("boxes", "labels", "difficult"):
+        for mine, theirs in zip(getattr(one, name), getattr(other, name), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_any_number_of_workers_gives_the_same_batches(records: list[ImageRecord]) -> None:
+    alone = take(make_stream(records), 6)
+    for one, other in zip(alone, take(make_stream(records), 6, workers=2), strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.slow
+def test_spawned_workers_share_the_decoded_images_and_give_the_same(
+    records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = take(make_stream(records), 3)
+    monkeypatch.setattr(loading, "_forks", lambda: False)
+    stream = make_stream(records)
+    stream.draw.images.cache_size = 100
+    stream.draw.images.fill_cache()
+    for one, other in zip(alone, take(stream, 3, workers=1), strict=True):
+        assert_equal(one, other)
+
+
+def test_the_stream_can_be_entered_at_any_batch(records: list[ImageRecord]) -> None:
+    assert_equal(take(make_stream(records), 4)[3], take(make_stream(records), 1, first=3)[0])
+
+
+def test_two_devices_see_together_what_one_sees_alone(records: list[ImageRecord]) -> None:
+    alone = take(make_stream(records, augment=False), 3)
+    ranks = [
+        take(make_stream(records, rank=rank, world_size=2, augment=False), 3) for rank in (0, 1)
+    ]
+    for whole, first, second in zip(alone, *ranks, strict=True):
+        assert whole.image_ids == first.image_ids + second.image_ids
+        assert torch.equal(whole.images, torch.cat([first.images, second.images]))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(records: list[ImageRecord]) -> None:
+    with pytest.raises(UsageError, match="batch_size 5 cannot be shared by 2 devices"):
+        make_stream(records, batch_size=5, world_size=2)
+
+
+def test_every_epoch_shows_every_image_once_across_batch_borders(
+    records: list[ImageRecord],
+) -> None:
+    names = [name for batch in take(make_stream(records, mosaic=0), 10) for name in batch.image_ids]
+    epochs = [names[start : start + 10] for start in range(0, 40, 10)]
+    assert all(sorted(epoch) == sorted(record.image_id for record in records) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_set_smaller_than_a_batch_fills_it_by_going_round(records: list[ImageRecord]) -> None:
+    batch = take(make_stream(records[:3], mosaic=0), 1)[0]
+    assert len(batch) == 4
+    assert len(set(batch.image_ids)) == 3
+
+
+def test_a_mosaic_shows_four_images(records: list[ImageRecord]) -> None:
+    batch = take(make_stream(records, mosaic=1.0), 1)[0]
+    assert all(len(name.split("+")) == 4 for name in batch.image_ids)
+
+
+def test_loading_draws_nothing_from_the_generators_of_the_network(
+    records: list[ImageRecord],
+) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    take(make_stream(records), 2)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_shrunk_images_take_their_boxes_with_them(records: list[ImageRecord]) -> None:
+    sample = TrainingImages(records, CLASSES, cache_size=24)[2]  # 48 x 40 becomes 24 x 20
+    assert sample.image.shape == (3, 20, 24)
+    assert torch.allclose(sample.boxes[0], torch.tensor([2.0, 3.0, 11.0, 15.0]))
+
+
+def test_what_the_network_sees_does_not_depend_on_what_fits_into_memory(
+    records: list[ImageRecord],
+) -> None:
+    decoded, some, all_kept = (TrainingImages(records, CLASSES, cache_size=24) for _ in range(3))
+    said = some.fill_cache(limit=4 * 24 * 20 * 3)
+    assert said.startswith("5 of 10 images fit into memory")
+    assert all_kept.fill_cache().startswith("10 decoded images kept in memory")
+    for record in records:
+        record.path.rename(record.path.with_suffix(".gone"))
+    with pytest.raises(DetkitError):
+        some[9]
+    for record in records:
+        record.path.with_suffix(".gone").rename(record.path)
+    for index in range(len(records)):
+        for images in (some, all_kept):
+            assert torch.equal(images[index].image, decoded[index].image)
+            assert torch.equal(images[index].boxes, decoded[index].boxes)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_one_line_with_its_name(
+    records: list[ImageRecord], workers: int
+) -> None:
+    records[7].path.write_bytes(b"no image")
+    with pytest.raises(DetkitError, match="bïld-7.png") as caught:
+        take(make_stream(records), 3, workers=workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_cannot_be_read_stops_the_filling_of_the_cache(
+    records: list[ImageRecord],
+) -> None:
+    records[7].path.write_bytes(b"no image")
+    with pytest.raises(DetkitError, match="bïld-7.png"):
+        TrainingImages(records, CLASSES, cache_size=100).fill_cache()
+
+
+def test_a_missing_image_is_told_from_a_label_of_a_class_that_is_not_trained(
+    records: list[ImageRecord],
+) -> None:
+    images = TrainingImages([replace(records[2], path=Path("gone.png"))], ("car",))
+    with pytest.raises(DetkitError, match="gone.png"):
+        images[0]
+    assert TrainingImages(records, ("dog",))[2].labels.tolist() == [0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_killed_worker_is_one_line(records: list[ImageRecord]) -> None:
+    loader = open_loader(make_stream(records), 0, num_workers=1, pin_memory=False)
+    stream = batches(loader)
+    next(stream)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if not children.exists():
+        pytest.skip("no /proc to find the worker in")
+    for child in children.read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    with pytest.raises(DetkitError, match="a data worker was killed"):
+        list(stream)
+
+
+def test_few_images_need_no_workers_and_a_cpu_one() -> None:
+    assert loading.default_workers(10, on_cpu=True) == 0
+    assert loading.default_workers(1000, on_cpu=True) == (1 if loading.num_cores() > 1 else 0)
+    assert 1 <= loading.default_workers(1000, on_cpu=False) <= 8
+
+
+def test_the_recipe_names_the_augmentation() -> None:
+    toy, make = make_toy(), loading.make_augmentation
+    kinds = {
+        name: [type(one) for one in make(toy, replace(RECIPE, augmentation=name)).transforms]
+        for name in ("none", "light", "paper")
+    }
+    assert kinds["none"] == []
+    assert kinds["light"] == [type(one) for one in light_augmentation().transforms]
+    assert kinds["paper"] == [type(one) for one in toy.augmentation().transforms]

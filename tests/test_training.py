@@ -1,0 +1,343 @@
+"""Tests of the training loop, its stopping and going on, and what it leaves in the run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import (
+    ADAMW,
+    assert_same,
+    metrics,
+    run,
+    two_stages,
+)
+from torch import Tensor
+from toy import RECIPE, Toy, make_toy, scores_of, write_images
+
+from detkit import run as running
+from detkit.checkpoint import load_resume, model_info
+from detkit.config import DetectorConfig, Recipe
+from detkit.data.records import ImageRecord
+from detkit.detector import Detector
+from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.structures import Batch
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[ImageRecord]:
+    return write_images(tmp_path / "images")
+
+
+# What a run makes
+
+
+def test_the_loss_falls_and_every_step_is_told(tmp_path: Path, records: list[ImageRecord]) -> None:
+    recipe = replace(RECIPE, mosaic=0, augmentation="none", max_steps=60, ema_decay=0)
+    steps = list(run(records, tmp_path / "run", recipe=recipe))
+    assert [step.step for step in steps] == list(range(1, 61))
+    assert {step.total_steps for step in steps} == {60}
+    first, last = (sum(sum(s.losses.values()) for s in part) for part in (steps[:10], steps[-10:]))
+    assert last < 0.5 * first
+    assert steps[-1].epoch == pytest.approx(60 * 4 / 10)
+    assert steps[-1].seconds_left == 0
+    assert steps[-1].images_per_second > 0
+
+
+def test_the_schedule_is_followed_to_the_step(tmp_path: Path, records: list[ImageRecord]) -> None:
+    recipe = Recipe(batch_size=2, max_steps=8, lr=0.08, milestones=(0.5, 0.75), gamma=0.5)
+    rates = [step.lr for step in run(records, tmp_path / "run", recipe=recipe)]
+    assert rates == pytest.approx([0.08] * 4 + [0.04] * 2 + [0.02] * 2)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        list(run(records, tmp_path / name, seed=seed))
+    one, two, three = (
+        (tmp_path / name / "last.safetensors").read_bytes() for name in ("one", "two", "three")
+    )
+    assert one == two
+    assert one != three
+
+
+def test_images_and_batches_without_objects_train(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    empty = [replace(record, objects=()) for record in records]
+    steps = list(run(empty, tmp_path / "run"))
+    assert all(math.isfinite(loss) for step in steps for loss in step.losses.values())
+
+
+def test_the_run_folder_holds_what_is_promised(tmp_path: Path, records: list[ImageRecord]) -> None:
+    list(run(records, tmp_path / "run", settings={"model": "toy"}, data_hash="abc"))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "log.txt",
+        "best.safetensors",
+        "last.safetensors",
+        "resume.ckpt",
+        "samples",
+    }
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"model": "toy"}
+    assert model_info(tmp_path / "run" / "best.safetensors")["data_hash"] == "abc"
+    assert len(list((tmp_path / "run" / "samples").iterdir())) == RECIPE.batch_size
+    lines = metrics(tmp_path / "run")
+    assert lines[-1]["step"] == RECIPE.max_steps
+    assert set(lines[0]["losses"]) == {"box", "class"}
+
+
+def test_no_images_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DetkitError, match="no images to train on"):
+        list(run([], tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_image_stops_the_run_with_its_name(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    records[3].path.write_bytes(b"")
+    with pytest.raises(DetkitError, match="bïld-3.png"):
+        list(run(records, tmp_path / "run"))
+
+
+# Budgets
+
+
+def test_a_budget_in_epochs_counts_images(tmp_path: Path, records: list[ImageRecord]) -> None:
+    steps = list(run(records, tmp_path / "run", max_epochs=2))
+    assert len(steps) == 5  # 2 * 10 images / 4 a batch
+
+
+@pytest.mark.parametrize("budget", [{"max_steps": 0}, {"max_minutes": 0.0}, {"max_epochs": -1}])
+def test_a_budget_of_nothing_is_refused(
+    tmp_path: Path, records: list[ImageRecord], budget: dict[str, float]
+) -> None:
+    with pytest.raises(UsageError, match="must be above 0"):
+        list(run(records, tmp_path / "run", **budget))
+
+
+def test_a_budget_in_minutes_is_kept_and_the_schedule_ends_with_it(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    began = time.monotonic()
+    steps = []
+    for step in run(records, tmp_path / "run", recipe=ADAMW, max_minutes=1.5 / 60):
+        steps.append(step)
+        time.sleep(0.02)
+    assert time.monotonic() - began < 3
+    rates = [step.lr for step in steps if step.epoch > 0]
+    assert max(rates) > 0.9 * ADAMW.lr
+    assert rates[-1] < 0.02 * ADAMW.lr
+    after_warmup = rates[rates.index(max(rates)) :]
+    assert after_warmup == sorted(after_warmup, reverse=True)
+    assert steps[0].total_steps is None  # nothing is measured yet
+    assert steps[-1].total_steps == steps[-1].step
+
+
+def test_validations_count_in_a_budget_of_minutes(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    def slow_validation(toy: Detector) -> Any:
+        time.sleep(0.3)
+        return scores_of(0.5)
+
+    began = time.monotonic()
+    steps = list(run(records, tmp_path / "run", max_minutes=1.5 / 60, validation=slow_validation))
+    assert time.monotonic() - began < 2.2
+    assert steps[-1].scores is not None
+    assert sum(step.scores is not None for step in steps) < 4
+
+
+# Validation
+
+
+def validate_with(*means: float | None) -> Any:
+    values = iter(means)
+    return lambda toy: scores_of(next(values))
+
+
+def test_the_model_of_the_best_validation_is_kept(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    recipe = replace(RECIPE, max_steps=12)
+    steps = list(
+        run(
+            records,
+            tmp_path / "run",
+            recipe=recipe,
+            num_validations=4,
+            validation=validate_with(0.2, 0.6, 0.6, 0.3),
+        )
+    )
+    told = {step.step: step.is_best for step in steps if step.scores is not None}
+    assert told == {3: True, 6: True, 9: False, 12: False}
+    best = model_info(tmp_path / "run" / "best.safetensors")["scores"]
+    assert best["mAP"] == 0.6
+    assert best["protocol"] == "VOC 2007 11-point AP, IoU >= 0.5"
+    validations = [line for line in metrics(tmp_path / "run") if "validation" in line]
+    assert [line["validation"]["mAP"] for line in validations] == [0.2, 0.6, 0.6, 0.3]
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() != (
+        tmp_path / "run" / "last.safetensors"
+    ).read_bytes()
+
+
+def test_training_stops_after_patience_validations_without_a_better_one(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    steps = list(
+        run(
+            records,
+            tmp_path / "run",
+            recipe=replace(RECIPE, max_steps=30),
+            num_validations=10,
+            patience=2,
+            validation=validate_with(0.2, 0.5, 0.4, 0.5),
+        )
+    )
+    assert steps[-1].step == 12
+    assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_validation_without_any_truth_leaves_the_last_model_as_the_best(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    list(run(records, tmp_path / "run", validation=lambda toy: scores_of(None)))
+    state = model_info(tmp_path / "run" / "best.safetensors")
+    assert state["backend"] == "toy"
+
+
+def test_validation_leaves_no_trace_in_what_is_learnt(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    def meddling(toy: Detector) -> Any:
+        assert not toy.training
+        torch.rand(5)
+        return scores_of(0.1)
+
+    list(run(records, tmp_path / "with", validation=meddling))
+    list(run(records, tmp_path / "without"))
+    one, other = (
+        load_resume(tmp_path / name / "resume.ckpt")["model"] for name in ("with", "without")
+    )
+    assert_same(one, other)
+
+
+def test_validation_and_the_final_detector_use_the_averaged_weights(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    seen: list[Tensor] = []
+
+    def look(toy: Detector) -> Any:
+        seen.append(next(toy.parameters()).detach().clone())
+        return scores_of(0.1)
+
+    toy = make_toy()
+    list(run(records, tmp_path / "run", toy=toy, validation=look))
+    state = load_resume(tmp_path / "run" / "resume.ckpt")
+    name, final = next(iter(toy.named_parameters()))
+    assert torch.equal(seen[-1], final)
+    assert torch.equal(final, state["learner"]["average"][name])
+    assert not torch.equal(final, state["model"][name])
+
+
+# What goes wrong
+
+
+class Failing(Toy):
+    """A toy whose loss fails from the third step on."""
+
+    failure: Exception | None = None
+    calls = 0
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        losses = super().losses(batch)
+        self.calls += 1
+        if self.calls > 2:
+            if self.failure is not None:
+                raise self.failure
+            losses["box"] = losses["box"] * math.nan
+        return losses
+
+
+def failing(failure: Exception | None = None) -> Failing:
+    torch.manual_seed(0)
+    toy = Failing(DetectorConfig(), ("car", "dog"))
+    toy.failure = failure
+    return toy
+
+
+def test_a_loss_that_is_not_finite_names_step_parts_and_images_and_harms_nothing(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "SAVE_SECONDS", 0.0)
+    steps = run(records, tmp_path / "run", toy=failing())
+    next(steps)
+    next(steps)
+    before = {
+        name: (tmp_path / "run" / name).read_bytes() for name in ("last.safetensors", "resume.ckpt")
+    }
+    with pytest.raises(DetkitError) as caught:
+        next(steps)
+    message = str(caught.value)
+    assert message.startswith("step 3: the loss is not finite (box nan, class ")
+    assert "bïld-" in message and "\n" not in message
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+    for name, content in before.items():
+        assert (tmp_path / "run" / name).read_bytes() == content
+    assert "not finite" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = make_toy()
+    steps = run(records, tmp_path / "run", toy=toy)
+    next(steps)
+    signal.raise_signal(signal.SIGTERM)
+    toy.head.weight.data[0, 0] = math.inf
+    with pytest.raises(DetkitError, match=r"head\.weight are not finite"):
+        next(steps)
+    assert not (tmp_path / "run" / "resume.ckpt").exists()
+
+
+def test_too_little_memory_is_one_line_with_a_batch_size_to_try(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    toy = failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    with pytest.raises(DetkitError, match="out of memory on cpu at batch size 4; .*size 2"):
+        list(run(records, tmp_path / "run", toy=toy))
+
+
+def test_another_error_keeps_its_own_traceback(tmp_path: Path, records: list[ImageRecord]) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(run(records, tmp_path / "run", toy=failing(RuntimeError("a bug"))))
+
+
+# Stages
+
+
+def test_stages_follow_each_other_with_their_own_recipes(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    toy = two_stages()
+    weights = [parameter.detach().clone() for parameter in toy.backbone.parameters()]
+    steps = run(records, tmp_path / "run", toy=toy)
+    first = list(islice(steps, 6))
+    assert {step.stage for step in first} == {"head"}
+    assert_same(weights, list(toy.backbone.parameters()))
+    rest = list(steps)
+    assert [(step.stage, step.step) for step in rest] == [("all", 7), ("all", 8)]
+    assert toy.begun == ["head", "all"]
+    assert not torch.equal(weights[0], next(toy.backbone.parameters()))
