@@ -9,14 +9,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from detkit.inference import predict
-
 from detkit.checkpoint import load_model
 from detkit.config import override, parse_settings
-from detkit.data import open_dataset
-from detkit.data.splits import training_splits
+from detkit.data import open_dataset, training_splits
 from detkit.detectors import load_backend
 from detkit.evaluation import evaluate
+from detkit.inference import predict
 from detkit.training import train
 
 

@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import pytest
+from running import detkit, process
 
 from detkit import __version__
-from detkit.cli import main
 from detkit.errors import ExitCode
 
 COMMANDS = ("demo", "check", "train", "eval", "detect", "convert", "split", "models")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-
-
-@dataclass
-class Done:
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def process(*words: str | Path, stdin: str | None = None) -> Done:
-    """Run a command in a process of its own, as a user does."""
-    done = subprocess.run(
-        [sys.executable, "-m", "detkit", *map(str, words)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def detkit(*words: str | Path, stdin: str = "") -> Done:
-    """Run a command here, which spares it the seconds that importing torch takes."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
-        pytest.raises(SystemExit) as end,
-    ):
-        main([str(word) for word in words])
-    code = end.value.code
-    assert code is None or isinstance(code, int)
-    return Done(code or 0, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

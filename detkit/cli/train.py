@@ -269,7 +269,7 @@ def _splits(
     console: Console, dataset: Dataset, plan: Plan
 ) -> tuple[Sequence[ImageRecord], Sequence[ImageRecord]]:
     """Return the images to train on and those to validate on, saying how they were chosen."""
-    from detkit.data.splits import training_splits
+    from detkit.data import training_splits
 
     records, held_out, notes = training_splits(dataset, plan.val, plan.seed)
     for note in notes:
