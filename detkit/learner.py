@@ -56,11 +56,11 @@ class Learner:
         enough memory.
         """
         fabric, recipe = self.fabric, self.recipe
-        images = batch.images.to(memory_format=self.layout)
         self._optimizer.zero_grad(set_to_none=True)
         try:
-            parcel = Parcel(replace(batch, images=images).to(fabric.device))
-            losses: dict[str, Tensor] = self._network(parcel)
+            moved = batch.to(fabric.device)
+            images = moved.images.to(memory_format=self.layout)
+            losses: dict[str, Tensor] = self._network(Parcel(replace(moved, images=images)))
             fabric.backward(torch.stack(list(losses.values())).sum())
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if _is_out_of_memory(error):

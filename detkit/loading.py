@@ -16,9 +16,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -72,12 +73,15 @@ class TrainingImages:
     def __getitem__(self, index: int) -> Sample:
         """Return one image with its objects; raises DetkitError when it cannot be read."""
         record = self.records[index]
-        pixels = self._cache[index] or self._decode(record)
+        cached = self._cache[index]
+        pixels = cached or self._decode(record)
+        # An augmentation that works in place must not reach what is kept.
+        image = pixels.image if cached is None else pixels.image.clone()
         truth = truth_of(record, self._class_index)
-        height, width = pixels.image.shape[:2]
+        height, width = image.shape[:2]
         scale = np.array([width / pixels.size[1], height / pixels.size[0]] * 2, np.float32)
         return Sample(
-            image=pixels.image.permute(2, 0, 1),
+            image=image.permute(2, 0, 1),
             boxes=torch.from_numpy(truth.boxes * scale),
             labels=torch.from_numpy(truth.labels),
             difficult=torch.from_numpy(truth.difficult),
@@ -297,11 +301,14 @@ def num_cores() -> int:
 
 
 def memory_of_machine() -> int:
-    """Return the machine's memory in bytes; 8 GiB where it does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 2**30
+    """Return the memory this process may use, in bytes; 8 GiB where nobody tells."""
+    limits = []
+    with suppress(AttributeError, ValueError, OSError):  # Windows
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's, v2 and v1
+        with suppress(ValueError, OSError):  # "max", or no such file
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(limits, default=8 * 2**30)
 
 
 def _forks() -> bool:

@@ -110,7 +110,7 @@ class Run:
         }
         self._saved: Mapping[str, Any] | None = None
         self._began = began
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), -1
         self._speed = SpeedMeter()
         self._log = RunLog(folder)
         self._stop = StopSignal()
@@ -184,9 +184,9 @@ class Run:
             stopped = stopped or (self.fabric.world_size == 1 and self._stop.received)
         if stopped:
             self._save(learner)
+            where = "" if self.folder is None else f" -o {self.folder.path}"
             raise Interrupted(
-                f"stopped at step {at.step}, everything is in {self._path('resume.ckpt')}; "
-                "go on with the same command and --resume"
+                f"stopped at step {at.step}; go on with: detkit train --resume{where}"
             )
         self._end(learner, is_last)
 
@@ -195,7 +195,7 @@ class Run:
         saved, self._saved = self._saved, None
         if saved is not None:
             self.detector.load_state_dict(saved["model"])
-            set_random_state(saved["random"])
+            self._set_random_state(saved["random"])
         if stage.begin is not None:
             stage.begin()
         within = saved is not None and self.at.stage_step > 0
@@ -204,7 +204,8 @@ class Run:
         learner = Learner(self.fabric, self.detector, stage.recipe, self._identity["precision"])
         if learner.note:
             self.notes.append(learner.note)
-        on_cpu = self.fabric.device.type == "cpu"
+        kind = self.fabric.device.type
+        on_cpu, on_cuda = kind == "cpu", kind == "cuda"
         world_size, num_workers = self.fabric.world_size, self.options.num_workers
         if num_workers is None:
             num_workers = default_workers(len(self.images), on_cpu=on_cpu, processes=world_size)
@@ -223,11 +224,11 @@ class Run:
             world_size=world_size,
         )
         loader = open_loader(
-            stream, self.at.stage_step, num_workers=num_workers, pin_memory=not on_cpu
+            stream, self.at.stage_step, num_workers=num_workers, pin_memory=on_cuda
         )
         if saved is not None and within:
             learner.load_state(saved["learner"])
-            set_random_state(saved["random"])
+            self._set_random_state(saved["random"])
         return learner, batches(loader)
 
     def _fetch(self, stream: Iterator[Batch]) -> Batch:
@@ -317,6 +318,8 @@ class Run:
         at.stale = 0 if is_best else at.stale + 1
         at.validations += 1
         at.validation_seconds += at.last_validation
+        if self._out_of_patience() and at.progress < 1:
+            self.notes.append(f"stopped early: {at.stale} validations without a better mAP")
         self._save(learner, scores, is_best=is_best)
         return scores, is_best
 
@@ -324,7 +327,7 @@ class Run:
         self, learner: Learner, scores: Scores | None = None, *, is_best: bool = False
     ) -> None:
         """Write `last`, the resume file and, if these weights are the best, `best`."""
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.at.step
         folder, at = self.folder, self.at
         if folder is None:
             return
@@ -345,7 +348,8 @@ class Run:
 
     def _end(self, learner: Learner, is_last: bool) -> None:
         """Save, and leave the averaged weights in the detector."""
-        self._save(learner)
+        if self._saved_step != self.at.step:  # else the last validation has saved, with scores
+            self._save(learner)
         if learner.average is not None:
             learner.average.apply()
             learner.average = None
@@ -416,12 +420,16 @@ class Run:
         return stage_budgets([stage.recipe for stage in self.stages], steps, self.max_seconds)
 
     def _out_of_patience(self) -> bool:
-        """Return whether the last validations brought nothing better; say so."""
-        patience = self.options.patience
-        if patience is None or self.at.stale < patience:
-            return False
-        self._log.say(f"stopped early: {self.at.stale} validations without a better mAP")
-        return True
+        """Return whether the last validations brought nothing better."""
+        return self.options.patience is not None and self.at.stale >= self.options.patience
+
+    def _set_random_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the first process's generators; those of the others begin anew."""
+        if self.fabric.global_rank == 0:
+            set_random_state(state)
+        else:
+            seed = self._identity["seed"] + self.fabric.global_rank + self.at.step
+            self.fabric.seed_everything(seed, verbose=False)
 
     def _path(self, name: str) -> str:
         """Return where a file of the run folder is, "nothing" if it was not written yet."""

@@ -118,6 +118,8 @@ class RunFolder:
 
     def _take_over(self, resume: bool, force: bool) -> None:
         """Raise UsageError unless the folder may be used; clear it for a forced new run."""
+        for partial in self.path.glob(".*.partial"):  # of a run that was killed while writing
+            partial.unlink()
         held = sorted(file.name for file in self.path.iterdir() if file.name != ".lock")
         if resume:
             if not self.resume.exists():

@@ -155,6 +155,16 @@ def test_what_the_network_sees_does_not_depend_on_what_fits_into_memory(
             assert torch.equal(images[index].boxes, decoded[index].boxes)
 
 
+def test_an_augmentation_that_works_in_place_does_not_reach_the_cache(
+    records: list[ImageRecord],
+) -> None:
+    images = TrainingImages(records, CLASSES, cache_size=24)
+    images.fill_cache()
+    before = images[0].image.clone()
+    images[0].image.zero_()
+    assert torch.equal(images[0].image, before)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_one_line_with_its_name(
     records: list[ImageRecord], workers: int

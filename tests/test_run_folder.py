@@ -63,3 +63,10 @@ def test_the_lock_of_a_killed_run_does_not_last(tmp_path: Path) -> None:
     assert (tmp_path / "run" / ".lock").exists()
     RunFolder(tmp_path / "run").close()
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_what_a_kill_left_half_written_is_swept_up(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".resume.ckpt.123.partial").write_bytes(b"half")
+    RunFolder(tmp_path / "run").close()
+    assert list((tmp_path / "run").iterdir()) == []

@@ -76,7 +76,9 @@ def test_stopping_says_how_to_go_on_and_has_exit_code_130(
     signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # the second stops at once
     assert before is not signal.default_int_handler
-    with pytest.raises(Interrupted, match="stopped at step 1.*resume.ckpt.*--resume") as caught:
+    with pytest.raises(
+        Interrupted, match="stopped at step 1; go on with: detkit train --resume -o"
+    ) as caught:
         next(steps)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
     assert (tmp_path / "run" / "last.safetensors").exists()

@@ -207,6 +207,7 @@ def test_training_stops_after_patience_validations_without_a_better_one(
         )
     )
     assert steps[-1].step == 12
+    assert steps[-1].notes == ("stopped early: 2 validations without a better mAP",)
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
 
 
