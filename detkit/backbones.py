@@ -43,7 +43,7 @@ class Architecture:
     blocks: Callable[[], OrderedDict[str, nn.Module]]  # random weights, from the image on
     taps: tuple[Tap, ...]
     rename: Callable[[str], str | None]  # a key of torchvision's state dict -> ours, or None
-    has_norm: bool = True
+    generic_blocks: int = 0  # the first blocks, whose filters serve any data (to stride 4)
 
 
 class Backbone(nn.Module):
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         self.name = name
         self.blocks = nn.ModuleDict(architecture.blocks())
         self.taps = architecture.taps
-        self.has_norm = architecture.has_norm
+        self.generic_blocks = architecture.generic_blocks
         self._rename = architecture.rename
         self.pretrained = False
         self.folded_norms = False
@@ -238,7 +238,7 @@ def _resnet_architecture(name: str, expansion: int) -> Architecture:
         Tap(stage, width * expansion, stride)
         for stage, width, stride in zip(_RESNET_STAGES[1:], (128, 256, 512), (8, 16, 32))
     )
-    return Architecture(_resnet(name), taps, _rename_resnet)
+    return Architecture(_resnet(name), taps, _rename_resnet, generic_blocks=5)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -249,24 +249,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _vgg16,
         (Tap("22", 512, 8), Tap("29", 512, 16)),  # conv4_3, conv5_3
         _from_features,
-        has_norm=False,
     ),
     "vgg16-atrous": Architecture(
         _vgg16_atrous,
         (Tap("22", 512, 8), Tap("relu7", 1024, 16)),  # conv4_3, fc7
         _rename_atrous,
-        has_norm=False,
     ),
     "mobilenet_v2": Architecture(
         _mobilenet_v2,
         (Tap("7expand", 192, 8), Tap("14expand", 576, 16), Tap("18", 1280, 32)),
         _rename_mobilenet_v2,
+        generic_blocks=4,
     ),
     "squeezenet1_0": Architecture(
         _squeezenet,
         (Tap("10", 512, 8), Tap("12", 512, 16)),  # fire8, fire9
         _from_features,
-        has_norm=False,
+        generic_blocks=6,
     ),
     "resnet18": _resnet_architecture("resnet18", 1),
     "resnet34": _resnet_architecture("resnet34", 1),

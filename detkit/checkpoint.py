@@ -106,6 +106,15 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
     return detector.to(device).eval()
 
 
+def is_model(path: Path | str) -> bool:
+    """Return whether a file is a detkit model, by its header; no error for any other file."""
+    try:
+        with safetensors.safe_open(Path(path), framework="np") as file:
+            return ENTRY in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
 def model_info(path: Path | str) -> dict[str, Any]:
     """Return the header of a model file as values: `backend`, `config`, `class_names`, ...
 

@@ -39,8 +39,10 @@ class DetectorConfig:
     freeze_norm: Literal["auto", "yes", "no"] = setting(
         "auto", "ours: batch norm is frozen when its weights are pretrained and the batch is small"
     )
-    freeze_layers: int = setting(
-        0, "ours: how many of the backbone's blocks, from the image on, are not trained"
+    freeze_layers: int | None = setting(
+        None,
+        "Fast R-CNN sec. 4.5: the first layers are generic. How many blocks, from the image on, "
+        "are not trained; none: with pretrained weights those up to stride 4 (VGG16: 0, as SSD)",
     )
     score_thresh: float = setting(0.01, "SSD sec. 3.1; low, because a cut distorts mAP")
     nms_thresh: float = setting(0.45, "SSD sec. 3.1")

@@ -50,7 +50,7 @@ class Preparation:
         images = torch.zeros(len(samples), 3, height, width)
         boxes, proposals = [], []
         for index, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-            images[index, :, : size[0], : size[1]] = self.network_image(sample.image, size)
+            self._write(sample.image, images[index, :, : size[0], : size[1]])
             scale = _scale(original_sizes[index], size)
             boxes.append(sample.boxes * scale)
             if sample.proposals is not None:
@@ -66,19 +66,20 @@ class Preparation:
             image_ids=[sample.image_id for sample in samples],
         )
 
-    def network_image(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the (3, h, w) float32 normalised image of a (3, H, W) uint8 one."""
+    def _write(self, image: Tensor, into: Tensor) -> None:
+        """Fill the (3, h, w) float32 slice with the resized, normalised (3, H, W) uint8 image."""
+        size = (into.shape[1], into.shape[2])
         if self.antialias:
             # uint8 in, uint8 out: several times faster than float, and within half a grey level.
-            pixels = F.resize(image, list(size), antialias=True).float().div_(255.0)
+            into.copy_(F.resize(image, list(size), antialias=True))
         else:
-            pixels = nn.functional.interpolate(
-                image[None].float().div_(255.0), size=size, mode="bilinear", align_corners=False
-            )[0]
-        mean = torch.tensor(self.mean).view(3, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1)
-        normalised: Tensor = pixels.sub_(mean).div_(std)
-        return normalised
+            into.copy_(
+                nn.functional.interpolate(
+                    image[None].float(), size=size, mode="bilinear", align_corners=False
+                )[0]
+            )
+        for channel, mean, std in zip(into, self.mean, self.std):
+            channel.sub_(255.0 * mean).mul_(1.0 / (255.0 * std))
 
 
 def _scale(original: tuple[int, int], network: tuple[int, int]) -> Tensor:
@@ -143,6 +144,12 @@ class Detector(nn.Module, ABC):
         on other class names stay random. Raises DetkitError when they cannot be had or do
         not fit.
         """
+        self._load_weights(weights)
+        wished = self.config.freeze_layers
+        generic = self.backbone.generic_blocks if self.backbone.pretrained else 0
+        self.backbone.freeze_blocks(generic if wished is None else wished)
+
+    def _load_weights(self, weights: str) -> None:
         if weights in ("none", "imagenet"):
             load_weights(self.backbone, weights)
             return

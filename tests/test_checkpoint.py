@@ -20,6 +20,7 @@ from toy import CLASSES, Toy, make_toy
 
 from detkit import __version__, detectors
 from detkit.checkpoint import (
+    is_model,
     load_model,
     load_resume,
     model_info,
@@ -241,3 +242,11 @@ def test_the_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
     expected = draw()
     set_random_state(load_resume(tmp_path / "resume.ckpt")["random"])
     assert draw() == expected
+
+
+def test_only_detkits_own_files_count_as_models(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", make_toy())
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no")
+    names = ["model.safetensors", "other.safetensors", "text.safetensors", "gone.safetensors"]
+    assert [is_model(tmp_path / name) for name in names] == [True, False, False, False]

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.boxes import iou
+from detkit.detector import Published
 from detkit.detectors.ssd import (
     _TORCHVISION,
     SSD,
@@ -99,6 +100,28 @@ def test_dropping_a_class_from_published_weights_keeps_the_others_logits() -> No
     with torch.no_grad():
         expected = full.predict(image)[0][..., [0, 1, 3]]
         torch.testing.assert_close(small.predict(image)[0], expected)
+
+
+def test_published_weights_are_a_model_name_with_cocos_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None)
+    file = tmp_path / "ssd300_vgg16_coco-b556d3b4.pth"
+    torch.save({key: value.half() for key, value in peer.state_dict().items()}, file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(Published, "url", property(lambda self: file.as_uri()))
+    detector = SSD.from_published("ssd300-coco")
+    assert len(detector.class_names) == 80
+    assert detector.class_names[:2] == ("person", "bicycle") and "N/A" not in detector.class_names
+    assert (tmp_path / "home" / "hub" / "checkpoints" / file.name).is_file()
+    # The same file as a start for other classes: all but the class head is taken over.
+    start = SSD(_TORCHVISION, ["cell"])
+    before = start.class_head.convs[0].weight.clone()
+    start.load_weights(str(file))
+    torch.testing.assert_close(start.box_head.state_dict(), detector.box_head.state_dict())
+    torch.testing.assert_close(start.backbone.state_dict(), detector.backbone.state_dict())
+    torch.testing.assert_close(start.class_head.convs[0].weight, before)
+    assert start.pretrained
 
 
 def naive_match(gt: list[list[float]], boxes: Tensor, thresh: float) -> list[int]:

@@ -45,13 +45,15 @@ def open_model(model: str, device: str) -> Detector:
 def starting_config(backend: type[Detector], backbone: str | None, weights: str) -> DetectorConfig:
     """Return the config a training starts from: `--backbone`, or what the weights are of.
 
-    Without either it is `tiny`, which needs no weights. Raises DetkitError when the weights
-    file fits no backbone.
+    Weights of a whole detector bring its config along: their default boxes and preprocessing
+    are part of what they have learnt. Without either it is `tiny`, which needs no weights.
+    Raises DetkitError when the weights file fits no backbone, UsageError when it contradicts
+    `--backbone`.
     """
     from detkit.backbones import identify
 
-    if weights in backend.published:
-        config = backend.published[weights].config
+    config = None if weights in ("none", "imagenet") else _config_of_weights(backend, weights)
+    if config is not None:
         if backbone not in (None, config.backbone):
             raise UsageError(
                 f"--backbone {backbone}: {weights} are weights of {config.backbone}; leave "
@@ -64,3 +66,21 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
         elif weights != "none":
             backbone = identify(Path(weights))
     return backend.config_class() if backbone is None else backend.config_class(backbone=backbone)
+
+
+def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig | None:
+    """Return the config of a whole detector's weights, None for those of a classifier."""
+    from detkit.backbones import read_state_dict
+    from detkit.checkpoint import is_model, load_model
+
+    if weights in backend.published:
+        return backend.published[weights].config
+    path = Path(weights)
+    if is_model(path):
+        model = load_model(path)
+        if model.name != backend.name:
+            raise UsageError(f"--weights {weights}: a model of {model.name}, not {backend.name}")
+        return model.config
+    if backend.convert_torchvision(read_state_dict(path)) is not None:
+        return next(iter(backend.published.values())).config
+    return None

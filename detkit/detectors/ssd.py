@@ -208,7 +208,7 @@ class SSD(Detector):
     config_class: ClassVar[type[DetectorConfig]] = SSDConfig
     recipe: ClassVar[Recipe] = Recipe()  # sec. 3.1; VOC07+12: 120k steps, .1 at 80k and 100k
     short_recipe: ClassVar[Recipe] = Recipe(
-        batch_size=16,
+        batch_size=8,
         max_steps=3000,
         optimizer="adamw",
         lr=1e-3,
@@ -220,9 +220,9 @@ class SSD(Detector):
         backbone_lr_factor=0.3,
         cache_size=480,
     )
-    published: ClassVar[Mapping[str, Published]] = {
-        "ssd300-coco": Published("ssd300_vgg16", "COCO_V1", _TORCHVISION)
-    }
+    published: ClassVar[Mapping[str, Published]] = dict.fromkeys(
+        ("ssd300-coco", "ssd300_vgg16-coco"), Published("ssd300_vgg16", "COCO_V1", _TORCHVISION)
+    )
     config: SSDConfig
 
     def __init__(self, config: SSDConfig, class_names: Sequence[str]) -> None:
@@ -230,7 +230,6 @@ class SSD(Detector):
         super().__init__(config, class_names)
         vgg = config.backbone == "vgg16"
         self.backbone = backbones.build("vgg16-atrous" if vgg else config.backbone)
-        self.backbone.freeze_blocks(config.freeze_layers)
         channels = [tap.channels for tap in self.backbone.taps]
         last_map = math.ceil(config.size / self.backbone.taps[-1].stride)
         extras, widths = extra_layers(config.backbone, config.size, channels[-1], last_map)
