@@ -181,13 +181,12 @@ class Run:
             step = self._step(stage, factor, losses, scores, is_best)
             self._log.step(step, last=at.progress >= 1 or stopped)
             yield step
-            stopped = stopped or (self.fabric.world_size == 1 and self._stop.received)
+            if self._stop.received and self.fabric.world_size == 1:  # while others had the step
+                stopped = at.progress < 1
         if stopped:
-            self._save(learner)
-            where = "" if self.folder is None else f" -o {self.folder.path}"
-            raise Interrupted(
-                f"stopped at step {at.step}; go on with: detkit train --resume{where}"
-            )
+            if at.stage_step:  # else what `begin` changed would be changed again
+                self._save(learner)
+            raise Interrupted(self._farewell())
         self._end(learner, is_last)
 
     def _begin(self, stage: Stage) -> tuple[Learner, Iterator[Batch]]:
@@ -282,7 +281,7 @@ class Run:
             progress, stop = over_devices(self.fabric, both, "max").tolist()
             stopped = stop > 0
         at.progress = max(at.progress, progress)
-        return stopped
+        return stopped and at.progress < 1  # what is complete may as well be finished
 
     def _validation_due(self, budget: StageBudget) -> bool:
         """Return whether the detector is to be judged after this step."""
@@ -430,6 +429,13 @@ class Run:
         else:
             seed = self._identity["seed"] + self.fabric.global_rank + self.at.step
             self.fabric.seed_everything(seed, verbose=False)
+
+    def _farewell(self) -> str:
+        """Return the line for a run that was told to stop."""
+        if self.at.step == 0 or self.folder is None:
+            return "stopped before the first step; there is nothing to go on with"
+        step, folder = self.at.step, self.folder.path
+        return f"stopped at step {step}; go on with: detkit train --resume -o {folder}"
 
     def _path(self, name: str) -> str:
         """Return where a file of the run folder is, "nothing" if it was not written yet."""

@@ -85,6 +85,23 @@ def test_stopping_says_how_to_go_on_and_has_exit_code_130(
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    toy = make_toy()
+
+    def stop_in_the_last_step(*_: object) -> None:
+        if steps_begun.pop():
+            signal.raise_signal(signal.SIGTERM)
+
+    steps_begun = [index == RECIPE.max_steps - 1 for index in reversed(range(RECIPE.max_steps))]
+    toy.head.register_forward_hook(stop_in_the_last_step)
+    made = list(run(records, tmp_path / "run", toy=toy, validation=lambda toy: scores_of(0.4)))
+    assert steps_begun == []
+    assert made[-1].step == RECIPE.max_steps
+    assert made[-1].scores is not None
+
+
 def test_a_consumer_may_leave_at_any_step(tmp_path: Path, records: list[ImageRecord]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     steps = run(records, tmp_path / "run")
