@@ -1,0 +1,386 @@
+"""ONNX files: a detector's network in a form that runs without torch's Python code.
+
+The graph is `Detector.candidates`: `images` (B, 3, H, W) float32, RGB, resized, divided by 255
+and normalised -> `boxes` (B, K, 4) in network pixels and `scores` (B, K, C). What stands before
+and after it (resizing, mean and std, thresholds, NMS, class names) is in the file's metadata,
+each value as JSON, so that the file alone suffices.
+
+Shape shorthand: B images a run (fixed, since `candidates` answers image by image), H x W network
+pixels, K candidate boxes, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import itertools
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detkit import __version__
+from detkit.config import DetectorConfig, Recipe, from_json, to_json
+from detkit.data.demo import draw_picture
+from detkit.detector import Detector
+from detkit.errors import DetkitError, UsageError
+from detkit.files import write_bytes
+from detkit.structures import Batch, Candidates, Detections, Sample
+
+# What must be known beside the network to detect; all are fields of DetectorConfig.
+RUNTIME_SETTINGS = (
+    "mean",
+    "std",
+    "antialias",
+    "score_thresh",
+    "nms_thresh",
+    "nms_method",
+    "pre_nms_top_k",
+    "max_detections",
+)
+# Ours: float32 sums in another order differ by some 1e-6 in scores and 1e-6 of the side in
+# boxes; a layer that was translated wrongly by far more than this.
+LARGEST_DIFFERENCE = 1e-3
+DRAWN_IMAGES = 3
+# Portrait, landscape, square: a network size that is the same for all does not follow the image.
+PROBED_SIZES = ((640, 480), (480, 640), (512, 512))
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the ONNX file and the detector are apart, at most, over some images."""
+
+    num_images: int
+    scores: float
+    boxes: float  # network pixels, of boxes cut at the image's borders
+    side: int  # the network image's longer side, network pixels
+
+    @property
+    def holds(self) -> bool:
+        """Whether scores, and boxes in shares of the side, differ by less than is allowed."""
+        # Written so that NaN does not hold.
+        return self.scores <= LARGEST_DIFFERENCE and self.boxes / self.side <= LARGEST_DIFFERENCE
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSize:
+    """The rule from an image's own (height, width) to the one it has inside the network's.
+
+    "stretch" gives every image all of `size`; "fit" keeps its shape and leaves a rest.
+    """
+
+    size: tuple[int, int]
+    resize: Literal["stretch", "fit"]
+
+    def __call__(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) in network pixels."""
+        if self.resize == "stretch":
+            return self.size
+        scale = min(self.size[0] / height, self.size[1] / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+class CandidatesNetwork(nn.Module):
+    """`Detector.candidates` as a function of one tensor: what an ONNX file can hold."""
+
+    def __init__(self, detector: Detector, size: tuple[int, int]) -> None:
+        """Take all images to have `size`, (height, width) in network pixels."""
+        super().__init__()
+        self.detector = detector
+        self.size = size
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes (B, K, 4), or (B, K, C, 4), and scores (B, K, C) of (B, 3, H, W) images."""
+        num_images = images.shape[0]
+        none = images.new_zeros(0)
+        batch = Batch(
+            images=images,
+            sizes=[self.size] * num_images,
+            original_sizes=[self.size] * num_images,
+            boxes=[none.view(0, 4)] * num_images,
+            labels=[none.long()] * num_images,
+            difficult=[none.bool()] * num_images,
+        )
+        found = self.detector.candidates(batch)
+        boxes = torch.stack([one.boxes for one in found]).float()
+        return boxes, torch.stack([one.scores for one in found]).float()
+
+
+class OnnxDetector(Detector):
+    """An exported detector: its network runs in onnxruntime, the rest is detkit's own.
+
+    It detects, and can be evaluated, like any other; it cannot be trained.
+    """
+
+    name: ClassVar[str] = "onnx"
+    paper: ClassVar[str] = "that of the exported backend"
+    recipe: ClassVar[Recipe] = Recipe()
+    short_recipe: ClassVar[Recipe] = Recipe()
+    config_class: ClassVar[type[DetectorConfig]] = DetectorConfig
+
+    def __init__(self, model: Path | bytes) -> None:
+        """Open a file that `export_onnx` wrote, or its content.
+
+        Raises DetkitError when it cannot be read, is not of detkit, or the extra is missing.
+        """
+        (onnxruntime,) = _packages("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only: warnings would go to the terminal
+        source = model if isinstance(model, bytes) else str(model)
+        where = "the exported network" if isinstance(model, bytes) else str(model)
+        if isinstance(model, Path) and not model.is_file():
+            raise DetkitError(f"{model}: there is no such ONNX file")
+        try:
+            session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no class of their own
+            raise DetkitError(
+                f"{where}: onnxruntime cannot open it: {_first_line(error)}"
+            ) from error
+        header = _header(session.get_modelmeta().custom_metadata_map, where)
+        try:
+            config = from_json(DetectorConfig, {key: header[key] for key in RUNTIME_SETTINGS})
+            config.validate()
+        except UsageError as error:
+            raise DetkitError(f"{where}: {error} (written by detkit {header['detkit']})") from error
+        super().__init__(config, header["class_names"])
+        height, width = header["size"]
+        self.rule = NetworkSize((height, width), header["resize"])
+        self.backend = str(header["backend"])
+        self.input_shape: tuple[int, ...] = tuple(session.get_inputs()[0].shape)
+        self._session = session
+
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return the rule that the file was exported with."""
+        return self.rule
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Raise DetkitError: the file holds what detecting needs, not what training needs."""
+        raise DetkitError("an ONNX file cannot be trained; train the model it was exported from")
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (boxes, scores) of (N, 3, h, w) network images, h <= H and w <= W, any N."""
+        at_once, _, height, width = self.input_shape
+        short = (height - images.shape[2], width - images.shape[3])
+        rest = -len(images) % at_once
+        # Zeros at the right and the bottom, as in `Preparation`; empty images fill the last run.
+        images = nn.functional.pad(images.float().cpu(), (0, short[1], 0, short[0], 0, 0, 0, rest))
+        outputs = [
+            self._session.run(["boxes", "scores"], {"images": images[at : at + at_once].numpy()})
+            for at in range(0, len(images), at_once)
+        ]
+        num_images = len(images) - rest
+        boxes, scores = (np.concatenate(parts)[:num_images] for parts in zip(*outputs))
+        return torch.from_numpy(boxes), torch.from_numpy(scores)
+
+    def candidates(self, batch: Batch) -> list[Candidates]:
+        """Return each image's scored boxes before NMS, in network pixels."""
+        boxes, scores = self.run(batch.images)
+        return [Candidates(*one) for one in zip(boxes, scores)]
+
+
+def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:
+    """Return the detections in an (H, W, 3) uint8 RGB image, best first, in its own pixels.
+
+    Nothing but the file `path` is needed. For many images keep `OnnxDetector(path)` and give
+    it to `detkit.inference.predict`. Raises DetkitError when the file cannot be run.
+    """
+    detector = OnnxDetector(path)
+    (found,) = detector.detect(detector.prepare([_sample(image)]))
+    return found
+
+
+def export_onnx(
+    detector: Detector,
+    path: Path,
+    *,
+    images: Iterable[NDArray[np.uint8]] = (),
+    batch_size: int = 1,
+    force: bool = False,
+) -> Parity:
+    """Return how far the ONNX file written to `path` is from the detector.
+
+    Both see the same drawn images and the (H, W, 3) uint8 RGB `images`. The file takes
+    `batch_size` images a run. A detector whose network size follows the image is exported at
+    the size that a square image has, and images are fitted into it. Raises UsageError when
+    `path` exists and not `force`; DetkitError, with nothing written, when the onnx extra is
+    missing, the network cannot be translated, or scores or boxes differ beyond
+    `LARGEST_DIFFERENCE` (boxes in shares of the network image's longer side).
+    """
+    require_target(path, force=force)
+    _packages("onnx", "onnxscript", "onnxruntime")
+    if detector.proposal_method is not None:
+        raise DetkitError(
+            f"{detector.name} needs proposals beside the image and cannot be exported; "
+            "export a model of a backend that takes the image alone"
+        )
+    network, header, shape = _network(detector)
+    content = _translate(network, (batch_size, *shape), header)
+    exported = OnnxDetector(content)
+    generator = np.random.default_rng(0)
+    drawn = [draw_picture(generator).image for _ in range(DRAWN_IMAGES)]
+    parity = _compare(network, exported, itertools.chain(drawn, images))
+    if not parity.holds:
+        raise DetkitError(
+            f"{path}: not written: the exported network differs from {detector.name}, scores by "
+            f"up to {parity.scores:.2g} and boxes by up to {parity.boxes:.2g} network pixels; "
+            "another version of torch or onnxruntime may translate it rightly"
+        )
+    write_bytes(path, content)
+    return parity
+
+
+def require_target(path: Path, *, force: bool) -> None:
+    """Raise UsageError when `path` cannot be the file to write, or exists and not `force`."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file, like model.onnx")
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists; name another file or add --force")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def _network(detector: Detector) -> tuple[CandidatesNetwork, dict[str, Any], tuple[int, int, int]]:
+    """Return a copy of the detector's network, the file's header and the input's (3, H, W)."""
+    # A copy: exporting may leave symbolic tensors in what a backend caches.
+    detector = copy.deepcopy(detector).cpu().float().eval().requires_grad_(False)
+    rule = detector.network_size()
+    follows_image = len({rule(*size) for size in PROBED_SIZES}) > 1
+    batch = detector.prepare([_sample(np.zeros((*PROBED_SIZES[-1], 3), np.uint8))])
+    values = to_json(detector.config)
+    header = {
+        "detkit": __version__,
+        "backend": detector.name,
+        "class_names": list(detector.class_names),
+        "size": list(batch.sizes[0]),
+        "resize": "fit" if follows_image else "stretch",
+        **{key: values[key] for key in RUNTIME_SETTINGS},
+    }
+    channels, height, width = batch.images.shape[1:]
+    return CandidatesNetwork(detector, batch.sizes[0]).eval(), header, (channels, height, width)
+
+
+def _translate(
+    network: CandidatesNetwork, shape: tuple[int, int, int, int], header: Mapping[str, Any]
+) -> bytes:
+    """Return the content of the ONNX file; raises DetkitError when torch cannot translate it."""
+    images = torch.zeros(shape)
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            network(images)  # fills the backend's caches with real tensors
+            program = torch.onnx.export(
+                network,
+                (images,),
+                input_names=["images"],
+                output_names=["boxes", "scores"],
+                dynamo=True,
+                verbose=False,
+            )
+            if program is None:
+                raise RuntimeError("torch.onnx.export returned nothing")
+            proto: Any = program.model_proto
+            _strip(proto.graph)
+            proto.producer_name, proto.producer_version = "detkit", __version__
+            del proto.metadata_props[:]
+            for key, value in header.items():
+                proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
+            content: bytes = proto.SerializeToString(deterministic=True)
+            return content
+    except Exception as error:  # the exporter's parts each raise errors of their own
+        raise DetkitError(
+            f"{network.detector.name}: its network cannot be translated to ONNX: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _strip(graph: Any) -> None:
+    """Remove the exporter's notes from a graph: stack traces with paths of this machine."""
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _strip(attribute.g)
+
+
+def _compare(
+    network: CandidatesNetwork, exported: OnnxDetector, images: Iterable[NDArray[np.uint8]]
+) -> Parity:
+    """Return how far the two are apart on some images; infinitely when shapes differ."""
+    at_once, _, height, width = exported.input_shape
+    scores = boxes = 0.0
+    num_images = 0
+    for image in images:
+        num_images += 1
+        batch = exported.prepare([_sample(image)])
+        pixels = torch.zeros(at_once, 3, height, width)
+        pixels[:, :, : batch.images.shape[2], : batch.images.shape[3]] = batch.images
+        with torch.no_grad():
+            expected = network(pixels)
+        found = exported.run(pixels)
+        boxes = _larger(boxes, *(_within(one[0], height, width) for one in (expected, found)))
+        scores = _larger(scores, expected[1], found[1])
+    return Parity(num_images, scores, boxes, max(height, width))
+
+
+def _larger(so_far: float, expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference, counting `so_far`; infinity for other shapes or NaN."""
+    if expected.shape != found.shape:
+        return float("inf")
+    difference = (expected - found).abs().nan_to_num(nan=torch.inf)
+    return max(so_far, float(difference.amax()) if difference.numel() else 0.0)
+
+
+def _within(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return the boxes cut at the image's borders, as they are before NMS; NaN stays."""
+    limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+    return boxes.clamp(min=0).minimum(limits)
+
+
+def _header(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Return the values of a file's metadata; raises DetkitError when they are not detkit's."""
+    wanted = ("detkit", "backend", "class_names", "size", "resize", *RUNTIME_SETTINGS)
+    try:
+        return {key: json.loads(metadata[key]) for key in wanted}
+    except (KeyError, ValueError) as error:
+        raise DetkitError(
+            f"{where}: not an ONNX file of detkit, its metadata lack {error}; write it with "
+            "`detkit export`"
+        ) from error
+
+
+def _sample(image: NDArray[np.uint8]) -> Sample:
+    """Return an (H, W, 3) image without known objects as a detector's input."""
+    return Sample(
+        image=torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous(),
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        difficult=torch.zeros(0, dtype=torch.bool),
+    )
+
+
+def _packages(*names: str) -> list[Any]:
+    """Return the modules of the onnx extra; raises DetkitError saying how to install them."""
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        missing = error.name or names[0]
+        raise DetkitError(f"ONNX needs {missing}: pip install 'detkit[onnx]'") from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return the line of an error that tells most, not too long."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return (lines[0] if lines else type(cause).__name__)[:200]
