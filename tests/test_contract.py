@@ -148,6 +148,23 @@ def test_a_saved_model_detects_the_same_after_loading(
     np.testing.assert_array_equal(before.scores, after.scores)
 
 
+def test_an_exported_model_detects_the_same(backend: type[Detector], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from detkit.export import export_onnx, run_onnx
+
+    if backend.proposal_method is not None:
+        pytest.skip("takes proposals beside the image, which an ONNX file does not")
+    detector = make(backend, score_thresh=0.005, max_detections=20).eval()
+    assert export_onnx(detector, tmp_path / "m.onnx").holds
+    image = sample(0, size=(96, 96))  # a square, which every export sees as the detector does
+    (wanted,) = detector.detect(detector.prepare([image]))
+    found = run_onnx(tmp_path / "m.onnx", image.image.permute(1, 2, 0).numpy())
+    assert len(wanted.boxes) and found.labels.tolist() == wanted.labels.tolist()
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    np.testing.assert_allclose(found.boxes, wanted.boxes, atol=0.05)
+
+
 def test_preparation_is_small_enough_to_send_to_a_worker(backend: type[Detector]) -> None:
     buffer = io.BytesIO()
     torch.save(make(backend).preparation, buffer)  # pickles, as a spawned worker would
