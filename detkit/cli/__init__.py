@@ -20,6 +20,7 @@ from detkit import __version__
 from detkit.cli.data import check, convert, demo, split
 from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
+from detkit.cli.export import export
 from detkit.cli.models import models
 from detkit.cli.train import train
 from detkit.console import Console
@@ -144,6 +145,7 @@ app.command("eval")(guarded(evaluate))
 app.command("detect")(guarded(detect))
 app.command("convert")(guarded(convert))
 app.command("split")(guarded(split))
+app.command("export")(guarded(export))
 app.command("models")(guarded(models))
 
 
