@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench check-readme readme build clean
+.PHONY: help demo test test-slow lint format bench check-readme readme readme-figures build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--extra-index-url ...']"
@@ -24,7 +24,7 @@ demo: $(STAMP)  ## write a small data set, train an SSD on it for two minutes, e
 	$(DETKIT) train $(DEMO)/data --model ssd --max-minutes 2 -o $(DEMO)/run --force
 	$(DETKIT) eval $(DEMO)/run/best.safetensors $(DEMO)/data --split test --fail-under mAP=.8
 	$(DETKIT) detect $(DEMO)/run/best.safetensors $(DEMO)/data/JPEGImages \
-		--draw $(DEMO)/drawn -o $(DEMO)/detections.jsonl --threshold .4 --force
+		--draw $(DEMO)/drawn -o $(DEMO)/detections.jsonl --force
 	@echo "pictures: $(DEMO)/drawn    detections: $(DEMO)/detections.jsonl    model: $(DEMO)/run/best.safetensors"
 
 test: $(STAMP)  ## run the tests that take seconds each
@@ -45,11 +45,14 @@ format: $(STAMP)  ## put the source into the house style
 bench: $(STAMP)  ## measure; each benchmark prints its ratio
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
-check-readme: $(STAMP)  ## compare the README's help texts and figures with the program
+check-readme: $(STAMP)  ## compare the README's help texts with the program
 	$(BIN)/python tests/check_readme.py
 
 readme: $(STAMP)  ## write the program's help texts into the README
 	$(BIN)/python tests/check_readme.py --write
+
+readme-figures: $(STAMP)  ## train on the demo data and write what came out into the README
+	$(BIN)/python tests/check_readme.py --measure
 
 build: $(STAMP)  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,9 +1,13 @@
 """Compare what the README shows of the program with what it says: `make check-readme`.
 
-    python tests/check_readme.py [--write]
+    python tests/check_readme.py [--write | --measure]
 
 A block between `<!-- begin: detkit ... -->` and `<!-- end -->` is the output of that command, in
-a folder where `demo` is the demo data set. With `--write` the blocks are written anew.
+a folder where `demo` is the demo data set. `--write` writes these blocks anew.
+
+A block between `<!-- measured: ... -->` and `<!-- end -->` shows a run whose figures differ from
+machine to machine, so it is not compared. `--measure` runs these commands in their order, which
+trains for some minutes, and writes their output, shortened, and the picture at the top.
 """
 
 from __future__ import annotations
@@ -11,13 +15,18 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 BLOCK = re.compile(r"<!-- begin: (?P<command>[^\n]+?) -->\n(?P<text>.*?)<!-- end -->", re.DOTALL)
+MEASURED = re.compile(BLOCK.pattern.replace("begin", "measured"), re.DOTALL)
+PICTURE = "drawn/000309.jpg"  # several objects of each class, a test image
+FIRST, LAST, WIDTH = 6, 9, 120  # lines of a measured output that are shown, and their length
 
 
 def run(command: str, folder: Path) -> str:
@@ -40,14 +49,40 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-def block(command: str, output: str) -> str:
+def run_shown(command: str, folder: Path) -> str:
+    """Return what a shell command writes to the terminal, shortened in length and width."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    lines = [
+        line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
+        for line in done.stdout.splitlines()
+    ]
+    if len(lines) > FIRST + LAST:
+        lines = [*lines[:FIRST], "...", *lines[-LAST:]]
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stdout}")
+    return "\n".join(lines)
+
+
+def block(command: str, output: str, kind: str = "begin") -> str:
     """Return a command and its output as the README shows them."""
-    lines = "\n".join(line.rstrip() for line in output.strip("\n").splitlines())
-    return f"<!-- begin: {command} -->\n```console\n$ {command}\n{lines}\n```\n<!-- end -->"
+    lines = [line.rstrip() for line in output.strip("\n").splitlines()]
+    text = "\n".join([f"$ {command}", *lines])
+    return f"<!-- {kind}: {command} -->\n```console\n{text}\n```\n<!-- end -->"
 
 
 def rewritten(text: str, folder: Path) -> str:
-    """Return the README's text with every block as the program has it now."""
+    """Return the README's text with every compared block as the program has it now."""
     if any("demo" in found["command"].split() for found in BLOCK.finditer(text)):
         run("detkit demo demo --quiet", folder)
 
@@ -57,12 +92,25 @@ def rewritten(text: str, folder: Path) -> str:
     return BLOCK.sub(fresh, text)
 
 
-def main(write: bool) -> int:
+def measured(text: str, folder: Path) -> str:
+    """Return the README's text with every measured block as it comes out here and now."""
+    run("detkit demo demo --quiet", folder)
+
+    def fresh(found: re.Match[str]) -> str:
+        return block(found["command"], run_shown(found["command"], folder), "measured")
+
+    text = MEASURED.sub(fresh, text)
+    shutil.copy(folder / PICTURE, ROOT / "docs" / "detections.jpg")
+    return text
+
+
+def main(option: str) -> int:
     """Return 0 when the README is right, or was made so; print the difference otherwise."""
     old = README.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
-        new = rewritten(old, Path(folder))
-    if write:
+        make = measured if option == "--measure" else rewritten
+        new = make(old, Path(folder))
+    if option in ("--write", "--measure"):
         README.write_text(new, encoding="utf-8", newline="\n")
         return 0
     difference = difflib.unified_diff(
@@ -76,4 +124,4 @@ def main(write: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--write" in sys.argv[1:]))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else ""))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from running import detkit, process
@@ -17,7 +18,7 @@ from running import detkit, process
 from detkit import __version__
 from detkit.errors import ExitCode
 
-COMMANDS = ("demo", "check", "train", "eval", "detect", "convert", "split", "models")
+COMMANDS = ("demo", "check", "train", "eval", "detect", "convert", "split", "export", "models")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -371,3 +372,53 @@ def test_check_finds_the_two_boxes_without_area_of_bccd() -> None:
     errors = [one for one in json.loads(done.stdout)["findings"] if one["severity"] == "error"]
     images = {Path(one["image"]).stem for one in errors if one["code"] == "zero-area"}
     assert images == {"BloodImage_00338", "BloodImage_00343"}
+
+
+def test_an_exception_nobody_thought_of_is_still_one_line_and_asks_for_a_report(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("detkit.data.open_dataset", fail)
+    done = detkit("check", demo)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert len(done.stderr.splitlines()) == 1
+    assert "report" in done.stderr
+
+
+def test_running_out_of_memory_names_the_options_that_help(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detkit.data.open_dataset", mock.Mock(side_effect=MemoryError))
+    done = detkit("check", demo)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "--batch-size" in done.stderr
+
+
+def test_config_of_a_run_gives_way_to_what_the_command_line_says(run_dir: Path) -> None:
+    from detkit.cli.plan import merge, read_plan
+
+    plan = read_plan(run_dir / "config.json")
+    assert (plan.max_steps, plan.seed) == (2, 0)
+    changed = merge(plan, {"seed": 3, "max_minutes": 1.5, "model": None})
+    assert (changed.max_steps, changed.max_minutes, changed.seed) == (None, 1.5, 3)
+    assert changed.model == plan.model
+    assert "backbone" not in merge(plan, {"backbone": "resnet18"}).detector
+
+
+def test_drawings_of_images_with_one_name_get_names_of_their_own(tmp_path: Path) -> None:
+    import numpy as np
+
+    from detkit.cli.detect import Drawings
+    from detkit.predictions import ImagePredictions
+
+    drawings = Drawings(tmp_path / "drawn", ["car"], {"car": 0.5})
+    for image in ("a/1.jpg", "b/1.jpg", "../b/1.jpg", "b/1.jpg", "clip.mp4#00010"):
+        nothing = np.zeros((0, 4), np.float32)
+        found = ImagePredictions(image, 8, 8, (), np.zeros(0, np.float32), nothing)
+        drawings.add(found, np.zeros((8, 8, 3), np.uint8))
+    written = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert len(written) == drawings.count == 5
+    assert "1.jpg" in written
+    assert "clip.mp4#00010.jpg" in written

@@ -118,6 +118,8 @@ def _explain(error: Exception) -> tuple[str, ExitCode]:
         where = "" if error.filename is None else f"{error.filename}: "
         advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
         return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
+    if type(error).__name__ in ("MemoryError", "OutOfMemoryError"):  # Python's, torch's
+        return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT
     return (
         f"unexpected {type(error).__name__}: {error}; this is a defect in detkit: "
         "please report it with the output of the same command and --debug",
