@@ -72,7 +72,8 @@ def select(
         # The k-th best score of each class is a cheap bound; ties beyond it are cut below.
         passed &= class_scores >= class_scores.topk(top_k, dim=1).values[:, -1:]
     kept_boxes, kept_scores, kept_labels = [boxes.new_empty(0, 4)], [scores.new_empty(0)], []
-    for label in passed.any(dim=1).nonzero().flatten().tolist():
+    # (`passed.any(dim=1)` says the same and takes longer than all of NMS on a CPU.)
+    for label in (class_scores.amax(dim=1) > score_thresh).nonzero().flatten().tolist():
         rows = passed[label].nonzero().flatten()
         of_class = class_scores[label, rows]
         order = of_class.sort(stable=True, descending=True).indices[:top_k]

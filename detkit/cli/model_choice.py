@@ -27,16 +27,25 @@ def open_model(model: str, device: str) -> Detector:
 
     Raises DetkitError when there is neither, naming the nearest published name.
     """
+    path = Path(model)
+    # Told before torch is imported, which takes seconds: no published name looks like a path.
+    if not path.exists() and (path.suffix or len(path.parts) > 1):
+        raise DetkitError(
+            f"{model}: there is no such model file; `detkit train` writes RUN_DIR/best.safetensors"
+        )
     from detkit.checkpoint import load_model
     from detkit.detectors import backend_names, load_backend
-    from detkit.precision import find_device
+    from detkit.precision import find_device, memory_format
 
     place = find_device(device)
-    if Path(model).exists():
-        return load_model(Path(model), device=place)
     published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
-    if model in published:
-        return published[model].from_published(model).to(place).eval()
+    detector = None
+    if Path(model).exists():
+        detector = load_model(Path(model), device=place)
+    elif model in published:
+        detector = published[model].from_published(model).to(place).eval()
+    if detector is not None:
+        return detector.to(memory_format=memory_format(detector, place, training=False))
     near = difflib.get_close_matches(model, published, n=1)
     hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
     raise DetkitError(f"{model}: there is no such model file; {hint}")
