@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detkit.cli.model_choice import load_plugins, open_model
+from detkit.cli.model_choice import load_plugins, open_model, require_model
 from detkit.cli.options import Device, Force, Plugin, Quiet, named_numbers, nearest
 from detkit.console import Console
 from detkit.errors import ExitCode, UsageError
@@ -94,6 +94,7 @@ def detect(
       find . -name '*.jpg' | detkit detect run/best.safetensors - | jq -c '.detections[]'
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
     """
+    require_model(model)
     from detkit.inference import detect_images, find_images
 
     console = Console(quiet)

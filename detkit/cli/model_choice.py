@@ -22,17 +22,24 @@ def load_plugins(plugins: Sequence[str] | None) -> None:
         add_plugin(name)
 
 
+def require_model(model: str) -> None:
+    """Raise DetkitError when a path names no file: at once, since importing torch takes seconds.
+
+    A word without a suffix or a folder may be the name of published weights.
+    """
+    path = Path(model)
+    if not path.exists() and (path.suffix or len(path.parts) > 1):
+        raise DetkitError(
+            f"{model}: there is no such model file; `detkit train` writes RUN_DIR/best.safetensors"
+        )
+
+
 def open_model(model: str, device: str) -> Detector:
     """Return the detector of a model file or of published weights, in eval mode on its device.
 
     Raises DetkitError when there is neither, naming the nearest published name.
     """
-    path = Path(model)
-    # Told before torch is imported, which takes seconds: no published name looks like a path.
-    if not path.exists() and (path.suffix or len(path.parts) > 1):
-        raise DetkitError(
-            f"{model}: there is no such model file; `detkit train` writes RUN_DIR/best.safetensors"
-        )
+    require_model(model)
     from detkit.checkpoint import load_model
     from detkit.detectors import backend_names, load_backend
     from detkit.precision import find_device, memory_format
