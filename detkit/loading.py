@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,45 @@ def make_augmentation(detector: Detector, recipe: Recipe) -> Transform:
     return Compose([])
 
 
-class BatchStream(Dataset[Batch | DetkitError]):
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """A batch on its way out of a worker: one shared tensor, and everything small as numpy.
+
+    Each tensor would travel as a shared-memory file of its own, which for boxes and labels
+    takes longer than decoding the image.
+    """
+
+    batch: Batch  # without boxes, labels and proposals
+    arrays: tuple[list[NDArray[Any]], ...]  # of each image: boxes, labels, difficult, proposals
+
+    @classmethod
+    def of(cls, batch: Batch) -> Shipment:
+        """Return the batch made ready to travel."""
+        parts = (batch.boxes, batch.labels, batch.difficult, batch.proposals or [])
+        return cls(
+            replace(batch, boxes=[], labels=[], difficult=[], proposals=None),
+            tuple([tensor.numpy() for tensor in part] for part in parts),
+        )
+
+    def pin_memory(self) -> Shipment:
+        """Return it with the images in page-locked memory (the DataLoader calls this)."""
+        return replace(self, batch=self.batch.pin_memory())
+
+    def unpack(self) -> Batch:
+        """Return the whole batch."""
+        boxes, labels, difficult, proposals = (
+            [torch.from_numpy(array) for array in part] for part in self.arrays
+        )
+        return replace(
+            self.batch,
+            boxes=boxes,
+            labels=labels,
+            difficult=difficult,
+            proposals=proposals or None,
+        )
+
+
+class BatchStream(Dataset[Shipment | DetkitError]):
     """Batch `k` of the run, for any k; this process's share of it with several devices.
 
     Two devices with half the batch each see together what one sees alone: of every
@@ -228,18 +266,19 @@ class BatchStream(Dataset[Batch | DetkitError]):
         """Return a number no run reaches: the stream has no end."""
         return ENDLESS
 
-    def __getitem__(self, number: int) -> Batch | DetkitError:
+    def __getitem__(self, number: int) -> Shipment | DetkitError:
         """Return batch `number`, or the error that an image of it makes."""
         first = number * self.batch_size + self.rank * self.share
         try:
-            return self.preparation([self.draw(first + index) for index in range(self.share)])
+            samples = [self.draw(first + index) for index in range(self.share)]
+            return Shipment.of(self.preparation(samples))
         except DetkitError as error:
             return error
 
 
 def open_loader(
     stream: BatchStream, first: int, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Batch | DetkitError]:
+) -> DataLoader[Shipment | DetkitError]:
     """Return the loader of the stream's batches from number `first` on, without end."""
     context = None
     if num_workers:
@@ -258,7 +297,7 @@ def open_loader(
     )
 
 
-def batches(loader: DataLoader[Batch | DetkitError]) -> Iterator[Batch]:
+def batches(loader: DataLoader[Shipment | DetkitError]) -> Iterator[Batch]:
     """Yield the loader's batches.
 
     Raises DetkitError naming an image that cannot be read, or when a worker was killed.
@@ -266,7 +305,7 @@ def batches(loader: DataLoader[Batch | DetkitError]) -> Iterator[Batch]:
     stream = iter(loader)
     while True:
         try:
-            batch = next(stream)
+            shipment = next(stream)
         except RuntimeError as error:
             if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
                 raise DetkitError(
@@ -274,9 +313,9 @@ def batches(loader: DataLoader[Batch | DetkitError]) -> Iterator[Batch]:
                     "workers or a smaller cache_size, and go on with --resume"
                 ) from error
             raise
-        if isinstance(batch, DetkitError):
-            raise batch
-        yield batch
+        if isinstance(shipment, DetkitError):
+            raise shipment
+        yield shipment.unpack()
 
 
 def default_workers(num_images: int, *, on_cpu: bool, processes: int = 1) -> int:

@@ -218,6 +218,7 @@ class SSD(Detector):
         clip_norm=10.0,
         ema_decay=0.998,
         backbone_lr_factor=0.3,
+        augmentation="light",
         cache_size=480,
     )
     published: ClassVar[Mapping[str, Published]] = dict.fromkeys(
