@@ -6,6 +6,7 @@ Nothing here needs torch; only `evaluate`, which runs a detector, imports it.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from detkit.voc_map import VocMetric, voc_map
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
     from detkit.detector import Detector
+
+logger = logging.getLogger(__name__)
 
 METRICS: tuple[str, ...] = (*get_args(VocMetric), "coco")
 # Above this a cut costs AP: at .5 it was 6 points of mAP on a VOC-like set, at .05 none.
@@ -127,7 +130,9 @@ def evaluate(
     """Return a detector's scores on a split; it runs where its weights are.
 
     Raises UsageError for an unknown split or metric, and DetkitError when an image cannot be
-    read: a score that leaves it out would not be the split's.
+    read: a score that leaves it out would not be the split's. Classes are compared by name:
+    detections of one that the data set does not have are left out, and one that the detector
+    does not know has an AP of 0; both are logged. Raises DetkitError when no class is common.
     """
     from detkit.inference import predict
 
@@ -136,11 +141,12 @@ def evaluate(
     if metric not in METRICS:
         raise UsageError(f"--metric {metric}: choose from {', '.join(METRICS)}")
     records = dataset.splits[split]
+    _compare_classes(detector.class_names, dataset.class_names)
     predictions = []
     for one in predict(detector, [record.path for record in records], batch_size=batch_size):
         if one.error is not None:
             raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists what cannot be read")
-        predictions.append(one)
+        predictions.append(one.of_classes(dataset.class_names))
     paired = pair(predictions, records, dataset.class_names)
     return score(paired.detections, dataset.truths(split), dataset.class_names, metric, iou_thresh)
 
@@ -225,6 +231,26 @@ def _check_labels(predictions: Sequence[ImagePredictions], class_names: Sequence
         f"label {label!r} of {counts[label]} detections (first in {image}) is no class of the "
         f"data set{more}; {_near(label, class_names)}"
     )
+
+
+def _compare_classes(known: Sequence[str], asked: Sequence[str]) -> None:
+    """Log which classes only the detector or only the data set has."""
+    if not set(known) & set(asked):
+        raise DetkitError(
+            f"the model knows {_some(known)}, the data set has {_some(asked)}: no class in common"
+        )
+    foreign = [name for name in known if name not in asked]
+    if foreign:
+        logger.info("detections of %s are left out: not classes of the data set", _some(foreign))
+    missing = [name for name in asked if name not in known]
+    if missing:
+        logger.warning("the model does not know %s: their AP is 0", _some(missing))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names as text, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _near(name: str, known: Sequence[str] | dict[str, Any]) -> str:

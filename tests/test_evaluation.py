@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -297,23 +298,43 @@ def test_a_detector_is_scored_on_a_split(monkeypatch):
     class FakeInference:
         @staticmethod
         def predict(detector, images, *, batch_size):
-            assert detector == "a detector"
+            assert detector is judged
             for path in images:
-                yield predicted(str(path), ("car", 0.9), error=detectors_error)
+                yield predicted(str(path), ("car", 0.9), ("tree", 0.8), error=detectors_error)
 
     box = (0.0, 0.0, 1.0, 1.0)
     records = tuple(record(name, objects=(ObjectRecord("car", box),)) for name in ("a", "b"))
     dataset = Dataset(Path(), "voc", ("car",), {"test": records})
     monkeypatch.setitem(sys.modules, "detkit.inference", FakeInference)
+    judged = SimpleNamespace(class_names=("tree", "car"))
     detectors_error = None
-    assert evaluate("a detector", dataset, "test").mean == 1.0
+    assert evaluate(judged, dataset, "test").mean == 1.0
     with pytest.raises(UsageError, match="has test"):
-        evaluate("a detector", dataset, "val")
+        evaluate(judged, dataset, "val")
     with pytest.raises(UsageError, match="choose from"):
-        evaluate("a detector", dataset, "test", metric="voc08")
+        evaluate(judged, dataset, "test", metric="voc08")
     detectors_error = "truncated"
     with pytest.raises(DetkitError, match="truncated"):
-        evaluate("a detector", dataset, "test")
+        evaluate(judged, dataset, "test")
+
+
+def test_a_detector_of_other_classes_is_scored_on_those_it_shares(monkeypatch, caplog):
+    class FakeInference:
+        @staticmethod
+        def predict(detector, images, *, batch_size):
+            for path in images:
+                yield predicted(str(path), ("car", 0.9), ("tree", 0.8))
+
+    objects = (ObjectRecord("car", (0.0, 0.0, 1.0, 1.0)), ObjectRecord("dog", (0.0, 0.0, 9.0, 9.0)))
+    dataset = Dataset(Path(), "voc", ("car", "dog"), {"test": (record("a", objects=objects),)})
+    monkeypatch.setitem(sys.modules, "detkit.inference", FakeInference)
+    with caplog.at_level("INFO", logger="detkit"):
+        scores = evaluate(SimpleNamespace(class_names=("tree", "car")), dataset, "test")
+    assert [one.ap for one in scores.classes] == [1.0, 0.0]
+    assert "detections of tree are left out" in caplog.text
+    assert "does not know dog" in caplog.text
+    with pytest.raises(DetkitError, match="no class in common"):
+        evaluate(SimpleNamespace(class_names=("tree",)), dataset, "test")
 
 
 def test_scoring_a_file_imports_neither_torch_nor_plots_nor_pycocotools():

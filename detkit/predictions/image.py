@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detkit.structures import Detections, FloatArray
 
@@ -23,6 +23,18 @@ class ImagePredictions:
     boxes: FloatArray  # (N, 4) own pixels
     error: str | None = None  # the image could not be read, and why
     normalised: bool = False  # boxes are shares of a width and height the file does not state
+
+    def of_classes(self, class_names: Sequence[str]) -> ImagePredictions:
+        """Return the same without the detections of other classes."""
+        keep = [label in class_names for label in self.labels]
+        if all(keep):
+            return self
+        return replace(
+            self,
+            labels=tuple(label for label in self.labels if label in class_names),
+            scores=self.scores[keep],
+            boxes=self.boxes[keep],
+        )
 
 
 def from_detections(
