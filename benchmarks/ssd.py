@@ -1,7 +1,8 @@
 """SSD300-VGG16 against torchvision's `ssd300_vgg16`: the same weights, the same images, one run.
 
-    python benchmarks/ssd.py inference [--image FILE] [--repeats 7] [--precision fp32|bf16]
-    python benchmarks/ssd.py training [--batch 2] [--repeats 3]
+    python benchmarks/ssd.py                  # both
+    python benchmarks/ssd.py inference [--image FILE] [--repeats 5] [--precision fp32|bf16]
+    python benchmarks/ssd.py training [--repeats 5] [--batch 2]
 
 Inference goes from the uint8 image to final boxes on both sides, resizing, decoding and NMS
 included; torchvision in its default form. Runs alternate, and the medians are compared.
@@ -134,15 +135,15 @@ def training(batch_size: int, repeats: int) -> None:
 def main() -> None:
     """Parse the command line and run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["inference", "training"])
+    parser.add_argument("what", nargs="?", choices=["inference", "training"])
     parser.add_argument("--image", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     arguments = parser.parse_args()
-    if arguments.what == "inference":
+    if arguments.what != "training":
         inference(arguments.image, arguments.repeats, arguments.precision)
-    else:
+    if arguments.what != "inference":
         training(arguments.batch, arguments.repeats)
 
 

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,33 +153,44 @@ def test_weights_that_are_not_finite_leave_the_old_model(model: Path) -> None:
 # A full disk
 
 
-@pytest.fixture
-def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make writing fail: by a real limit on the size of files, or as a full disk would."""
-    if request.param == "limit":
-        resource = pytest.importorskip("resource")
-        old = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
+@contextmanager
+def limited_files() -> Iterator[None]:
+    """Let no file of this process grow beyond 100 bytes.
+
+    Inside the test alone: between its phases pytest itself writes, perhaps into a file.
+    """
+    resource = pytest.importorskip("resource")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
+    try:
         yield
+    finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        return
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Make writing fail as a full disk would."""
 
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", fail)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        yield
 
 
-@pytest.mark.parametrize("full_disk", ["limit", "fsync"], indirect=True)
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(model: Path, full_disk: None) -> None:
+@pytest.mark.parametrize("trouble", [limited_files, full_disk])
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(
+    model: Path, trouble: Callable[[], AbstractContextManager[None]]
+) -> None:
     before = model.read_bytes()
     for write in (
         lambda: save_model(model, make_toy(1)),
         lambda: save_resume(model, {"model": make_toy().state_dict()}),
         lambda: write_bytes(model, b"x" * 1000),
     ):
-        with pytest.raises(DetkitError, match="not written, the disk is full") as caught:
+        with trouble(), pytest.raises(DetkitError, match="not written, the disk is full") as caught:
             write()
         assert "\n" not in str(caught.value)
     assert model.read_bytes() == before
