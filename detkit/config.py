@@ -76,7 +76,9 @@ class Recipe:
     gamma: float = setting(0.1, "all five papers")
     warmup: float = setting(0.0, "share of the budget in which lr rises from `warmup_factor`")
     warmup_factor: float = setting(0.1, "YOLOv1 sec. 2.2: 1e-3 to 1e-2")
-    backbone_lr_factor: float = setting(1.0, "all five papers: one rate for all layers")
+    backbone_lr_factor: float = setting(
+        1.0, "all five papers: one rate for all layers; on a pretrained backbone only"
+    )
     clip_norm: float = setting(0.0, "gradient norm is cut above this; 0: never")
     ema_decay: float = setting(0.0, "decay a step of the weights' moving average; 0: none")
     augmentation: Literal["paper", "light", "none"] = setting("paper", "the backend's own")

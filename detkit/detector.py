@@ -274,8 +274,9 @@ class Detector(nn.Module, ABC):
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the optimiser's groups over all trainable parameters.
 
-        Norm layers and biases are not decayed; the backbone has its own factor on lr.
+        Norm layers and biases are not decayed; a pretrained backbone has its own factor on lr.
         """
+        backbone_factor = recipe.backbone_lr_factor if self.pretrained else 1.0
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -284,7 +285,7 @@ class Detector(nn.Module, ABC):
         return [
             {
                 "params": parameters,
-                "lr": recipe.lr * (recipe.backbone_lr_factor if in_backbone else 1.0),
+                "lr": recipe.lr * (backbone_factor if in_backbone else 1.0),
                 "weight_decay": recipe.weight_decay if decays else 0.0,
             }
             for (in_backbone, decays), parameters in groups.items()

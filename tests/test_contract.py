@@ -190,6 +190,17 @@ def test_every_trainable_parameter_is_in_exactly_one_group(backend: type[Detecto
     assert sorted(grouped) == sorted(id(p) for p in detector.parameters() if p.requires_grad)
 
 
+def test_a_pretrained_backbone_alone_learns_at_its_own_rate(backend: type[Detector]) -> None:
+    detector = make(backend)
+    recipe = dataclasses.replace(backend.short_recipe, lr=0.1, backbone_lr_factor=0.5)
+    assert {group["lr"] for group in detector.parameter_groups(recipe)} == {0.1}
+    detector.backbone.pretrained = True
+    rates = {id(p): g["lr"] for g in detector.parameter_groups(recipe) for p in g["params"]}
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == (0.05 if name.startswith("backbone.") else 0.1)
+
+
 def test_four_drawn_images_are_learnt_by_heart(backend: type[Detector]) -> None:
     detector = make(backend).train()
     samples = [sample(i) for i in range(4)]
