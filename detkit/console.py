@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -179,10 +179,22 @@ def step_line(step: Step) -> str:
 
 def validation_line(scores: Scores, is_best: bool) -> str:
     """Return a validation's result in one line, its protocol named."""
-    classes = "  ".join(f"{one.name} {figure(one.ap)}" for one in scores.classes[:8])
-    more = "" if len(scores.classes) <= 8 else f"  ({len(scores.classes) - 8} more)"
-    best = "  best so far" if is_best else ""
-    return f"validation: mAP {figure(scores.mean)} ({scores.protocol})  {classes}{more}{best}"
+    record = {
+        "mAP": scores.mean,
+        "protocol": scores.protocol,
+        "classes": {one.name: one.ap for one in scores.classes},
+    }
+    return record_line(record) + ("  best so far" if is_best else "")
+
+
+def record_line(record: Mapping[str, Any]) -> str:
+    """Return a validation's result, as a model file holds it, in one line."""
+    classes = record["classes"]
+    parts = [f"{name} {figure(ap)}" for name, ap in list(classes.items())[:8]]
+    more = "" if len(classes) <= 8 else f"  ({len(classes) - 8} more)"
+    return (
+        f"validation: mAP {figure(record['mAP'])} ({record['protocol']})  {'  '.join(parts)}{more}"
+    )
 
 
 def figure(value: float | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 from detkit.errors import DetkitError
@@ -35,6 +37,11 @@ def append_text(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise DetkitError(not_written(path, error)) from error
+
+
+def shell_word(path: Path) -> str:
+    """Return the path as one word of a command line, quoted for this system's shell."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def not_written(path: Path, error: OSError) -> str:

@@ -23,6 +23,7 @@ from detkit.config import Recipe, to_json
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Stage
 from detkit.errors import DetkitError, Interrupted, UsageError
+from detkit.files import shell_word
 from detkit.learner import Learner, over_devices
 from detkit.loading import (
     BatchStream,
@@ -56,6 +57,7 @@ class RunOptions:
     max_minutes: float | None = None
     num_workers: int | None = None
     data_hash: str | None = None
+    settings: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -126,16 +128,15 @@ class Run:
         minutes = self.options.max_minutes
         return None if minutes is None else 60 * minutes
 
-    def start(self, seed: int, precision: str, settings: Mapping[str, Any] | None) -> None:
+    def start(self, seed: int, precision: str) -> None:
         """Begin a new run."""
         self._identity |= {"seed": seed, "precision": precision}
         self.fabric.seed_everything(seed + self.fabric.global_rank, verbose=False)
-        if self.folder is not None and settings is not None:
-            self.folder.write_config(settings)
+        self._write_config()
 
-    def go_on(self, saved: Mapping[str, Any]) -> None:
+    def go_on(self, saved: Mapping[str, Any], seed: int) -> None:
         """Continue where the resume file was written; UsageError if it is of another run."""
-        for name, value in self._identity.items():
+        for name, value in (self._identity | {"seed": seed}).items():
             before = saved["run"].get(name)
             if before != value:
                 raise UsageError(
@@ -146,10 +147,13 @@ class Run:
         # The budget may be another one now, so progress is measured anew.
         self.at = replace(Position(**saved["position"]), progress=0.0)
         self._began -= self.at.seconds
-        self._saved = saved
+        self._saved, self._saved_step = saved, self.at.step
         self.notes.append(f"resumed at step {self.at.step}")
         if self.folder is not None:
             self.folder.forget_metrics_after(self.at.step)
+        if saved.get("data_hash") != self.options.data_hash:
+            self.notes.append("the data are not what they were when this run was saved")
+        self._write_config()  # the next --resume goes by what this one was asked for
 
     def steps(self) -> Iterator[Step]:
         """Yield every step that is left, stage after stage."""
@@ -338,6 +342,7 @@ class Run:
                 save_model(path, self.detector, data_hash=self.options.data_hash, scores=record)
         state = {
             "run": self._identity,
+            "data_hash": self.options.data_hash,
             "position": asdict(at),
             "model": self.detector.state_dict(),
             "learner": learner.state() if at.stage_step else {},
@@ -407,16 +412,21 @@ class Run:
     def _budgets(self) -> list[StageBudget]:
         """Return each stage's part of the budget that was asked for."""
         options = self.options
+        for value in (options.max_steps, options.max_epochs, options.max_minutes):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
         limits = [] if options.max_steps is None else [options.max_steps]
         if options.max_epochs is not None:
             limits.append(math.ceil(options.max_epochs * len(self.images) / self.batch_size))
         if not limits and options.max_minutes is None:
             limits.append(sum(stage.recipe.max_steps for stage in self.stages))
-        for value in (*limits, self.max_seconds):
-            if value is not None and not value > 0:
-                raise UsageError("a budget of steps, epochs or minutes must be above 0")
         steps = min(limits) if limits else None
         return stage_budgets([stage.recipe for stage in self.stages], steps, self.max_seconds)
+
+    def _write_config(self) -> None:
+        """Write `config.json`, from which this run is repeated or goes on."""
+        if self.folder is not None and self.options.settings is not None:
+            self.folder.write_config(self.options.settings)
 
     def _out_of_patience(self) -> bool:
         """Return whether the last validations brought nothing better."""
@@ -434,7 +444,7 @@ class Run:
         """Return the line for a run that was told to stop."""
         if self.at.step == 0 or self.folder is None:
             return "stopped before the first step; there is nothing to go on with"
-        step, folder = self.at.step, self.folder.path
+        step, folder = self.at.step, shell_word(self.folder.path)
         return f"stopped at step {step}; go on with: detkit train --resume -o {folder}"
 
     def _path(self, name: str) -> str:

@@ -126,9 +126,10 @@ class RunFolder:
                 raise UsageError(f"{self.path}: nothing to resume, there is no resume.ckpt")
             return
         if held and not force:
+            go_on = "--resume to go on with that run, " if self.resume.exists() else ""
             raise UsageError(
-                f"{self.path}: is not empty; add --resume to go on with that run, --force to "
-                "replace it, or name another folder"
+                f"{self.path}: is not empty; add {go_on}--force to replace an earlier run, or "
+                "name another folder"
             )
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)

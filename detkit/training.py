@@ -89,13 +89,14 @@ def train(
             max_minutes=max_minutes,
             num_workers=num_workers,
             data_hash=data_hash,
+            settings=settings,
         )
         run = Run(fabric, detector, records, recipe, options, folder, began)
         run.notes.append(reason)
         if saved is None:
-            run.start(seed, precision, settings)
+            run.start(seed, precision)
         else:
-            run.go_on(saved)
+            run.go_on(saved, seed)
         for step in run.steps():
             if folder is not None:
                 yield step

@@ -16,14 +16,14 @@ from detkit.cli.data import tell_notes
 from detkit.cli.model_choice import load_plugins, starting_config
 from detkit.cli.options import Classes, Device, Plugin, Quiet, class_list, nearest
 from detkit.cli.plan import Plan, merge, read_plan
-from detkit.console import Console, validation_line
+from detkit.console import Console, record_line
 from detkit.errors import DetkitError, UsageError
 
 if TYPE_CHECKING:
     from detkit.config import Recipe
     from detkit.data import Dataset, ImageRecord
     from detkit.detector import Detector
-    from detkit.structures import Scores
+    from detkit.structures import Scores, Step
 
 RECIPES = ("short", "paper")
 FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
@@ -170,7 +170,7 @@ def train(
         "nodes": nodes if nodes != 1 else None,
         "precision": precision if precision != "auto" else None,
         "num_workers": num_workers,
-        "plugin": plugin,
+        "plugin": None if plugin is None else [str(_absolute(name)) for name in plugin],
     }
     plan = merge(Plan() if config is None else read_plan(config), given)
     if plan.data is None:
@@ -184,17 +184,18 @@ def train(
     console = Console(quiet or _rank() > 0)
     overrides = {"batch_size": batch_size, "lr": lr}
     words = [f"{key}={value}" for key, value in overrides.items() if value is not None]
-    dataset, best = _run(
-        console, plan, [*words, *(settings or ())], out, resume=resume, force=force
-    )
+    words += settings or ()
+    dataset, last = _run(console, plan, words, out, resume=resume, force=force)
     if _rank() == 0:
-        _tell_end(console, out, data or Path(plan.data), list(dataset.splits), best)
+        if last is None:
+            console.note("nothing was left to do; a larger budget, as --max-steps, trains on")
+        _tell_end(console, out, data or Path(plan.data), list(dataset.splits))
 
 
 def _run(
     console: Console, plan: Plan, words: Sequence[str], out: Path, *, resume: bool, force: bool
-) -> tuple[Dataset, Scores | None]:
-    """Check the data, build the detector and train it; return the data and the best scores."""
+) -> tuple[Dataset, Step | None]:
+    """Check the data, build the detector and train it; return the data and the last step."""
     from detkit.config import to_json
     from detkit.data.summary import data_hash
     from detkit.training import train as steps_of
@@ -203,7 +204,7 @@ def _run(
     records, held_out = _splits(console, dataset, plan)
     detector, recipe = _build(plan, words, dataset.class_names)
     plan = dataclasses.replace(plan, detector=to_json(detector.config), recipe=to_json(recipe))
-    best: Scores | None = None
+    last: Step | None = None
     steps = steps_of(
         detector,
         records,
@@ -226,11 +227,9 @@ def _run(
         data_hash=data_hash(dataset),
     )
     with console.training() as show:
-        for step in steps:
-            show(step)
-            if step.scores is not None and (best is None or step.is_best):
-                best = step.scores
-    return dataset, best
+        for last in steps:
+            show(last)
+    return dataset, last
 
 
 def _sound_data(console: Console, plan: Plan) -> Dataset:
@@ -309,18 +308,22 @@ def _validation(
     return functools.partial(evaluate, dataset=part, split="val", batch_size=batch_size)
 
 
-def _tell_end(
-    console: Console, out: Path, data: Path, splits: Sequence[str], best: Scores | None
-) -> None:
-    """Say how well the training went and what to type next."""
-    model = out / ("last.safetensors" if best is None else "best.safetensors")
-    if best is None:
-        console.note(f"trained, without a validation: {model}")
+def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) -> None:
+    """Say how well the training went, earlier parts of it included, and what to type next."""
+    from detkit.checkpoint import model_info
+    from detkit.files import shell_word
+
+    best = out / "best.safetensors"
+    scores = model_info(best)["scores"] if best.is_file() else None
+    if scores is None:
+        best = out / "last.safetensors"
+        console.note(f"trained, without a validation that gave a score: {best}")
     else:
-        console.note(f"best {validation_line(best, is_best=False)}")
+        console.note(f"best {record_line(scores)}")
+    model, folder = shell_word(best), shell_word(data)
     split = "test" if "test" in splits else "val"
     console.note("next:")
-    console.note(f"  detkit eval {model} {data} --split {split}")
+    console.note(f"  detkit eval {model} {folder} --split {split}")
     console.note(f"  detkit detect {model} IMAGE... --draw drawn")
 
 
