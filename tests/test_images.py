@@ -226,6 +226,24 @@ def test_what_is_no_image_is_one_line_naming_the_file(tmp_path, content, read):
     assert "\n" not in str(caught.value)
 
 
+def test_an_empty_file_and_a_text_file_are_told_apart_from_a_damaged_image(tmp_path):
+    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
+    empty.write_bytes(b"")
+    text.write_bytes(b"hello")
+    with pytest.raises(DetkitError, match="the file is empty"):
+        read_image(empty)
+    with pytest.raises(DetkitError, match="not an image that can be read"):
+        read_image(text)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PPM"])
+def test_an_image_of_another_kind_is_read_under_any_suffix(tmp_path, format):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.full((3, 5, 3), 255, np.uint8)).save(path, format=format)
+    assert read_image(path).shape == (3, 5, 3)
+    assert image_size(path) == (3, 5)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_flipped_bytes_give_an_image_or_an_error_never_a_crash(tmp_path_factory, data):

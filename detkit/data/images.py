@@ -32,7 +32,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 MAX_PIXELS = 178_956_970
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_PILLOW_FORMATS = ("BMP", "DIB", "WEBP", "TIFF", "JPEG", "MPO", "PNG", "GIF", "PPM")
+# MPO has no reader of its own: Pillow's JPEG reader opens it, and the name raises KeyError.
+_PILLOW_FORMATS = ("BMP", "DIB", "WEBP", "TIFF", "JPEG", "PNG", "GIF", "PPM")
 _HEADER_BYTES = 1 << 16  # an EXIF segment with its thumbnail fits; longer headers are read whole
 # Markers of a JPEG's start-of-frame segments, which hold its size.
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
