@@ -7,6 +7,7 @@ list they come from.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import glob
 import os
@@ -171,12 +172,15 @@ def _raw_lines(descriptor: int) -> Iterator[str]:
     would hold it, and bring the interpreter down with a fatal error.
     """
     rest = b""
+    is_first = True
     while chunk := os.read(descriptor, 1 << 16):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            yield os.fsdecode(line)
+            # Windows' tools put a byte order mark before the first path.
+            yield os.fsdecode(line.removeprefix(codecs.BOM_UTF8) if is_first else line)
+            is_first = False
     if rest:
-        yield os.fsdecode(rest)
+        yield os.fsdecode(rest.removeprefix(codecs.BOM_UTF8) if is_first else rest)
 
 
 def _stripped(lines: Iterable[str]) -> Iterator[str]:

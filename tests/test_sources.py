@@ -106,6 +106,14 @@ def test_stdin_is_read_as_it_comes_and_names_need_not_be_utf8() -> None:
         assert list(images) == []
 
 
+def test_a_byte_order_mark_and_windows_line_ends_on_stdin_are_no_part_of_a_path() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"\xef\xbb\xbfone.jpg\r\n\r\ntwo.jpg\r\n")
+    os.close(writing)
+    with os.fdopen(reading, "r") as stream:
+        assert [one.name for one in find_images(["-"], stdin=stream)] == ["one.jpg", "two.jpg"]
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("source", ["nowhere.jpg", "nowhere/", "*.gif", "@nowhere.txt", "pics/*"])
 def test_a_source_that_does_not_exist_is_named_before_anything_is_read(source: str) -> None:
