@@ -15,8 +15,15 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that at any moment `path` holds the old content or all of the new.
 
     Raises DetkitError, in one line, when the disk is full or the place cannot be written; the
-    old file then stays and nothing is left beside it.
+    old file then stays and nothing is left beside it. A device or pipe (/dev/null) is written to,
+    never replaced by a file.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise DetkitError(not_written(path, error)) from error
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def write(format, target, predictions, **options):
 
 
 def rows_of(one):
-    return sorted(zip(one.labels, one.scores.tolist(), map(tuple, one.boxes.tolist())))
+    """The rows by label and score; boxes, which a format may round, have no say in the order."""
+    rows = zip(one.labels, one.scores.tolist(), map(tuple, one.boxes.tolist()))
+    return sorted(rows, key=lambda row: row[:2])
 
 
 def is_same(one, other, tolerance=0.0):
@@ -292,6 +295,22 @@ def test_nothing_is_overwritten_without_force(format, tmp_path):
     write(format, target, SOME[:1], force=True)
     (one,) = [one for one in read_predictions(target, class_names=NAMES) if one.labels]
     assert is_same(one, SOME[0], tolerance=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("format", [one for one in FORMATS if one not in FOLDER_FORMATS])
+def test_a_pipe_or_device_is_written_to_and_never_replaced(format, force, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write(format, pipe, SOME, force=force)
+    regular = tmp_path / "regular"
+    write(format, regular, SOME)
+    assert os.read(reader, 1 << 16) == regular.read_bytes()
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [pipe, regular]
 
 
 @pytest.mark.parametrize("format", FOLDER_FORMATS)

@@ -142,9 +142,11 @@ class _StreamWriter(PredictionWriter):
         if isinstance(target, Path):
             if target.is_dir():
                 raise UsageError(f"{target}: is a folder; name a file")
-            if target.exists() and not force:
+            # A device or pipe (/dev/stdout, /dev/null) is written to, never replaced by a file.
+            is_special = target.exists() and not target.is_file()
+            if target.exists() and not is_special and not force:
                 raise UsageError(f"{target}: exists; name another file or add --force")
-            self.partial = _partial(target)
+            self.partial = target if is_special else _partial(target)
             try:
                 self.stream: TextIO = self.partial.open("w", encoding="utf-8", newline="\n")
             except OSError as error:
@@ -167,9 +169,10 @@ class _StreamWriter(PredictionWriter):
             return
         try:
             self.stream.close()
-            self.partial.replace(self.path)
+            if self.partial != self.path:
+                self.partial.replace(self.path)
         except OSError as error:
-            self.partial.unlink(missing_ok=True)
+            self._remove_partial()
             raise _not_written(self.path, error) from error
 
     def discard(self) -> None:
@@ -178,6 +181,10 @@ class _StreamWriter(PredictionWriter):
         try:
             self.stream.close()
         finally:
+            self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        if self.partial != self.path:
             self.partial.unlink(missing_ok=True)
 
     def _put(self, text: str) -> None:
