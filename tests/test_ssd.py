@@ -76,8 +76,13 @@ def test_detkit_and_torchvision_give_the_same_boxes_and_scores_for_the_same_weig
         ours = detector.detect(detector.prepare([sample(image)]))[0]
         assert len(ours.scores) == len(theirs["scores"]) > 50
         torch.testing.assert_close(torch.tensor(ours.scores), theirs["scores"], atol=1e-4, rtol=0)
-        torch.testing.assert_close(torch.tensor(ours.boxes), theirs["boxes"], atol=1e-2, rtol=1e-4)
-        assert ours.labels.tolist() == (theirs["labels"] - 1).tolist()
+        # Scores that differ in the sixth digit may stand the other way round, and the last
+        # ones of 200 may be others; all the rest must be there, box for box.
+        worst = float(theirs["scores"][-1]) + 1e-4
+        for box, score, label in zip(theirs["boxes"], theirs["scores"], theirs["labels"] - 1):
+            near = (ours.labels == int(label)) & (abs(ours.scores - float(score)) < 1e-4)
+            distance = abs(ours.boxes[near] - box.numpy()).max(axis=1, initial=0.0)
+            assert float(score) < worst or distance.min(initial=9.0) < 1e-2
 
 
 def test_dropping_a_class_from_published_weights_keeps_the_others_logits() -> None:

@@ -217,7 +217,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, records: list[ImageRe
     for name, devices in (("one", 1), ("two", 2)):
         command = script(tmp_path, tmp_path / name, steps=3, devices=devices)
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, env=environment, check=False
+            command, capture_output=True, text=True, timeout=600, env=environment, check=False
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["1", "2", "3"]

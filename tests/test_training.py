@@ -120,8 +120,17 @@ def test_a_budget_in_epochs_counts_images(tmp_path: Path, records: list[ImageRec
     assert len(steps) == 5  # 2 * 10 images / 4 a batch
 
 
-@pytest.mark.parametrize("budget", [{"max_steps": 0}, {"max_minutes": 0.0}, {"max_epochs": -1}])
-def test_a_budget_of_nothing_is_refused(
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"max_steps": 0},
+        {"max_minutes": 0.0},
+        {"max_epochs": -1},
+        {"max_epochs": float("nan")},
+        {"max_minutes": float("inf")},
+    ],
+)
+def test_a_budget_of_nothing_or_without_end_is_refused(
     tmp_path: Path, records: list[ImageRecord], budget: dict[str, float]
 ) -> None:
     with pytest.raises(UsageError, match="must be above 0"):
