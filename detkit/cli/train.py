@@ -321,11 +321,12 @@ def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) ->
     else:
         console.note(f"best {record_line(scores)}")
     model, folder = shell_word(best), shell_word(data)
+    console.note("next:")
     split = next((name for name in ("test", "val") if name in splits), None)
     if split is None:
-        console.note(f"  detkit split {data} OUT --test .2    for images that no training has seen")
+        console.note(f"  detkit split {folder} OUT --test .2    for images that no training has seen")
     else:
-        console.note(f"  detkit eval {model} {data} --split {split}")
+        console.note(f"  detkit eval {model} {folder} --split {split}")
     console.note(f"  detkit detect {model} IMAGE... --draw drawn")
 
 
