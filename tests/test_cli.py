@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,6 +321,40 @@ def test_detections_written_and_read_back_score_as_the_model_does(
     by_model = json.loads(detkit("eval", model, demo, "--json").stdout)
     by_file = json.loads(detkit("eval", "--predictions", found, demo, "--json").stdout)
     assert by_file["mAP"] == pytest.approx(by_model["mAP"], abs=1e-9)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "coco", "voc", "yolo"])
+def test_chosen_classes_score_as_they_do_among_all(
+    form: str, run_dir: Path, demo: Path, tmp_path: Path
+) -> None:
+    names = (demo / "ImageSets" / "Main" / "test.txt").read_text().split()
+    images = [demo / "JPEGImages" / f"{name}.jpg" for name in names]
+    found = tmp_path / "found"
+    model = run_dir / "last.safetensors"
+    assert detkit("detect", model, *images, "-f", form, "-o", found).returncode == 0
+    words = ["eval", "--predictions", found, demo, "--json"]
+    *_, last = json.loads(detkit(*words).stdout)["classes"]
+    chosen = detkit(*words, "--classes", last["name"])
+    assert chosen.returncode == 0, chosen.stderr
+    assert json.loads(chosen.stdout)["classes"] == [last]
+
+
+def test_labels_that_cannot_be_read_are_never_left_out_silently(demo: Path, tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(demo, spoilt)
+    name = (demo / "ImageSets" / "Main" / "test.txt").read_text().split()[0]
+    (spoilt / "Annotations" / f"{name}.xml").write_text("<annotation><object></annotation>")
+    found = tmp_path / "found.jsonl"
+    found.write_text(json.dumps({"image": f"{name}.jpg", "detections": []}))
+    for words in (
+        ["convert", spoilt, tmp_path / "coco", "--to", "coco"],
+        ["split", spoilt, tmp_path / "split"],
+        ["eval", "--predictions", found, spoilt],
+    ):
+        done = detkit(*words)
+        assert done.returncode == 0, done.stderr
+        assert f"{name}.xml:1" in done.stderr
+        assert "could not be read and are left out" in done.stderr
 
 
 def test_no_command_writes_to_the_data_set(demo: Path, run_dir: Path, tmp_path: Path) -> None:

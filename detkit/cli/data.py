@@ -113,6 +113,7 @@ def convert(
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset)
+    warn_of_unread(console, dataset)
     with console.counting("copying") as progress:
         write_as(dataset, out, to, force=force, progress=progress)
     console.note(f"{out}: {counted(dataset)} as {to}")
@@ -150,6 +151,7 @@ def split(
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset)
+    warn_of_unread(console, dataset)
     divided = split_dataset(dataset, val=val, test=test, seed=seed)
     form = to or format_like(dataset)
     with console.counting("copying") as progress:
@@ -161,6 +163,19 @@ def tell_notes(console: Console, dataset: Dataset) -> None:
     """Say what was found in a labelled folder."""
     for note in dataset.notes:
         console.note(note)
+
+
+def warn_of_unread(console: Console, dataset: Dataset) -> None:
+    """Say how many labels could not be read at all: what follows goes on without them."""
+    unread = [one for one in dataset.findings if one.severity == "error"]
+    if not unread:
+        return
+    first = unread[0]
+    where = "" if first.file is None else f"{first.file}:{first.line or 1}: "
+    console.warn(
+        f"{len(unread)} of the labels could not be read and are left out (the first: {where}"
+        f"{first.message}); `detkit check {dataset.root}` lists them"
+    )
 
 
 def counted(dataset: Dataset) -> str:

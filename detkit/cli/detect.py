@@ -131,7 +131,7 @@ def detect(
     if out is not None:
         console.note(f"detections: {out}")
     if num_bad:
-        console.error(f"{num_bad} images could not be read")
+        console.error(f"{num_bad} {'image' if num_bad == 1 else 'images'} could not be read")
         raise typer.Exit(ExitCode.BAD_INPUT)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detkit.cli.data import tell_notes
+from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.model_choice import load_plugins, open_model
 from detkit.cli.options import AsJson, Classes, Device, Plugin, Quiet, class_list
 from detkit.console import Console, figure
@@ -188,6 +188,7 @@ def _score_model(
     part = choose_split(dataset, split)
     detector = open_model(model, device)
     tell_notes(console, dataset)
+    warn_of_unread(console, dataset)
     scores = evaluation.evaluate(
         detector, dataset, part, metric=metric, iou_thresh=iou, batch_size=batch_size
     )
@@ -206,12 +207,18 @@ def _score_file(
     """Return the data set, its split, and the scores of a file of detections; without torch."""
     from detkit import evaluation
     from detkit.data import open_dataset
+    from detkit.data.splits import select_classes
     from detkit.predictions import read_predictions
 
-    dataset = open_dataset(data, classes=names)
+    # A file's numbers and labels are those of all classes, not of the ones chosen here.
+    whole = open_dataset(data)
+    dataset = whole if names is None else select_classes(whole, names)
     part = choose_split(dataset, split)
     tell_notes(console, dataset)
-    found = read_predictions(predictions, class_names=dataset.class_names)
+    warn_of_unread(console, dataset)
+    found = read_predictions(predictions, class_names=whole.class_names)
+    not_chosen = set(whole.class_names) - set(dataset.class_names)
+    found = [one.of_classes(set(one.labels) - not_chosen) for one in found]
     paired = evaluation.pair(found, dataset.splits[part], dataset.class_names)
     for warning in paired.warnings:
         console.warn(warning)

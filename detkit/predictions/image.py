@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from detkit.structures import Detections, FloatArray
@@ -24,7 +24,7 @@ class ImagePredictions:
     error: str | None = None  # the image could not be read, and why
     normalised: bool = False  # boxes are shares of a width and height the file does not state
 
-    def of_classes(self, class_names: Sequence[str]) -> ImagePredictions:
+    def of_classes(self, class_names: Collection[str]) -> ImagePredictions:
         """Return the same without the detections of other classes."""
         keep = [label in class_names for label in self.labels]
         if all(keep):
