@@ -10,7 +10,9 @@ import errno
 import functools
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -162,7 +164,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # Windows' pipes are not UTF-8 by themselves, and a file name need not be.
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: files put away, 130
     try:
         app(args=words, prog_name="detkit")
     finally:
         os.environ.pop("DETKIT_DEBUG", None)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

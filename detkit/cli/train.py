@@ -324,7 +324,8 @@ def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) ->
     console.note("next:")
     split = next((name for name in ("test", "val") if name in splits), None)
     if split is None:
-        console.note(f"  detkit split {folder} OUT --test .2    for images that no training has seen")
+        why = "for images that no training has seen"
+        console.note(f"  detkit split {folder} OUT --test .2    {why}")
     else:
         console.note(f"  detkit eval {model} {folder} --split {split}")
     console.note(f"  detkit detect {model} IMAGE... --draw drawn")

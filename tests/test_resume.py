@@ -1,0 +1,133 @@
+"""Tests of going on with a run: what it goes by, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from running import detkit
+from runs import run, stop_after
+from toy import scores_of, write_images
+
+from detkit.data.records import ImageRecord
+from detkit.errors import ExitCode, UsageError
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[ImageRecord]:
+    return write_images(tmp_path / "images")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if path.name != "log.txt"}
+
+
+def test_going_on_with_a_finished_run_changes_no_file(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    options = {"validation": lambda toy: scores_of(0.3)}
+    list(run(records, tmp_path / "run", **options))
+    before = content(tmp_path / "run")
+    assert list(run(records, tmp_path / "run", resume=True, **options)) == []
+    assert content(tmp_path / "run") == before
+
+
+def test_another_seed_would_divide_the_data_anew_and_is_refused(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    stop_after(run(records, tmp_path / "run", seed=7), 2)
+    with pytest.raises(UsageError, match="started with seed 7, not 3"):
+        list(run(records, tmp_path / "run", seed=3, resume=True))
+
+
+def test_config_json_says_what_the_run_was_last_asked_for(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    stop_after(run(records, tmp_path / "run", max_steps=4, settings={"max_steps": 4}), 2)
+    stop_after(
+        run(records, tmp_path / "run", max_steps=6, settings={"max_steps": 6}, resume=True), 3
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"max_steps": 6}
+
+
+def test_data_that_changed_meanwhile_are_told(tmp_path: Path, records: list[ImageRecord]) -> None:
+    stop_after(run(records, tmp_path / "run", data_hash="one"), 2)
+    said = [
+        [
+            note
+            for step in run(records, tmp_path / "run", resume=True, **options)
+            for note in step.notes
+        ]
+        for options in ({"data_hash": "one", "max_steps": 3}, {"data_hash": "two", "max_steps": 5})
+    ]
+    assert ["data are not what they were" in " ".join(notes) for notes in said] == [False, True]
+
+
+def test_what_was_stopped_is_said_as_a_command_the_shell_takes(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    import shlex
+
+    from detkit.errors import Interrupted
+
+    folder = tmp_path / "my run's"
+    with pytest.raises(Interrupted) as caught:
+        for _ in run(records, folder):
+            signal.raise_signal(signal.SIGTERM)
+    command = str(caught.value).partition("go on with: ")[2]
+    if os.name != "nt":
+        assert shlex.split(command) == ["detkit", "train", "--resume", "-o", str(folder)]
+
+
+def test_a_folder_without_a_resume_file_is_not_said_to_be_resumable(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="not empty; add --force"):
+        list(run(records, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    assert detkit("demo", folder, "--num-images", "12").returncode == 0
+    return folder
+
+
+def test_the_command_tells_the_best_score_of_a_finished_run_again(
+    demo: Path, tmp_path: Path
+) -> None:
+    words = ("--batch-size", "2", "--num-workers", "0", "--device", "cpu", "--set", "size=64")
+    first = detkit(
+        "train", demo, "--model", "ssd", "-o", tmp_path / "r", *words, "--max-steps", "1"
+    )
+    assert first.returncode == 0, first.stderr
+    again = detkit("train", "--resume", "-o", tmp_path / "r")
+    assert again.returncode == 0, again.stderr
+    assert "nothing was left to do" in again.stderr
+    told = [line for line in first.stderr.splitlines() if line.startswith("best validation: mAP")]
+    assert len(told) == 1
+    assert told[0] in again.stderr.splitlines()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_sigterm_before_the_first_step_exits_130_in_one_line(demo: Path, tmp_path: Path) -> None:
+    words = ["train", str(demo), "--model", "ssd", "-o", str(tmp_path / "run")]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "detkit", *words], stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    assert "images" in running.stderr.readline()  # torch is not imported yet
+    time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    errors = running.stderr.read()
+    assert running.wait(timeout=600) == ExitCode.INTERRUPTED, errors
+    assert errors.splitlines()[-1] == "detkit: error: interrupted"
+    assert not (tmp_path / "run" / "best.safetensors").exists()
