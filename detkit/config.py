@@ -59,6 +59,10 @@ class DetectorConfig:
         for name in ("pre_nms_top_k", "max_detections"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--set {name}={getattr(self, name)}: must be at least 1")
+        if not min(self.std) > 0:
+            raise UsageError(f"--set std={self.std}: each must be above 0")
+        if self.freeze_layers is not None and self.freeze_layers < 0:
+            raise UsageError(f"--set freeze_layers={self.freeze_layers}: must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +98,12 @@ class Recipe:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.lr > 0:
             raise UsageError(f"lr must be above 0, not {self.lr}")
-        for name in ("warmup", "mosaic", "ema_decay"):
+        for name in ("warmup", "warmup_factor", "mosaic", "ema_decay", "momentum"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        for name in ("weight_decay", "clip_norm", "gamma", "backbone_lr_factor", "cache_size"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} must not be below 0, not {getattr(self, name)}")
 
 
 def describe(config: type[DetectorConfig] | type[Recipe]) -> list[tuple[str, Any, str]]:

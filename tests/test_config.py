@@ -50,6 +50,15 @@ def test_tuples_are_given_with_or_without_brackets() -> None:
         ("variances=.1,.2", "expected 4 values"),
         ("antialias=maybe", "expected bool"),
         ("novalue", "expected key=value"),
+        ("std=.2,0,.2", "above 0"),
+        ("weight_decay=-1", "weight_decay must not be below 0"),
+        ("momentum=-.1", "momentum must lie between 0 and 1"),
+        ("cache_size=-5", "cache_size must not be below 0"),
+        ("freeze_layers=-1", "at least 0"),
+        ("size=1", "at least 16 pixels"),
+        ("variances=0,0,0,0", "above 0"),
+        ("scales=.1,-.2", "above 0"),
+        ("negatives_per_positive=-1", "not be below 0"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_to_do(pair: str, words: str) -> None:

@@ -35,6 +35,8 @@ from detkit.matching import match_each_truth
 from detkit.structures import Batch, Candidates
 from detkit.transforms import Transform, ssd_augmentation
 
+MIN_SIZE = 16  # ours: half the stride of the last map of most backbones; smaller shows nothing
+
 
 @dataclass(frozen=True, kw_only=True)
 class SSDConfig(DetectorConfig):
@@ -56,6 +58,22 @@ class SSDConfig(DetectorConfig):
     negatives_per_positive: float = setting(3.0, "sec. 2.2: hard negative mining at most 3:1")
     loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1")
     l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20")
+
+    def validate(self) -> None:
+        """Raise UsageError for a value that no SSD can work with."""
+        super().validate()
+        if self.size < MIN_SIZE:
+            raise UsageError(f"--set size={self.size}: must be at least {MIN_SIZE} pixels")
+        if not min(self.variances) > 0:
+            raise UsageError(f"--set variances={self.variances}: each must be above 0")
+        for name in ("scales", "steps", "ratios"):
+            values = getattr(self, name)
+            flat = [one for row in values for one in row] if name == "ratios" else values
+            if not all(value > 0 for value in flat):
+                raise UsageError(f"--set {name}={values}: each must be above 0")
+        for name in ("negatives_per_positive", "loc_weight"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"--set {name}={getattr(self, name)}: must not be below 0")
 
 
 # What torchvision's `ssd300_vgg16` differs in from the released code: smaller scales, default
