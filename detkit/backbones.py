@@ -310,8 +310,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DetkitError(f"{path}: not a readable weights file: {first[:160]}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith("Weights only load failed"):  # torch's advice there is to run its code
+            reason = "it is no state dict, or holds more than tensors, or is cut short"
+        raise DetkitError(f"{path}: not a readable weights file: {reason[:160]}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):

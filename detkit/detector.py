@@ -10,6 +10,7 @@ training costs (`losses`) and what it sees (`candidates`); the rest follows.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from detkit.config import DetectorConfig, Recipe
 from detkit.errors import DetkitError
 from detkit.structures import Batch, Candidates, Detections, Sample
 from detkit.transforms import Compose, RandomHorizontalFlip, Transform
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,9 @@ class Detector(nn.Module, ABC):
             )
         self.load_state_dict(fits, strict=False)
         self.backbone.pretrained = True
+        fresh = sorted({key.split(".")[0] for key in mine if key not in fits})
+        rest = f"; new from chance: {', '.join(fresh)}" if fresh else ""
+        logger.info("%s: %d of %d tensors taken%s", source, len(fits), len(mine), rest)
 
     @classmethod
     def convert_torchvision(

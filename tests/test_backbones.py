@@ -132,3 +132,10 @@ def test_folded_norms_are_noticed() -> None:
     backbone = backbones.build("mobilenet_v2")
     backbones.load_weights(backbone, str(WEIGHTS / "mobilenet_v2.pth"))
     assert backbone.folded_norms
+
+
+def test_a_file_that_holds_no_weights_is_refused_without_torchs_advice(tmp_path: Path) -> None:
+    (tmp_path / "notes.pth").write_text("no weights at all")
+    with pytest.raises(DetkitError, match=r"notes.pth: not a readable weights file: it is no") as e:
+        backbones.read_state_dict(tmp_path / "notes.pth")
+    assert "weights_only" not in str(e.value)

@@ -222,3 +222,15 @@ def test_every_backbone_and_size_has_a_default_box_for_every_prediction(
         logits, deltas, boxes = detector.predict(torch.zeros(2, 3, size, size))
     assert logits.shape == (2, len(boxes), 3)
     assert deltas.shape == (2, len(boxes), 4)
+
+
+def test_starting_from_a_model_of_other_classes_says_what_was_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from detkit.checkpoint import save_model
+
+    config = SSDConfig(size=96)
+    save_model(tmp_path / "a.safetensors", SSD(config, ("car",)))
+    with caplog.at_level("INFO", logger="detkit"):
+        SSD(config, ("car", "dog")).load_weights(str(tmp_path / "a.safetensors"))
+    assert "tensors taken; new from chance: class_head" in caplog.text
