@@ -54,8 +54,10 @@ def shell_word(path: Path) -> str:
 def not_written(path: Path, error: OSError) -> str:
     """Return the line that says why `path` could not be written and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        resumable = path.with_name("resume.ckpt").exists()
+        then = "go on with --resume" if resumable else "start again"
         return (
-            f"{path}: not written, the disk is full; free some space, then go on with --resume "
+            f"{path}: not written, the disk is full; free some space, then {then} "
             "(files written earlier are whole)"
         )
     return f"{path}: cannot be written: {error.strerror or error}"

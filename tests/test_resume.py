@@ -131,3 +131,16 @@ def test_sigterm_before_the_first_step_exits_130_in_one_line(demo: Path, tmp_pat
     assert running.wait(timeout=600) == ExitCode.INTERRUPTED, errors
     assert errors.splitlines()[-1] == "detkit: error: interrupted"
     assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_a_full_disk_is_gone_on_from_only_where_there_is_something_to_go_on_with(
+    tmp_path: Path,
+) -> None:
+    import errno
+
+    from detkit.files import not_written
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert "then start again" in not_written(tmp_path / "best.safetensors", full)
+    (tmp_path / "resume.ckpt").touch()
+    assert "then go on with --resume" in not_written(tmp_path / "best.safetensors", full)
