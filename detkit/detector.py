@@ -138,21 +138,21 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.class_names = tuple(class_names)
 
-    def load_weights(self, weights: str) -> None:
+    def load_weights(self, weights: str, class_names: Sequence[str] | None = None) -> None:
         """Start from other weights than random ones.
 
         `weights` is `none`, `imagenet` (torchvision's classifier), the name of published
         detection weights (`published`), or a file: a torchvision classifier's state dict, a
         torchvision detector's, or a detkit model. Of detection weights the parts that depend
-        on other class names stay random. Raises DetkitError when they cannot be had or do
-        not fit.
+        on the classes stay random, unless `class_names`, those of the weights, are ours.
+        Raises DetkitError when they cannot be had or do not fit.
         """
-        self._load_weights(weights)
+        self._load_weights(weights, class_names)
         wished = self.config.freeze_layers
         generic = self.backbone.generic_blocks if self.backbone.pretrained else 0
         self.backbone.freeze_blocks(generic if wished is None else wished)
 
-    def _load_weights(self, weights: str) -> None:
+    def _load_weights(self, weights: str, class_names: Sequence[str] | None) -> None:
         if weights in ("none", "imagenet"):
             load_weights(self.backbone, weights)
             return
@@ -160,11 +160,21 @@ class Detector(nn.Module, ABC):
             state = download(self.published[weights].url)
         else:
             state = read_state_dict(Path(weights))
-        own = state if "class_head.convs.0.weight" in state else self.convert_torchvision(state)
+        is_ours = any(key.startswith("backbone.blocks.") for key in state)
+        own = state if is_ours else self.convert_torchvision(state)
         if own is None:
             self.backbone.load_classifier(state, weights)
             return
+        if class_names is None or tuple(class_names) != self.class_names:
+            foreign = self.class_tensors()
+            own = {key: value for key, value in own.items() if key not in foreign}
         self.load_matching(own, weights)
+
+    def class_tensors(self) -> set[str]:
+        """Return the names of the tensors whose shape depends on the number of classes."""
+        with torch.device("meta"):
+            other = type(self)(self.config, (*self.class_names, "one more")).state_dict()
+        return {key for key, value in self.state_dict().items() if other[key].shape != value.shape}
 
     def load_matching(self, state: Mapping[str, Tensor], source: str) -> None:
         """Copy the tensors of `state` that have the shape of ours; the rest stays as it is.

@@ -165,6 +165,26 @@ def test_an_exported_model_detects_the_same(backend: type[Detector], tmp_path: P
     np.testing.assert_allclose(found.boxes, wanted.boxes, atol=0.05)
 
 
+def test_class_weights_are_taken_over_only_for_the_same_classes(
+    backend: type[Detector], tmp_path: Path
+) -> None:
+    trained = make(backend)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.125)
+    file = str(tmp_path / "m.safetensors")
+    save_model(Path(file), trained)
+    of_classes = trained.class_tensors()
+    assert of_classes and not any(name.startswith("backbone.") for name in of_classes)
+    for names, same in ((CLASSES, True), (("cat", "dog"), False), (None, False)):
+        fresh = make(backend)
+        fresh.load_weights(file, names)
+        for name, tensor in fresh.named_parameters():
+            expected = same or name not in of_classes
+            assert torch.equal(tensor, trained.get_parameter(name)) == expected, name
+        assert fresh.pretrained
+
+
 def test_preparation_is_small_enough_to_send_to_a_worker(backend: type[Detector]) -> None:
     buffer = io.BytesIO()
     torch.save(make(backend).preparation, buffer)  # pickles, as a spawned worker would

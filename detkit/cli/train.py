@@ -281,6 +281,7 @@ def _build(plan: Plan, words: Sequence[str], class_names: Sequence[str]) -> tupl
     """Return the detector with its starting weights, and the recipe, `--set` put in."""
     import torch
 
+    from detkit.checkpoint import is_model, model_info
     from detkit.config import from_json, override, parse_settings, to_json
     from detkit.detectors import load_backend
 
@@ -292,7 +293,8 @@ def _build(plan: Plan, words: Sequence[str], class_names: Sequence[str]) -> tupl
     config, recipe = override(config, recipe, parse_settings(words))
     torch.manual_seed(plan.seed)
     detector = backend(config, class_names)
-    detector.load_weights(plan.weights)
+    known = model_info(plan.weights)["class_names"] if is_model(plan.weights) else None
+    detector.load_weights(plan.weights, known)
     return detector, recipe
 
 
