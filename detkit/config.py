@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from detkit.errors import UsageError
 
-Config = TypeVar("Config", bound="DetectorConfig | Recipe")
+Config = TypeVar("Config")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -165,7 +165,7 @@ def to_json(config: DetectorConfig | Recipe) -> dict[str, Any]:
 
 
 def from_json(config_class: type[Config], values: Mapping[str, Any]) -> Config:
-    """Return a config from `to_json`'s dict; missing fields keep their default.
+    """Return a frozen dataclass from the dict of its values; missing fields keep their default.
 
     Raises UsageError for a field the class does not have or a value of a wrong type.
     """
@@ -193,6 +193,8 @@ def _coerce(key: str, value: Any, kind: Any) -> Any:
     """Return `value` as type `kind`; raise UsageError where that loses something."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None  # before a str or a tuple takes it in
         for option in arguments:
             try:
                 return _coerce(key, value, option)
@@ -208,6 +210,9 @@ def _coerce(key: str, value: Any, kind: Any) -> Any:
             raise UsageError(f"{key}={value}: expected {len(arguments)} values")
         element = [arguments[0]] * len(values) if Ellipsis in arguments else list(arguments)
         return tuple(_coerce(key, one, one_kind) for one, one_kind in zip(values, element))
+    elif origin is Mapping:
+        if isinstance(value, Mapping):
+            return dict(value)
     elif kind is type(None):
         if value is None or value == "none":
             return None

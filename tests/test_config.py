@@ -1,9 +1,12 @@
 """Settings: parsing, refusal, and JSON there and back."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
+from detkit.cli.plan import Plan, read_plan
 from detkit.config import (
     DetectorConfig,
     Recipe,
@@ -14,7 +17,7 @@ from detkit.config import (
     to_json,
 )
 from detkit.detectors.ssd import SSDConfig
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
 
 
 def parsed(*pairs: str) -> tuple[DetectorConfig, Recipe]:
@@ -85,3 +88,22 @@ def test_an_unknown_field_in_json_is_named() -> None:
 @pytest.mark.parametrize("config", [SSDConfig, Recipe])
 def test_every_default_says_where_it_is_from(config: type[SSDConfig] | type[Recipe]) -> None:
     assert all(source for _, _, source in describe(config))
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"), [({"max_steps": "x"}, "expected"), ({"colour": 1}, "unknown field colour")]
+)
+def test_a_plan_edited_wrongly_is_one_line_naming_the_file(
+    tmp_path: Path, plan: dict[str, object], words: str
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"plan": plan}))
+    with pytest.raises(DetkitError, match=f"config.json: .*{words}"):
+        read_plan(file)
+
+
+def test_a_plan_survives_json(tmp_path: Path) -> None:
+    plan = Plan(data="d", classes=("a", "b"), max_steps=3, detector={"size": 96})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"plan": dataclasses.asdict(plan)}))
+    assert read_plan(file) == plan

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detkit.errors import DetkitError
+from detkit.config import from_json
+from detkit.errors import DetkitError, UsageError
 
 BUDGETS = ("epochs", "max_steps", "max_minutes")
 
@@ -67,10 +68,12 @@ def read_plan(path: Path) -> Plan:
     except ValueError as error:
         raise DetkitError(f"{path}: not JSON: {error}") from error
     plan = values.get("plan") if isinstance(values, dict) else None
-    known = {field.name for field in dataclasses.fields(Plan)}
-    if not isinstance(plan, dict) or not set(plan) <= known:
-        raise DetkitError(f"{path}: not the config.json of a run (or of another detkit)")
-    return Plan(**plan)
+    if not isinstance(plan, dict):
+        raise DetkitError(f"{path}: not the config.json of a run")
+    try:
+        return from_json(Plan, plan)
+    except UsageError as error:
+        raise DetkitError(f"{path}: {error} (edited, or of another detkit?)") from error
 
 
 def _without_backbone(detector: Mapping[str, Any]) -> dict[str, Any]:
