@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,4 +161,3 @@ class Step:
     scores: Scores | None = None  # after a validation
     is_best: bool = False
     notes: tuple[str, ...] = ()  # things worth a line: "frozen batch norm", ...
-    extra: Mapping[str, Any] = field(default_factory=dict)

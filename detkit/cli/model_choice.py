@@ -87,16 +87,19 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
 def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig | None:
     """Return the config of a whole detector's weights, None for those of a classifier."""
     from detkit.backbones import read_state_dict
-    from detkit.checkpoint import is_model, load_model
+    from detkit.checkpoint import is_model, model_info
+    from detkit.config import from_json
 
     if weights in backend.published:
         return backend.published[weights].config
     path = Path(weights)
     if is_model(path):
-        model = load_model(path)
-        if model.name != backend.name:
-            raise UsageError(f"--weights {weights}: a model of {model.name}, not {backend.name}")
-        return model.config
+        info = model_info(path)
+        if info["backend"] != backend.name:
+            raise UsageError(
+                f"--weights {weights}: a model of {info['backend']}, not {backend.name}"
+            )
+        return from_json(backend.config_class, info["config"])
     if backend.convert_torchvision(read_state_dict(path)) is not None:
         return next(iter(backend.published.values())).config
     return None

@@ -8,7 +8,7 @@ each other. Rows that hold a polygon (segmentation, oriented boxes) are read as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from detkit.data.groups import (
     Records,
@@ -32,14 +32,6 @@ from detkit.data.yolo_spec import Spec, is_name_file, read_spec
 from detkit.errors import DetkitError
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
-
-
-@dataclass(slots=True)
-class _Rows:
-    """What one label file says, in shares of the image."""
-
-    rows: list[_Row] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -328,14 +328,18 @@ class SSD(Detector):
         """Return class logits (B, K, C + 1), deltas (B, K, 4) and the default boxes (K, 4)."""
         maps = self.feature_maps(images)
         map_sizes = [(x.shape[2], x.shape[3]) for x in maps]
-        boxes = self.default_boxes(map_sizes, (images.shape[2], images.shape[3])).to(images.device)
+        size = (images.shape[2], images.shape[3])
+        boxes = self.default_boxes(map_sizes, size, images.device)
         return self.class_head(maps).float(), self.box_head(maps).float(), boxes
 
     def default_boxes(
-        self, map_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
+        self,
+        map_sizes: Sequence[tuple[int, int]],
+        image_size: tuple[int, int],
+        device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Return the (K, 4) default boxes in network pixels; made once for each size."""
-        key = (tuple(map_sizes), image_size)
+        """Return the (K, 4) default boxes in network pixels; made once a size and device."""
+        key = (tuple(map_sizes), image_size, str(device))
         if key not in self._default_boxes:
             self._default_boxes[key] = default_boxes(
                 map_sizes,
@@ -344,7 +348,7 @@ class SSD(Detector):
                 self.ratios,
                 self.steps,
                 clip_sides=self.config.clip_sides,
-            )
+            ).to(device)
         return self._default_boxes[key]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
