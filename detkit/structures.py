@@ -62,6 +62,14 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposals:
+    """Boxes of one image that may hold an object, most promising first; plain numpy."""
+
+    boxes: FloatArray  # (P, 4) own pixels
+    scores: FloatArray  # (P,) descending; comparable within one method
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Images made ready for the network: resized, normalised, padded to one size."""
 
