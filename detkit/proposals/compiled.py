@@ -1,0 +1,88 @@
+"""The decorator of the proposal code: compiled by numba, kept on disk, at worst run as it stands.
+
+numba keeps what it compiled in `__pycache__` beside the source, or where that is read-only in the
+user's cache folder; `NUMBA_CACHE_DIR` names another place. Where none can be written the code is
+compiled in each process anew, and where numba itself cannot be imported (a NumPy newer than it
+knows, no LLVM for this machine) it runs as plain Python: the same boxes, minutes an image.
+Either is said in one line. `NUMBA_DISABLE_JIT=1` asks for plain Python without a line.
+
+What is compiled must therefore give the same numbers in Python: float64 for what is computed
+(`float32 * float` is float64 in numba and float32 in NumPy), and no `fastmath`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+logger = logging.getLogger(__name__)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Return the function compiled on its first call, without the GIL, and cached on disk.
+
+    Keep what a compiled function calls in its own file: numba compiles anew when the file of
+    the function changes, not when that of one it calls does.
+    """
+    numba = _numba()
+    if numba is None:
+        return function
+    try:
+        return cast(Function, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # "cannot cache function ...: no locator available for file ..."
+        _warn_once(
+            "no folder for numba's compiled code can be written: it is compiled anew in each "
+            "process; name a writable folder in NUMBA_CACHE_DIR"
+        )
+        return cast(Function, numba.njit(nogil=True)(function))
+
+
+@functools.cache
+def first_call_notice(function: Callable[..., Any], seconds: int) -> None:
+    """Log, once a process, that a compiled function is about to be compiled, if it is.
+
+    `function` is the one that takes longest, `seconds` about what all of them need. Nothing is
+    logged where the disk holds its compiled code or plain Python runs. A function that proposes
+    boxes calls this itself before it starts.
+    """
+    if not hasattr(function, "stats"):
+        return
+    folder = function.stats.cache_path
+    code = cast(Any, function).py_func.__code__
+    source = Path(code.co_filename)
+    index = f"{source.stem}.{function.__name__}-{code.co_firstlineno}.*.nbi"
+    if folder is None:
+        logger.info("compiling the proposal code for this process, about %d s", seconds)
+    elif not any(_newer(path, source) for path in Path(folder).glob(index)):
+        logger.info("compiling the proposal code once, about %d s", seconds)
+
+
+def _newer(path: Path, source: Path) -> bool:
+    try:
+        return path.stat().st_mtime >= source.stat().st_mtime
+    except OSError:  # zipped source, or removed meanwhile
+        return True
+
+
+@functools.cache
+def _numba() -> Any:
+    """Return the module numba, or None after saying why it cannot be had."""
+    try:
+        import numba
+    except (ImportError, OSError) as error:
+        _warn_once(
+            f"numba cannot be used here ({' '.join(str(error).split())}); proposals are computed "
+            "in plain Python, minutes an image: pip install --upgrade numba"
+        )
+        return None
+    return numba
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
