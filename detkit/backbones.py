@@ -10,8 +10,8 @@ from __future__ import annotations
 import difflib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -44,6 +44,7 @@ class Architecture:
     taps: tuple[Tap, ...]
     rename: Callable[[str], str | None]  # a key of torchvision's state dict -> ours, or None
     generic_blocks: int = 0  # the first blocks, whose filters serve any data (to stride 4)
+    levels: tuple[Tap, ...] = ()  # the last map of each stride from 4 on, for region heads
 
 
 class Backbone(nn.Module):
@@ -69,7 +70,25 @@ class Backbone(nn.Module):
             x = block(x)
             if name in tapped:
                 maps.append(x)
+            if len(maps) == len(self.taps):
+                break
         return maps
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there are blocks behind the last tap, for `finish`."""
+        return next(reversed(self.blocks)) != self.taps[-1].block
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Return what the blocks behind the last tap make of (R, C_L, h, w) maps.
+
+        They are the classifier's own last layers, as a head for regions: VGG16's fc6 and fc7
+        give (R, 4096), ResNet's last stage (R, C, h / 2, w / 2).
+        """
+        names = list(self.blocks)
+        for name in names[names.index(self.taps[-1].block) + 1 :]:
+            x = self.blocks[name](x)
+        return x
 
     def freeze_blocks(self, number: int) -> None:
         """Make the first `number` blocks, from the image on, fixed."""
@@ -166,6 +185,17 @@ def _vgg16() -> OrderedDict[str, nn.Module]:
     return blocks
 
 
+def _vgg16_fc() -> OrderedDict[str, nn.Module]:
+    """VGG16 up to fc7, without pool5: RoI pooling takes its place (Fast R-CNN sec. 2.2)."""
+    blocks = _vgg16()
+    blocks["flatten"] = nn.Flatten()
+    for name, before in (("6", 512 * 7 * 7), ("7", 4096)):
+        blocks[f"fc{name}"] = nn.Linear(before, 4096)
+        blocks[f"relu{name}"] = nn.ReLU(inplace=True)
+        blocks[f"drop{name}"] = nn.Dropout(0.5)
+    return blocks
+
+
 def _vgg16_atrous() -> OrderedDict[str, nn.Module]:
     """VGG16 as SSD changes it (sec. 3): pool5 3x3 at stride 1, fc6 and fc7 convolutions."""
     blocks = _vgg16()
@@ -181,6 +211,13 @@ def _vgg16_atrous() -> OrderedDict[str, nn.Module]:
 
 
 def _rename_atrous(key: str) -> str | None:
+    for number, name in (("0", "fc6"), ("3", "fc7")):
+        if key.startswith(f"classifier.{number}."):
+            return f"blocks.{name}.{key.rpartition('.')[2]}"
+    return _from_features(key)
+
+
+def _rename_fc(key: str) -> str | None:
     for number, name in (("0", "fc6"), ("3", "fc7")):
         if key.startswith(f"classifier.{number}."):
             return f"blocks.{name}.{key.rpartition('.')[2]}"
@@ -236,20 +273,37 @@ def _rename_resnet(key: str) -> str | None:
 def _resnet_architecture(name: str, expansion: int) -> Architecture:
     taps = tuple(
         Tap(stage, width * expansion, stride)
-        for stage, width, stride in zip(_RESNET_STAGES[1:], (128, 256, 512), (8, 16, 32))
+        for stage, width, stride in zip(_RESNET_STAGES, (64, 128, 256, 512), (4, 8, 16, 32))
     )
-    return Architecture(_resnet(name), taps, _rename_resnet, generic_blocks=5)
+    return Architecture(_resnet(name), taps[1:], _rename_resnet, generic_blocks=5, levels=taps)
+
+
+_VGG16_LEVELS = (Tap("15", 256, 4), Tap("22", 512, 8), Tap("29", 512, 16))  # conv3_3 to conv5_3
+
+
+_MOBILENET_LEVELS = (
+    Tap("3", 24, 4),
+    Tap("7expand", 192, 8),
+    Tap("14expand", 576, 16),
+    Tap("18", 1280, 32),
+)
+_SQUEEZENET_LEVELS = (Tap("5", 256, 4), Tap("10", 512, 8), Tap("12", 512, 16))  # fire4, 8, 9
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "tiny": Architecture(
-        _tiny, (Tap("2", 64, 8), Tap("3", 128, 16), Tap("4", 192, 32)), _from_features
+        _tiny,
+        (Tap("2", 64, 8), Tap("3", 128, 16), Tap("4", 192, 32)),
+        _from_features,
+        levels=(Tap("1", 32, 4), Tap("2", 64, 8), Tap("3", 128, 16), Tap("4", 192, 32)),
     ),
     "vgg16": Architecture(
         _vgg16,
-        (Tap("22", 512, 8), Tap("29", 512, 16)),  # conv4_3, conv5_3
+        _VGG16_LEVELS[1:],
         _from_features,
+        levels=_VGG16_LEVELS,
     ),
+    "vgg16-fc": Architecture(_vgg16_fc, _VGG16_LEVELS[1:], _rename_fc, levels=_VGG16_LEVELS),
     "vgg16-atrous": Architecture(
         _vgg16_atrous,
         (Tap("22", 512, 8), Tap("relu7", 1024, 16)),  # conv4_3, fc7
@@ -257,15 +311,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "mobilenet_v2": Architecture(
         _mobilenet_v2,
-        (Tap("7expand", 192, 8), Tap("14expand", 576, 16), Tap("18", 1280, 32)),
+        _MOBILENET_LEVELS[1:],
         _rename_mobilenet_v2,
         generic_blocks=4,
+        levels=_MOBILENET_LEVELS,
     ),
     "squeezenet1_0": Architecture(
         _squeezenet,
-        (Tap("10", 512, 8), Tap("12", 512, 16)),  # fire8, fire9
+        _SQUEEZENET_LEVELS[1:],
         _from_features,
         generic_blocks=6,
+        levels=_SQUEEZENET_LEVELS,
     ),
     "resnet18": _resnet_architecture("resnet18", 1),
     "resnet34": _resnet_architecture("resnet34", 1),
@@ -279,10 +335,12 @@ def backbone_names() -> list[str]:
     return [name for name in ARCHITECTURES if "-" not in name]
 
 
-def build(name: str) -> Backbone:
+def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = False) -> Backbone:
     """Return a backbone with random weights.
 
-    Raises UsageError for an unknown name, naming the nearest one.
+    With `strides` the maps it hands out are the last ones of those strides that it has, and
+    it ends there, unless `whole`: then the blocks behind serve `Backbone.finish`. Raises
+    UsageError for an unknown name, naming the nearest one, and where it has no such map.
     """
     if name not in ARCHITECTURES:
         near = difflib.get_close_matches(name, backbone_names(), n=1, cutoff=0.4)
@@ -290,7 +348,18 @@ def build(name: str) -> Backbone:
         raise UsageError(
             f"--backbone {name}: no such backbone; {hint}(there are {', '.join(backbone_names())})"
         )
-    return Backbone(name, ARCHITECTURES[name])
+    architecture = ARCHITECTURES[name]
+    if strides is None:
+        return Backbone(name, architecture)
+    taps = tuple(tap for tap in architecture.levels if tap.stride in strides)
+    if not taps:
+        raise UsageError(f"--backbone {name}: has no map of stride {', '.join(map(str, strides))}")
+    backbone = Backbone(name, replace(architecture, taps=taps))
+    if not whole:
+        names = list(backbone.blocks)
+        for behind in names[names.index(taps[-1].block) + 1 :]:
+            del backbone.blocks[behind]
+    return backbone
 
 
 # --- weights ------------------------------------------------------------------------------
@@ -366,7 +435,7 @@ def load_weights(backbone: Backbone, weights: str) -> None:
 
 def torchvision_name(backbone: str) -> str | None:
     """Return the torchvision classifier whose published weights fit, None for our own `tiny`."""
-    name = backbone.removesuffix("-atrous")
+    name = backbone.removesuffix("-atrous").removesuffix("-fc")
     return name if name in torchvision.models.list_models() else None
 
 
