@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 from torchvision.models.mobilenetv2 import InvertedResidual
 
+from detkit import darknet
 from detkit.errors import DetkitError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Backbone(nn.Module):
     @property
     def has_rest(self) -> bool:
         """Whether there are blocks behind the last tap, for `finish`."""
-        return next(reversed(self.blocks)) != self.taps[-1].block
+        return list(self.blocks)[-1] != self.taps[-1].block
 
     def finish(self, x: Tensor) -> Tensor:
         """Return what the blocks behind the last tap make of (R, C_L, h, w) maps.
@@ -290,6 +291,54 @@ _MOBILENET_LEVELS = (
 _SQUEEZENET_LEVELS = (Tap("5", 256, 4), Tap("10", 512, 8), Tap("12", 512, 16))  # fire4, 8, 9
 
 
+# --- YOLOv1's own -------------------------------------------------------------------------
+
+
+def leaky_convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Sequential:
+    """Return a convolution that keeps the map's size, but for its stride, and leaky ReLU of .1.
+
+    YOLOv1 eq. 2. It starts at He's scale for that slope: the paper's networks have no norms.
+    """
+    convolution = nn.Conv2d(before, after, side, stride, side // 2)
+    nn.init.kaiming_normal_(convolution.weight, a=0.1, nonlinearity="leaky_relu")
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, nn.LeakyReLU(0.1, inplace=True))
+
+
+def _darknet() -> OrderedDict[str, nn.Module]:
+    """The 20 convolutions that YOLOv1 trains on ImageNet (Fig. 3 and sec. 2.2)."""
+    return _darknet_blocks(darknet.EXTRACTION, pooled_after=(1, 2, 6, 16), strided=(1,))
+
+
+def _fast_yolo() -> OrderedDict[str, nn.Module]:
+    """Fast YOLO's 9 convolutions (sec. 2.1; widths from the released `yolo-tiny.cfg`)."""
+    return _darknet_blocks(darknet.FAST, pooled_after=(1, 2, 3, 4, 5, 6))
+
+
+def _darknet_blocks(
+    convolutions: tuple[darknet.Convolution, ...],
+    pooled_after: tuple[int, ...],
+    strided: tuple[int, ...] = (),
+) -> OrderedDict[str, nn.Module]:
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    before = 3
+    for number, (after, side) in enumerate(convolutions, 1):
+        stride = 2 if number in strided else 1
+        blocks[f"conv{number}"] = leaky_convolution(before, after, side, stride)
+        if number in pooled_after:
+            blocks[f"pool{number}"] = nn.MaxPool2d(2)
+        before = after
+    return blocks
+
+
+def _rename_darknet(key: str) -> str | None:
+    """`convs.0.weight` -> `blocks.conv1.0.weight`; the layers after those are the detector's."""
+    kind, _, rest = key.partition(".")
+    number, _, name = rest.partition(".")
+    return f"blocks.conv{int(number) + 1}.0.{name}" if kind == "convs" else None
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "tiny": Architecture(
         _tiny,
@@ -327,6 +376,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet34": _resnet_architecture("resnet34", 1),
     "resnet50": _resnet_architecture("resnet50", 4),
     "resnet101": _resnet_architecture("resnet101", 4),
+    "darknet": Architecture(
+        _darknet,
+        (Tap("conv6", 512, 8), Tap("conv16", 1024, 16), Tap("conv20", 1024, 32)),
+        _rename_darknet,
+        generic_blocks=3,
+    ),
+    "fast_yolo": Architecture(
+        _fast_yolo,
+        (
+            Tap("conv4", 128, 8),
+            Tap("conv5", 256, 16),
+            Tap("conv6", 512, 32),
+            Tap("conv9", 1024, 64),
+        ),
+        _rename_darknet,
+        generic_blocks=5,
+    ),
 }
 
 
@@ -351,7 +417,7 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
     architecture = ARCHITECTURES[name]
     if strides is None:
         return Backbone(name, architecture)
-    taps = tuple(tap for tap in architecture.levels if tap.stride in strides)
+    taps = tuple(tap for tap in architecture.levels or architecture.taps if tap.stride in strides)
     if not taps:
         raise UsageError(f"--backbone {name}: has no map of stride {', '.join(map(str, strides))}")
     backbone = Backbone(name, replace(architecture, taps=taps))
@@ -362,14 +428,21 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
     return backbone
 
 
+def last_channels(name: str) -> int:
+    """Return the number of values that the last layer of a backbone with its rest gives."""
+    return 4096 if name.endswith("-fc") else ARCHITECTURES[name].levels[-1].channels
+
+
 # --- weights ------------------------------------------------------------------------------
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a `.pth` or `.safetensors` file; no code from it is run.
+    """Return the state dict in a `.pth`, `.safetensors` or darknet's `.weights` file.
 
-    Raises DetkitError for a missing file or one that is not a state dict.
+    No code from it is run. Raises DetkitError for a missing file or one that is not a state dict.
     """
+    if path.suffix == ".weights":
+        return darknet.read_weights(path)
     if not path.is_file():
         raise DetkitError(f"{path}: no such weights file")
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from detkit.backbones import Backbone, download, load_weights, read_state_dict
 from detkit.boxes import clip
 from detkit.config import DetectorConfig, Recipe
 from detkit.errors import DetkitError
-from detkit.structures import Batch, Candidates, Detections, Sample
+from detkit.structures import Batch, Candidates, Detections, Sample, Truth
 from detkit.transforms import Compose, RandomHorizontalFlip, Transform
 
 logger = logging.getLogger(__name__)
@@ -206,6 +206,13 @@ class Detector(nn.Module, ABC):
         return None
 
     @classmethod
+    def config_of(cls, state: Mapping[str, Tensor]) -> DetectorConfig | None:
+        """Return the config that another program's detector was trained with; None if not one."""
+        if cls.convert_torchvision(state) is None:
+            return None
+        return next(iter(cls.published.values())).config
+
+    @classmethod
     def from_published(cls, name: str) -> Detector:
         """Return a detector with the weights that torchvision publishes under our `name`.
 
@@ -286,6 +293,13 @@ class Detector(nn.Module, ABC):
     def augmentation(self) -> Transform:
         """Return the paper's training augmentation: a mirror image, unless a backend says more."""
         return Compose([RandomHorizontalFlip()])
+
+    def remarks(self, labelled: Iterable[tuple[Truth, tuple[int, int]]]) -> list[str]:
+        """Return lines on what this detector cannot learn of these images, to be said in training.
+
+        `labelled` are the objects and the (height, width), own pixels, of each image.
+        """
+        return []
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the optimiser's groups over all trainable parameters.

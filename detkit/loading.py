@@ -30,11 +30,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.config import Recipe
-from detkit.data.images import read_image
+from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
 from detkit.detector import Detector, Preparation
 from detkit.errors import DetkitError, UsageError
-from detkit.structures import Batch, Sample
+from detkit.structures import Batch, Sample, Truth
 from detkit.transforms import Compose, Transform, light_augmentation, mosaic
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
@@ -87,6 +87,11 @@ class TrainingImages:
             difficult=torch.from_numpy(truth.difficult),
             image_id=record.image_id,
         )
+
+    def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
+        """Yield the objects and the (height, width) of each image, from the files' headers."""
+        for record in self.records:
+            yield truth_of(record, self._class_index), image_size(record.path)
 
     def fill_cache(self, limit: float | None = None) -> str:
         """Decode every image into memory until `limit` bytes; return what is worth saying, or "".

@@ -54,6 +54,29 @@ class PhotometricDistort:
         return replace(sample, image=torch.from_numpy(pixels).permute(2, 0, 1))
 
 
+class RandomExposure:
+    """Changes exposure and saturation in HSV by a factor of up to `factor`, up or down, each.
+
+    YOLOv1 sec. 2.2: "we randomly adjust the exposure and saturation of the image by up to a
+    factor of 1.5 in the HSV color space"; up and down are equally likely, as in its released
+    code. 8-bit, by tables of 256 entries.
+    """
+
+    def __init__(self, factor: float = 1.5) -> None:
+        self.factor = factor
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample under other light; its boxes stay."""
+        saturation, exposure = (self._draw() for _ in range(2))
+        pixels = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+        pixels = adjust_colours(pixels, saturation, 0.0, exposure)
+        return replace(sample, image=torch.from_numpy(pixels).permute(2, 0, 1))
+
+    def _draw(self) -> float:
+        factor = _uniform(1.0, self.factor)
+        return factor if _happens(0.5) else 1.0 / factor
+
+
 def adjust_levels(
     pixels: NDArray[np.uint8], brightness: float, contrast: float
 ) -> NDArray[np.uint8]:
@@ -64,13 +87,18 @@ def adjust_levels(
     return np.asarray(cv2.LUT(pixels, _levels(levels)), np.uint8)
 
 
-def adjust_colours(pixels: NDArray[np.uint8], saturation: float, hue: float) -> NDArray[np.uint8]:
-    """Return (H, W, 3) RGB pixels, HSV saturation times `saturation`, hue turned by degrees."""
+def adjust_colours(
+    pixels: NDArray[np.uint8], saturation: float, hue: float, exposure: float = 1.0
+) -> NDArray[np.uint8]:
+    """Return (H, W, 3) RGB pixels, their hue in HSV turned by degrees.
+
+    Saturation and value are multiplied by `saturation` and `exposure`.
+    """
     turn = round(hue / 360 * 256)
-    if saturation == 1.0 and turn == 0:
+    if saturation == 1.0 and turn == 0 and exposure == 1.0:
         return pixels
     levels = np.arange(256)
-    table = np.stack([(levels + turn) % 256, levels * saturation, levels], axis=-1)
+    table = np.stack([(levels + turn) % 256, levels * saturation, levels * exposure], axis=-1)
     hsv = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL), _levels(table)[None])
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
 

@@ -131,6 +131,7 @@ class Run:
     def start(self, seed: int, precision: str) -> None:
         """Begin a new run."""
         self._identity |= {"seed": seed, "precision": precision}
+        self.notes += self.detector.remarks(self.images.labelled())
         self.fabric.seed_everything(seed + self.fabric.global_rank, verbose=False)
         self._write_config()
 

@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import functional as F
 from detkit import boxes as box_ops
 from detkit.config import IMAGENET_MEAN
 from detkit.mosaic import mosaic
-from detkit.photometric import PhotometricDistort
+from detkit.photometric import PhotometricDistort, RandomExposure
 from detkit.structures import Sample
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "PhotometricDistort",
     "RandomErasing",
     "RandomExpand",
+    "RandomExposure",
     "RandomHorizontalFlip",
     "RandomIoUCrop",
     "RandomNoise",

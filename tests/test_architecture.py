@@ -42,6 +42,8 @@ LAYERS = {
         "photometric",
         "proposals",
         "backbones",
+        "darknet",
+        "grid_heads",
         "voc_map",
         "coco_map",
         "drawing",

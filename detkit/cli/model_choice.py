@@ -100,6 +100,4 @@ def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig 
                 f"--weights {weights}: a model of {info['backend']}, not {backend.name}"
             )
         return from_json(backend.config_class, info["config"])
-    if backend.convert_torchvision(read_state_dict(path)) is not None:
-        return next(iter(backend.published.values())).config
-    return None
+    return backend.config_of(read_state_dict(path))

@@ -1,0 +1,395 @@
+"""YOLO, the first: a grid of cells, each of which predicts boxes, their confidence, one class.
+
+Redmon, Divvala, Girshick, Farhadi: CVPR 2016, arXiv:1506.02640v5.
+
+Shape shorthand: B images a batch, S x S cells, A predictors a cell (the paper's B), C classes,
+M cells of a batch with an object in them, R ground truths of an image, K = S * S * A boxes.
+
+Differences from the paper:
+- What the network gives for a width is its square root, and so the released code has it: the
+  box's width is the square. Eq. 3 then needs no root of a prediction, whose gradient at 0 has
+  no end.
+- Of several objects whose centres are in one cell a random one is learnt each time the image is
+  seen, as in the released code; outside of training the first. `remarks` counts them.
+- `convolutional` head: the same S x S x (5 A + C) numbers from two convolutions and a predictor
+  that sees one cell. The paper's `connected` head has 206 million weights in its first layer
+  alone, which nobody trains on a laptop in an hour, and 200 images cannot fill; so it is the
+  default for the paper's own two networks and `convolutional` that of all other backbones.
+- The predictors begin at boxes of different size (a third and two thirds of the image's side)
+  in the middle of their cell, with confidence 0, so that the loss is small from the first step.
+- Negative confidences and class probabilities count as 0 in detection: the last layer is linear
+  (sec. 2.2), and two negative numbers would make a positive score.
+- `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
+  `recipe` is the paper's. Pretraining at half the resolution is left to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detkit import backbones
+from detkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detkit.config import DetectorConfig, Recipe, setting
+from detkit.darknet import EXTRACTION, FAST
+from detkit.detector import Detector
+from detkit.errors import UsageError
+from detkit.grid_heads import ConnectedHead, ConvolutionalHead
+from detkit.structures import Batch, Candidates, Truth
+from detkit.transforms import (
+    Compose,
+    RandomExposure,
+    RandomHorizontalFlip,
+    RandomScaleShift,
+    Transform,
+    mean_colour,
+)
+
+MIN_SIZE = 64  # the stride of the paper's networks; smaller leaves no map
+PAPERS_OWN = ("darknet", "fast_yolo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class YOLOv1Config(DetectorConfig):
+    """YOLOv1's numbers."""
+
+    size: int = setting(448, "sec. 2.2: 448 x 448")
+    grid: int = setting(7, "sec. 2: S = 7; more cells for crowded images")
+    boxes_a_cell: int = setting(2, "sec. 2: B = 2")
+    head: Literal["auto", "connected", "convolutional"] = setting(
+        "auto",
+        "connected (sec. 2.1, over 200 million weights) on darknet and fast_yolo; convolutional "
+        "(ours, a laptop can train it) on all others",
+    )
+    dropout: float = setting(0.5, "sec. 2.2: after the first connected layer")
+    lambda_coord: float = setting(5.0, "sec. 2.2")
+    lambda_noobj: float = setting(0.5, "sec. 2.2")
+    score_thresh: float = setting(0.001, "released code, for mAP; .2 to look at")
+    nms_thresh: float = setting(0.5, "released code")
+
+    def validate(self) -> None:
+        """Raise UsageError for a value that no YOLO can work with."""
+        super().validate()
+        if self.size < MIN_SIZE:
+            raise UsageError(f"--set size={self.size}: must be at least {MIN_SIZE} pixels")
+        for name in ("grid", "boxes_a_cell"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--set {name}={getattr(self, name)}: must be at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(f"--set dropout={self.dropout}: must be at least 0 and below 1")
+        for name in ("lambda_coord", "lambda_noobj"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"--set {name}={getattr(self, name)}: must not be below 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What the network says of every cell, row by row; any numbers, since the last layer is linear.
+
+    A box is (x, y, sqrt w, sqrt h): its centre in shares of the cell, from the cell's corner, and
+    the roots of its sides in shares of the image.
+    """
+
+    probs: Tensor  # (B, S * S, C) Pr(class | object)
+    confidences: Tensor  # (B, S * S, A) Pr(object) * IoU
+    boxes: Tensor  # (B, S * S, A, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The one object to learn of each cell that has any, over a batch."""
+
+    cells: Tensor  # (M,) int64 in [0, B * S * S)
+    boxes: Tensor  # (M, 4) x, y in shares of the cell; w, h (no roots) in shares of the image
+    labels: Tensor  # (M,) int64
+
+
+# --- loss ---------------------------------------------------------------------------------
+
+
+def assign_cells(boxes: Tensor, size: tuple[int, int], grid: int) -> tuple[Tensor, Tensor]:
+    """Return ((R,) int64 cells, (R, 4) targets) of (R, 4) ground truths in an image of `size`.
+
+    Sec. 2: the cell with an object's centre is responsible for it. A target is what `Objects`
+    has as a box.
+    """
+    height, width = size
+    x, y, w, h = (xyxy_to_cxcywh(boxes) / boxes.new_tensor([width, height] * 2)).unbind(-1)
+    column, row = ((part * grid).floor().clamp(0, grid - 1) for part in (x, y))
+    targets = torch.stack([x * grid - column, y * grid - row, w, h], dim=-1)
+    return (row * grid + column).long(), targets
+
+
+def first_of_each(cells: Tensor) -> Tensor:
+    """Return the indices, (M,) int64 ascending, of each cell's first object. `cells`: (R,)."""
+    if len(cells) == 0:
+        return cells
+    order = cells.sort(stable=True)
+    starts = torch.cat([order.values.new_ones(1), order.values.diff()]) != 0
+    return order.indices[starts].sort().values
+
+
+def elementwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the (...) IoU of (..., 4) boxes cx, cy, w, h with the others, one with one.
+
+    Boxes without area have IoU 0.
+    """
+    low = torch.maximum(*(one[..., :2] - one[..., 2:] / 2 for one in (boxes, others)))
+    high = torch.minimum(*(one[..., :2] + one[..., 2:] / 2 for one in (boxes, others)))
+    both = (high - low).clamp(min=0).prod(-1)
+    union = boxes[..., 2:].prod(-1) + others[..., 2:].prod(-1) - both
+    return torch.where(both > 0, both / union.clamp(min=1e-12), 0.0)
+
+
+def responsible_predictors(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the predictor of each object, (M,) int64, and its IoU with the object, (M,).
+
+    Sec. 2.2: the one with the highest IoU; released code: where all are 0 the one with the
+    smallest root mean squared error. `boxes` (M, A, 4) and `targets` (M, 4): cx, cy, w, h in
+    shares of the image, from any origin that is the same for a cell.
+    """
+    overlaps = elementwise_iou(boxes, targets[:, None])
+    errors = (boxes - targets[:, None]).square().sum(-1)
+    best = torch.where(overlaps.amax(1) > 0, overlaps.argmax(1), errors.argmin(1))
+    return best, overlaps.gather(1, best[:, None])[:, 0]
+
+
+def grid_loss(
+    found: Grid, objects: Objects, *, grid: int, lambda_coord: float, lambda_noobj: float
+) -> dict[str, Tensor]:
+    """Return the five sums of eq. 3, in its order, each divided by the number of images.
+
+    Where there is no object `centre_box`, `size_box`, `object` and `class` are 0, with
+    gradients attached.
+    """
+    num_images = len(found.probs)
+    probs, confidences, boxes = (
+        part.flatten(0, 1) for part in (found.probs, found.confidences, found.boxes)
+    )
+    cells, targets = objects.cells, objects.boxes
+    with torch.no_grad():
+        scale = targets.new_tensor([1 / grid, 1 / grid, 1.0, 1.0])
+        sides = torch.cat([boxes[cells][..., :2], boxes[cells][..., 2:].square()], dim=-1)
+        predictor, overlap = responsible_predictors(sides * scale, targets * scale)
+        idle = torch.ones_like(confidences)  # 1 where Eq. 3 has "noobj"
+        idle[cells, predictor] = 0.0
+    chosen = boxes[cells, predictor]
+    centre = (chosen[:, :2] - targets[:, :2]).square().sum()
+    size = (chosen[:, 2:] - targets[:, 2:].sqrt()).square().sum()
+    one_hot = nn.functional.one_hot(objects.labels, probs.shape[1]).to(probs)
+    sums = {
+        "centre_box": lambda_coord * centre,
+        "size_box": lambda_coord * size,
+        "object": (confidences[cells, predictor] - overlap).square().sum(),
+        "noobject": lambda_noobj * (idle * confidences.square()).sum(),
+        "class": (probs[cells] - one_hot).square().sum(),
+    }
+    return {role: part / num_images for role, part in sums.items()}
+
+
+# --- the detector -------------------------------------------------------------------------
+
+
+def square(size: int, height: int, width: int) -> tuple[int, int]:
+    """Return the network size of any image: YOLO warps all to one square."""
+    return (size, size)
+
+
+class YOLOv1(Detector):
+    """You Only Look Once: boxes and classes of a grid of cells, in one pass."""
+
+    name: ClassVar[str] = "yolov1"
+    paper: ClassVar[str] = "Redmon et al. 2016, arXiv:1506.02640"
+    config_class: ClassVar[type[DetectorConfig]] = YOLOv1Config
+    recipe: ClassVar[Recipe] = Recipe(  # sec. 2.2
+        batch_size=64,
+        max_steps=34_900,  # 135 epochs of the 16,551 images of VOC07+12
+        lr=1e-2,
+        milestones=(75 / 135, 105 / 135),
+        warmup=5 / 135,  # "for the first epochs"; how many is ours
+        warmup_factor=0.1,
+    )
+    short_recipe: ClassVar[Recipe] = Recipe(
+        batch_size=8,
+        max_steps=3000,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup=0.03,
+        clip_norm=10.0,
+        ema_decay=0.998,
+        backbone_lr_factor=0.3,
+        augmentation="light",
+        cache_size=480,
+    )
+    config: YOLOv1Config
+
+    def __init__(self, config: YOLOv1Config, class_names: Sequence[str]) -> None:
+        """Build the network with random weights for these classes."""
+        super().__init__(config, class_names)
+        self.backbone = backbones.build(config.backbone)
+        taps, sides = self.backbone.taps, self._map_sides()
+        self.outputs_a_cell = config.boxes_a_cell * 5 + len(self.class_names)
+        self.head: ConnectedHead | ConvolutionalHead
+        if _is_connected(config):
+            outputs = config.grid**2 * self.outputs_a_cell
+            self.head = ConnectedHead(config.backbone, taps[-1], sides[-1], config.dropout, outputs)
+        else:
+            self.head = ConvolutionalHead(taps, sides, config.grid, self.outputs_a_cell)
+        self._start_small()
+
+    def _map_sides(self) -> list[int]:
+        """Return the sides of the backbone's maps, from shapes alone."""
+        shapes = {name: one.to("meta") for name, one in self.backbone.state_dict().items()}
+        image = torch.empty(1, 3, self.config.size, self.config.size, device="meta")
+        maps: list[Tensor] = torch.func.functional_call(self.backbone, shapes, image)
+        return [x.shape[-1] for x in maps]
+
+    def _start_small(self) -> None:
+        """Let the predictors begin in the middle of their cell, each at another size."""
+        layer, number = self.head.predictor, self.config.boxes_a_cell
+        nn.init.normal_(layer.weight, std=0.01)
+        assert layer.bias is not None
+        with torch.no_grad():
+            values = layer.bias.view(1, -1, *([1, 1] * isinstance(layer, nn.Conv2d)))
+            start = self.split_cells(values)  # views of the bias
+            start.probs.fill_(1 / len(self.class_names))
+            start.confidences.fill_(0.1)
+            start.boxes[..., :2] = 0.5
+            start.boxes[..., 2:] = (torch.arange(1, number + 1) / (number + 1)).sqrt()[:, None]
+
+    @classmethod
+    def config_of(cls, state: Mapping[str, Tensor]) -> YOLOv1Config | None:
+        """Return the config that a `.weights` file's network was trained with; None if not one."""
+        convs = sum(key.startswith("convs.") for key in state) // 2
+        if "pixels.mean" not in state:
+            return None
+        return YOLOv1Config(
+            backbone="fast_yolo" if convs == len(FAST) else "darknet",
+            mean=tuple(state["pixels.mean"].tolist()),
+            std=tuple(state["pixels.std"].tolist()),
+        )
+
+    @classmethod
+    def convert_torchvision(
+        cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
+    ) -> dict[str, Tensor] | None:
+        """Return the state dict of a whole network in a `.weights` file, else None."""
+        if "pixels.mean" not in state or "fcs.0.weight" not in state:
+            return None
+        own: dict[str, Tensor] = {}
+        for key, value in state.items():
+            kind, number, *rest = key.split(".")
+            if kind == "fcs":
+                own[f"head.{key}"] = value
+            elif kind == "convs" and int(number) >= len(EXTRACTION):
+                own[f"head.convs.{int(number) - len(EXTRACTION)}.0.{rest[0]}"] = value
+            elif kind == "convs":
+                own[f"backbone.blocks.conv{int(number) + 1}.0.{rest[0]}"] = value
+        return own
+
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return the rule: every image is warped to `size` x `size`."""
+        return partial(square, self.config.size)
+
+    def augmentation(self) -> Transform:
+        """Return sec. 2.2's augmentation; the mirror image is of the released code."""
+        fill = mean_colour(self.config.mean)
+        return Compose([RandomExposure(), RandomScaleShift(0.2, fill), RandomHorizontalFlip()])
+
+    def remarks(self, labelled: Iterable[tuple[Truth, tuple[int, int]]]) -> list[str]:
+        """Return a line on the objects that share a cell, of which only one is learnt at a time."""
+        grid, counts = self.config.grid, {self.config.grid: 0, 2 * self.config.grid: 0}
+        total = 0
+        for truth, size in labelled:
+            total += len(truth.boxes)
+            for number in counts:
+                cells, _ = assign_cells(torch.from_numpy(truth.boxes), size, number)
+                counts[number] += len(cells) - len(np.unique(cells.numpy()))
+        if not counts[grid]:
+            return []
+        share, finer = counts[grid] / total, counts[2 * grid] / total
+        return [
+            f"{counts[grid]} of {total} objects ({share:.1%}) share their cell of the {grid} x "
+            f"{grid} with another and cannot be learnt beside it; --set grid={2 * grid} leaves "
+            f"{finer:.1%}"
+        ]
+
+    def predict(self, images: Tensor) -> Grid:
+        """Return what the network says of every cell of (B, 3, H, W) images."""
+        return self.split_cells(self.head(self.backbone(images)).float())
+
+    def split_cells(self, values: Tensor) -> Grid:
+        """Return the head's output by its parts: (B, S * S * outputs) or (B, outputs, S, S)."""
+        number, classes = self.config.boxes_a_cell, len(self.class_names)
+        widths = [classes, number, 4 * number]
+        if values.ndim == 2:
+            cells = values.shape[1] // self.outputs_a_cell
+            parts = torch.split(values, [cells * width for width in widths], dim=1)
+        else:
+            values = values.flatten(2).transpose(1, 2)
+            cells = values.shape[1]
+            parts = torch.split(values, widths, dim=2)
+        probs, confidences, boxes = (part.reshape(len(values), cells, -1) for part in parts)
+        return Grid(probs, confidences, boxes.reshape(*confidences.shape, 4))
+
+    def objects(self, batch: Batch) -> Objects:
+        """Return the object that each cell is to learn; in training a random one of several."""
+        grid = self.config.grid
+        cells, targets = [], []
+        for index, (boxes, size) in enumerate(zip(batch.boxes, batch.sizes)):
+            within, target = assign_cells(boxes, size, grid)
+            cells.append(within + index * grid * grid)
+            targets.append(target)
+        all_cells, all_targets, labels = (
+            torch.cat(parts) for parts in (cells, targets, batch.labels)
+        )
+        if self.training:
+            order = torch.rand(len(all_cells), device=all_cells.device).argsort()
+            all_cells, all_targets, labels = all_cells[order], all_targets[order], labels[order]
+        kept = first_of_each(all_cells)
+        return Objects(all_cells[kept], all_targets[kept], labels[kept])
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of eq. 3: centres, sizes, confidence with and without object, class."""
+        config = self.config
+        return grid_loss(
+            self.predict(batch.images),
+            self.objects(batch),
+            grid=config.grid,
+            lambda_coord=config.lambda_coord,
+            lambda_noobj=config.lambda_noobj,
+        )
+
+    def candidates(self, batch: Batch) -> list[Candidates]:
+        """Return all K boxes with each class's confidence, Pr(class) * IoU: eq. 1."""
+        found = self.predict(batch.images)
+        boxes, scores = decode_grid(found, (batch.images.shape[2], batch.images.shape[3]))
+        return [Candidates(*one) for one in zip(boxes, scores)]
+
+
+def decode_grid(found: Grid, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return boxes (B, K, 4) in pixels of an image of `size` and scores (B, K, C), 0 or more."""
+    num_images, num_cells, number = found.confidences.shape
+    grid = round(num_cells**0.5)
+    place = torch.arange(num_cells, device=found.boxes.device)
+    corner = torch.stack([place % grid, place // grid], dim=-1)[:, None]  # (S * S, 1, 2) x, y
+    centres = (found.boxes[..., :2] + corner) / grid
+    boxes = torch.cat([centres, found.boxes[..., 2:].square()], dim=-1)
+    height, width = size
+    pixels = cxcywh_to_xyxy(boxes * boxes.new_tensor([width, height] * 2))
+    scores = found.confidences.clamp(min=0)[..., None] * found.probs.clamp(min=0)[:, :, None]
+    return pixels.flatten(1, 2), scores.flatten(1, 2)
+
+
+def _is_connected(config: YOLOv1Config) -> bool:
+    if config.head == "auto":
+        return config.backbone in PAPERS_OWN
+    return config.head == "connected"
