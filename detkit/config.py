@@ -21,6 +21,7 @@ from detkit.errors import UsageError
 Config = TypeVar("Config")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
 
 
 def setting(default: Any, source: str) -> Any:
@@ -66,6 +67,28 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProposalConfig(DetectorConfig):
+    """What the backends that judge given boxes have in common: which boxes they are given."""
+
+    proposals: Literal[ProposalMethod, "file"] = setting(
+        "selective-search", "R-CNN sec. 2.1; `file`: of a method of your own, by --proposals FILE"
+    )
+    max_proposals: int = setting(2000, "R-CNN sec. 2.1: the best so many of an image")
+    proposal_side: int = setting(
+        500, "R-CNN released code: proposed on images 500 px wide; ours: longer side; 0: as it is"
+    )
+    proposal_seed: int = setting(0, "of selective search's ranking")
+
+    def validate(self) -> None:
+        """Raise UsageError for a value that no detector can work with."""
+        super().validate()
+        if self.max_proposals < 1:
+            raise UsageError(f"--set max_proposals={self.max_proposals}: must be at least 1")
+        if self.proposal_side < 0:
+            raise UsageError(f"--set proposal_side={self.proposal_side}: must not be below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train: the optimiser, its schedule and its budget."""
 
@@ -83,6 +106,7 @@ class Recipe:
     backbone_lr_factor: float = setting(
         1.0, "all five papers: one rate for all layers; on a pretrained backbone only"
     )
+    bias_lr_factor: float = setting(1.0, "Fast R-CNN sec. 2.3: 2 there; 1 in SSD and YOLOv1")
     clip_norm: float = setting(0.0, "gradient norm is cut above this; 0: never")
     ema_decay: float = setting(0.0, "decay a step of the weights' moving average; 0: none")
     augmentation: Literal["paper", "light", "none"] = setting("paper", "the backend's own")
@@ -101,7 +125,14 @@ class Recipe:
         for name in ("warmup", "warmup_factor", "mosaic", "ema_decay", "momentum"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
-        for name in ("weight_decay", "clip_norm", "gamma", "backbone_lr_factor", "cache_size"):
+        for name in (
+            "weight_decay",
+            "clip_norm",
+            "gamma",
+            "backbone_lr_factor",
+            "bias_lr_factor",
+            "cache_size",
+        ):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} must not be below 0, not {getattr(self, name)}")
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from detkit.backbones import Backbone, download, load_weights, read_state_dict
 from detkit.boxes import clip
 from detkit.config import DetectorConfig, Recipe
 from detkit.errors import DetkitError
+from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth
 from detkit.transforms import Compose, RandomHorizontalFlip, Transform
 
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preparation:
-    """Resizes, normalises and pads samples; small and picklable, for the data workers."""
+    """Resizes, pads and normalises samples; small and picklable, for the data workers."""
 
     network_size: Callable[[int, int], tuple[int, int]]  # own (height, width) -> network's
     mean: tuple[float, float, float]
@@ -45,12 +47,24 @@ class Preparation:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Return the batch of the samples, padded with zeros at the right and the bottom."""
+        return self.normalise(self.resize(samples))
+
+    def resize(self, samples: Sequence[Sample]) -> Batch:
+        """Return the batch with its images still in grey levels of 0 to 255: `normalise` is due.
+
+        They are uint8, a quarter of what the network sees, for the way out of a data worker;
+        without antialiasing float32, since nothing is rounded there.
+        """
         original_sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
         sizes = [self.network_size(height, width) for height, width in original_sizes]
         height, width = (
             -(-max(size[axis] for size in sizes) // self.stride) * self.stride for axis in (0, 1)
         )
-        images = torch.zeros(len(samples), 3, height, width)
+        shape = len(samples), 3, height, width
+        dtype = torch.uint8 if self.antialias else torch.float32
+        # Only what no image covers must be zero.
+        fill = torch.empty if set(sizes) == {(height, width)} else torch.zeros
+        images = fill(shape, dtype=dtype)
         boxes, proposals = [], []
         for index, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
             self._write(sample.image, images[index, :, : size[0], : size[1]])
@@ -69,20 +83,39 @@ class Preparation:
             image_ids=[sample.image_id for sample in samples],
         )
 
+    def normalise(self, batch: Batch) -> Batch:
+        """Return `resize`'s batch, on whatever device it is, as the network sees it."""
+        levels = batch.images
+        padded = any(size != tuple(levels.shape[2:]) for size in batch.sizes)
+        fill = torch.zeros_like if padded else torch.empty_like
+        images = fill(levels, dtype=torch.float32)
+        # One image after the other: what fits into the processor's cache is passed once.
+        for image, source, (height, width) in zip(images, levels, batch.sizes, strict=True):
+            for channel, mean, std in zip(range(3), self.mean, self.std, strict=True):
+                into = image[channel, :height, :width]
+                into.copy_(source[channel, :height, :width])
+                into.sub_(255.0 * mean).mul_(1.0 / (255.0 * std))
+        return replace(batch, images=images)
+
     def _write(self, image: Tensor, into: Tensor) -> None:
-        """Fill the (3, h, w) float32 slice with the resized, normalised (3, H, W) uint8 image."""
+        """Fill the (3, h, w) slice with the resized (3, H, W) uint8 image."""
         size = (into.shape[1], into.shape[2])
-        if self.antialias:
-            # uint8 in, uint8 out: several times faster than float, and within half a grey level.
-            into.copy_(F.resize(image, list(size), antialias=True))
-        else:
+        if not self.antialias:
             into.copy_(
                 nn.functional.interpolate(
                     image[None].float(), size=size, mode="bilinear", align_corners=False
                 )[0]
             )
-        for channel, mean, std in zip(into, self.mean, self.std):
-            channel.sub_(255.0 * mean).mul_(1.0 / (255.0 * std))
+            return
+        # uint8 in, uint8 out: several times faster than float, and within half a grey level.
+        resized = F.resize(image, list(size), antialias=True)
+        interleaved = resized.permute(1, 2, 0)
+        if not interleaved.is_contiguous():
+            into.copy_(resized)
+            return
+        # OpenCV takes colours apart several times faster than torch copies across strides.
+        for channel, plane in zip(into, cv2.split(interleaved.numpy()), strict=True):
+            channel.copy_(torch.from_numpy(plane))
 
 
 def _scale(original: tuple[int, int], network: tuple[int, int]) -> Tensor:
@@ -128,7 +161,7 @@ class Detector(nn.Module, ABC):
     recipe: ClassVar[Recipe]  # the paper's schedule
     short_recipe: ClassVar[Recipe]  # ours: minutes on a laptop, the command line's default
     config_class: ClassVar[type[DetectorConfig]]
-    proposal_method: ClassVar[str | None] = None
+    proposal_method: ClassVar[str | None] = None  # the default one; None: wants no proposals
     published: ClassVar[Mapping[str, Published]] = {}
     backbone: Backbone
 
@@ -137,6 +170,7 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.class_names = tuple(class_names)
+        self.stopwatch = Stopwatch()  # a backend may have finer stages than ours
 
     def load_weights(self, weights: str, class_names: Sequence[str] | None = None) -> None:
         """Start from other weights than random ones.
@@ -157,7 +191,7 @@ class Detector(nn.Module, ABC):
             load_weights(self.backbone, weights)
             return
         if weights in self.published:
-            state = download(self.published[weights].url)
+            state = self.published_state(weights)
         else:
             state = read_state_dict(Path(weights))
         is_ours = any(key.startswith("backbone.blocks.") for key in state)
@@ -213,6 +247,22 @@ class Detector(nn.Module, ABC):
         return next(iter(cls.published.values())).config
 
     @classmethod
+    def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> Detector | None:
+        """Return the detector that another program's weights file is; None if not of this backend.
+
+        `source` names the file in errors.
+        """
+        return None
+
+    @classmethod
+    def published_state(cls, name: str) -> dict[str, Tensor]:
+        """Return the state dict that torchvision publishes under our `name`, downloaded.
+
+        Raises DetkitError when it cannot be, naming the file to fetch by hand.
+        """
+        return download(cls.published[name].url)
+
+    @classmethod
     def from_published(cls, name: str) -> Detector:
         """Return a detector with the weights that torchvision publishes under our `name`.
 
@@ -222,7 +272,7 @@ class Detector(nn.Module, ABC):
         categories = published.categories
         keep = [i for i, category in enumerate(categories) if i == 0 or category != "N/A"]
         detector = cls(published.config, [categories[i] for i in keep[1:]])
-        state = cls.convert_torchvision(download(published.url), keep)
+        state = cls.convert_torchvision(cls.published_state(name), keep)
         if state is None:
             raise DetkitError(f"{published.url}: not the weights of {published.builder}")
         detector.load_state_dict(state)
@@ -266,29 +316,30 @@ class Detector(nn.Module, ABC):
 
         The caller puts the module into eval mode.
         """
+        candidates = self.candidates(batch)
+        with self.stopwatch.stage("selection"):
+            return [self._selected(batch, index, found) for index, found in enumerate(candidates)]
+
+    def _selected(self, batch: Batch, index: int, found: Candidates) -> Detections:
+        """Return what is left of image `index`'s candidates after NMS, in its own pixels."""
         config = self.config
-        results = []
-        for index, found in enumerate(self.candidates(batch)):
-            size, original = batch.sizes[index], batch.original_sizes[index]
-            boxes, scores, labels = nms.select(
-                clip(found.boxes.float(), size),
-                found.scores.float(),
-                score_thresh=config.score_thresh,
-                nms_thresh=config.nms_thresh,
-                top_k=config.pre_nms_top_k,
-                max_detections=config.max_detections,
-                method=config.nms_method,
-            )
-            boxes = clip(boxes / _scale(original, size).to(boxes), original)
-            results.append(
-                Detections(
-                    boxes=boxes.cpu().numpy(),
-                    scores=scores.cpu().numpy(),
-                    labels=labels.cpu().numpy(),
-                    image_id=batch.image_ids[index] if batch.image_ids else "",
-                )
-            )
-        return results
+        size, original = batch.sizes[index], batch.original_sizes[index]
+        boxes, scores, labels = nms.select(
+            clip(found.boxes.float(), size),
+            found.scores.float(),
+            score_thresh=config.score_thresh,
+            nms_thresh=config.nms_thresh,
+            top_k=config.pre_nms_top_k,
+            max_detections=config.max_detections,
+            method=config.nms_method,
+        )
+        boxes = clip(boxes / _scale(original, size).to(boxes), original)
+        return Detections(
+            boxes=boxes.cpu().numpy(),
+            scores=scores.cpu().numpy(),
+            labels=labels.cpu().numpy(),
+            image_id=batch.image_ids[index] if batch.image_ids else "",
+        )
 
     def augmentation(self) -> Transform:
         """Return the paper's training augmentation: a mirror image, unless a backend says more."""
@@ -307,20 +358,28 @@ class Detector(nn.Module, ABC):
         Norm layers and biases are not decayed; a pretrained backbone has its own factor on lr.
         """
         backbone_factor = recipe.backbone_lr_factor if self.pretrained else 1.0
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                key = (name.startswith("backbone."), parameter.ndim > 1)
-                groups.setdefault(key, []).append(parameter)
+                factor = backbone_factor if name.startswith("backbone.") else 1.0
+                factor *= recipe.bias_lr_factor if name.endswith(".bias") else 1.0
+                groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
         return [
             {
                 "params": parameters,
-                "lr": recipe.lr * (backbone_factor if in_backbone else 1.0),
+                "lr": recipe.lr * factor,
                 "weight_decay": recipe.weight_decay if decays else 0.0,
             }
-            for (in_backbone, decays), parameters in groups.items()
+            for (factor, decays), parameters in groups.items()
         ]
 
     def stages(self, recipe: Recipe) -> list[Stage]:
         """Return the stages of training, in order."""
         return [Stage("train", recipe)]
+
+    def stage_state(self) -> dict[str, Any]:
+        """Return what later stages need besides the weights; it goes into the resume file."""
+        return {}
+
+    def load_stage_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `stage_state` returned, before the stage's `begin` is called again."""

@@ -25,6 +25,7 @@ from detkit.voc_map import VocMetric, voc_map
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
     from detkit.detector import Detector
+    from detkit.proposals.source import ProposalSource
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +127,16 @@ def evaluate(
     metric: str = "voc07",
     iou_thresh: float | None = None,
     batch_size: int = 8,
+    proposals: ProposalSource | None = None,
 ) -> Scores:
     """Return a detector's scores on a split; it runs where its weights are.
 
+    A detector that wants proposals gets those of `proposals`, by default as its config says.
     Raises UsageError for an unknown split or metric, and DetkitError when an image cannot be
-    read: a score that leaves it out would not be the split's. Classes are compared by name:
-    detections of one that the data set does not have are left out, and one that the detector
-    does not know has an AP of 0; both are logged. Raises DetkitError when no class is common.
+    read or has no proposals: a score that leaves it out would not be the split's. Classes are
+    compared by name: detections of one that the data set does not have are left out, and one
+    that the detector does not know has an AP of 0; both are logged. Raises DetkitError when no
+    class is common.
     """
     from detkit.inference import predict
 
@@ -143,7 +147,10 @@ def evaluate(
     records = dataset.splits[split]
     _compare_classes(detector.class_names, dataset.class_names)
     predictions = []
-    for one in predict(detector, [record.path for record in records], batch_size=batch_size):
+    paths = [record.path for record in records]
+    if proposals is not None:
+        proposals.require(map(str, paths))
+    for one in predict(detector, paths, batch_size=batch_size, proposals=proposals):
         if one.error is not None:
             raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists what cannot be read")
         predictions.append(one.of_classes(dataset.class_names))

@@ -39,11 +39,10 @@ class ImageNames:
             if record.key is not None:
                 self.keys.setdefault(record.key, []).append(index)
 
-    def find(self, image: str) -> int:
-        """Return the number of the record that `image` names.
+    def fitting(self, image: str) -> list[int]:
+        """Return the numbers of the records that `image` may name, by the closest way.
 
-        A bare number is first of all a COCO id, where the data set has such ids. Raises
-        DetkitError, with the names, when no record or more than one fits.
+        A bare number is first of all a COCO id, where the data set has such ids.
         """
         path = PurePosixPath(_slashed(image))
         parts = path.parts
@@ -54,7 +53,14 @@ class ImageNames:
         ways = [by_key, *ways] if image.isdecimal() else [*ways, by_key]
         if image.isdecimal() and not self.has_keys:
             ways.append(self.numbers.get(image.lstrip("0") or "0", []))
-        fitting = next((indices for indices in ways if indices), [])
+        return next((indices for indices in ways if indices), [])
+
+    def find(self, image: str) -> int:
+        """Return the number of the record that `image` names.
+
+        Raises DetkitError, with the names, when no record or more than one fits.
+        """
+        fitting = self.fitting(image)
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
@@ -63,7 +69,9 @@ class ImageNames:
                 f"prediction for {image!r}: both {first} and {second} may be meant; name images "
                 "by their path in the data set"
             )
-        near = difflib.get_close_matches(path.name, self._file_names(), n=1)
+        near = difflib.get_close_matches(
+            PurePosixPath(_slashed(image)).name, self._file_names(), n=1
+        )
         hint = f"the nearest name there is {near[0]!r}" if near else "are these of another split?"
         raise DetkitError(
             f"prediction for {image!r}: not among the split's {len(self.records)} images; {hint}"

@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import itertools
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +31,9 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.loading import num_cores
 from detkit.predictions import ImagePredictions, from_detections
+from detkit.proposals.source import ProposalSource, source_for
 from detkit.sources import ImageSource, find_images
+from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Detections, Sample
 
 __all__ = ["ImageSource", "Prediction", "detect_images", "find_images", "predict"]
@@ -40,6 +42,7 @@ BATCH_SIZE = 8
 # A source that is silent this long is a slow pipe: what has come is not kept waiting for more.
 PATIENCE_SECONDS = 0.2
 MAX_THREADS = 8
+READ_STAGES = ("decode", "prepare", "network")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ def predict(
     score_thresh: float | None = None,
     thresholds: Mapping[str, float] | None = None,
     nms_thresh: float | None = None,
+    proposals: ProposalSource | None = None,
     timing: dict[str, float] | None = None,
 ) -> Iterator[ImagePredictions]:
     """Yield what the detector finds in each image; `detect_images` without the pixels."""
@@ -70,6 +74,7 @@ def predict(
         score_thresh=score_thresh,
         thresholds=thresholds,
         nms_thresh=nms_thresh,
+        proposals=proposals,
         timing=timing,
     )
     with contextlib.closing(found):
@@ -86,6 +91,7 @@ def detect_images(
     score_thresh: float | None = None,
     thresholds: Mapping[str, float] | None = None,
     nms_thresh: float | None = None,
+    proposals: ProposalSource | None = None,
     timing: dict[str, float] | None = None,
 ) -> Generator[Prediction, None, None]:
     """Return a generator of what the detector finds in each image, in the images' order.
@@ -93,11 +99,14 @@ def detect_images(
     An image that cannot be read is a `Prediction` whose `predictions.error` says why. The
     detector runs in eval mode on `device`, by default where its weights are, on batches of
     images of one network size. `score_thresh` is the score a box must exceed and `thresholds`
-    the least one of single classes; like `nms_thresh` they stand in for the config's. Seconds
-    spent on "decode", "prepare" (both in threads) and "network" (with NMS) go to `timing`.
+    the least one of single classes; like `nms_thresh` they stand in for the config's. A
+    detector that wants proposals gets those of `proposals`, by default as its config says.
+    Seconds go to `timing`: of "decode", "propose" and "prepare", all in threads, of "network",
+    "selection" (NMS) and whatever finer stages the detector's `stopwatch` has.
 
     Closing the generator stops the threads. Raises UsageError for a threshold that the
-    detector's config does not allow or of a class that it does not have.
+    detector's config does not allow or of a class that it does not have, and for proposals that
+    it does not take or cannot do without.
     """
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
@@ -111,9 +120,12 @@ def detect_images(
     config = dataclasses.replace(config, score_thresh=min(limits, default=config.score_thresh))
     if device is not None:
         detector.to(device)
-    seconds = {} if timing is None else timing
-    seconds.update({stage: seconds.get(stage, 0.0) for stage in ("decode", "prepare", "network")})
-    return _detect(detector, images, batch_size or BATCH_SIZE, config, limits, seconds)
+    source = source_for(detector, proposals)
+    stages = ("decode", "propose", "prepare", "network") if source else READ_STAGES
+    if timing is not None:
+        timing.update({stage: timing.get(stage, 0.0) for stage in stages})
+    reading = _Reading(detector.prepare, source)
+    return _detect(detector, images, batch_size or BATCH_SIZE, config, limits, reading, timing)
 
 
 def _limits(
@@ -137,25 +149,29 @@ def _detect(
     batch_size: int,
     config: DetectorConfig,
     limits: Sequence[float],
-    seconds: dict[str, float],
+    reading: _Reading,
+    timing: dict[str, float] | None,
 ) -> Generator[Prediction, None, None]:
     """Yield the predictions: the network's side of the queue."""
     was_training = detector.training
     detector.eval()
-    reader = _Reader(images, detector.prepare, 2 * batch_size)
+    own_watch = detector.stopwatch
+    detector.stopwatch = Stopwatch(timing, _wait_for(_device_of(detector)))
+    reader = _Reader(images, reading, 2 * batch_size)
     try:
         for window in reader.windows(batch_size):
-            seconds["decode"] += sum(one.decode_seconds for one in window)
-            seconds["prepare"] += sum(one.prepare_seconds for one in window)
-            start = time.perf_counter()
-            found = _detections(detector, window, config)
-            seconds["network"] += time.perf_counter() - start
+            if timing is not None:
+                for stage, spent in _seconds_of(window):
+                    timing[stage] = timing.get(stage, 0.0) + spent
+            with detector.stopwatch.stage("network"):
+                found = _detections(detector, window, config)
             for detections in found:
                 # Nothing here may hold the image any longer than the caller does.
                 yield _prediction(window.popleft(), detections, limits, detector.class_names)
                 reader.release()
     finally:
         reader.close()
+        detector.stopwatch = own_watch
         detector.train(was_training)
 
 
@@ -179,6 +195,17 @@ def _detections(
     finally:
         detector.config = own_config
     return found
+
+
+def _seconds_of(window: Iterable[_Image]) -> Iterator[tuple[str, float]]:
+    """Yield the stages that a window's images went through in the threads, and their seconds."""
+    for one in window:
+        yield from one.seconds.items()
+
+
+def _wait_for(device: torch.device) -> Callable[[], None] | None:
+    """Return what waits until the device has done its work; None where nothing runs ahead."""
+    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
 
 
 def _device_of(detector: Detector) -> torch.device:
@@ -233,29 +260,41 @@ class _Image:
     pixels: NDArray[np.uint8] | None
     batch: Batch | None  # of this image alone
     error: str | None
-    decode_seconds: float
-    prepare_seconds: float
+    seconds: dict[str, float]  # by stage
 
 
-def _read(source: ImageSource, prepare: Callable[[Sequence[Sample]], Batch]) -> _Image:
-    """Return the image of a source, ready for the network."""
-    start = time.perf_counter()
-    try:
-        pixels = np.require(source.read(), np.uint8, ["C", "W"])
-    except DetkitError as error:
-        reason = str(error).removeprefix(f"{source.name}: ")
-        return _Image(source.name, None, None, reason, time.perf_counter() - start, 0.0)
-    middle = time.perf_counter()
-    sample = Sample(
-        image=torch.from_numpy(pixels).permute(2, 0, 1),
-        boxes=torch.zeros(0, 4),
-        labels=torch.zeros(0, dtype=torch.int64),
-        difficult=torch.zeros(0, dtype=torch.bool),
-        image_id=source.name,
-    )
-    batch = prepare([sample])
-    end = time.perf_counter()
-    return _Image(source.name, pixels, batch, None, middle - start, end - middle)
+@dataclass(frozen=True)
+class _Reading:
+    """What the threads do with each image."""
+
+    prepare: Callable[[Sequence[Sample]], Batch]
+    proposals: ProposalSource | None
+
+    def __call__(self, source: ImageSource) -> _Image:
+        """Return the image of a source, ready for the network."""
+        seconds: dict[str, float] = {}
+        watch = Stopwatch(seconds)
+        boxes = None
+        try:
+            with watch.stage("decode"):
+                pixels = np.require(source.read(), np.uint8, ["C", "W"])
+            if self.proposals is not None:
+                with watch.stage("propose"):
+                    boxes = torch.from_numpy(self.proposals(source.name, pixels).boxes)
+        except DetkitError as error:
+            reason = str(error).removeprefix(f"{source.name}: ")
+            return _Image(source.name, None, None, reason, seconds)
+        sample = Sample(
+            image=torch.from_numpy(pixels).permute(2, 0, 1),
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            difficult=torch.zeros(0, dtype=torch.bool),
+            proposals=boxes,
+            image_id=source.name,
+        )
+        with watch.stage("prepare"):
+            batch = self.prepare([sample])
+        return _Image(source.name, pixels, batch, None, seconds)
 
 
 class _Reader:
@@ -264,12 +303,12 @@ class _Reader:
     def __init__(
         self,
         images: Iterable[ImageSource | Path | str],
-        prepare: Callable[[Sequence[Sample]], Batch],
+        read: Callable[[ImageSource], _Image],
         capacity: int,
     ) -> None:
         """Start the threads."""
         self._images = images
-        self._prepare = prepare
+        self._read = read
         self._slots = threading.Semaphore(capacity)
         self._queue: queue.SimpleQueue[Future[_Image] | BaseException | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
@@ -334,7 +373,7 @@ class _Reader:
                 self._slots.acquire()
                 if self._stopped.is_set():
                     break
-                self._queue.put(self._pool.submit(_read, source, self._prepare))
+                self._queue.put(self._pool.submit(self._read, source))
                 del image, source
         except BaseException as error:  # it is the caller's: raised there by `windows`
             end = error

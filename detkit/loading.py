@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
 from detkit.detector import Detector, Preparation
 from detkit.errors import DetkitError, UsageError
+from detkit.proposals.source import ProposalSource
+from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Batch, Sample, Truth
 from detkit.transforms import Compose, Transform, light_augmentation, mosaic
 
@@ -58,13 +61,22 @@ class TrainingImages:
     """
 
     def __init__(
-        self, records: Sequence[ImageRecord], class_names: Sequence[str], cache_size: int = 0
+        self,
+        records: Sequence[ImageRecord],
+        class_names: Sequence[str],
+        cache_size: int = 0,
+        proposals: ProposalSource | None = None,
     ) -> None:
-        """Take the records; nothing is decoded before `fill_cache` or the first sample."""
+        """Take the records; nothing is decoded before `fill_cache` or the first sample.
+
+        With `proposals`, samples have those of their images; see `fill_proposals`.
+        """
         self.records = tuple(records)
         self.cache_size = cache_size
         self._class_index = {name: number for number, name in enumerate(class_names)}
         self._cache: list[Pixels | None] = [None] * len(self.records)
+        self._source = proposals
+        self._proposals: ProposalTable | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -85,8 +97,36 @@ class TrainingImages:
             boxes=torch.from_numpy(truth.boxes * scale),
             labels=torch.from_numpy(truth.labels),
             difficult=torch.from_numpy(truth.difficult),
+            proposals=self._proposals_of(index, torch.from_numpy(scale)),
             image_id=record.image_id,
         )
+
+    def fill_proposals(self, *, first: int = 0) -> str:
+        """Make the proposals of every image; return what is worth saying, or "".
+
+        They are of the images as the files hold them, before any shrinking, and stay in memory,
+        some 16 KB an image. `first` and errors: see `make_table`.
+        """
+        if self._source is None:
+            return ""
+        began = time.monotonic()
+        paths = [record.path for record in self.records]
+        table = make_table(self._source, paths, threads=num_cores(), first=first)
+        if not _forks():
+            table.boxes.share_memory_()  # type: ignore[no-untyped-call]
+        self._proposals = table
+        return (
+            f"{len(table.boxes) / len(table):.0f} proposals an image, ready after "
+            f"{time.monotonic() - began:.0f} s: {self._source.identity}"
+        )
+
+    def _proposals_of(self, index: int, scale: Tensor) -> Tensor | None:
+        """Return an image's proposals times `scale`; None when they are not wanted."""
+        if self._source is None:
+            return None
+        if self._proposals is None:
+            return torch.from_numpy(boxes_of(self._source, self.records[index].path)) * scale
+        return self._proposals[index] * scale
 
     def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
         """Yield the objects and the (height, width) of each image, from the files' headers."""
@@ -207,34 +247,38 @@ class Shipment:
     takes longer than decoding the image.
     """
 
-    batch: Batch  # without boxes, labels and proposals
+    batch: Batch  # in grey levels, without boxes, labels and proposals
     arrays: tuple[list[NDArray[Any]], ...]  # of each image: boxes, labels, difficult, proposals
+    preparation: Preparation  # to be finished on arrival
 
     @classmethod
-    def of(cls, batch: Batch) -> Shipment:
-        """Return the batch made ready to travel."""
+    def of(cls, samples: Sequence[Sample], preparation: Preparation) -> Shipment:
+        """Return the samples' batch made ready to travel."""
+        batch = preparation.resize(samples)
         parts = (batch.boxes, batch.labels, batch.difficult, batch.proposals or [])
         return cls(
             replace(batch, boxes=[], labels=[], difficult=[], proposals=None),
             tuple([tensor.numpy() for tensor in part] for part in parts),
+            preparation,
         )
 
     def pin_memory(self) -> Shipment:
         """Return it with the images in page-locked memory (the DataLoader calls this)."""
         return replace(self, batch=self.batch.pin_memory())
 
-    def unpack(self) -> Batch:
-        """Return the whole batch."""
+    def unpack(self, device: torch.device | str = "cpu") -> Batch:
+        """Return the whole batch on a device, normalised there."""
         boxes, labels, difficult, proposals = (
             [torch.from_numpy(array) for array in part] for part in self.arrays
         )
-        return replace(
+        whole = replace(
             self.batch,
             boxes=boxes,
             labels=labels,
             difficult=difficult,
             proposals=proposals or None,
         )
+        return self.preparation.normalise(whole.to(device))
 
 
 class BatchStream(Dataset[Shipment | DetkitError]):
@@ -276,7 +320,7 @@ class BatchStream(Dataset[Shipment | DetkitError]):
         first = number * self.batch_size + self.rank * self.share
         try:
             samples = [self.draw(first + index) for index in range(self.share)]
-            return Shipment.of(self.preparation(samples))
+            return Shipment.of(samples, self.preparation)
         except DetkitError as error:
             return error
 
@@ -302,8 +346,10 @@ def open_loader(
     )
 
 
-def batches(loader: DataLoader[Shipment | DetkitError]) -> Iterator[Batch]:
-    """Yield the loader's batches.
+def batches(
+    loader: DataLoader[Shipment | DetkitError], device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Yield the loader's batches, ready for the network on `device`.
 
     Raises DetkitError naming an image that cannot be read, or when a worker was killed.
     """
@@ -320,7 +366,7 @@ def batches(loader: DataLoader[Shipment | DetkitError]) -> Iterator[Batch]:
             raise
         if isinstance(shipment, DetkitError):
             raise shipment
-        yield shipment.unpack()
+        yield shipment.unpack(device)
 
 
 def default_workers(num_images: int, *, on_cpu: bool, processes: int = 1) -> int:

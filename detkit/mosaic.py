@@ -34,6 +34,7 @@ def mosaic(
     `scale`, and a window of it drawn at random fills its quarter; one that is too small stands
     at the dividing point, with the RGB colour `fill` around. Boxes are clipped; those of which
     less than the share `min_visible` of the area or less than 2 pixels is seen are dropped.
+    Proposals are taken in turns, the best of each image first, as many as one image has at most.
 
     Raises ValueError unless there are four samples.
     """
@@ -59,12 +60,13 @@ def mosaic(
             )
             parts.append(_moved(sample, (seen_x, seen_y), (x, y), min_visible))
     proposals = [part.proposals for part in parts if part.proposals is not None]
+    most = max(0 if one.proposals is None else len(one.proposals) for one in samples)
     return Sample(
         image=canvas,
         boxes=torch.cat([part.boxes for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
         difficult=torch.cat([part.difficult for part in parts]),
-        proposals=torch.cat(proposals) if len(proposals) == len(parts) else None,
+        proposals=_in_turns(proposals)[:most] if len(proposals) == len(parts) else None,
         image_id="+".join(sample.image_id for sample in samples),
     )
 
@@ -102,6 +104,12 @@ def _moved(
         difficult=sample.difficult[keep],
         proposals=proposals,
     )
+
+
+def _in_turns(ranked: Sequence[Tensor]) -> Tensor:
+    """Return all boxes of several (P, 4): the first of each, the second of each, and so on."""
+    ranks = torch.cat([torch.arange(len(boxes)) for boxes in ranked])
+    return torch.cat(list(ranked))[ranks.argsort(stable=True)]
 
 
 def _sides(boxes: Tensor) -> Tensor:

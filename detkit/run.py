@@ -34,6 +34,7 @@ from detkit.loading import (
     make_augmentation,
     open_loader,
 )
+from detkit.proposals.source import ProposalSource, source_for
 from detkit.run_folder import RunFolder
 from detkit.run_log import RunLog, SpeedMeter, losses_text, memory_mib, scores_record
 from detkit.samples import write_samples
@@ -56,6 +57,7 @@ class RunOptions:
     max_epochs: float | None = None
     max_minutes: float | None = None
     num_workers: int | None = None
+    proposals: ProposalSource | None = None
     data_hash: str | None = None
     settings: Mapping[str, Any] | None = None
 
@@ -98,7 +100,8 @@ class Run:
         self.folder = folder
         self.notes: list[str] = []
         self.at = Position()
-        self.images = TrainingImages(records, detector.class_names, recipe.cache_size)
+        source = source_for(detector, options.proposals)
+        self.images = TrainingImages(records, detector.class_names, recipe.cache_size, source)
         self.stages = detector.stages(recipe)
         self.batch_size = recipe.batch_size
         self.budgets = self._budgets()
@@ -110,6 +113,8 @@ class Run:
             # Through JSON, since the resume file knows no tuples.
             **json.loads(json.dumps(to_json(detector.config))),
         }
+        if source is not None:
+            self._identity["proposals from"] = source.identity
         self._saved: Mapping[str, Any] | None = None
         self._began = began
         self._saved_at, self._saved_step = time.monotonic(), -1
@@ -158,13 +163,24 @@ class Run:
 
     def steps(self) -> Iterator[Step]:
         """Yield every step that is left, stage after stage."""
-        note = self.images.fill_cache()
-        if note:
-            self.notes.append(note)
+        self._fill()
         with self._stop:
             for number in range(self.at.stage, len(self.stages)):
                 yield from self._stage(number)
         self._log.say(f"done: {self.at.step} steps in {self.seconds / 60:.1f} minutes")
+
+    def _fill(self) -> None:
+        """Get ready in memory what every epoch needs again."""
+        fabric, started = self.fabric, time.monotonic()
+        share = fabric.global_rank * len(self.images) // fabric.world_size
+        note = self.images.fill_proposals(first=share)
+        if note:
+            self.notes.append(note)
+            # Else a budget of minutes would buy less the first time than with a filled cache.
+            self._began += time.monotonic() - started
+        note = self.images.fill_cache()
+        if note:
+            self.notes.append(note)
 
     def _stage(self, number: int) -> Iterator[Step]:
         """Yield the steps of one stage; what it has learnt is in the detector afterwards."""
@@ -199,6 +215,7 @@ class Run:
         saved, self._saved = self._saved, None
         if saved is not None:
             self.detector.load_state_dict(saved["model"])
+            self.detector.load_stage_state(saved["stages"])
             self._set_random_state(saved["random"])
         if stage.begin is not None:
             stage.begin()
@@ -233,7 +250,7 @@ class Run:
         if saved is not None and within:
             learner.load_state(saved["learner"])
             self._set_random_state(saved["random"])
-        return learner, batches(loader)
+        return learner, batches(loader, self.fabric.device)
 
     def _fetch(self, stream: Iterator[Batch]) -> Batch:
         """Return the next batch; an image that one process cannot read stops them all."""
@@ -346,6 +363,7 @@ class Run:
             "data_hash": self.options.data_hash,
             "position": asdict(at),
             "model": self.detector.state_dict(),
+            "stages": self.detector.stage_state(),
             "learner": learner.state() if at.stage_step else {},
             "random": random_state(),
         }

@@ -19,6 +19,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
 from detkit.learner import freeze_norms, leave_group, make_fabric
 from detkit.precision import choose_precision, find_device
+from detkit.proposals.source import ProposalSource
 from detkit.run import Run, RunOptions
 from detkit.run_folder import RunFolder
 from detkit.structures import Scores, Step
@@ -44,6 +45,7 @@ def train(
     precision: str = "auto",
     seed: int = 0,
     num_workers: int | None = None,
+    proposals: ProposalSource | None = None,
     resume: bool = False,
     force: bool = False,
     settings: Mapping[str, Any] | None = None,
@@ -56,6 +58,9 @@ def train(
     `num_validations` times, evenly over the last stage and at most once an epoch, and decides
     which weights are the best; after `patience` runs without a better mAP training ends. In
     the end the detector holds the weights of `last.safetensors`.
+
+    A detector that wants proposals gets those of `proposals`, by default as its config says; they
+    are made before the first step, in time that a budget of minutes does not count.
 
     With several devices each process calls this; only the first writes and yields. `settings`
     become `config.json`, `data_hash` goes into the model files.
@@ -88,6 +93,7 @@ def train(
             max_epochs=max_epochs,
             max_minutes=max_minutes,
             num_workers=num_workers,
+            proposals=proposals,
             data_hash=data_hash,
             settings=settings,
         )

@@ -33,6 +33,8 @@ LAYERS = {
         "sources",
         "learner",
         "run",
+        "proposals.source",
+        "proposals.table",
     ),
     4: ("data", "detectors"),
     3: ("detector",),
@@ -50,7 +52,7 @@ LAYERS = {
         "predictions",
     ),
     1: ("anchors", "matching", "nms", "curves"),
-    0: ("boxes", "structures", "config", "errors", "files", "__init__"),
+    0: ("boxes", "structures", "config", "errors", "files", "stopwatch", "__init__"),
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # As the papers cite each other.

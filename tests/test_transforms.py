@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,8 +217,21 @@ def test_proposals_move_like_boxes_but_are_no_reason_for_a_crop() -> None:
             assert moved.proposals is not None and alone.proposals is None
             if len(moved.boxes):
                 assert torch.allclose(moved.proposals[0], moved.boxes[0]), name
-    combined = run(lambda one: mosaic([one] * 4, (90, 120)), with_proposals, 0)
-    assert combined.proposals is not None and len(combined.proposals) >= len(combined.boxes)
+
+
+def test_a_mosaic_takes_the_best_proposals_of_its_images_in_turns() -> None:
+    firsts = torch.tensor([[10.0, 10, 90, 80]])
+    ranked = torch.cat([firsts, torch.tensor([[0.0, 0, 120, 90]]).repeat(5, 1)])
+    parts = [
+        replace(painted([(10, 10, 90, 80)], [RED]), proposals=ranked[:count])
+        for count in (6, 1, 3, 2)
+    ]
+    for seed in range(5):
+        torch.manual_seed(seed)
+        combined = mosaic(parts, (90, 120), min_visible=0.0)
+        assert combined.proposals is not None and len(combined.proposals) == 6  # not 12
+        # Of each image the first is where its object is, and stands before any second.
+        assert torch.allclose(combined.proposals[: len(combined.boxes)], combined.boxes)
 
 
 def test_the_iou_crop_is_the_first_valid_window_of_a_plain_loop() -> None:

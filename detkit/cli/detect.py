@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detkit.cli.model_choice import load_plugins, open_model, require_model
-from detkit.cli.options import Device, Force, Plugin, Quiet, named_numbers, nearest
+from detkit.cli.model_choice import load_plugins, open_model, open_proposals, require_model
+from detkit.cli.options import (
+    Device,
+    Force,
+    Plugin,
+    ProposalsFrom,
+    Quiet,
+    named_numbers,
+    nearest,
+)
 from detkit.console import Console
 from detkit.errors import ExitCode, UsageError
 
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from detkit.predictions import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
+# What the stages in threads are called for people.
+STAGES = {"decode": "reading", "propose": "proposals", "prepare": "resizing"}
 WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -75,6 +86,10 @@ def detect(
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images a step of the network.")
     ] = 8,
+    proposals: ProposalsFrom = None,
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Say on stderr where the time went.")
+    ] = False,
     device: Device = "auto",
     plugin: Plugin = None,
     force: Force = False,
@@ -108,6 +123,7 @@ def detect(
     # What people look at is cut higher than what programs, above all `eval`, go on with.
     look = {name: single.get(name, LOOK if score is None else score) for name in names}
     for_people = form == "table"
+    seconds: dict[str, float] | None = {} if timing else None
     found = detect_images(
         detector,
         images,
@@ -115,17 +131,24 @@ def detect(
         score_thresh=min(look.values()) if for_people else score,
         thresholds=look if for_people else single,
         nms_thresh=nms,
+        proposals=open_proposals(proposals, detector),
+        timing=seconds,
     )
     drawn = Drawings(draw, names, look)
-    num_bad = 0
+    num_images = num_bad = 0
+    began = time.perf_counter()
     with contextlib.closing(found), _opened(console, form, out, names, force) as write:
         for one in _tracked(console, found, out):
             write(one.predictions)
+            num_images += 1
             num_bad += one.predictions.error is not None
             if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
                 console.warn(f"{one.predictions.image}: {one.predictions.error}")
             if draw is not None and one.pixels is not None:
                 drawn.add(one.predictions, one.pixels)
+    if seconds is not None:
+        elapsed = time.perf_counter() - began
+        console.note(timing_line(seconds, elapsed, max(num_images, 1)))
     if draw is not None:
         console.note(f"{drawn.count} images drawn into {draw}, {look_words(look)}")
     if out is not None:
@@ -161,6 +184,18 @@ def look_words(look: Mapping[str, float]) -> str:
     if len(cuts) == 1:
         return f"boxes with a score of {cuts[0]:g} and more (--score)"
     return "boxes above " + ", ".join(f"{name} {cut:g}" for name, cut in look.items())
+
+
+def timing_line(seconds: Mapping[str, float], elapsed: float, num_images: int) -> str:
+    """Return the seconds an image by stage, in words; those in threads pass beside the others."""
+    stages = "  ".join(
+        f"{STAGES.get(stage, stage)} {spent / num_images:.4f}" for stage, spent in seconds.items()
+    )
+    return (
+        f"seconds an image: {elapsed / num_images:.4f} in all; {stages} "
+        f"({', '.join(STAGES[stage] for stage in seconds if stage in STAGES)} in threads beside "
+        "the network)"
+    )
 
 
 class Drawings:

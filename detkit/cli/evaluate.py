@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit.cli.data import tell_notes, warn_of_unread
-from detkit.cli.model_choice import load_plugins, open_model
-from detkit.cli.options import AsJson, Classes, Device, Plugin, Quiet, class_list
+from detkit.cli.model_choice import load_plugins, open_model, open_proposals
+from detkit.cli.options import (
+    AsJson,
+    Classes,
+    Device,
+    Plugin,
+    ProposalsFrom,
+    Quiet,
+    class_list,
+)
 from detkit.console import Console, figure
 from detkit.errors import ExitCode, UsageError
 
@@ -62,6 +70,7 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images a step of the network.")
     ] = 8,
+    proposals: ProposalsFrom = None,
     device: Device = "auto",
     plugin: Plugin = None,
     quiet: Quiet = False,
@@ -100,8 +109,11 @@ def evaluate(
             iou,
             batch_size=batch_size,
             device=device,
+            proposals=proposals,
         )
     else:
+        if proposals is not None:
+            raise UsageError("--proposals is for a model; --predictions are scored as they are")
         dataset, part, scores = _score_file(
             console, predictions, Path(places[0]), names, split, metric, iou
         )
@@ -179,6 +191,7 @@ def _score_model(
     *,
     batch_size: int,
     device: str,
+    proposals: str | None,
 ) -> tuple[Dataset, str, Scores]:
     """Return the data set, its split, and a model's scores on it."""
     from detkit import evaluation
@@ -190,7 +203,13 @@ def _score_model(
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     scores = evaluation.evaluate(
-        detector, dataset, part, metric=metric, iou_thresh=iou, batch_size=batch_size
+        detector,
+        dataset,
+        part,
+        metric=metric,
+        iou_thresh=iou,
+        batch_size=batch_size,
+        proposals=open_proposals(proposals, detector),
     )
     return dataset, part, scores
 

@@ -12,6 +12,7 @@ from detkit.errors import DetkitError, UsageError
 if TYPE_CHECKING:
     from detkit.config import DetectorConfig
     from detkit.detector import Detector
+    from detkit.proposals.source import ProposalSource
 
 
 def load_plugins(plugins: Sequence[str] | None) -> None:
@@ -47,7 +48,9 @@ def open_model(model: str, device: str) -> Detector:
     place = find_device(device)
     published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
     detector = None
-    if Path(model).exists():
+    if Path(model).suffix == ".weights" and Path(model).exists():
+        detector = _open_foreign(model).to(place)
+    elif Path(model).exists():
         detector = load_model(Path(model), device=place)
     elif model in published:
         detector = published[model].from_published(model).to(place).eval()
@@ -56,6 +59,42 @@ def open_model(model: str, device: str) -> Detector:
     near = difflib.get_close_matches(model, published, n=1)
     hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
     raise DetkitError(f"{model}: there is no such model file; {hint}")
+
+
+def open_proposals(word: str | None, detector: Detector) -> ProposalSource | None:
+    """Return the source that `--proposals` names for a detector; None when it was not given.
+
+    Raises UsageError when the detector takes none or there is no such file or method.
+    """
+    if word is None:
+        return None
+    from detkit.config import ProposalConfig
+    from detkit.proposals.source import open_source, source_for
+
+    if detector.proposal_method is None:
+        raise UsageError(f"--proposals {word}: {detector.name} finds its boxes itself")
+    config = detector.config
+    return source_for(
+        detector, open_source(word, config if isinstance(config, ProposalConfig) else None)
+    )
+
+
+def _open_foreign(model: str) -> Detector:
+    """Return the detector that another program's weights file is.
+
+    Raises DetkitError when it is none of a backend's.
+    """
+    from detkit.backbones import read_state_dict
+    from detkit.detectors import backend_names, load_backend
+
+    state = read_state_dict(Path(model))
+    for backend in map(load_backend, backend_names()):
+        detector = backend.from_foreign(state, model)
+        if detector is not None:
+            return detector
+    raise DetkitError(
+        f"{model}: weights of a classifier; train a detector from them: detkit train --weights"
+    )
 
 
 def starting_config(backend: type[Detector], backbone: str | None, weights: str) -> DetectorConfig:

@@ -23,6 +23,15 @@ Classes = Annotated[
     typer.Option(metavar="A,B,...", help="Keep these classes only, in this order. [default: all]"),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
+ProposalsFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--proposals",
+        metavar="FILE|METHOD",
+        help="For detectors that judge given boxes: those of a file of `detkit propose` (or .mat), "
+        "or of another method. [default: as the model was trained]",
+    ),
+]
 Plugin = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE|MODULE", help="A Python file or module with a backend of yours."),

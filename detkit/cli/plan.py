@@ -37,6 +37,7 @@ class Plan:
     precision: str = "auto"
     num_workers: int | None = None
     plugin: tuple[str, ...] = ()
+    proposals: str | None = None
     detector: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -13,8 +13,16 @@ import typer
 
 from detkit import __version__
 from detkit.cli.data import tell_notes
-from detkit.cli.model_choice import load_plugins, starting_config
-from detkit.cli.options import Classes, Device, Plugin, Quiet, class_list, nearest
+from detkit.cli.model_choice import load_plugins, open_proposals, starting_config
+from detkit.cli.options import (
+    Classes,
+    Device,
+    Plugin,
+    ProposalsFrom,
+    Quiet,
+    class_list,
+    nearest,
+)
 from detkit.cli.plan import Plan, merge, read_plan
 from detkit.console import Console, record_line
 from detkit.errors import DetkitError, UsageError
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     from detkit.config import Recipe
     from detkit.data import Dataset, ImageRecord
     from detkit.detector import Detector
+    from detkit.proposals.source import ProposalSource
     from detkit.structures import Scores, Step
 
 RECIPES = ("short", "paper")
@@ -117,6 +126,7 @@ def train(
             "--set", metavar="KEY=VALUE", help="Any setting of `detkit models NAME`; repeatable."
         ),
     ] = None,
+    proposals: ProposalsFrom = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Repeat the run of this config.json; options change it."),
@@ -170,6 +180,7 @@ def train(
         "nodes": nodes if nodes != 1 else None,
         "precision": precision if precision != "auto" else None,
         "num_workers": num_workers,
+        "proposals": _absolute(proposals),
         "plugin": None if plugin is None else [str(_absolute(name)) for name in plugin],
     }
     plan = merge(Plan() if config is None else read_plan(config), given)
@@ -203,6 +214,7 @@ def _run(
     dataset = _sound_data(console, plan)
     records, held_out = _splits(console, dataset, plan)
     detector, recipe = _build(plan, words, dataset.class_names)
+    source = _proposals(plan, detector, [*records, *held_out])
     plan = dataclasses.replace(plan, detector=to_json(detector.config), recipe=to_json(recipe))
     last: Step | None = None
     steps = steps_of(
@@ -210,7 +222,8 @@ def _run(
         records,
         recipe=recipe,
         run_dir=out,
-        validation=_validation(dataset, held_out, recipe.batch_size),
+        validation=_validation(dataset, held_out, recipe.batch_size, source),
+        proposals=source,
         patience=plan.patience,
         max_steps=plan.max_steps,
         max_epochs=plan.epochs,
@@ -298,8 +311,30 @@ def _build(plan: Plan, words: Sequence[str], class_names: Sequence[str]) -> tupl
     return detector, recipe
 
 
+def _proposals(
+    plan: Plan, detector: Detector, records: Sequence[ImageRecord]
+) -> ProposalSource | None:
+    """Return the source of `--proposals`, put down in the detector's config.
+
+    Raises DetkitError when it has no proposals of one of the images.
+    """
+    source = open_proposals(plan.proposals, detector)
+    if source is None:
+        return None
+    from detkit.config import ProposalConfig
+    from detkit.proposals.source import config_for
+
+    source.require(str(record.path) for record in records)
+    if isinstance(detector.config, ProposalConfig):
+        detector.config = config_for(detector.config, source)
+    return source
+
+
 def _validation(
-    dataset: Dataset, held_out: Sequence[ImageRecord], batch_size: int
+    dataset: Dataset,
+    held_out: Sequence[ImageRecord],
+    batch_size: int,
+    proposals: ProposalSource | None,
 ) -> Callable[[Detector], Scores] | None:
     """Return what scores a detector on the images held out; None when there are none."""
     if not held_out:
@@ -307,7 +342,9 @@ def _validation(
     from detkit.evaluation import evaluate
 
     part = dataset.with_splits({"val": tuple(held_out)})
-    return functools.partial(evaluate, dataset=part, split="val", batch_size=batch_size)
+    return functools.partial(
+        evaluate, dataset=part, split="val", batch_size=batch_size, proposals=proposals
+    )
 
 
 def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) -> None:

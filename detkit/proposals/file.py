@@ -1,0 +1,193 @@
+"""Proposals in files: JSON Lines as `detkit propose` writes them, and R-CNN's MATLAB layout.
+
+A line is an object an image, and stands for itself, so files can be cut and joined:
+`{"image": PATH, "width": W, "height": H, "boxes": [[x1, y1, x2, y2], ...], "scores": [...],
+"parameters": {"method": "selective-search", ...}}`. Best boxes come first. Only `image` and
+`boxes` have to be there.
+
+Shape shorthand: P boxes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.errors import DetkitError
+from detkit.structures import FloatArray, Proposals
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalFile:
+    """The proposals of many images by the names that the file gives them."""
+
+    path: Path
+    images: tuple[str, ...]
+    found: tuple[Proposals, ...]  # one an image
+    sizes: tuple[tuple[int, int] | None, ...]  # (height, width) of each as the file states it
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # {}: unknown, or several
+
+
+def read_proposals(path: Path) -> ProposalFile:
+    """Return the proposals of a `.mat` file, else of JSON Lines, best first in each image.
+
+    Of an image that stands there twice the last line holds, and lines with an "error" are left
+    out. Raises DetkitError, with file and line, for what is not such a file.
+    """
+    if not path.is_file():
+        raise DetkitError(f"{path}: there is no such proposal file; `detkit propose` writes one")
+    return _read_mat(path) if path.suffix.lower() == ".mat" else _read_lines(path)
+
+
+def line_of(
+    image: str, size: tuple[int, int], found: Proposals, parameters: Mapping[str, Any]
+) -> str:
+    """Return the JSON line, without its end, of an image of `size` (height, width)."""
+    boxes = found.boxes.astype(np.float64).round(2).tolist()
+    values = {
+        "image": image,
+        "width": size[1],
+        "height": size[0],
+        "parameters": dict(parameters),
+        "boxes": [[int(side) if side == int(side) else side for side in box] for box in boxes],
+        "scores": [float(f"{score:.6g}") for score in found.scores.tolist()],
+    }
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def _read_lines(path: Path) -> ProposalFile:
+    """Return the proposals of a file of JSON Lines."""
+    found: dict[str, tuple[Proposals, tuple[int, int] | None]] = {}
+    known: list[Any] = []
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                values = _object(line, f"{path}:{number}")
+                if "error" in values:
+                    continue
+                found[values["image"]] = _proposals(values, f"{path}:{number}"), _size(values)
+                if values.get("parameters") not in known:
+                    known.append(values.get("parameters"))
+    except OSError as error:
+        raise DetkitError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not found:
+        raise DetkitError(f"{path}: holds no proposals")
+    parameters = known[0] if len(known) == 1 and isinstance(known[0], dict) else {}
+    proposals, sizes = zip(*found.values())
+    return ProposalFile(path, tuple(found), proposals, sizes, parameters)
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    """Return the object of a line that names an image."""
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise DetkitError(
+            f"{where}: not JSON ({error}); expected a line an image, as `detkit propose` writes"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("image"), str):
+        raise DetkitError(f'{where}: expected an object with "image" and "boxes"')
+    return values
+
+
+def _size(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the (height, width) that a line's object states, None when it states none."""
+    height, width = values.get("height"), values.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _proposals(values: Mapping[str, Any], where: str) -> Proposals:
+    """Return the proposals of a line's object."""
+    boxes = _numbers(values.get("boxes"), f"{where}: boxes")
+    boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise DetkitError(f"{where}: boxes: expected a list of [x1, y1, x2, y2]")
+    scores = values.get("scores")
+    if scores is not None and np.shape(_numbers(scores, f"{where}: scores")) != (len(boxes),):
+        raise DetkitError(f"{where}: scores: expected one for each of the {len(boxes)} boxes")
+    given = None if scores is None else _numbers(scores, f"{where}: scores")
+    return ranked(boxes, given, where)
+
+
+def ranked(boxes: FloatArray, scores: FloatArray | None, where: str) -> Proposals:
+    """Return (P, 4) boxes as proposals, best first; without scores they are in that order.
+
+    Raises DetkitError, beginning with `where`, for a box that encloses nothing.
+    """
+    wrong = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    if wrong.any():
+        first = int(wrong.argmax())
+        x1, y1, x2, y2 = (f"{side:g}" for side in boxes[first])
+        raise DetkitError(
+            f"{where}: box {first + 1} ({x1}, {y1}, {x2}, {y2}) encloses nothing; expected "
+            "x1 < x2 and y1 < y2"
+        )
+    if scores is None:
+        falling = np.linspace(1.0, 0.0, len(boxes), endpoint=False, dtype=np.float32)
+        return Proposals(boxes, falling)
+    order = np.argsort(-scores, kind="stable")
+    return Proposals(boxes[order], scores[order])
+
+
+def _numbers(values: Any, where: str) -> FloatArray:
+    """Return a list of finite numbers, or of lists of them, as an array."""
+    try:
+        array = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DetkitError(f"{where}: expected numbers") from error
+    if array.ndim == 0 or not np.isfinite(array).all():
+        raise DetkitError(f"{where}: expected a list of finite numbers")
+    return array
+
+
+def _read_mat(path: Path) -> ProposalFile:
+    """Return the proposals of R-CNN's and Fast R-CNN's `selective_search_data/*.mat`.
+
+    Two cell arrays: `images`, names without suffix, and `boxes`, of each image (P, 4) as
+    (y1, x1, y2, x2), 1-based and inclusive; there are no scores.
+    """
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(path, variable_names=["images", "boxes"])
+    except NotImplementedError as error:
+        raise DetkitError(
+            f"{path}: MATLAB 7.3 files cannot be read; save it with the option -v7"
+        ) from error
+    except (MatReadError, OSError, ValueError, TypeError, EOFError) as error:
+        raise DetkitError(f"{path}: not a MATLAB file that can be read ({error})") from error
+    if "images" not in content or "boxes" not in content:
+        raise DetkitError(f"{path}: expected the cell arrays images and boxes, as R-CNN's files")
+    names, cells = content["images"].ravel(), content["boxes"].ravel()
+    if len(names) != len(cells):
+        raise DetkitError(f"{path}: {len(names)} images, but boxes of {len(cells)}")
+    images = tuple(_name(cell, path, number) for number, cell in enumerate(names, start=1))
+    found = tuple(_from_matlab(cell, f"{path}: {name}") for name, cell in zip(images, cells))
+    return ProposalFile(path, images, found, (None,) * len(images))
+
+
+def _name(cell: Any, path: Path, number: int) -> str:
+    """Return the image name in a cell."""
+    parts: list[Any] = np.ravel(cell).tolist()
+    if len(parts) != 1 or not isinstance(parts[0], str):
+        raise DetkitError(f"{path}: images{{{number}}} is no name")
+    return str(parts[0])
+
+
+def _from_matlab(cell: NDArray[Any], where: str) -> Proposals:
+    """Return the proposals of a cell of (y1, x1, y2, x2) boxes, 1-based and inclusive."""
+    boxes = _numbers(cell, where)
+    if boxes.size == 0:
+        return Proposals(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise DetkitError(f"{where}: expected boxes of four numbers, y1 x1 y2 x2")
+    return ranked(boxes[:, [1, 0, 3, 2]] - np.array([1, 1, 0, 0], np.float32), None, where)

@@ -1,0 +1,199 @@
+"""Where a detector's proposals come from: computed and kept in the cache, or read from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.config import ProposalConfig, ProposalMethod
+from detkit.data.records import ImageRecord
+from detkit.detector import Detector
+from detkit.errors import DetkitError, UsageError
+from detkit.image_names import ImageNames
+from detkit.proposals import METHODS, VERSIONS, Proposer
+from detkit.proposals.cache import ProposalCache, key_of
+from detkit.proposals.file import ProposalFile, read_proposals
+from detkit.structures import Proposals
+
+
+class ProposalSource(Protocol):
+    """What gives an image its proposals; used by several threads at once."""
+
+    @property
+    def identity(self) -> str:
+        """What the proposals depend on besides the image, in one line."""
+
+    def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
+        """Return the proposals of an (H, W, 3) RGB image, best first, in its own pixels."""
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise DetkitError when there is an image of which it has none."""
+
+
+@dataclass(frozen=True)
+class ComputedProposals:
+    """Proposals made by a method, once an image."""
+
+    proposer: Proposer
+    cache: ProposalCache
+
+    @property
+    def identity(self) -> str:
+        """The method and its parameters."""
+        return ", ".join(f"{key} {value}" for key, value in self.proposer.parameters.items())
+
+    def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
+        """Return the proposals of an image, from the cache if it has them."""
+        key = key_of(image, self.proposer.parameters)
+        found = self.cache.get(key)
+        if found is None:
+            found = self.proposer(image)
+            self.cache.put(key, found)
+        return found
+
+    def require(self, names: Iterable[str]) -> None:
+        """Do nothing: any image can be had."""
+
+
+@dataclass(frozen=True)
+class FileProposals:
+    """Proposals read from a file, by the images' names as `detkit eval` matches them."""
+
+    file: ProposalFile
+    names: ImageNames
+    max_boxes: int | None = None
+
+    @classmethod
+    def of(cls, file: ProposalFile, max_boxes: int | None = None) -> FileProposals:
+        """Return the source over what was read."""
+        records = [ImageRecord(name.replace("\\", "/"), Path(name)) for name in file.images]
+        return cls(file, ImageNames(records), max_boxes)
+
+    @property
+    def identity(self) -> str:
+        """The file's name and what stands for its content."""
+        digest = hashlib.sha256(self.file.path.read_bytes()).hexdigest()
+        return f"{self.file.path.name} ({digest[:12]})"
+
+    def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
+        """Return the proposals that the file has for `name`, cut to the image.
+
+        Raises DetkitError when it has none, or has them of another image.
+        """
+        index = self._find(name)
+        found, size = self.file.found[index], self.file.sizes[index]
+        height, width = image.shape[:2]
+        if size is not None and size != (height, width):
+            raise DetkitError(
+                f"{self.file.path}: its proposals for {self.file.images[index]} are of "
+                f"{size[1]} x {size[0]} pixels, {name} has {width} x {height}; propose anew"
+            )
+        boxes = np.clip(found.boxes, 0, np.array([width, height] * 2, np.float32))
+        keep = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+        if len(boxes) and not keep.any():
+            raise DetkitError(
+                f"{self.file.path}: no box of {name} lies in its {width} x {height} pixels; are "
+                "they of another image?"
+            )
+        return Proposals(boxes[keep][: self.max_boxes], found.scores[keep][: self.max_boxes].copy())
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise DetkitError naming the first image that the file does not hold."""
+        for name in names:
+            self._find(name)
+
+    def _find(self, name: str) -> int:
+        """Return the place in the file of the image that `name` means."""
+        fitting = self.names.fitting(name)
+        if len(fitting) == 1:
+            return fitting[0]
+        path, images = self.file.path, self.file.images
+        if fitting:
+            first, second = (images[index] for index in fitting[:2])
+            raise DetkitError(
+                f"{path}: the proposals of {name} may be those of {first} or of {second}; name "
+                "images by their path in the data set"
+            )
+        raise DetkitError(
+            f"{path}: holds no proposals for {name} (of its {len(images)} images the first is "
+            f"{images[0]}); `detkit propose` makes them"
+        )
+
+
+def open_source(word: str, config: ProposalConfig | None = None) -> ProposalSource:
+    """Return the source that `--proposals` names: a method, or a file.
+
+    `config` says how many boxes and, of a method, on what size of image. Raises UsageError when
+    there is neither such a method nor such a file.
+    """
+    if word in METHODS:
+        if config is None:
+            return ComputedProposals(Proposer(word), ProposalCache())
+        named = dataclasses.replace(config, proposals=cast(ProposalMethod, word))
+        return ComputedProposals(Proposer.of(named), ProposalCache())
+    if not Path(word).exists():
+        raise UsageError(f"--proposals {word}: no such file, nor a method ({', '.join(METHODS)})")
+    return FileProposals.of(
+        read_proposals(Path(word)), None if config is None else config.max_proposals
+    )
+
+
+def source_for(detector: Detector, given: ProposalSource | None = None) -> ProposalSource | None:
+    """Return where a detector's proposals come from: `given`, else as its config says.
+
+    None for a detector that wants none; UsageError when it was given some, or when its config
+    says they come from a file and there is none.
+    """
+    if detector.proposal_method is None:
+        if given is not None:
+            raise UsageError(f"--proposals: {detector.name} takes none")
+        return None
+    if given is not None:
+        return given
+    config = detector.config
+    if not isinstance(config, ProposalConfig):
+        return ComputedProposals(Proposer(detector.proposal_method), ProposalCache())
+    if config.proposals == "file":
+        raise UsageError(
+            "this model was trained on proposals from a file: give those of these images by "
+            f"--proposals FILE, or a method ({', '.join(METHODS)})"
+        )
+    return ComputedProposals(Proposer.of(config), ProposalCache())
+
+
+def config_for(config: ProposalConfig, source: ProposalSource) -> ProposalConfig:
+    """Return the config of a detector that is trained on a source's proposals.
+
+    A file that says which of our methods made it, and how, is put down as that method, so that
+    detection goes on with the same proposals; any other as `file`.
+    """
+    if isinstance(source, ComputedProposals):
+        method = cast(ProposalMethod, source.proposer.method)
+        return dataclasses.replace(config, proposals=method)
+    made = source.file.parameters if isinstance(source, FileProposals) else {}
+    if not _is_ours(made):
+        return dataclasses.replace(config, proposals="file")
+    return dataclasses.replace(
+        config,
+        proposals=made["method"],
+        max_proposals=min(config.max_proposals, int(made["max_boxes"])),
+        proposal_side=int(made["max_side"]),
+        proposal_seed=int(made.get("seed", config.proposal_seed)),
+    )
+
+
+def _is_ours(made: Mapping[str, Any]) -> bool:
+    """Return whether these parameters are of a method that can be repeated from a config."""
+    numbers = (made.get("max_boxes"), made.get("max_side"), made.get("seed", 0))
+    return (
+        VERSIONS.get(str(made.get("method"))) == made.get("version")
+        and all(isinstance(number, int) for number in numbers)
+        and "edge_model" not in made
+    )

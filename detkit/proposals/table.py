@@ -1,0 +1,78 @@
+"""The proposals of a whole training set in memory, which every epoch needs again.
+
+Shape shorthand: P boxes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.data.images import read_image
+from detkit.proposals.source import ProposalSource
+from detkit.structures import FloatArray
+
+logger = logging.getLogger(__name__)
+SECONDS_BETWEEN_LINES = 15.0  # of progress, since the first time this may take many minutes
+
+
+class ProposalTable:
+    """The boxes of many images in one tensor: small, and shared by workers as it is."""
+
+    def __init__(self, boxes: Sequence[FloatArray]) -> None:
+        """Take the (P, 4) boxes of each image; whole pixels are kept in two bytes each."""
+        table = np.concatenate([np.empty((0, 4), np.float32), *boxes])
+        self._ends = np.cumsum([len(one) for one in boxes])
+        is_whole = np.array_equal(table, np.rint(table))
+        fits = is_whole and np.abs(table).max(initial=0) < 2**15
+        self.boxes = torch.from_numpy(table.astype(np.int16) if fits else table)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return the (P, 4) float32 boxes of an image."""
+        start = 0 if index == 0 else int(self._ends[index - 1])
+        return self.boxes[start : int(self._ends[index])].float()
+
+
+def boxes_of(source: ProposalSource, path: Path) -> FloatArray:
+    """Return the (P, 4) proposals of an image file, best first, in its own pixels."""
+    return source(str(path), read_image(path)).boxes
+
+
+def make_table(
+    source: ProposalSource, paths: Sequence[Path], *, threads: int, first: int = 0
+) -> ProposalTable:
+    """Return the proposals of every image file; says how far it is, if it takes long.
+
+    `first` is the image to begin with: processes that share a cache divide the work by beginning
+    at different ones. Raises DetkitError for an image that cannot be read or has none.
+    """
+    source.require(map(str, paths))
+    order = [*range(first, len(paths)), *range(first)]
+    found: list[FloatArray] = [np.empty((0, 4), np.float32)] * len(paths)
+    began = told = time.monotonic()
+    with ThreadPoolExecutor(threads, "detkit-propose") as pool:
+        try:
+            made = pool.map(lambda index: boxes_of(source, paths[index]), order)
+            for done, (index, boxes) in enumerate(zip(order, made), start=1):
+                found[index] = boxes
+                now = time.monotonic()
+                if now - told > SECONDS_BETWEEN_LINES:
+                    told, left = now, (now - began) / done * (len(paths) - done) / 60
+                    logger.info(
+                        "proposals: %d of %d images, %.1f minutes left", done, len(paths), left
+                    )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C: not after all that are waiting
+            raise
+    return ProposalTable(found)
