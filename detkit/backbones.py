@@ -61,6 +61,7 @@ class Backbone(nn.Module):
         self._rename = architecture.rename
         self.pretrained = False
         self.folded_norms = False
+        self.num_frozen = 0
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the tapped maps, (B, C_l, H / s_l, W / s_l) each, of (B, 3, H, W) images."""
@@ -86,13 +87,19 @@ class Backbone(nn.Module):
         They are the classifier's own last layers, as a head for regions: VGG16's fc6 and fc7
         give (R, 4096), ResNet's last stage (R, C, h / 2, w / 2).
         """
+        finished: Tensor = self.rest()(x)
+        return finished
+
+    def rest(self) -> nn.Sequential:
+        """Return the blocks behind the last tap, which `forward` does not run."""
         names = list(self.blocks)
-        for name in names[names.index(self.taps[-1].block) + 1 :]:
-            x = self.blocks[name](x)
-        return x
+        return nn.Sequential(
+            *(self.blocks[name] for name in names[names.index(self.taps[-1].block) + 1 :])
+        )
 
     def freeze_blocks(self, number: int) -> None:
         """Make the first `number` blocks, from the image on, fixed."""
+        self.num_frozen = number
         for block in list(self.blocks.values())[:number]:
             block.requires_grad_(False)
 
@@ -288,6 +295,19 @@ _MOBILENET_LEVELS = (
     Tap("14expand", 576, 16),
     Tap("18", 1280, 32),
 )
+_DARKNET_LEVELS = (
+    Tap("conv2", 192, 4),
+    Tap("conv6", 512, 8),
+    Tap("conv16", 1024, 16),
+    Tap("conv20", 1024, 32),
+)
+_FAST_YOLO_LEVELS = (
+    Tap("conv3", 64, 4),
+    Tap("conv4", 128, 8),
+    Tap("conv5", 256, 16),
+    Tap("conv6", 512, 32),
+    Tap("conv9", 1024, 64),
+)
 _SQUEEZENET_LEVELS = (Tap("5", 256, 4), Tap("10", 512, 8), Tap("12", 512, 16))  # fire4, 8, 9
 
 
@@ -378,20 +398,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet101": _resnet_architecture("resnet101", 4),
     "darknet": Architecture(
         _darknet,
-        (Tap("conv6", 512, 8), Tap("conv16", 1024, 16), Tap("conv20", 1024, 32)),
+        _DARKNET_LEVELS[1:],
         _rename_darknet,
         generic_blocks=3,
+        levels=_DARKNET_LEVELS,
     ),
     "fast_yolo": Architecture(
         _fast_yolo,
-        (
-            Tap("conv4", 128, 8),
-            Tap("conv5", 256, 16),
-            Tap("conv6", 512, 32),
-            Tap("conv9", 1024, 64),
-        ),
+        _FAST_YOLO_LEVELS[1:],
         _rename_darknet,
         generic_blocks=5,
+        levels=_FAST_YOLO_LEVELS,
     ),
 }
 

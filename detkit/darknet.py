@@ -127,6 +127,7 @@ def _read_floats(path: Path) -> tuple[bool, Floats]:
         raise DetkitError(f"{path}: cut short: {size} bytes are no whole number of floats")
     if size == header:
         raise DetkitError(f"{path}: holds a header and no weights")
+    # Mapped, not read: with its 1.1 GB the paper's network would else be in memory twice.
     floats: Floats = np.memmap(path, "<f4", mode="r", offset=header)
     return oldest, floats
 
@@ -147,7 +148,8 @@ def _identify(path: Path, number: int) -> Network:
         # The classifier is a fully connected layer in one version and a 1x1 convolution in
         # the other, with the same number of weights; it is not needed and left out.
         rest = number - _count(EXTRACTION, norms=norms)
-        if rest >= 0 and rest % (1024 + 1) == 0 and rest // (1024 + 1) <= MAX_CLASSES:
+        of_one_class = EXTRACTION[-1][0] + 1
+        if rest >= 0 and rest % of_one_class == 0 and rest // of_one_class <= MAX_CLASSES:
             # The version without norms has a crop layer, which turns 0..1 into -1..1.
             return Network(EXTRACTION, norms, centred=not norms)
     raise DetkitError(

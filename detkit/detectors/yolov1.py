@@ -39,7 +39,7 @@ from detkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.darknet import EXTRACTION, FAST
 from detkit.detector import Detector
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
 from detkit.grid_heads import ConnectedHead, ConvolutionalHead
 from detkit.structures import Batch, Candidates, Truth
 from detkit.transforms import (
@@ -52,6 +52,12 @@ from detkit.transforms import (
 )
 
 MIN_SIZE = 64  # the stride of the paper's networks; smaller leaves no map
+# In the order of the released code's weights.
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
 PAPERS_OWN = ("darknet", "fast_yolo")
 
 
@@ -295,6 +301,28 @@ class YOLOv1(Detector):
                 own[f"backbone.blocks.conv{int(number) + 1}.0.{rest[0]}"] = value
         return own
 
+    @classmethod
+    def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> YOLOv1 | None:
+        """Return the detector of VOC's 20 classes that a `.weights` file is, None if it is none.
+
+        Raises DetkitError for another number of classes, whose names the file does not hold.
+        """
+        own, config = cls.convert_torchvision(state), cls.config_of(state)
+        if own is None or config is None:
+            return None
+        outputs = len([key for key in own if key.startswith("head.fcs.")]) // 2 - 1
+        numbers = len(own[f"head.fcs.{outputs}.bias"]) // config.grid**2 - 5 * config.boxes_a_cell
+        if numbers != len(VOC_CLASSES):
+            raise DetkitError(
+                f"{source}: a detector of {numbers} classes, whose names the file does not hold; "
+                "start a training from it with --weights"
+            )
+        with torch.device("meta"):  # random weights are not worth the time and the memory
+            detector = cls(config, VOC_CLASSES)
+        detector.load_state_dict(own, assign=True)
+        detector.backbone.pretrained = True
+        return detector.eval()
+
     def network_size(self) -> Callable[[int, int], tuple[int, int]]:
         """Return the rule: every image is warped to `size` x `size`."""
         return partial(square, self.config.size)
@@ -318,8 +346,8 @@ class YOLOv1(Detector):
         share, finer = counts[grid] / total, counts[2 * grid] / total
         return [
             f"{counts[grid]} of {total} objects ({share:.1%}) share their cell of the {grid} x "
-            f"{grid} with another and cannot be learnt beside it; --set grid={2 * grid} leaves "
-            f"{finer:.1%}"
+            f"{grid} grid with another and cannot be learnt beside it; --set grid={2 * grid} "
+            f"leaves {finer:.1%}"
         ]
 
     def predict(self, images: Tensor) -> Grid:
