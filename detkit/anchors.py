@@ -1,6 +1,7 @@
-"""Reference boxes laid over feature maps: SSD's default boxes.
+"""Reference boxes laid over feature maps: SSD's default boxes, the RPN's anchors.
 
-Shape shorthand: L feature maps, K default boxes in all. Sizes are (height, width).
+Shape shorthand: L feature maps, K boxes in all, A anchors a place. Sizes are (height, width),
+shapes of anchors (width, height).
 """
 
 from __future__ import annotations
@@ -52,3 +53,42 @@ def default_boxes(
         half = shares * torch.tensor([width, height]) / 2  # (A, 2)
         levels.append(torch.cat([centres - half, centres + half], dim=-1).view(-1, 4))
     return torch.cat(levels)
+
+
+def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the (width, height) of every size with every ratio of height to width.
+
+    A size is the square root of the area (Faster R-CNN sec. 3.1.1), in the unit wanted back.
+    Order: ratio by ratio, as in the weights that torchvision publishes.
+    """
+    return [(size / ratio**0.5, size * ratio**0.5) for ratio in ratios for size in sizes]
+
+
+def grid_anchors(
+    map_sizes: Sequence[tuple[int, int]],
+    image_size: tuple[int, int],
+    shapes: Sequence[Sequence[tuple[float, float]]],
+    *,
+    offset: float = 0.5,
+    rounded: bool = False,
+) -> list[Tensor]:
+    """Return each map's anchors, L x (H_l * W_l * A, 4) xyxy in network pixels, row by row.
+
+    Faster R-CNN sec. 3.1.1: at each place of map l the boxes `shapes[l]`, all around the same
+    point: `offset` strides behind the place's left top corner (.5, its centre, in the released
+    code; 0 in torchvision). A stride is the image's side divided by the map's, whole pixels.
+    With `rounded` the corners are whole pixels before the shift, as in both.
+    """
+    levels = []
+    for (rows, columns), level_shapes in zip(map_sizes, shapes, strict=True):
+        half = torch.tensor(level_shapes).view(-1, 2) / 2
+        around = torch.cat([-half, half], dim=1)  # (A, 4)
+        if rounded:
+            around = around.round()
+        step_y, step_x = image_size[0] // rows, image_size[1] // columns
+        y = (torch.arange(rows) + offset) * step_y
+        x = (torch.arange(columns) + offset) * step_x
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        points = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1).view(-1, 1, 4)
+        levels.append((points + around).view(-1, 4))
+    return levels

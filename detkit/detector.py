@@ -34,6 +34,8 @@ from detkit.transforms import Compose, RandomHorizontalFlip, Transform
 
 logger = logging.getLogger(__name__)
 
+SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -324,9 +326,11 @@ class Detector(nn.Module, ABC):
         """Return what is left of image `index`'s candidates after NMS, in its own pixels."""
         config = self.config
         size, original = batch.sizes[index], batch.original_sizes[index]
+        inside = clip(found.boxes.float(), size)
+        flat = (inside[..., 2:] - inside[..., :2]).amin(dim=-1) < SMALLEST_SIDE
         boxes, scores, labels = nms.select(
-            clip(found.boxes.float(), size),
-            found.scores.float(),
+            inside,
+            found.scores.float().masked_fill(flat if flat.ndim == 2 else flat[:, None], 0.0),
             score_thresh=config.score_thresh,
             nms_thresh=config.nms_thresh,
             top_k=config.pre_nms_top_k,

@@ -35,6 +35,8 @@ LAYERS = {
         "run",
         "proposals.source",
         "proposals.table",
+        "proposals.making",
+        "recall_plot",
     ),
     4: ("data", "detectors"),
     3: ("detector",),
@@ -48,11 +50,12 @@ LAYERS = {
         "grid_heads",
         "voc_map",
         "coco_map",
+        "recall",
         "drawing",
         "predictions",
     ),
     1: ("anchors", "matching", "nms", "curves"),
-    0: ("boxes", "structures", "config", "errors", "files", "stopwatch", "__init__"),
+    0: ("boxes", "structures", "config", "errors", "files", "stopwatch", "machine", "__init__"),
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # As the papers cite each other.

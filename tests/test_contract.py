@@ -51,11 +51,18 @@ def sample(seed: int, objects: int = 2, size: tuple[int, int] = (80, 120)) -> Sa
         image[:, y : y + h, x : x + w] = 245 if label else 10
         boxes.append([x, y, x + w, y + h])
         labels.append(label)
+    # What a proposal method may give: boxes near the objects, and any others.
+    near = np.repeat(np.array(boxes, np.float64).reshape(-1, 4), 20, axis=0)
+    near += generator.normal(0, 3, near.shape)
+    corners = generator.uniform(0, 1, (40, 2, 2)) * (width, height)
+    anywhere = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    proposals = np.concatenate([near, anywhere]).clip(0, [width, height, width, height])
     return Sample(
         torch.from_numpy(image),
         torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
         torch.tensor(labels, dtype=torch.int64),
         torch.zeros(objects, dtype=torch.bool),
+        proposals=torch.tensor(proposals, dtype=torch.float32),
         image_id=f"{seed}.jpg",
     )
 

@@ -1,0 +1,346 @@
+"""Fast R-CNN: regions of interest judged on one feature map.
+
+Girshick: ICCV 2015, arXiv:1504.08083v2.
+
+Shape shorthand: B images a batch, L feature maps, P proposals of an image, R regions sampled
+in all images of a batch (rois), C classes, G ground truths of an image.
+
+Differences from the paper:
+- VGG16 is the paper's. Other backbones either end in a feature pyramid and a slim two-layer
+  head, so that a laptop can train them, or, with `neck=single`, use one map of stride 16;
+  ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
+- An image without a proposal in the background's IoU range [.1, .5), as one without objects,
+  takes its background from the other proposals that are not positive.
+- `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
+  `recipe` is the paper's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit import backbones
+from detkit.boxes import decode, encode, iou
+from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
+from detkit.detector import Detector, Preparation
+from detkit.errors import DetkitError, UsageError
+from detkit.matching import IGNORED, NEGATIVE, match, sample_balanced
+from detkit.pyramid import Pyramid, SingleMap, initialise, shorter_side
+from detkit.roi_pooling import RoIPooling
+from detkit.structures import Batch, Candidates
+
+LARGE = ("vgg16", "resnet")  # backbones that get the papers' sizes and widths
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionConfig(DetectorConfig):
+    """The numbers of a detector that judges regions: Fast R-CNN's, and Faster R-CNN's head."""
+
+    size: int | None = setting(
+        None, "sec. 4: shorter side 600 (none: that on VGG16 and ResNet, 320 on light backbones)"
+    )
+    max_size: int | None = setting(None, "sec. 4: longer side at most 1000 (none: size x 5/3)")
+    neck: Literal["auto", "single", "fpn"] = setting(
+        "auto", "auto: the paper's single map on VGG16, else FPN (Lin et al. 2017)"
+    )
+    neck_width: int | None = setting(
+        None, "none: 256 on ResNet (FPN sec. 3); ours: 128 on light backbones"
+    )
+    roi_pooling: Literal["auto", "pool", "align", "spp"] = setting(
+        "auto", "sec. 2.1: pool; auto: align on FPN (Mask R-CNN); spp: SPPnet's levels 1 2 3 6"
+    )
+    pool_size: int | None = setting(None, "sec. 2.1: 7 (none: that; 14 before ResNet's last stage)")
+    head_width: int | None = setting(
+        None, "of the two-layer head; none: 1024 on ResNet (FPN sec. 4.2); ours: 512 on light ones"
+    )
+    rois_per_image: int = setting(64, "sec. 2.3: R = 128 of N = 2 images")
+    positive_fraction: float = setting(0.25, "sec. 2.3: 25 % of the RoIs")
+    positive_thresh: float = setting(0.5, "sec. 2.3: IoU of at least .5")
+    negative_range: tuple[float, float] = setting((0.1, 0.5), "sec. 2.3: IoU in [.1, .5)")
+    box_variances: tuple[float, float, float, float] = setting(
+        (0.1, 0.1, 0.2, 0.2), "sec. 2.3: targets of unit variance; released code: these deviations"
+    )
+    box_weight: float = setting(1.0, "sec. 2.3: lambda = 1")
+    nms_thresh: float = setting(0.3, "R-CNN released code")
+    pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
+    max_detections: int = setting(100, "released code: 100 an image")
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the backbone is of the papers' kind, too heavy for minutes on a laptop."""
+        return self.backbone.startswith(LARGE)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The network image's shorter side and the longest its longer one may be."""
+        side = self.size or (600 if self.is_large else 320)
+        return side, self.max_size or round(side * 5 / 3)
+
+    @property
+    def has_pyramid(self) -> bool:
+        """Whether regions are cut from a pyramid of maps."""
+        return self.neck == "fpn" or (self.neck == "auto" and self.backbone != "vgg16")
+
+    def validate(self) -> None:
+        """Raise UsageError for a value that no detector of regions can work with."""
+        super().validate()
+        for name in ("size", "max_size", "neck_width", "pool_size", "head_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--set {name}={value}: must be at least 1")
+        if self.rois_per_image < 1:
+            raise UsageError(f"--set rois_per_image={self.rois_per_image}: must be at least 1")
+        if not 0 < self.positive_fraction <= 1:
+            raise UsageError(
+                f"--set positive_fraction={self.positive_fraction}: must be above 0, at most 1"
+            )
+        low, high = self.negative_range
+        if not 0 <= low < high <= self.positive_thresh <= 1:
+            raise UsageError(
+                f"--set negative_range={low},{high}: must rise, from 0 on, up to at most "
+                f"positive_thresh ({self.positive_thresh}), which is at most 1"
+            )
+        if not min(self.box_variances) > 0:
+            raise UsageError(f"--set box_variances={self.box_variances}: each must be above 0")
+        if not self.box_weight >= 0:
+            raise UsageError(f"--set box_weight={self.box_weight}: must not be below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastRCNNConfig(RegionConfig, ProposalConfig):
+    """Fast R-CNN's numbers."""
+
+
+def build_maps(config: RegionConfig) -> tuple[backbones.Backbone, SingleMap | Pyramid]:
+    """Return the backbone and what makes the L maps of its own that regions are cut from."""
+    name = config.backbone
+    if config.has_pyramid:
+        strides = (4, 8, 16, 32) if config.is_large else (8, 16, 32)
+        backbone = backbones.build(name, strides)
+        width = config.neck_width or (256 if config.is_large else 128)
+        return backbone, Pyramid(backbone.taps, width)
+    whole = config.is_large  # their own last layers are the head
+    backbone = backbones.build(f"{name}-fc" if name == "vgg16" else name, (16,), whole=whole)
+    light = config.neck_width or 128
+    return backbone, SingleMap(backbone.taps[-1], config.neck_width if whole else light)
+
+
+class RoIHead(nn.Module):
+    """What a region holds, and how its box must move: Fast R-CNN sec. 2.1.
+
+    Regions are pooled to one size; fully connected layers (the backbone's own last ones, or
+    two of the head's) lead to two sibling outputs.
+    """
+
+    def __init__(
+        self,
+        config: RegionConfig,
+        backbone: backbones.Backbone,
+        neck: SingleMap | Pyramid,
+        num_classes: int,
+    ) -> None:
+        """Build the layers for C = `num_classes` classes and background."""
+        super().__init__()
+        self.own_layers = not backbone.has_rest
+        residual = backbone.has_rest and backbone.name.startswith("resnet")
+        method = config.roi_pooling
+        if method == "auto":
+            method = "align" if config.has_pyramid else "pool"
+        self.pooling = RoIPooling(
+            method,
+            config.pool_size or (14 if residual else 7),
+            neck.strides[: neck.num_regional],
+            # FPN sec. 4.2: 224, ImageNet's size; on its images of shorter side 800.
+            canonical=224 * config.sides[0] / 800,
+        )
+        if self.own_layers:
+            width = config.head_width or (1024 if config.is_large else 512)
+            self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
+            self.fc7 = nn.Linear(width, width)
+        else:
+            if method == "spp":
+                raise UsageError(
+                    "--set roi_pooling=spp: needs a two-layer head; add --set neck=fpn"
+                )
+            width = backbones.last_channels(backbone.name)
+        self.class_logits = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, num_classes * 4)
+        initialise([self.class_logits], 0.01)  # sec. 2.3
+        initialise([self.deltas], 0.001)
+
+    def forward(
+        self, maps: Sequence[Tensor], rois: Sequence[Tensor], backbone: backbones.Backbone
+    ) -> tuple[Tensor, Tensor]:
+        """Return class logits (R, C + 1), background first, and deltas (R, C, 4).
+
+        `maps` are the L maps (B, C_l, H_l, W_l), `rois` B x (R_b, 4) in network pixels.
+        """
+        x = self.pooling(maps, rois)
+        if self.own_layers:
+            x = F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+        else:
+            x = backbone.finish(x)
+            x = x.mean(dim=(2, 3)) if x.ndim == 4 else x
+        return self.class_logits(x).float(), self.deltas(x).float().view(len(x), -1, 4)
+
+
+@dataclass(frozen=True)
+class RoISample:
+    """The regions of one image that a step learns from, and what they are to learn."""
+
+    rois: Tensor  # (r, 4) network pixels
+    labels: Tensor  # (r,) int64, 0 for background, else the class + 1
+    delta_targets: Tensor  # (r, 4); zero for background
+
+
+def sample_rois(
+    proposals: Tensor, gt_boxes: Tensor, gt_labels: Tensor, config: RegionConfig
+) -> RoISample:
+    """Return a random sample of an image's proposals (P, 4) and ground truths (G, 4).
+
+    Sec. 2.3: `rois_per_image` regions, at most `positive_fraction` of them with an IoU of
+    `positive_thresh` or more with a ground truth, the others from `negative_range`. Ground
+    truths are proposals too, as in the released code.
+    """
+    boxes = torch.cat([proposals, gt_boxes])
+    overlaps = iou(gt_boxes, boxes)
+    low, high = config.negative_range
+    matches = match(overlaps, config.positive_thresh, high)
+    if len(gt_boxes):
+        too_far = (matches == NEGATIVE) & (overlaps.amax(dim=0) < low)
+        if bool(too_far.sum() < (matches == NEGATIVE).sum()):
+            matches = matches.masked_fill(too_far, IGNORED)
+    positives, negatives = sample_balanced(matches, config.rois_per_image, config.positive_fraction)
+    chosen = torch.cat([positives, negatives])
+    truth = matches[positives]
+    labels = torch.zeros(len(chosen), dtype=torch.int64, device=boxes.device)
+    labels[: len(positives)] = gt_labels[truth] + 1
+    targets = boxes.new_zeros(len(chosen), 4)
+    targets[: len(positives)] = encode(gt_boxes[truth], boxes[positives], config.box_variances)
+    return RoISample(boxes[chosen], labels, targets)
+
+
+def multi_task_loss(
+    class_logits: Tensor,
+    deltas: Tensor,
+    labels: Tensor,
+    delta_targets: Tensor,
+    box_weight: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return (class loss, box loss) of eqs. 1-3, means over the R regions.
+
+    `class_logits` (R, C + 1) with background first, `deltas` (R, C, 4), `labels` (R,) int64,
+    0 for background, `delta_targets` (R, 4). R = 0 gives 0, with gradients attached.
+    """
+    num_rois = max(1, len(labels))
+    positive = (labels > 0).nonzero().flatten()
+    of_class = deltas[positive, labels[positive] - 1]  # eq. 1: [u >= 1], t^u
+    class_loss = F.cross_entropy(class_logits, labels, reduction="sum")
+    box_loss = F.smooth_l1_loss(of_class, delta_targets[positive], reduction="sum")
+    return class_loss / num_rois, box_weight * box_loss / num_rois
+
+
+def roi_losses(
+    head: RoIHead,
+    backbone: backbones.Backbone,
+    maps: Sequence[Tensor],
+    samples: Sequence[RoISample],
+    box_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """Return (class loss, box loss) of the sampled regions of all images."""
+    class_logits, deltas = head(maps, [one.rois for one in samples], backbone)
+    labels = torch.cat([one.labels for one in samples])
+    targets = torch.cat([one.delta_targets for one in samples])
+    return multi_task_loss(class_logits, deltas, labels, targets, box_weight)
+
+
+def judge(
+    head: RoIHead,
+    backbone: backbones.Backbone,
+    maps: Sequence[Tensor],
+    proposals: Sequence[Tensor],
+    variances: tuple[float, float, float, float],
+) -> list[Candidates]:
+    """Return each image's proposals, moved by every class's deltas, with its probabilities."""
+    class_logits, deltas = head(maps, proposals, backbone)
+    probs = class_logits.softmax(dim=-1)[:, 1:]
+    boxes = decode(deltas, torch.cat(list(proposals))[:, None], variances)
+    counts = [len(one) for one in proposals]
+    return [
+        Candidates(*pair) for pair in zip(torch.split(boxes, counts), torch.split(probs, counts))
+    ]
+
+
+class FastRCNN(Detector):
+    """Fast R-CNN: external proposals, one feature map an image, RoI pooling, multi-task loss."""
+
+    name: ClassVar[str] = "fast-rcnn"
+    paper: ClassVar[str] = "Girshick 2015, arXiv:1504.08083"
+    config_class: ClassVar[type[DetectorConfig]] = FastRCNNConfig
+    proposal_method: ClassVar[str | None] = "selective-search"
+    # Secs. 2.3 and 4: 2 images a batch, 30k steps at .001 and 10k at .0001.
+    recipe: ClassVar[Recipe] = Recipe(
+        batch_size=2, max_steps=40_000, milestones=(0.75,), bias_lr_factor=2.0
+    )
+    short_recipe: ClassVar[Recipe] = Recipe(
+        batch_size=4,
+        max_steps=3000,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup=0.03,
+        clip_norm=10.0,
+        ema_decay=0.998,
+        backbone_lr_factor=0.3,
+        augmentation="light",
+        cache_size=640,
+    )
+    config: FastRCNNConfig
+
+    def __init__(self, config: FastRCNNConfig, class_names: Sequence[str]) -> None:
+        """Build the network with random weights for these classes."""
+        super().__init__(config, class_names)
+        self.backbone, self.neck = build_maps(config)
+        self.head = RoIHead(config, self.backbone, self.neck, len(self.class_names))
+
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return the rule of sec. 4: a shorter side of `size`, unless the longer gets too long."""
+        return partial(shorter_side, *self.config.sides)
+
+    @property
+    def preparation(self) -> Preparation:
+        """What turns samples into a batch, padded so that the maps' strides divide it."""
+        return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `roi_class` and `roi_box`, eq. 1."""
+        maps = self.neck(self.backbone(batch.images))
+        samples = [
+            sample_rois(*one, self.config)
+            for one in zip(self._proposals(batch), batch.boxes, batch.labels)
+        ]
+        class_loss, box_loss = roi_losses(
+            self.head, self.backbone, maps, samples, self.config.box_weight
+        )
+        return {"roi_class": class_loss, "roi_box": box_loss}
+
+    def candidates(self, batch: Batch) -> list[Candidates]:
+        """Return the proposals, (P, C, 4) moved by class, with each class's probability."""
+        maps = self.neck(self.backbone(batch.images))
+        proposals = self._proposals(batch)
+        return judge(self.head, self.backbone, maps, proposals, self.config.box_variances)
+
+    def _proposals(self, batch: Batch) -> list[Tensor]:
+        """Return the images' proposals, (P, 4) each, network pixels."""
+        if batch.proposals is None:
+            raise DetkitError(f"{self.name}: the images have no proposals beside them")
+        return batch.proposals

@@ -1,0 +1,85 @@
+"""A map of fixed size for every region of interest: RoI pooling, RoI align, spatial pyramid.
+
+Shape shorthand: R regions in all, of B images; L feature maps of C channels and stride s_l;
+P x P places of a pooled map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision import ops
+
+from detkit.boxes import area
+
+Method = Literal["pool", "align", "spp"]
+PYRAMID = (1, 2, 3, 6)  # SPPnet (He et al. 2014, arXiv:1406.4729) sec. 4.1: 50 bins
+SAMPLES = 2  # Mask R-CNN (He et al. 2017) sec. 3: samples a bin and axis
+
+
+class RoIPooling(nn.Module):
+    """Cuts regions out of feature maps, each from the map that suits its size."""
+
+    def __init__(
+        self, method: Method, size: int, strides: Sequence[int], canonical: float = 224.0
+    ) -> None:
+        """Pool to `size` x `size`; a region of side `canonical` is cut from stride 16."""
+        super().__init__()
+        self.method = method
+        self.size = size
+        self.strides = tuple(strides)
+        self.canonical = canonical
+
+    def num_features(self, channels: int) -> int:
+        """Return how many values a region has after pooling maps of so many channels."""
+        if self.method == "spp":
+            return channels * sum(bins * bins for bins in PYRAMID)
+        return channels * self.size * self.size
+
+    def forward(self, maps: Sequence[Tensor], rois: Sequence[Tensor]) -> Tensor:
+        """Return (R, C, P, P), for a spatial pyramid (R, C * 50), of B x (R_b, 4) regions.
+
+        `maps` are L x (B, C, H_l, W_l); regions are xyxy in network pixels, and the rows come
+        image by image.
+        """
+        if len(self.strides) == 1:
+            return self._cut(maps[0], rois, self.strides[0])
+        regions = torch.cat(
+            [nn.functional.pad(boxes, (1, 0), value=image) for image, boxes in enumerate(rois)]
+        )
+        levels = self.levels(regions[:, 1:])
+        size = (self.size, self.size)
+        pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], *size)
+        if self.method == "spp":
+            pooled = pooled.new_zeros(len(regions), self.num_features(maps[0].shape[1]))
+        for level, stride in enumerate(self.strides):
+            of_level = (levels == level).nonzero().flatten()
+            pooled[of_level] = self._cut(maps[level], regions[of_level], stride).to(pooled.dtype)
+        return pooled
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """Return (R,) int64: the map each box is cut from, counted from the finest.
+
+        FPN (Lin et al. 2017, arXiv:1612.03144) eq. 1: `k = floor(4 + log2(sqrt(wh) / 224))`,
+        where level 4 is the map of stride 16.
+        """
+        first = int(math.log2(self.strides[0]))
+        level = torch.floor(4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6)
+        return level.clamp(first, first + len(self.strides) - 1).long() - first
+
+    def _cut(self, x: Tensor, rois: Tensor | Sequence[Tensor], stride: int) -> Tensor:
+        """Return the pooled regions of one map."""
+        boxes = rois if isinstance(rois, Tensor) else list(rois)
+        size = (self.size, self.size)
+        if self.method == "align":
+            aligned: Tensor = ops.roi_align(x, boxes, size, 1 / stride, SAMPLES)
+            return aligned
+        if self.method == "pool":
+            pooled: Tensor = ops.roi_pool(x, boxes, size, 1 / stride)
+            return pooled
+        bins = [ops.roi_pool(x, boxes, (n, n), 1 / stride).flatten(1) for n in PYRAMID]
+        return torch.cat(bins, dim=1)
