@@ -28,6 +28,7 @@ from detkit.data.images import IMAGE_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.detector import Preparation
 from detkit.loading import BatchStream, Draw, TrainingImages, batches, open_loader
+from detkit.memory import keep_freed_memory
 from detkit.transforms import Compose, Transform, light_augmentation, ssd_augmentation
 
 BATCH_SIZE = 32
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--augmentation", choices=sorted(AUGMENTATIONS), default="none")
     parser.add_argument("--cache-size", type=int, default=0)
     options = parser.parse_args()
+    keep_freed_memory()  # as training does; the bare loop's processes inherit it
     with tempfile.TemporaryDirectory() as made:
         folder = options.folder or Path(made)
         if options.folder is None:

@@ -115,7 +115,10 @@ class Preparation:
         if not interleaved.is_contiguous():
             into.copy_(resized)
             return
-        # OpenCV takes colours apart several times faster than torch copies across strides.
+        # OpenCV takes colours apart many times faster than torch copies across strides.
+        if into.is_contiguous():
+            cv2.split(interleaved.numpy(), list(into.numpy()))
+            return
         for channel, plane in zip(into, cv2.split(interleaved.numpy()), strict=True):
             channel.copy_(torch.from_numpy(plane))
 

@@ -17,10 +17,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -35,6 +34,7 @@ from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
 from detkit.detector import Detector, Preparation
 from detkit.errors import DetkitError, UsageError
+from detkit.machine import memory_of_machine, num_cores
 from detkit.proposals.source import ProposalSource
 from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Batch, Sample, Truth
@@ -196,17 +196,23 @@ class Draw:
     seed: int
 
     def __call__(self, number: int) -> Sample:
-        """Return draw `number` of the endless stream: each epoch is one permutation."""
+        """Return draw `number` of the endless stream: each epoch is one permutation.
+
+        The global generators of torch (CPU), numpy and random are left seeded for this draw.
+        """
         epoch, place = divmod(number, len(self.images))
         order = epoch_order(self.seed, epoch, len(self.images))
         generator = np.random.default_rng([self.seed, 1, number])
-        with seeded(int(generator.integers(2**62))):
-            sample = self.images[int(order[place])]
-            if generator.random() < self.mosaic:
-                others = [self.images[int(i)] for i in generator.integers(len(self.images), size=3)]
-                size = self.canvas(sample.image.shape[1], sample.image.shape[2])
-                sample = mosaic([sample, *others], size)
-            return self.augmentation(sample)
+        seed = int(generator.integers(2**62))
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        sample = self.images[int(order[place])]
+        if generator.random() < self.mosaic:
+            others = [self.images[int(i)] for i in generator.integers(len(self.images), size=3)]
+            size = self.canvas(sample.image.shape[1], sample.image.shape[2])
+            sample = mosaic([sample, *others], size)
+        return self.augmentation(sample)
 
 
 @lru_cache(maxsize=2)
@@ -216,12 +222,9 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch (CPU), numpy and random for the block; put their states back after it."""
+def random_states_kept() -> Iterator[None]:
+    """Put the states of torch's (CPU), numpy's and random's generators back after the block."""
     state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
     try:
         yield
     finally:
@@ -319,7 +322,8 @@ class BatchStream(Dataset[Shipment | DetkitError]):
         """Return batch `number`, or the error that an image of it makes."""
         first = number * self.batch_size + self.rank * self.share
         try:
-            samples = [self.draw(first + index) for index in range(self.share)]
+            with random_states_kept():  # once a batch: it takes longer than to seed
+                samples = [self.draw(first + index) for index in range(self.share)]
             return Shipment.of(samples, self.preparation)
         except DetkitError as error:
             return error
@@ -381,24 +385,6 @@ def default_workers(num_images: int, *, on_cpu: bool, processes: int = 1) -> int
     if on_cpu:
         return 1 if cores > 1 else 0
     return max(1, min(8, cores - 1))
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def memory_of_machine() -> int:
-    """Return the memory this process may use, in bytes; 8 GiB where nobody tells."""
-    limits = []
-    with suppress(AttributeError, ValueError, OSError):  # Windows
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's, v2 and v1
-        with suppress(ValueError, OSError):  # "max", or no such file
-            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
-    return min(limits, default=8 * 2**30)
 
 
 def _forks() -> bool:

@@ -73,7 +73,9 @@ class Proposals:
 class Batch:
     """Images made ready for the network: resized, normalised, padded to one size."""
 
-    images: Tensor  # (B, 3, H, W) float32, normalised, zero beyond each image
+    # (B, 3, H, W) float32, normalised, zero beyond each image; before `Preparation.normalise`,
+    # on the way out of a data worker, grey levels of 0 to 255
+    images: Tensor
     sizes: list[tuple[int, int]]  # (height, width) of each image inside `images`, network pixels
     original_sizes: list[tuple[int, int]]  # (height, width) of each image, own pixels
     boxes: list[Tensor]  # B x (R, 4) network pixels

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,9 @@ from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
 
 from detkit import loading
 from detkit.data.records import ImageRecord
+from detkit.detector import Preparation
 from detkit.errors import DetkitError, UsageError
-from detkit.loading import BatchStream, Draw, TrainingImages, batches, open_loader
+from detkit.loading import BatchStream, Draw, Shipment, TrainingImages, batches, open_loader
 from detkit.structures import Batch
 from detkit.transforms import Compose, light_augmentation
 
@@ -221,3 +223,40 @@ def test_the_recipe_names_the_augmentation() -> None:
     assert kinds["none"] == []
     assert kinds["light"] == [type(one) for one in light_augmentation().transforms]
     assert kinds["paper"] == [type(one) for one in toy.augmentation().transforms]
+
+
+@dataclass(frozen=True)
+class OwnSize:
+    """A network that sees images in their own size."""
+
+    def __call__(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_leaves_the_loader_is_normalised_like_prepare_and_zero_around_the_images(
+    records: list[ImageRecord], antialias: bool, workers: int
+) -> None:
+    small = cv2.imread(str(records[0].path))[:23, :31]
+    cv2.imencode(".png", small)[1].tofile(records[0].path)
+    mean, std = (0.5, 0.25, 0.125), (0.25, 0.5, 1.0)
+    preparation = Preparation(OwnSize(), mean, std, antialias, stride=16)
+    draw = Draw(TrainingImages(records, CLASSES), Compose([]), 0.0, OwnSize(), seed=5)
+    (batch,) = take(BatchStream(draw, preparation, len(records)), 1, workers=workers)
+    assert batch.images.dtype == torch.float32
+    assert torch.equal(batch.images, preparation([draw(i) for i in range(len(records))]).images)
+    assert batch.images.shape == (len(records), 3, 48, 48)
+    index = batch.image_ids.index(records[0].image_id)
+    pixels = torch.from_numpy(small[:, :, ::-1].copy()).permute(2, 0, 1)
+    wanted = (pixels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    image = batch.images[index]
+    assert torch.allclose(image[:, :23, :31], wanted, atol=1e-6)
+    assert image[:, 23:].count_nonzero() == image[:, :, 31:].count_nonzero() == 0
+
+
+def test_images_travel_as_bytes_and_are_finished_on_arrival(records: list[ImageRecord]) -> None:
+    shipment = make_stream(records)[0]
+    assert isinstance(shipment, Shipment)
+    assert shipment.batch.images.dtype == torch.uint8
+    assert shipment.unpack().images.dtype == torch.float32

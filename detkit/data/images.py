@@ -157,14 +157,15 @@ def _decode_with_opencv(header: _Header, data: bytes) -> NDArray[np.uint8]:
 
     if header.channels == 4:  # OpenCV's CMYK ignores Adobe's inversion flag in some releases
         return _decode_with_pillow(data, orient=False)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    in_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since 4.11; spares turning the colours
+    colour = cv2.IMREAD_COLOR if in_rgb is None else in_rgb
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:  # Pillow is more forgiving, or says what is wrong
         return _decode_with_pillow(data, orient=False)
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(image if in_rgb else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _decode_with_pillow(data: bytes, *, orient: bool = True) -> NDArray[np.uint8]:
