@@ -18,6 +18,7 @@ from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
 from detkit.learner import freeze_norms, leave_group, make_fabric
+from detkit.memory import keep_freed_memory
 from detkit.precision import choose_precision, find_device
 from detkit.proposals.source import ProposalSource
 from detkit.run import Run, RunOptions
@@ -73,6 +74,7 @@ def train(
     recipe.validate()
     if not records:
         raise DetkitError("no images to train on: the training split is empty")
+    keep_freed_memory()
     where = find_device(device)
     if not resume:
         saved = None
