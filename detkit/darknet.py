@@ -17,6 +17,7 @@ since the paper's networks have none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from detkit.errors import DetkitError
 
 Floats = NDArray[np.float32]
 Convolution = tuple[int, int]  # output channels, kernel side
+Colour = tuple[float, float, float]
 
 # Fig. 3: the 20 convolutions that are trained on ImageNet first, then the four for detection.
 EXTRACTION: tuple[Convolution, ...] = (
@@ -100,6 +102,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     state["pixels.mean"] = torch.full((3,), half)
     state["pixels.std"] = torch.full((3,), half or 1.0)
     return state
+
+
+def trained_with(state: Mapping[str, Tensor]) -> tuple[str, Colour, Colour] | None:
+    """Return the backbone, mean and std of what `read_weights` returned; None for other states."""
+    if "pixels.mean" not in state:
+        return None
+    convs = sum(key.startswith("convs.") for key in state) // 2
+    mean, std = (tuple(state[f"pixels.{name}"].tolist()) for name in ("mean", "std"))
+    return "fast_yolo" if convs == len(FAST) else "darknet", mean, std
 
 
 def fold_norm(

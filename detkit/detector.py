@@ -23,7 +23,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
-from detkit import nms
+from detkit import darknet, nms
 from detkit.backbones import Backbone, download, load_weights, read_state_dict
 from detkit.boxes import clip
 from detkit.config import DetectorConfig, Recipe
@@ -246,7 +246,11 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     def config_of(cls, state: Mapping[str, Tensor]) -> DetectorConfig | None:
-        """Return the config that another program's detector was trained with; None if not one."""
+        """Return the config that another program's weights were trained with; None if unknown."""
+        trained = darknet.trained_with(state)
+        if trained is not None:
+            backbone, mean, std = trained
+            return cls.config_class(backbone=backbone, mean=mean, std=std)
         if cls.convert_torchvision(state) is None:
             return None
         return next(iter(cls.published.values())).config

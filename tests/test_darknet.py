@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit import backbones, darknet, grid_heads
+from detkit.checkpoint import load_model
 from detkit.darknet import read_weights
+from detkit.detectors.ssd import SSD
 from detkit.detectors.yolov1 import VOC_CLASSES, YOLOv1, YOLOv1Config
 from detkit.errors import DetkitError
 
@@ -199,8 +201,9 @@ def test_pixels_are_normalised_as_the_network_was_trained(
     assert config is not None and (config.mean, config.std) == ((0.5,) * 3, (0.5,) * 3)
     normed = Writer(tmp_path / "extraction.weights", NEW)
     normed.network(narrow[:20], norm=True)
-    config = YOLOv1.config_of(read_weights(normed.write()))
+    config = SSD.config_of(read_weights(normed.write()))
     assert config is not None and (config.mean, config.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert config.backbone == "darknet"
     assert YOLOv1.config_of({"features.0.weight": torch.zeros(1)}) is None
 
 
@@ -290,3 +293,32 @@ def test_detect_takes_a_weights_file_and_says_what_a_classifiers_is_good_for(
     classifier.network(narrow[:20])
     done = detkit("detect", classifier.write(), tmp_path / "a.png")
     assert done.returncode == 3 and "detkit train --weights" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["yolov1", "ssd"])
+def test_training_starts_from_the_classifier_in_a_weights_file(
+    tmp_path: Path, narrow: list[tuple[int, int]], backend: str
+) -> None:
+    writer = Writer(tmp_path / "extraction.weights", NEW)
+    writer.network(narrow[:20], norm=True)
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    for number in range(4):
+        cv2.imwrite(str(data / f"{number}.png"), np.full((80, 80, 3), 40 * number, np.uint8))
+        lines.append(f"{number}.png,80,80,a,10,10,30,30")
+    (data / "labels.csv").write_text("\n".join(lines) + "\n")
+    words = ["--set", "size=64", "--set", "batch_size=2", "--max-steps", "1", "--device", "cpu"]
+    words += ["--set", "head=convolutional"] if backend == "yolov1" else []
+    run_dir = tmp_path / "run"
+    done = detkit(
+        "train", data, "--model", backend, "--weights", writer.write(), *words, "-o", run_dir
+    )
+    assert done.returncode == 0, done.stderr
+    trained = load_model(run_dir / "last.safetensors")
+    assert trained.config.backbone == "darknet" and trained.config.std == (1.0, 1.0, 1.0)
+    kernels, _ = darknet.fold_norm(
+        *(writer.convs[0][key].numpy() for key in ("kernels", "bias", "scale", "mean", "variance"))
+    )
+    first = trained.backbone.get_parameter("blocks.conv1.0.weight")  # generic: it is not trained
+    torch.testing.assert_close(first.detach(), torch.from_numpy(kernels))

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from detkit import backbones
 from detkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.config import DetectorConfig, Recipe, setting
-from detkit.darknet import EXTRACTION, FAST
+from detkit.darknet import EXTRACTION
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.grid_heads import ConnectedHead, ConvolutionalHead
@@ -272,18 +272,6 @@ class YOLOv1(Detector):
             start.boxes[..., 2:] = (torch.arange(1, number + 1) / (number + 1)).sqrt()[:, None]
 
     @classmethod
-    def config_of(cls, state: Mapping[str, Tensor]) -> YOLOv1Config | None:
-        """Return the config that a `.weights` file's network was trained with; None if not one."""
-        convs = sum(key.startswith("convs.") for key in state) // 2
-        if "pixels.mean" not in state:
-            return None
-        return YOLOv1Config(
-            backbone="fast_yolo" if convs == len(FAST) else "darknet",
-            mean=tuple(state["pixels.mean"].tolist()),
-            std=tuple(state["pixels.std"].tolist()),
-        )
-
-    @classmethod
     def convert_torchvision(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
@@ -308,7 +296,7 @@ class YOLOv1(Detector):
         Raises DetkitError for another number of classes, whose names the file does not hold.
         """
         own, config = cls.convert_torchvision(state), cls.config_of(state)
-        if own is None or config is None:
+        if own is None or not isinstance(config, YOLOv1Config):
             return None
         outputs = len([key for key in own if key.startswith("head.fcs.")]) // 2 - 1
         numbers = len(own[f"head.fcs.{outputs}.bias"]) // config.grid**2 - 5 * config.boxes_a_cell
