@@ -177,7 +177,8 @@ def _histograms(
     for pixel in range(len(labels)):
         row = counts[labels[pixel]]
         for channel in range(channels):
-            row[channel * COLOUR_BINS + pixels[pixel, channel] * COLOUR_BINS // 256] += 1
+            value = int(pixels[pixel, channel])
+            row[channel * COLOUR_BINS + value * COLOUR_BINS // 256] += 1
         for axis in range(axes):
             column = textures[pixel, axis]
             if column >= 0:
@@ -277,14 +278,15 @@ def merge(
     num_regions, columns = counts.shape
     num_nodes = 2 * num_regions - 1
     sizes = np.zeros(num_nodes, np.int64)
-    sizes[:num_regions] = first_sizes
     boxes = np.zeros((num_nodes, 4), np.int32)
-    boxes[:num_regions] = first_boxes
     slots = np.arange(num_nodes)
     whole = np.arange(num_nodes)
     seen = np.full(num_nodes, -1, np.int64)
     rows = np.zeros((num_regions, columns), np.int32)
     for region in range(num_regions):
+        sizes[region] = first_sizes[region]
+        for side in range(4):
+            boxes[region, side] = first_boxes[region, side]
         _fill_row(counts[region], rows[region], colours, int(sizes[region]))
     heads = np.full(num_nodes, -1, np.int64)
     nexts = np.full(2 * len(pairs), -1, np.int64)
@@ -309,7 +311,8 @@ def merge(
         boxes[new, 2] = max(boxes[one, 2], boxes[other, 2])
         boxes[new, 3] = max(boxes[one, 3], boxes[other, 3])
         slots[new] = slots[one]
-        counts[slots[one]] += counts[slots[other]]
+        for column in range(columns):  # Eq. 3; `+=` of rows would double numba's compile time
+            counts[slots[one], column] += counts[slots[other], column]
         _fill_row(counts[slots[new]], rows[slots[new]], colours, int(sizes[new]))
         whole[one] = whole[other] = new
         seen[new] = new
