@@ -1,0 +1,198 @@
+"""Edge Boxes: windows ranked by the contours that lie wholly inside them.
+
+Zitnick and Dollar 2014, "Edge Boxes: Locating Object Proposals from Edges", ECCV.
+
+Shape shorthand: H x W pixels, N windows, P proposals.
+
+Differences from the paper
+- The edges are detkit's own (`detkit.proposals.edges`) unless given.
+- Scores are on the released code's scale (2^2.5 times eq. 3), as its minimum score is.
+- The smallest window is smaller than the released code's 1000 pixels, which hide small objects.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.errors import UsageError
+from detkit.proposals import edge_windows
+from detkit.proposals.compiled import compiled, first_call_notice
+from detkit.proposals.edge_groups import Ints, edge_groups
+from detkit.proposals.edges import gradient_edges
+from detkit.structures import Proposals
+
+SIZE_STEP = math.log(4 / 3)  # suppress() sorts boxes by their sides in steps of this factor ...
+MOST_CELLS = 128  # ... and by their centres into at most so many cells each way
+
+
+def edge_boxes(
+    image: NDArray[np.uint8],
+    *,
+    alpha: float = 0.65,
+    beta: float = 0.75,
+    eta: float = 1.0,
+    min_score: float = 0.01,
+    max_boxes: int = 10000,
+    min_area: float = 1000,
+    max_aspect_ratio: float = 3,
+    min_magnitude: float = 0.1,
+    min_group_magnitude: float = 0.5,
+    gamma: float = 2.0,
+    max_side: int = 500,
+    edges: NDArray[np.floating] | None = None,
+    orientation: NDArray[np.floating] | None = None,
+) -> Proposals:
+    """Return the boxes of Edge Boxes, best first, in the image's own pixels.
+
+    `image` is (H, W, 3) RGB or (H, W) grey. An image with a side above `max_side` is scaled down
+    to it for the search. With `edges` and `orientation`, both (H, W), as `detkit.proposals.edges`
+    describes them, the image's own are not looked for and nothing is scaled. An image without
+    edges has no boxes.
+
+    `alpha` is the IoU of neighbouring windows in the search and `beta` that above which the
+    worse of two boxes goes; `eta` below 1 lowers beta with each box kept (sec. 3.4).
+    `min_area` is in searched pixels. `min_magnitude`, `min_group_magnitude` and `gamma` are
+    those of `edge_groups`. Raises UsageError for a parameter out of its range.
+    """
+    _check_ranges(
+        alpha, beta, eta, min_score, max_boxes, min_area, max_aspect_ratio, gamma, max_side
+    )
+    height, width = image.shape[:2]
+    if (edges is None) != (orientation is None):
+        raise UsageError("edge boxes: edges and orientation are given together or not at all")
+    if edges is None or orientation is None:
+        if not height or not width:
+            return Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        edges, orientation = gradient_edges(_scaled(image, max_side))
+    elif edges.shape != (height, width) or orientation.shape != (height, width):
+        raise UsageError(
+            f"edge boxes: edges {edges.shape} and orientation {orientation.shape} are not of the "
+            f"image's size {(height, width)}"
+        )
+    first_call_notice(edge_windows.score_windows, 15)
+    groups = edge_groups(
+        edges,
+        orientation,
+        min_magnitude=min_magnitude,
+        min_group_magnitude=min_group_magnitude,
+        gamma=gamma,
+    )
+    tables = edge_windows.window_tables(edges, groups, min_magnitude=min_magnitude)
+    windows = edge_windows.slide(edges.shape[0], edges.shape[1], alpha, min_area, max_aspect_ratio)
+    scores = edge_windows.score_windows(tables, windows, True, alpha, min_score)
+    found = np.flatnonzero(scores > 0)
+    order = found[np.argsort(-scores[found], kind="stable")]
+    order = order[suppress(windows[order], beta, eta, max_boxes)]
+    # A window's border runs through the middle of its outermost pixels, just outside the object.
+    boxes = (windows[order] + 0.5) * [width, height, width, height]
+    boxes /= np.tile(edges.shape[::-1], 2)
+    return Proposals(boxes.astype(np.float32), scores[order].astype(np.float32))
+
+
+def _check_ranges(
+    alpha: float,
+    beta: float,
+    eta: float,
+    min_score: float,
+    max_boxes: int,
+    min_area: float,
+    max_aspect_ratio: float,
+    gamma: float,
+    max_side: int,
+) -> None:
+    """Raise UsageError for the first parameter out of its range."""
+    for name, value, right, wanted in (
+        ("alpha", alpha, 0.1 <= alpha <= 0.95, "from .1 to .95"),
+        ("beta", beta, 0.1 <= beta <= 1, "from .1 to 1"),
+        ("eta", eta, 0 < eta <= 1, "above 0, at most 1"),
+        ("min_score", min_score, min_score >= 0, "at least 0"),
+        ("max_boxes", max_boxes, max_boxes >= 1, "at least 1"),
+        ("min_area", min_area, min_area >= 16, "at least 16 pixels"),
+        ("max_aspect_ratio", max_aspect_ratio, max_aspect_ratio >= 1, "at least 1"),
+        ("gamma", gamma, gamma > 0, "above 0"),
+        ("max_side", max_side, max_side >= 1, "at least 1"),
+    ):
+        if not right:
+            raise UsageError(f"edge boxes: {name} is {value}, and has to be {wanted}")
+
+
+def _scaled(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
+    """Return the image scaled down to `max_side`, but never to fewer than 64 pixels across."""
+    height, width = image.shape[:2]
+    scale = max(max_side / max(height, width), 64 / min(height, width))
+    if scale >= 1:
+        return image
+    size = (round(width * scale), round(height * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@compiled
+def suppress(boxes: Ints, beta: float, eta: float, max_boxes: int) -> NDArray[np.int64]:
+    """Return the indices, (P,), of the boxes that greedy NMS keeps of (N, 4) boxes, best first.
+
+    Sec. 3.4: a box goes when its IoU with a better one that stays is above beta. Adaptive NMS
+    (released code): with eta below 1, beta shrinks by that factor with each box kept, to .5.
+
+    Each box is held against those near it only. Widths of boxes with an IoU above t differ by a
+    factor below 1 / t, heights too, and their centres by less than (1 - t) / 2t of the smaller
+    side: kept boxes are found by the logarithms of their sides and the cell of their centre.
+    """
+    kept = np.empty(min(len(boxes), max_boxes), np.int64)
+    if len(boxes) == 0:
+        return kept
+    lowest = min(beta, 0.5) if eta < 1 else beta
+    reach = int(math.ceil(-math.log(lowest) / SIZE_STEP))
+    extent = max(boxes[:, 2].max(), boxes[:, 3].max()) + 1
+    bins = int(math.log(extent) / SIZE_STEP) + 1
+    cells, firsts = np.empty(bins, np.float64), np.empty(bins, np.int64)  # of each size
+    total = 0
+    for size in range(bins):
+        cells[size] = max(math.exp(size * SIZE_STEP) / 2, extent / MOST_CELLS)
+        firsts[size] = total
+        total += int(extent / cells[size]) + 1
+    newest = np.full((total, total), -1, np.int32)  # of the boxes in a cell the last kept ...
+    before = np.empty(len(boxes), np.int32)  # ... and the one kept before each
+    count, thresh = 0, beta
+    for i in range(len(boxes)):
+        if count == len(kept):
+            break
+        x0, y0, x1, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
+        wide, high = x1 - x0, y1 - y0
+        area = wide * high
+        middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
+        away = (1 - thresh) / (2 * thresh)
+        by_width, by_height = int(math.log(wide) / SIZE_STEP), int(math.log(high) / SIZE_STEP)
+        free = True
+        for one in range(max(0, by_height - reach), min(by_height + reach + 1, bins)):
+            top = firsts[one] + int(max(0.0, middle_y - away * high) / cells[one])
+            bottom = firsts[one] + int(min(extent, middle_y + away * high) / cells[one])
+            for other in range(max(0, by_width - reach), min(by_width + reach + 1, bins)):
+                left = firsts[other] + int(max(0.0, middle_x - away * wide) / cells[other])
+                right = firsts[other] + int(min(extent, middle_x + away * wide) / cells[other])
+                for row in range(top, bottom + 1):
+                    for column in range(left, right + 1):
+                        j = newest[row, column] if free else -1
+                        while j >= 0:
+                            both = (min(x1, boxes[j, 2]) - max(x0, boxes[j, 0])) * max(
+                                0, min(y1, boxes[j, 3]) - max(y0, boxes[j, 1])
+                            )
+                            theirs = (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1])
+                            if both > thresh * (area + theirs - both):
+                                free = False
+                                break
+                            j = before[j]
+            if not free:
+                break
+        if free:
+            row = firsts[by_height] + int(middle_y / cells[by_height])
+            column = firsts[by_width] + int(middle_x / cells[by_width])
+            before[i], newest[row, column] = newest[row, column], i
+            kept[count] = i
+            count += 1
+            if eta < 1 and thresh > 0.5:
+                thresh *= eta
+    return kept[:count]

@@ -1,0 +1,291 @@
+"""Scoring, sliding and refining windows over edge groups: the second half of Edge Boxes.
+
+Zitnick and Dollar 2014, ECCV, sec. 3.2 to 3.4.
+
+Shape shorthand: H x W pixels, G edge groups, N windows.
+
+A window is `(x0, y0, x1, y1)` in whole pixels, both ends belonging to it: its border runs through
+the pixels of columns x0 and x1 and rows y0 and y1.
+
+Why it is fast: a score only ever falls while groups are taken off it, so a window is given up as
+soon as it falls to the score it has to beat, which in the refinement is its start's. The answer
+is the same as without.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.proposals.compiled import compiled
+from detkit.proposals.edge_groups import MIN_AFFINITY, EdgeGroups, Floats, Ints, Numbers
+
+# Sec. 3.3: the exponent that keeps large windows from winning by their size alone.
+KAPPA = 1.5
+# Sec. 3.4: the refinement ends when a step would be below this many pixels.
+MIN_STEP = 2
+
+
+class WindowTables(NamedTuple):
+    """What a window's score is looked up in; a tuple, since compiled code takes it."""
+
+    groups: EdgeGroups
+    group_sums: Floats  # (H + 1, W + 1) integral image of m_i, each at its group's one pixel
+    edge_sums: Floats  # (H + 1, W + 1) integral image of m_p over all pixels that are edges
+    norms: Floats  # (H + W + 1,) the factor of eq. 3 for a half perimeter
+    # Sec. 3.3's lists of the groups that rows and columns meet, one run of pixels an entry.
+    met: Numbers  # all rows in one list, from left to right; then all columns, downwards
+    row_counts: Ints  # (H, W) the runs begun up to and with a pixel, all before included
+    column_counts: Ints  # (W, H)
+
+
+def window_tables(
+    edges: NDArray[np.floating], groups: EdgeGroups, *, min_magnitude: float = 0.1
+) -> WindowTables:
+    """Return the tables that score the windows of an edge map, (H, W), with its groups."""
+    height, width = groups.ids.shape
+    strong = np.where(edges > min_magnitude, edges, 0).astype(np.float64)
+    at_pixels = np.zeros((height, width), np.float64)
+    at_pixels[groups.y[1:], groups.x[1:]] = groups.magnitudes[1:]
+    # Released code: the sizes are halved before the power, which is 2^1.5 times eq. 3's factor,
+    # and its other 2 is left out. Minimum scores, here and elsewhere, are stated on that scale.
+    sizes = np.arange(height + width + 1, dtype=np.float64)
+    norms = np.ones_like(sizes)
+    norms[1:] = (sizes[1:] / 2) ** -KAPPA
+    in_rows, row_counts = _runs(groups.ids)
+    in_columns, column_counts = _runs(np.ascontiguousarray(groups.ids.T))
+    column_counts += len(in_rows)
+    met = np.concatenate((in_rows, in_columns))
+    sums = _integral(at_pixels), _integral(strong)
+    return WindowTables(groups, *sums, norms, met, row_counts, column_counts)
+
+
+def _integral(values: Floats) -> Floats:
+    """Return the (H + 1, W + 1) sums of all values above and left of each corner."""
+    height, width = values.shape
+    sums = np.zeros((height + 1, width + 1), np.float64)
+    np.cumsum(values, axis=0, out=sums[1:, 1:])
+    np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
+    return sums
+
+
+@compiled
+def _runs(ids: Ints) -> tuple[Numbers, Ints]:
+    """Return the groups of all runs in the rows of `ids`, and (H, W) how many have begun."""
+    height, width = ids.shape
+    owners, begun = np.empty(ids.size, np.uint32), np.empty((height, width), np.int32)
+    count = 0
+    for y in range(height):
+        before = 0
+        for x in range(width):
+            group = ids[y, x]
+            if group != before and group > 0:
+                owners[count] = group
+                count += 1
+            begun[y, x] = count
+            before = group
+    return owners[:count].copy(), begun
+
+
+@compiled
+def slide(
+    height: int, width: int, alpha: float, min_area: float, max_aspect_ratio: float
+) -> NDArray[np.int32]:
+    """Return the windows, (N, 4) int32, that lie on an image with IoU `alpha` between neighbours.
+
+    Sec. 3.4: a step in x, y, scale or aspect ratio leaves an IoU of alpha; aspect ratios from
+    1 / `max_aspect_ratio` to it, sizes from `min_area` to the image's. Windows that reach over
+    the image are cut at it.
+    """
+    scale_step = math.sqrt(1 / alpha)
+    ratio_step = (1 + alpha) / (2 * alpha)
+    shift = (1 - alpha) / (1 + alpha)  # as a share of the window's side
+    side = math.sqrt(min_area)
+    ratios = int(math.log(max_aspect_ratio) / math.log(ratio_step * ratio_step))
+    scales = max(0, int(math.ceil(math.log(max(height, width) / side) / math.log(scale_step))))
+    room, count = 1024, 0
+    windows = np.empty((room, 4), np.int32)
+    for scale in range(scales):
+        size = side * scale_step**scale
+        for ratio in range(-ratios, ratios + 1):
+            high = int(size / ratio_step**ratio)
+            wide = int(size * ratio_step**ratio)
+            step_y, step_x = max(2, int(high * shift)), max(2, int(wide * shift))
+            for x in range(0, width - wide + step_x, step_x):
+                for y in range(0, height - high + step_y, step_y):
+                    x1, y1 = min(x + wide, width - 1), min(y + high, height - 1)
+                    if x1 <= x or y1 <= y:
+                        continue
+                    if count == room:
+                        room *= 2
+                        windows = np.concatenate((windows, np.empty_like(windows)))
+                    windows[count, 0], windows[count, 1] = x, y
+                    windows[count, 2], windows[count, 3] = x1, y1
+                    count += 1
+    cut: NDArray[np.int32] = windows[:count].copy()
+    return cut
+
+
+@compiled
+def score_windows(
+    tables: WindowTables, windows: NDArray[np.int32], refine: bool, alpha: float, min_score: float
+) -> Floats:
+    """Return the scores h_in, (N,), of windows, (N, 4); 0 for those that do not pass `min_score`.
+
+    Eq. 4: the magnitudes of the groups inside, each times w_b, less the edges in the middle, over
+    the power of the half perimeter of eq. 3. w_b is 1 less the largest product of affinities on
+    a way to the group from one on the window's border, eq. 2.
+
+    With `refine` the windows that pass are changed in place, sec. 3.4: each of the four sides in
+    turn is moved out by a step, or if that is no better in, and stays where the score grows; then
+    the step is halved. The first step is that between windows, half of it.
+
+    One function, since a call with all these tables takes as long as a typical score.
+    """
+    ids, magnitudes, group_x, group_y, starts, others, affinities = tables.groups
+    group_sums, edge_sums, norms = tables.group_sums, tables.edge_sums, tables.norms
+    met, row_counts, column_counts = tables.met, tables.row_counts, tables.column_counts
+    height, width = ids.shape
+    room = len(magnitudes)
+    weights = np.zeros(room, np.float64)  # largest product from the border to a group, if ...
+    seen_by = np.zeros(room, np.int64)  # ... this is the window at hand
+    waiting_for = np.zeros(room, np.int64)  # the window that has the group in its queue
+    queue = np.empty(room, np.uint32)  # groups whose neighbours are to be looked at, a ring
+    serial = 0
+    shift = (1 - alpha) / (1 + alpha)
+    scores = np.zeros(len(windows), np.float64)
+    for i in range(len(windows)):
+        x0, y0, x1, y1 = windows[i, 0], windows[i, 1], windows[i, 2], windows[i, 3]
+        best_x0, best_y0, best_x1, best_y1 = x0, y0, x1, y1
+        best, best_sum = min_score, 0.0
+        step_x, step_y = int((x1 - x0) * shift), int((y1 - y0) * shift)
+        move = -1  # -1: the window itself; then side * 2 + (0 outwards, 1 inwards)
+        while True:
+            wide, high = (x1 - x0) // 2, (y1 - y0) // 2
+            norm = norms[x1 - x0 + y1 - y0]
+            floor = best / norm
+            left, top = x0 + wide // 2, y0 + high // 2
+            right, bottom = left + wide + 1, top + high + 1
+            inner = (
+                edge_sums[bottom, right]
+                - edge_sums[top, right]
+                - edge_sums[bottom, left]
+                + edge_sums[top, left]
+            )
+            value = (
+                group_sums[y1 + 1, x1 + 1]
+                - group_sums[y0, x1 + 1]
+                - group_sums[y1 + 1, x0]
+                + group_sums[y0, x0]
+                - inner
+            )
+            # A window in another has its groups at no larger weights: they sum to no more.
+            if move & 1 and move > 0 and best_sum - inner <= floor:
+                value = floor
+            if value > floor:
+                serial += 1
+                # S_b of sec. 3.2, the groups on the border: w_b = 0, all of each comes off.
+                waiting = 0
+                for side in range(4):
+                    if side < 2:
+                        line = y0 if side == 0 else y1
+                        entry = row_counts[line, x0] - (ids[line, x0] > 0)
+                        end = row_counts[line, x1]
+                    else:
+                        line = x0 if side == 2 else x1
+                        entry = column_counts[line, y0] - (ids[y0, line] > 0)
+                        end = column_counts[line, y1]
+                    for place in range(entry, end):
+                        group = met[place]
+                        if seen_by[group] == serial:
+                            continue
+                        seen_by[group] = serial
+                        weights[group] = 1.0
+                        if starts[group] < starts[group + 1]:
+                            waiting_for[group] = serial
+                            queue[waiting] = group
+                            waiting += 1
+                        x, y = group_x[group], group_y[group]
+                        if x0 <= x and x <= x1 and y0 <= y and y <= y1:
+                            value -= magnitudes[group]
+                    if value <= floor:
+                        break
+                # Eq. 2 outwards from there; what is reached by a better way waits anew.
+                head = 0
+                while waiting > 0 and value > floor:
+                    group = queue[head]
+                    head = head + 1 if head + 1 < room else 0
+                    waiting -= 1
+                    waiting_for[group] = 0
+                    weight = weights[group]
+                    for entry in range(starts[group], starts[group + 1]):
+                        product = weight * affinities[entry]
+                        if product < MIN_AFFINITY:
+                            break  # the rest are smaller
+                        other = others[entry]
+                        before = weights[other] if seen_by[other] == serial else 0.0
+                        if product <= before:
+                            continue
+                        x, y = group_x[other], group_y[other]
+                        if x < x0 or x > x1 or y < y0 or y > y1:
+                            continue
+                        value -= (product - before) * magnitudes[other]
+                        weights[other] = product
+                        seen_by[other] = serial
+                        if waiting_for[other] != serial:
+                            waiting_for[other] = serial
+                            place = head + waiting
+                            queue[place if place < room else place - room] = other
+                            waiting += 1
+            better = value > floor
+            if better:
+                best, best_sum = value * norm, value + inner
+                best_x0, best_y0, best_x1, best_y1 = x0, y0, x1, y1
+                scores[i] = best
+            elif move < 0:
+                break
+            if not refine:
+                break
+            # The next move that changes the window: after a better one outwards, the next side.
+            if better and move >= 0:
+                move |= 1
+            ended = False
+            while True:
+                move += 1
+                if move == 8 or (move == 0 and step_x + step_y > 0):
+                    move = 0
+                if move == 0:
+                    step_x, step_y = step_x // 2, step_y // 2
+                    if step_x <= MIN_STEP and step_y <= MIN_STEP:
+                        ended = True
+                        break
+                    step_x, step_y = max(1, step_x), max(1, step_y)
+                x0, y0, x1, y1 = best_x0, best_y0, best_x1, best_y1
+                if move == 0:
+                    y0 = max(0, y0 - step_y)
+                elif move == 1:
+                    y0 += step_y
+                elif move == 2:
+                    y1 = min(height - 1, y1 + step_y)
+                elif move == 3:
+                    y1 -= step_y
+                elif move == 4:
+                    x0 = max(0, x0 - step_x)
+                elif move == 5:
+                    x0 += step_x
+                elif move == 6:
+                    x1 = min(width - 1, x1 + step_x)
+                else:
+                    x1 -= step_x
+                same = x0 == best_x0 and y0 == best_y0 and x1 == best_x1 and y1 == best_y1
+                if x0 < x1 and y0 < y1 and not same:
+                    break
+            if ended:
+                break
+        if scores[i] > 0:
+            windows[i, 0], windows[i, 1] = best_x0, best_y0
+            windows[i, 2], windows[i, 3] = best_x1, best_y1
+    return scores
