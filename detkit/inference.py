@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from detkit.config import DetectorConfig
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
-from detkit.loading import num_cores
+from detkit.machine import num_cores
 from detkit.predictions import ImagePredictions, from_detections
 from detkit.proposals.source import ProposalSource, source_for
 from detkit.sources import ImageSource, find_images

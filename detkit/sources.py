@@ -81,6 +81,19 @@ def find_images(
     return _images_of_all(sources, stdin, every)
 
 
+def count_images(sources: Sequence[str]) -> int | None:
+    """Return how many images the sources hold; None when stdin or a video is among them."""
+    count = 0
+    for source in sources:
+        if source == "-":
+            return None
+        for name in _names(source):
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                return None
+            count += 1
+    return count
+
+
 def _images_of_all(
     sources: Sequence[str], stdin: TextIO | None, every: int
 ) -> Iterator[ImageSource]:

@@ -54,8 +54,18 @@ LAYERS = {
         "drawing",
         "predictions",
     ),
-    1: ("anchors", "matching", "nms", "curves"),
-    0: ("boxes", "structures", "config", "errors", "files", "stopwatch", "machine", "__init__"),
+    1: ("anchors", "anchor_estimation", "matching", "nms", "curves"),
+    0: (
+        "boxes",
+        "structures",
+        "config",
+        "errors",
+        "files",
+        "stopwatch",
+        "machine",
+        "memory",
+        "__init__",
+    ),
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # As the papers cite each other.

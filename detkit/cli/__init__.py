@@ -24,6 +24,7 @@ from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
 from detkit.cli.export import export
 from detkit.cli.models import models
+from detkit.cli.propose import propose, recall
 from detkit.cli.train import train
 from detkit.console import Console
 from detkit.errors import DetkitError, ExitCode
@@ -149,6 +150,8 @@ app.command("eval")(guarded(evaluate))
 app.command("detect")(guarded(detect))
 app.command("convert")(guarded(convert))
 app.command("split")(guarded(split))
+app.command("propose")(guarded(propose))
+app.command("recall")(guarded(recall))
 app.command("export")(guarded(export))
 app.command("models")(guarded(models))
 

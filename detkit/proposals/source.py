@@ -7,20 +7,22 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.config import ProposalConfig, ProposalMethod
 from detkit.data.records import ImageRecord
-from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.image_names import ImageNames
 from detkit.proposals import METHODS, VERSIONS, Proposer
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.file import ProposalFile, read_proposals
 from detkit.structures import Proposals
+
+if TYPE_CHECKING:
+    from detkit.detector import Detector
 
 
 class ProposalSource(Protocol):
@@ -83,13 +85,17 @@ class FileProposals:
         return f"{self.file.path.name} ({digest[:12]})"
 
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
-        """Return the proposals that the file has for `name`, cut to the image.
+        """Return the proposals that the file has for `name`, cut to the image; see `find`."""
+        return self.find(name, (image.shape[0], image.shape[1]))
 
-        Raises DetkitError when it has none, or has them of another image.
+    def find(self, name: str, image_size: tuple[int, int]) -> Proposals:
+        """Return the proposals for an image of (height, width), cut to it.
+
+        Raises DetkitError when there are none, or they are of another image.
         """
         index = self._find(name)
         found, size = self.file.found[index], self.file.sizes[index]
-        height, width = image.shape[:2]
+        height, width = image_size
         if size is not None and size != (height, width):
             raise DetkitError(
                 f"{self.file.path}: its proposals for {self.file.images[index]} are of "

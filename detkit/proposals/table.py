@@ -5,10 +5,10 @@ Shape shorthand: P boxes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from detkit.data.images import read_image
+from detkit.errors import DetkitError
+from detkit.proposals.making import make_all
 from detkit.proposals.source import ProposalSource
+from detkit.sources import ImageSource
 from detkit.structures import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -61,18 +64,14 @@ def make_table(
     order = [*range(first, len(paths)), *range(first)]
     found: list[FloatArray] = [np.empty((0, 4), np.float32)] * len(paths)
     began = told = time.monotonic()
-    with ThreadPoolExecutor(threads, "detkit-propose") as pool:
-        try:
-            made = pool.map(lambda index: boxes_of(source, paths[index]), order)
-            for done, (index, boxes) in enumerate(zip(order, made), start=1):
-                found[index] = boxes
-                now = time.monotonic()
-                if now - told > SECONDS_BETWEEN_LINES:
-                    told, left = now, (now - began) / done * (len(paths) - done) / 60
-                    logger.info(
-                        "proposals: %d of %d images, %.1f minutes left", done, len(paths), left
-                    )
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C: not after all that are waiting
-            raise
+    images = (ImageSource.of_file(paths[index]) for index in order)
+    with contextlib.closing(make_all(source, images, threads)) as all_made:
+        for done, (index, made) in enumerate(zip(order, all_made), start=1):
+            if made.found is None:
+                raise made.error or DetkitError(f"{made.image}: there are no proposals")
+            found[index] = made.found.boxes
+            now = time.monotonic()
+            if now - told > SECONDS_BETWEEN_LINES:
+                told, left = now, (now - began) / done * (len(paths) - done) / 60
+                logger.info("proposals: %d of %d images, %.1f minutes left", done, len(paths), left)
     return ProposalTable(found)

@@ -1,0 +1,287 @@
+"""The commands on region proposals: write them to a file, and measure what they cover."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detkit.cli.data import tell_notes, warn_of_unread
+from detkit.cli.evaluate import choose_split
+from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list
+from detkit.console import Console, figure
+from detkit.errors import ExitCode, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from detkit.data import ImageRecord
+    from detkit.proposals.making import Made
+    from detkit.proposals.writing import ProposalWriter
+    from detkit.recall import Coverage, RecallScores
+    from detkit.structures import FloatArray
+
+MaxBoxes = Annotated[int, typer.Option(metavar="N", help="The best so many boxes of an image.")]
+MaxSide = Annotated[
+    int, typer.Option(metavar="PX", help="Images are shrunk to this longer side; 0: never.")
+]
+EdgeModel = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Edge Boxes on OpenCV's structured forest (needs an OpenCV with ximgproc).",
+    ),
+]
+
+
+def propose(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Images, folders (a data set's, too), globs, videos, .txt lists; - for stdin.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="The file of JSON Lines to write."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="selective-search, selective-search-quality or edge-boxes."
+        ),
+    ] = "selective-search",
+    max_boxes: MaxBoxes = 2000,
+    max_side: MaxSide = 500,
+    seed: Seed = 0,
+    edge_model: EdgeModel = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Propose boxes that may hold an object, for detectors that judge boxes.
+
+    FILE gets a line an image: {"image", "width", "height", "parameters", "boxes", "scores"},
+    best boxes first. All cores work. After an interruption the same command goes on where it
+    stopped: what was done is in FILE.partial. `train`, `detect` and `eval` take the file by
+    --proposals; without one they propose themselves, with the same results. An image that
+    cannot be read is one line with "error"; the exit code is then 3.
+
+    \b
+    Examples:
+      detkit propose photos -o proposals.jsonl
+      detkit propose photos --method edge-boxes --max-boxes 1000 -o edges.jsonl
+    """
+    if out is None:
+        raise UsageError("-o FILE is missing: where to write the proposals")
+    from detkit.machine import num_cores
+    from detkit.proposals import Proposer
+    from detkit.proposals.cache import ProposalCache
+    from detkit.proposals.making import make_all
+    from detkit.proposals.source import ComputedProposals
+    from detkit.proposals.writing import ProposalWriter
+    from detkit.sources import count_images, find_images
+
+    console = Console(quiet)
+    proposer = Proposer(method, max_boxes, max_side, seed, edge_model)
+    images = find_images(sources, stdin=sys.stdin)
+    total = count_images(sources)
+    cache = ProposalCache()
+    with ProposalWriter(out, proposer.parameters, force=force) as writer:
+        if writer.done:
+            console.note(f"{writer.partial}: {len(writer.done)} images are done, going on")
+            total = None if total is None else max(0, total - len(writer.done))
+        missing = (image for image in images if image.name not in writer.done)
+        made = make_all(ComputedProposals(proposer, cache), missing, num_cores())
+        with contextlib.closing(made):
+            try:
+                counts = _write(console, writer, made, total)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"stopped; the same command goes on, what was done is in {writer.partial}"
+                ) from None
+    num_images, num_boxes, num_bad = counts
+    console.note(
+        f"{out}: {num_images} images, {num_boxes / max(num_images, 1):.0f} boxes each "
+        f"({cache.hits} of them kept from before; {cache.size_text()})"
+    )
+    if num_bad:
+        console.error(f"{num_bad} {'image' if num_bad == 1 else 'images'} could not be read")
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def recall(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[FILE...] DATA", help="Proposal files, if any, then the labelled folder."
+        ),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Propose by this method, here and now; repeatable."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The part to measure on. [default: test, else val]"),
+    ] = None,
+    classes: Classes = None,
+    max_boxes: MaxBoxes = 2000,
+    max_side: MaxSide = 500,
+    seed: Seed = 0,
+    edge_model: EdgeModel = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plot recall over IoU and over boxes: .png, .svg, .pdf."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how many objects proposals cover: recall and mean average best overlap.
+
+    Recall is the share of objects that one of the first N boxes of their image overlaps by an
+    IoU of X and more; the overlap is an object's best IoU, its mean over classes MABO
+    (Uijlings et al. 2013). Difficult objects are left out; sizes are COCO's (32 and 96 px
+    squared). Files and methods stand in one table.
+
+    \b
+    Examples:
+      detkit recall proposals.jsonl photos
+      detkit recall photos --method selective-search --method edge-boxes --plot recall.png
+      detkit recall voc_2007_test.mat VOC2007 --split test --json
+    """
+    *files, data = places
+    if not files and not method:
+        raise UsageError(
+            "expected: detkit recall FILE... DATA, or detkit recall DATA --method NAME"
+        )
+    from detkit import recall as scoring
+    from detkit.data import open_dataset
+    from detkit.proposals import Proposer
+
+    console = Console(quiet)
+    proposers = [
+        Proposer(name, max_boxes, max_side, seed, edge_model if name == "edge-boxes" else None)
+        for name in method or ()
+    ]
+    dataset = open_dataset(Path(data), classes=class_list(classes))
+    part = choose_split(dataset, split)
+    tell_notes(console, dataset)
+    warn_of_unread(console, dataset)
+    records, truths = dataset.splits[part], dataset.truths(part)
+    found = {name: _of_file(Path(name), records) for name in files}
+    found |= {one.method: _of_method(console, one, records) for one in proposers}
+    if plot is not None:
+        from detkit.recall_plot import save_recall_plot
+
+        save_recall_plot(found, truths, dataset.class_names, plot, count=max_boxes)
+        console.note(f"recall over IoU and number of boxes: {plot}")
+    scores = {
+        name: scoring.recall(boxes, truths, dataset.class_names) for name, boxes in found.items()
+    }
+    if as_json:
+        report: dict[str, Any] = {
+            "data": str(dataset.root),
+            "split": part,
+            "protocol": scoring.PROTOCOL,
+            "num_images": len(records),
+            "proposals": [
+                {"name": name, **scoring.recall_to_json(one)} for name, one in scores.items()
+            ],
+        }
+        console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    _tell(console, scores)
+    console.data(f"\n{scoring.PROTOCOL}; {part}, {len(records)} images")
+
+
+def _write(
+    console: Console, writer: ProposalWriter, made: Any, total: int | None
+) -> tuple[int, int, int]:
+    """Write what is made; return how many images, boxes, and images that could not be read."""
+    num_images = num_boxes = num_bad = 0
+    one: Made
+    for one in console.track(made, total, "proposing"):
+        if one.found is None:
+            num_bad += 1
+            reason = str(one.error).removeprefix(f"{one.image}: ")
+            console.warn(f"{one.image}: {reason}")
+            writer.write_error(one.image, reason)
+            continue
+        writer.write(one.image, one.size, one.found)
+        num_images += 1
+        num_boxes += len(one.found.boxes)
+    return num_images, num_boxes, num_bad
+
+
+def _of_file(path: Path, records: Sequence[ImageRecord]) -> list[FloatArray]:
+    """Return the (P, 4) boxes that a file has for each record."""
+    from detkit.data import image_size
+    from detkit.proposals.file import read_proposals
+    from detkit.proposals.source import FileProposals
+
+    source = FileProposals.of(read_proposals(path))
+    source.require(str(record.path) for record in records)
+    return [source.find(str(one.path), image_size(one.path)).boxes for one in records]
+
+
+def _of_method(console: Console, proposer: Any, records: Sequence[ImageRecord]) -> list[FloatArray]:
+    """Return the (P, 4) boxes that a method proposes for each record."""
+    from detkit.machine import num_cores
+    from detkit.proposals.cache import ProposalCache
+    from detkit.proposals.making import make_all
+    from detkit.proposals.source import ComputedProposals
+    from detkit.sources import ImageSource
+
+    images = [ImageSource.of_file(record.path) for record in records]
+    boxes = []
+    source = ComputedProposals(proposer, ProposalCache())
+    with contextlib.closing(make_all(source, images, num_cores())) as made:
+        for one in console.track(made, len(images), proposer.method):
+            if one.found is None:
+                raise one.error or UsageError(f"{one.image}: there are no proposals")
+            boxes.append(one.found.boxes)
+    return boxes
+
+
+def _tell(console: Console, scores: Mapping[str, RecallScores]) -> None:
+    """Write the table by number of boxes, then that by class and size."""
+    first = next(iter(scores.values()))
+    shares = [f"recall@{iou:g}" for iou in first.ious]
+    rows = [
+        (
+            name,
+            str(count),
+            *map(_figure, one.all.recall[row].tolist()),
+            _figure(float(one.all.overlap[row])),
+        )
+        for name, one in scores.items()
+        for row, count in enumerate(one.counts)
+    ]
+    numbers = range(1, len(shares) + 3)
+    console.table(("proposals", "boxes", *shares, "MABO"), rows, right=numbers)
+    console.data("")
+    groups: list[tuple[str, Coverage]] = []
+    for place, kind in enumerate((*first.classes, *first.sizes)):
+        if kind.num_objects:
+            groups += [(name, (*one.classes, *one.sizes)[place]) for name, one in scores.items()]
+    rows = [
+        (
+            group.name,
+            str(group.num_objects),
+            name,
+            *map(_figure, group.recall[-1].tolist()),
+            _figure(float(group.overlap[-1])),
+        )
+        for name, group in groups
+    ]
+    header = (f"first {first.counts[-1]} boxes", "objects", "proposals", *shares, "overlap")
+    console.table(header, rows, right=(1, *range(3, len(shares) + 4)))
+
+
+def _figure(value: float) -> str:
+    """Return a share to three places, `n/a` when there is none."""
+    return figure(None if value != value else value)

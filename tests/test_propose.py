@@ -1,0 +1,215 @@
+"""Tests of `detkit propose` and `detkit recall`, and of --proposals in the other commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from running import detkit, process
+
+from detkit import proposals
+from detkit.data.demo import write_demo
+from detkit.proposals.file import read_proposals
+from detkit.structures import Proposals
+
+QUICK = ("--num-workers", "0", "--precision", "32-true", "--device", "cpu")
+COLUMNS = ["proposals", "boxes", "recall@0.5", "recall@0.7", "recall@0.9", "MABO"]
+PLUGIN = Path(__file__).parent / "given_boxes.py"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "dëmo"
+    write_demo(folder, num_images=12)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the methods by a few boxes; return which were asked for, an image a time."""
+    calls: list[str] = []
+
+    def stand_in(method: str, image: NDArray[np.uint8], **parameters: object) -> Proposals:
+        calls.append(method)
+        height, width = image.shape[:2]
+        boxes = [(0, 0, width, height), (0, 0, width // 2, height), (2, 2, 40, 40)]
+        return Proposals(np.array(boxes, np.float32), np.array([0.9, 0.5, 0.1], np.float32))
+
+    monkeypatch.setattr(proposals, "propose", stand_in)
+    return calls
+
+
+def test_a_folder_is_proposed_into_a_file_as_the_methods_do_it(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.jsonl"
+    images = sorted((demo / "JPEGImages").iterdir())[:3]
+    done = process("propose", *images, "-o", out, "--max-boxes", "50", "--max-side", "100")
+    assert done.returncode == 0 and done.stdout == ""
+    assert "3 images, 50 boxes each" in done.stderr and "of at most 2 GiB" in done.stderr
+    file = read_proposals(out)
+    assert file.images == tuple(map(str, images))
+    assert file.parameters["method"] == "selective-search"
+    from detkit.data import read_image
+
+    expected = proposals.propose(
+        "selective-search", read_image(images[0]), max_boxes=50, max_side=100
+    )
+    np.testing.assert_array_equal(file.found[0].boxes, expected.boxes)
+    assert not (tmp_path / "p.jsonl.partial").exists()
+    again = detkit("propose", images[0], "-o", out)
+    assert again.returncode == 2 and "exists already; add --force" in again.stderr
+
+
+def test_an_interrupted_file_is_taken_up_again(
+    demo: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, partial = tmp_path / "p.jsonl", tmp_path / "p.jsonl.partial"
+    stand_in = proposals.propose
+
+    def interrupted(method: str, image: NDArray[np.uint8], **parameters: object) -> Proposals:
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return stand_in(method, image)
+
+    monkeypatch.setattr(proposals, "propose", interrupted)
+    stopped = detkit("propose", demo, "-o", out)
+    assert stopped.returncode == 130
+    assert "the same command goes on" in stopped.stderr and str(partial) in stopped.stderr
+    assert partial.exists() and not out.exists()
+    kept = len(partial.read_text(encoding="utf-8").splitlines())
+    assert kept >= 1
+    with partial.open("a", encoding="utf-8") as file:  # as a kill would leave it
+        file.write('{"image": "cut')
+    monkeypatch.setattr(proposals, "propose", stand_in)
+    asked.clear()
+    other = detkit("propose", demo, "-o", out, "--seed", "1")
+    assert other.returncode == 2 and "was begun with" in other.stderr and not asked
+    done = detkit("propose", demo, "-o", out)
+    assert done.returncode == 0 and f"{kept} images are done, going on" in done.stderr
+    assert len(asked) <= 12 - kept
+    names = read_proposals(out).images
+    assert len(names) == len(set(names)) == 12 and not partial.exists()
+
+
+def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_3(
+    demo: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not an image")
+    good = next((demo / "JPEGImages").iterdir())
+    out = tmp_path / "p.jsonl"
+    done = detkit("propose", "-", "-o", out, stdin=f"{bad}\n{good}\n")
+    assert done.returncode == 3 and "1 image could not be read" in done.stderr
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["image"] == str(bad) and "error" in lines[0]
+    assert read_proposals(out).images == (str(good),)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "edgeboxes", "-o", "p.jsonl"], "did you mean edge-boxes?"),
+        ([], "-o FILE is missing"),
+        (["-o", "p.mat"], "JSON Lines are written"),
+        (["--max-boxes", "0", "-o", "p.jsonl"], "--max-boxes 0: must be at least 1"),
+        (["--edge-model", "m.yml", "-o", "p.jsonl"], "--edge-model: is for edge-boxes"),
+    ],
+)
+def test_wrong_usage_of_propose_is_told(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = detkit("propose", demo, *words)
+    assert done.returncode == 2 and message in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_recall_compares_files_and_methods_in_one_table(
+    demo: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    out, plot = tmp_path / "p.jsonl", tmp_path / "r.png"
+    detkit("propose", demo, "-o", out)
+    words = ("recall", out, demo, "--method", "edge-boxes", "--split", "train", "--plot", plot)
+    done = detkit(*words)
+    assert done.returncode == 0
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == COLUMNS
+    assert [row.split()[:2] for row in rows[:8]] == [
+        [name, count]
+        for name in (str(out), "edge-boxes")
+        for count in ("100", "300", "1000", "2000")
+    ]
+    assert rows[0].split()[1:] == rows[4].split()[1:]  # the same boxes
+    assert "difficult objects left out" in rows[-1] and "train" in rows[-1]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    report = json.loads(detkit(*words, "--json").stdout)
+    assert [one["name"] for one in report["proposals"]] == [str(out), "edge-boxes"]
+    assert report["proposals"][0]["all"]["num_objects"] > 0
+
+
+def test_recall_needs_proposals_of_every_image(
+    demo: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "p.jsonl"
+    detkit("propose", next((demo / "JPEGImages").iterdir()), "-o", out)
+    done = detkit("recall", out, demo, "--split", "train")
+    assert done.returncode == 3 and "holds no proposals for" in done.stderr
+    nothing = detkit("recall", demo)
+    assert nothing.returncode == 2 and "detkit recall FILE... DATA" in nothing.stderr
+
+
+def test_train_detect_and_eval_take_proposals_of_a_file(
+    demo: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, run = tmp_path / "p.jsonl", tmp_path / "run"
+    detkit("propose", demo, "--method", "edge-boxes", "--max-boxes", "7", "-o", out)
+    asked.clear()
+    plugin = ("--plugin", PLUGIN)
+    begun = ("train", demo, "--model", "given-boxes", *plugin, *QUICK, "-o", run)
+    assert detkit(*begun, "--proposals", out, "--max-steps", "2").returncode == 0
+    more = detkit("train", "--resume", "-o", run, "--max-steps", "3")
+    assert more.returncode == 0, more.stderr
+    assert not asked
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["plan"]
+    assert settings["proposals"] == str(out)
+    assert settings["detector"]["proposals"] == "edge-boxes"  # the file says how it was made
+    assert settings["detector"]["max_proposals"] == 7
+    model = run / "last.safetensors"
+    image = next((demo / "JPEGImages").iterdir())
+    found = detkit("detect", model, image, *plugin, "--timing")
+    assert found.returncode == 0 and json.loads(found.stdout)["detections"]
+    assert not asked  # the cache knows it by its content and by how the file was made
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "empty"))
+    assert detkit("detect", model, image, *plugin).stdout == found.stdout
+    assert asked == ["edge-boxes"]  # a new image: as in training
+    for stage in ("reading", "proposals", "resizing", "network", "features", "selection"):
+        assert f"{stage} 0." in found.stderr
+    of_file = detkit("detect", model, image, *plugin, "--proposals", out)
+    assert of_file.returncode == 0 and len(asked) == 1
+    scored = detkit("eval", model, demo, *plugin, "--proposals", out, "--json")
+    assert scored.returncode == 0 and len(asked) == 1
+    assert json.loads(scored.stdout)["mAP"] is not None
+
+
+def test_a_model_of_a_foreign_file_asks_for_one_or_a_method(
+    demo: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    out, run = tmp_path / "p.jsonl", tmp_path / "run"
+    images = sorted((demo / "JPEGImages").iterdir())
+    lines = [{"image": str(one), "boxes": [[0, 0, 50, 50], [9, 9, 60, 70]]} for one in images]
+    out.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    plugin = ("--plugin", PLUGIN)
+    words = ("train", demo, "--model", "given-boxes", *plugin, *QUICK, "-o", run)
+    assert detkit(*words, "--proposals", out, "--max-steps", "1").returncode == 0
+    model = run / "last.safetensors"
+    refused = detkit("detect", model, images[0], *plugin)
+    assert refused.returncode == 2 and "give those of these images by --proposals" in refused.stderr
+    assert detkit("detect", model, images[0], *plugin, "--proposals", "edge-boxes").returncode == 0
+    assert asked == ["edge-boxes"]
