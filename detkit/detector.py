@@ -356,6 +356,16 @@ class Detector(nn.Module, ABC):
         """Return the paper's training augmentation: a mirror image, unless a backend says more."""
         return Compose([RandomHorizontalFlip()])
 
+    @classmethod
+    def suited_config(
+        cls, config: DetectorConfig, labelled: Iterable[tuple[Truth, tuple[int, int]]]
+    ) -> DetectorConfig:
+        """Return the config with what it leaves to the training images put in.
+
+        `labelled` are the objects and the (height, width), own pixels, of each image.
+        """
+        return config
+
     def remarks(self, labelled: Iterable[tuple[Truth, tuple[int, int]]]) -> list[str]:
         """Return lines on what this detector cannot learn of these images, to be said in training.
 

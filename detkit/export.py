@@ -17,6 +17,7 @@ import importlib
 import io
 import itertools
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from detkit import __version__
 from detkit.config import DetectorConfig, Recipe, from_json, to_json
@@ -111,8 +113,9 @@ class CandidatesNetwork(nn.Module):
             difficult=[none.bool()] * num_images,
         )
         found = self.detector.candidates(batch)
-        boxes = torch.stack([one.boxes for one in found]).float()
-        return boxes, torch.stack([one.scores for one in found]).float()
+        # A detector may find fewer candidates in one image than in another.
+        boxes = pad_sequence([one.boxes for one in found], batch_first=True).float()
+        return boxes, pad_sequence([one.scores for one in found], batch_first=True).float()
 
 
 class OnnxDetector(Detector):
@@ -276,6 +279,7 @@ def _translate(
     try:
         with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
+            logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its remarks are to developers
             network(images)  # fills the backend's caches with real tensors
             program = torch.onnx.export(
                 network,
@@ -329,6 +333,12 @@ def _compare(
         with torch.no_grad():
             expected = network(pixels)
         found = exported.run(pixels)
+        # A graph gives always as many candidates, the last ones empty where there are fewer.
+        short = max(0, found[1].shape[1] - expected[1].shape[1])
+        expected = (
+            nn.functional.pad(expected[0], (0, 0) * (expected[0].ndim - 2) + (0, short)),
+            nn.functional.pad(expected[1], (0, 0, 0, short)),
+        )
         boxes = _larger(boxes, *(_within(one[0], height, width) for one in (expected, found)))
         scores = _larger(scores, expected[1], found[1])
     return Parity(num_images, scores, boxes, max(height, width))

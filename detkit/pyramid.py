@@ -6,12 +6,15 @@ Shape shorthand: B images, L maps of C channels at strides s_l.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from detkit.backbones import Tap
+from detkit.structures import Truth
 
 
 class SingleMap(nn.Module):
@@ -62,6 +65,23 @@ def shorter_side(side: int, longest: int, height: int, width: int) -> tuple[int,
     """
     scale = min(side / min(height, width), longest / max(height, width))
     return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def network_shapes(
+    labelled: Iterable[tuple[Truth, tuple[int, int]]], side: int, longest: int
+) -> NDArray[np.float64]:
+    """Return the (N, 2) widths and heights, network pixels, of the objects that have an area.
+
+    `labelled` are each image's objects and its own (height, width); `side` and `longest` are
+    those of `shorter_side`.
+    """
+    shapes = [np.zeros((0, 2))]
+    for truth, (height, width) in labelled:
+        network = shorter_side(side, longest, height, width)
+        sides = truth.boxes[:, 2:].astype(np.float64) - truth.boxes[:, :2]
+        shapes.append(sides * (network[1] / width, network[0] / height))
+    every = np.concatenate(shapes)
+    return every[(every > 0).all(axis=1)]
 
 
 def initialise(layers: Sequence[nn.Module], std: float) -> None:

@@ -33,6 +33,7 @@ LAYERS = {
         "sources",
         "learner",
         "run",
+        "position",
         "proposals.source",
         "proposals.table",
         "proposals.making",

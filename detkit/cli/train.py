@@ -213,7 +213,7 @@ def _run(
 
     dataset = _sound_data(console, plan)
     records, held_out = _splits(console, dataset, plan)
-    detector, recipe = _build(plan, words, dataset.class_names)
+    detector, recipe = _build(plan, words, dataset.class_names, records)
     source = _proposals(plan, detector, [*records, *held_out])
     plan = dataclasses.replace(plan, detector=to_json(detector.config), recipe=to_json(recipe))
     last: Step | None = None
@@ -290,13 +290,16 @@ def _splits(
     return records, held_out
 
 
-def _build(plan: Plan, words: Sequence[str], class_names: Sequence[str]) -> tuple[Detector, Recipe]:
+def _build(
+    plan: Plan, words: Sequence[str], class_names: Sequence[str], records: Sequence[ImageRecord]
+) -> tuple[Detector, Recipe]:
     """Return the detector with its starting weights, and the recipe, `--set` put in."""
     import torch
 
     from detkit.checkpoint import is_model, model_info
     from detkit.config import from_json, override, parse_settings, to_json
     from detkit.detectors import load_backend
+    from detkit.loading import TrainingImages
 
     backend = load_backend(str(plan.model))
     start = starting_config(backend, plan.backbone, plan.weights)
@@ -304,6 +307,8 @@ def _build(plan: Plan, words: Sequence[str], class_names: Sequence[str]) -> tupl
     chosen = backend.short_recipe if plan.recipe_name == "short" else backend.recipe
     recipe = from_json(type(chosen), {**to_json(chosen), **plan.recipe})
     config, recipe = override(config, recipe, parse_settings(words))
+    labelled = TrainingImages(records, tuple(class_names), 0).labelled()
+    config = backend.suited_config(config, labelled)
     torch.manual_seed(plan.seed)
     detector = backend(config, class_names)
     known = model_info(plan.weights)["class_names"] if is_model(plan.weights) else None

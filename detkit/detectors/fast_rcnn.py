@@ -271,8 +271,10 @@ def judge(
 ) -> list[Candidates]:
     """Return each image's proposals, moved by every class's deltas, with its probabilities."""
     class_logits, deltas = head(maps, proposals, backbone)
-    probs = class_logits.softmax(dim=-1)[:, 1:]
-    boxes = decode(deltas, torch.cat(list(proposals))[:, None], variances)
+    rois = torch.cat(list(proposals))
+    has_area = (rois[:, 2:] > rois[:, :2]).all(dim=1, keepdim=True)  # else there is nothing in it
+    probs = class_logits.softmax(dim=-1)[:, 1:] * has_area
+    boxes = decode(deltas, rois[:, None], variances)
     counts = [len(one) for one in proposals]
     return [
         Candidates(*pair) for pair in zip(torch.split(boxes, counts), torch.split(probs, counts))

@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import ops
 
+from detkit.anchor_estimation import estimate_anchors
 from detkit.anchors import anchor_shapes, grid_anchors
 from detkit.boxes import clip, decode, encode, iou
 from detkit.config import DetectorConfig, Recipe, setting
@@ -47,8 +48,8 @@ from detkit.detectors.fast_rcnn import (
 )
 from detkit.errors import UsageError
 from detkit.matching import IGNORED, match, sample_balanced
-from detkit.pyramid import initialise, shorter_side
-from detkit.structures import Batch, Candidates
+from detkit.pyramid import initialise, network_shapes, shorter_side
+from detkit.structures import Batch, Candidates, Truth
 
 Shapes = tuple[tuple[float, float], ...]
 
@@ -354,32 +355,55 @@ class RegionProposalNetwork(nn.Module):
             single, pyramid = (12_000, 2000) if training else (6000, 1000)
             before = pyramid if config.has_pyramid else single
         after = config.rpn_post_nms_train if training else config.rpn_post_nms_test
-        boxes, scores, levels = [], [], []
-        for level, (logits, moves, level_anchors) in enumerate(
-            zip(scored.objectness, scored.deltas, scored.anchors)
-        ):
-            best, order = logits.topk(min(before, logits.shape[1]), dim=1)
-            chosen = moves.gather(1, order[..., None].expand(-1, -1, 4))
-            boxes.append(decode(chosen, level_anchors[order]))
-            scores.append(best)
-            levels.append(torch.full_like(order[0], level))
-        all_boxes, all_scores = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
-        of_level = torch.cat(levels)
         smallest = config.rpn_min_size
         if smallest is None:
             smallest = 0.0 if config.has_pyramid else 16 * config.sides[0] / 600
-        proposals = []
-        for image_boxes, image_scores, size in zip(all_boxes, all_scores, sizes):
-            clipped = clip(image_boxes, size)
-            sides = clipped[:, 2:] - clipped[:, :2]
-            # Never none at all: an image may be smaller than the smallest side.
-            large = (sides >= min(smallest, *size)).all(dim=1) & (sides > 0).all(dim=1)
-            kept = large.nonzero().flatten()
-            keep = ops.batched_nms(
-                clipped[kept], image_scores[kept], of_level[kept], config.rpn_nms_thresh
+        boxes, scores = [], []
+        for logits, moves, anchors in zip(scored.objectness, scored.deltas, scored.anchors):
+            best, order = logits.topk(min(before, logits.shape[1]), dim=1)
+            chosen = moves.gather(1, order[..., None].expand(-1, -1, 4))
+            boxes.append(decode(chosen, anchors[order]))
+            scores.append(best)
+        return [
+            best_regions(
+                [clip(level[index], size) for level in boxes],
+                [level[index] for level in scores],
+                # Never none at all: an image may be smaller than the smallest side.
+                min(smallest, *size),
+                config.rpn_nms_thresh,
+                after,
             )
-            proposals.append(clipped[kept[keep[:after]]])
-        return proposals
+            for index, size in enumerate(sizes)
+        ]
+
+
+def best_regions(
+    boxes: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    smallest_side: float,
+    nms_thresh: float,
+    number: int,
+) -> Tensor:
+    """Return the best `number` of an image's boxes after NMS of each map's, (P, 4), best first.
+
+    `boxes` are L x (K_l, 4), `scores` L x (K_l,). Boxes with a side of 0 or below
+    `smallest_side` are no regions. While a graph is traced, where a number of rows cannot
+    depend on values, boxes without area fill it up.
+    """
+    kept = []
+    for level_boxes, level_scores in zip(boxes, scores):
+        sides = (level_boxes[:, 2:] - level_boxes[:, :2]).amin(dim=1)
+        is_region = (sides > 0) & (sides >= smallest_side)
+        ranked = level_scores.masked_fill(~is_region, -torch.inf)
+        survives = torch.zeros_like(is_region)
+        survives[ops.nms(level_boxes, ranked, nms_thresh)] = True
+        kept.append(ranked.masked_fill(~survives, -torch.inf))
+    ranked, all_boxes = torch.cat(kept), torch.cat(list(boxes))
+    values, order = ranked.topk(min(number, len(ranked)))
+    is_region = values > -torch.inf
+    if torch.compiler.is_exporting():
+        return all_boxes[order] * is_region[:, None]
+    return all_boxes[order[is_region]]
 
 
 class FasterRCNN(Detector):
@@ -421,6 +445,21 @@ class FasterRCNN(Detector):
         self.head = RoIHead(config, self.backbone, self.neck, len(self.class_names))
         self._step = 0  # of alternating training; 0: joint
         self._companions: dict[str, FasterRCNN] = {}  # see `stages`
+
+    @classmethod
+    def suited_config(
+        cls, config: DetectorConfig, labelled: Iterable[tuple[Truth, tuple[int, int]]]
+    ) -> DetectorConfig:
+        """Return the config, for `anchors=auto` with anchors estimated from the objects."""
+        assert isinstance(config, FasterRCNNConfig)
+        if config.anchors != "auto" or config.anchor_boxes:
+            return config
+        with torch.device("meta"):
+            strides = build_maps(config)[1].strides
+        number = 9 if len(strides) == 1 else 3 * len(strides)  # the paper's; FPN's 3 a map
+        estimate = estimate_anchors(network_shapes(labelled, *config.sides), number)
+        boxes = tuple((round(float(w), 1), round(float(h), 1)) for w, h in estimate.anchors)
+        return dataclasses.replace(config, anchor_boxes=boxes)
 
     @classmethod
     def convert_torchvision(
