@@ -1,0 +1,96 @@
+"""Anchors for a data set: k-means over the shapes of its objects, by IoU.
+
+Redmon and Farhadi 2017 (YOLO9000, arXiv:1612.08242), sec. 2, "Dimension Clusters".
+
+Shape shorthand: N objects, k anchors; a shape is (width, height) in any one unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.errors import DetkitError
+
+RESTARTS = 5  # k-means ends in the next best place; the best of a few starts is stable
+ROUNDS = 100
+
+Shapes = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorEstimate:
+    """Anchors for the shapes of a data set, and how well they fit."""
+
+    anchors: Shapes  # (k, 2) width and height, by area
+    mean_iou: float  # of each object with its best anchor, both around the same centre
+    unreached: dict[float, float]  # {IoU: share of the objects that no anchor reaches it with}
+
+
+def shape_iou(shapes: Shapes, others: Shapes) -> Shapes:
+    """Return the IoU (N, M) of boxes of these shapes, (N, 2) and (M, 2), around one centre."""
+    both = np.minimum(shapes[:, None], others[None]).prod(axis=2)
+    union = shapes.prod(axis=1)[:, None] + others.prod(axis=1)[None] - both
+    return np.asarray(both / union)
+
+
+def estimate_anchors(
+    shapes: Shapes, k: int, *, seed: int = 0, thresholds: tuple[float, ...] = (0.5, 0.7)
+) -> AnchorEstimate:
+    """Return `k` anchors for objects of these (N, 2) shapes, all of a positive area.
+
+    k-means with the distance 1 - IoU, so that large objects do not count for more; its centres
+    start as in k-means++ (Arthur and Vassilvitskii 2007). With fewer distinct shapes than `k`
+    some anchors are alike. Raises DetkitError when there is no shape.
+    """
+    if not len(shapes):
+        raise DetkitError("no objects to estimate anchors from")
+    generator = np.random.default_rng(seed)
+    best: Shapes | None = None
+    best_iou = -1.0
+    for _ in range(RESTARTS):
+        centres = _cluster(shapes, _first_centres(shapes, k, generator))
+        mean_iou = float(shape_iou(shapes, centres).max(axis=1).mean())
+        if mean_iou > best_iou:
+            best, best_iou = centres, mean_iou
+    assert best is not None
+    return judge_anchors(shapes, best[np.argsort(best.prod(axis=1), kind="stable")], thresholds)
+
+
+def judge_anchors(
+    shapes: Shapes, anchors: Shapes, thresholds: tuple[float, ...] = (0.5, 0.7)
+) -> AnchorEstimate:
+    """Return how well (k, 2) anchors fit objects of (N, 2) shapes."""
+    reached = shape_iou(shapes, anchors).max(axis=1)
+    unreached = {thresh: float((reached < thresh).mean()) for thresh in thresholds}
+    return AnchorEstimate(anchors, float(reached.mean()), unreached)
+
+
+def _first_centres(shapes: Shapes, k: int, generator: np.random.Generator) -> Shapes:
+    """Return (k, 2) shapes, each drawn with a chance that grows with its distance to the others."""
+    chosen = [int(generator.integers(len(shapes)))]
+    distance = 1 - shape_iou(shapes, shapes[chosen])[:, 0]
+    while len(chosen) < k:
+        weights = distance**2
+        total = weights.sum()
+        chances = weights / total if total > 0 else None
+        chosen.append(int(generator.choice(len(shapes), p=chances)))
+        distance = np.minimum(distance, 1 - shape_iou(shapes, shapes[chosen[-1:]])[:, 0])
+    return shapes[chosen]
+
+
+def _cluster(shapes: Shapes, centres: Shapes) -> Shapes:
+    """Return the centres (k, 2) that k-means ends with."""
+    members = np.full(len(shapes), -1)
+    for _ in range(ROUNDS):
+        nearest = shape_iou(shapes, centres).argmax(axis=1)
+        if (nearest == members).all():
+            break
+        members = nearest
+        centres = centres.copy()
+        for index in range(len(centres)):
+            if (members == index).any():
+                centres[index] = np.median(shapes[members == index], axis=0)
+    return centres
