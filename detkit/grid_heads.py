@@ -83,23 +83,27 @@ class CellPooling(nn.Module):
 class ConvolutionalHead(nn.Module):
     """Convolutions and a predictor that sees each cell and its surroundings: ours.
 
-    It looks at the last map and, where that has fewer places than there are cells, at those
-    before it up to the first that has enough: else neighbouring cells would look alike.
+    From 2 x 2 places a cell, which one convolution of stride 2 puts together: at 448 pixels and
+    7 x 7 cells just as the paper's second one for detection. Where the last map has fewer places,
+    the ones before it are looked at, too, up to the first that has enough: else neighbouring
+    cells would look alike.
     """
 
     def __init__(self, taps: Sequence[Tap], sides: Sequence[int], grid: int, outputs: int) -> None:
         """Build for the backbone's maps and the side of each; `outputs` of each cell."""
         super().__init__()
-        self.first = next((n for n in reversed(range(len(sides))) if sides[n] >= grid), 0)
+        places = 2 * grid
+        self.first = next((n for n in reversed(range(len(sides))) if sides[n] >= places), 0)
         self.lookers = nn.ModuleList(
             nn.Sequential(
                 *_normed(tap.channels, WIDTH, 1),
-                *_normed(WIDTH, WIDTH, 3),
-                *([CellPooling(side, grid)] if side != grid else []),
+                *([CellPooling(side, places)] if side != places else []),
             )
             for tap, side in zip(taps[self.first :], sides[self.first :])
         )
-        self.mixer = nn.Sequential(*_normed(WIDTH * len(self.lookers), WIDTH, 3))
+        self.mixer = nn.Sequential(
+            *_normed(WIDTH * len(self.lookers), WIDTH, 3, stride=2), *_normed(WIDTH, WIDTH, 3)
+        )
         self.predictor = nn.Conv2d(WIDTH, outputs, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -109,8 +113,8 @@ class ConvolutionalHead(nn.Module):
         return found
 
 
-def _normed(before: int, after: int, side: int) -> list[nn.Module]:
+def _normed(before: int, after: int, side: int, stride: int = 1) -> list[nn.Module]:
     """Return a convolution, batch norm and leaky ReLU."""
-    convolution = nn.Conv2d(before, after, side, padding=side // 2, bias=False)
+    convolution = nn.Conv2d(before, after, side, stride, side // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, a=0.1, nonlinearity="leaky_relu")
     return [convolution, nn.BatchNorm2d(after), nn.LeakyReLU(0.1, inplace=True)]

@@ -11,8 +11,8 @@ Differences from the paper:
   no end.
 - Of several objects whose centres are in one cell a random one is learnt each time the image is
   seen, as in the released code; outside of training the first. `remarks` counts them.
-- `convolutional` head: the same S x S x (5 A + C) numbers from two convolutions and a predictor
-  that sees one cell. The paper's `connected` head has 206 million weights in its first layer
+- `convolutional` head: the same S x S x (5 A + C) numbers from convolutions and a predictor that
+  see a cell and its surroundings, not the whole image. The paper's `connected` head has 206 million weights in its first layer
   alone, which nobody trains on a laptop in an hour, and 200 images cannot fill; so it is the
   default for the paper's own two networks and `convolutional` that of all other backbones.
 - The predictors begin at boxes of different size (a third and two thirds of the image's side)
