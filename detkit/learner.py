@@ -6,7 +6,7 @@ Shape shorthand: B images a batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -159,6 +159,23 @@ def over_devices(fabric: Fabric, values: Tensor, how: str) -> Tensor:
     reduced: Any = fabric.all_reduce(values, reduce_op=how)
     result: Tensor = reduced
     return result
+
+
+def next_batch(fabric: Fabric, stream: Iterator[Batch]) -> Batch:
+    """Return the stream's next batch; an image that one process cannot read stops them all."""
+    if fabric.world_size == 1:
+        return next(stream)
+    batch, failure = None, ""
+    try:
+        batch = next(stream)
+    except DetkitError as error:
+        failure = str(error)
+    flag = torch.tensor(float(batch is None), device=fabric.device)
+    failed = bool(over_devices(fabric, flag, "max") > 0)
+    if batch is not None and not failed:
+        return batch
+    failures = [fabric.broadcast(failure, src) for src in range(fabric.world_size)]
+    raise DetkitError(next(text for text in failures if text))
 
 
 def leave_group() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Stage
 from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.files import shell_word
-from detkit.learner import Learner, over_devices
+from detkit.learner import Learner, next_batch, over_devices
 from detkit.loading import (
     BatchStream,
     Draw,
@@ -34,50 +34,17 @@ from detkit.loading import (
     make_augmentation,
     open_loader,
 )
-from detkit.proposals.source import ProposalSource, source_for
+from detkit.position import Position, RunOptions
+from detkit.proposals.source import source_for
 from detkit.run_folder import RunFolder
 from detkit.run_log import RunLog, SpeedMeter, losses_text, memory_mib, scores_record
 from detkit.samples import write_samples
-from detkit.schedule import StageBudget, lr_factor, stage_budgets
+from detkit.schedule import StageBudget, lr_factor
 from detkit.stopping import StopSignal
 from detkit.structures import Batch, Scores, Step
 
 SAVE_SECONDS = 300.0  # between resume files, besides those at each validation
 VALIDATION_SHARE = 0.1  # of the time used that validations on the way may take
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What a run is asked for besides the recipe."""
-
-    validation: Callable[[Detector], Scores] | None = None
-    num_validations: int = 20
-    patience: int | None = None
-    max_steps: int | None = None
-    max_epochs: float | None = None
-    max_minutes: float | None = None
-    num_workers: int | None = None
-    proposals: ProposalSource | None = None
-    data_hash: str | None = None
-    settings: Mapping[str, Any] | None = None
-
-
-@dataclass
-class Position:
-    """Where a run is; plain values, kept in the resume file."""
-
-    stage: int = 0
-    stage_step: int = 0
-    step: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    stage_began: float = 0.0  # in those seconds
-    progress: float = 0.0  # of the stage
-    best: float | None = None  # the best mAP
-    validations: int = 0
-    stale: int = 0  # validations since the best
-    validation_seconds: float = 0.0  # of all
-    last_validation: float = 0.0  # seconds the last one took
 
 
 class Run:
@@ -104,7 +71,7 @@ class Run:
         self.images = TrainingImages(records, detector.class_names, recipe.cache_size, source)
         self.stages = detector.stages(recipe)
         self.batch_size = recipe.batch_size
-        self.budgets = self._budgets()
+        self.budgets = options.budgets(self.stages, len(records), recipe.batch_size)
         self._identity: dict[str, Any] = {
             "backend": detector.name,
             "class_names": list(detector.class_names),
@@ -191,7 +158,7 @@ class Run:
         while at.progress < 1 and not stopped and not self._out_of_patience():
             started = time.monotonic()
             factor = lr_factor(stage.recipe, at.progress)
-            losses = self._learn(learner, self._fetch(stream), factor)
+            losses = self._learn(learner, next_batch(self.fabric, stream), factor)
             self._speed.add(time.monotonic() - started)
             stopped = self._agree(budget)
             scores, is_best = None, False
@@ -251,22 +218,6 @@ class Run:
             learner.load_state(saved["learner"])
             self._set_random_state(saved["random"])
         return learner, batches(loader, self.fabric.device)
-
-    def _fetch(self, stream: Iterator[Batch]) -> Batch:
-        """Return the next batch; an image that one process cannot read stops them all."""
-        if self.fabric.world_size == 1:
-            return next(stream)
-        batch, failure = None, ""
-        try:
-            batch = next(stream)
-        except DetkitError as error:
-            failure = str(error)
-        flag = torch.tensor(float(batch is None), device=self.fabric.device)
-        failed = bool(over_devices(self.fabric, flag, "max") > 0)
-        if batch is not None and not failed:
-            return batch
-        failures = [self.fabric.broadcast(failure, src) for src in range(self.fabric.world_size)]
-        raise DetkitError(next(text for text in failures if text))
 
     def _learn(self, learner: Learner, batch: Batch, factor: float) -> dict[str, float]:
         """Return the losses of a step, after making it and counting it."""
@@ -427,20 +378,6 @@ class Run:
         left = max(0.0, self.max_seconds - self.seconds) if at.progress < 1 else 0.0
         estimate = at.step + round(left / max(self._speed.step_seconds, 1e-9))
         return min(estimate, steps) if steps else estimate
-
-    def _budgets(self) -> list[StageBudget]:
-        """Return each stage's part of the budget that was asked for."""
-        options = self.options
-        for value in (options.max_steps, options.max_epochs, options.max_minutes):
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
-        limits = [] if options.max_steps is None else [options.max_steps]
-        if options.max_epochs is not None:
-            limits.append(math.ceil(options.max_epochs * len(self.images) / self.batch_size))
-        if not limits and options.max_minutes is None:
-            limits.append(sum(stage.recipe.max_steps for stage in self.stages))
-        steps = min(limits) if limits else None
-        return stage_budgets([stage.recipe for stage in self.stages], steps, self.max_seconds)
 
     def _write_config(self) -> None:
         """Write `config.json`, from which this run is repeated or goes on."""

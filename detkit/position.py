@@ -1,0 +1,67 @@
+"""What a training run was asked for, and where it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detkit.detector import Detector, Stage
+from detkit.errors import UsageError
+from detkit.proposals.source import ProposalSource
+from detkit.schedule import StageBudget, stage_budgets
+from detkit.structures import Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is asked for besides the recipe."""
+
+    validation: Callable[[Detector], Scores] | None = None
+    num_validations: int = 20
+    patience: int | None = None
+    max_steps: int | None = None
+    max_epochs: float | None = None
+    max_minutes: float | None = None
+    num_workers: int | None = None
+    proposals: ProposalSource | None = None
+    data_hash: str | None = None
+    settings: Mapping[str, Any] | None = None
+
+    def budgets(
+        self, stages: Sequence[Stage], num_images: int, batch_size: int
+    ) -> list[StageBudget]:
+        """Return each stage's part of the budget that was asked for.
+
+        Raises UsageError for a budget that is not above 0 and finite.
+        """
+        for value in (self.max_steps, self.max_epochs, self.max_minutes):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
+        limits = [] if self.max_steps is None else [self.max_steps]
+        if self.max_epochs is not None:
+            limits.append(math.ceil(self.max_epochs * num_images / batch_size))
+        if not limits and self.max_minutes is None:
+            limits.append(sum(stage.recipe.max_steps for stage in stages))
+        seconds = None if self.max_minutes is None else 60 * self.max_minutes
+        recipes = [stage.recipe for stage in stages]
+        return stage_budgets(recipes, min(limits) if limits else None, seconds)
+
+
+@dataclass
+class Position:
+    """Where a run is; plain values, kept in the resume file."""
+
+    stage: int = 0
+    stage_step: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    stage_began: float = 0.0  # in those seconds
+    progress: float = 0.0  # of the stage
+    best: float | None = None  # the best mAP
+    validations: int = 0
+    stale: int = 0  # validations since the best
+    validation_seconds: float = 0.0  # of all
+    last_validation: float = 0.0  # seconds the last one took

@@ -1,0 +1,135 @@
+"""Writers of folders of text files: VOC's results and YOLO's labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detkit.errors import UsageError
+from detkit.predictions.image import ImagePredictions
+from detkit.predictions.texts import UniqueNames, exact, pure
+from detkit.predictions.writer import PredictionWriter, not_written, partial
+
+
+class FolderWriter(PredictionWriter):
+    """Appends lines to files beside the folder, which move into it at the end."""
+
+    ours: tuple[str, ...]  # patterns of the files this format consists of
+
+    def __init__(self, folder: Path, class_names: Sequence[str], force: bool) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder}: is a file; name a folder")
+        if not force and folder.is_dir() and any(folder.iterdir()):
+            raise UsageError(f"{folder}: is not empty; name another folder or add --force")
+        self.folder = folder
+        self.class_names = tuple(class_names)
+        self.names = UniqueNames("file name")
+        self.partial = partial(folder)
+        try:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise not_written(folder, error) from error
+
+    def put(self, name: str, lines: Iterable[str]) -> None:
+        """Append lines to a file of the folder."""
+        path = self.partial / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{line}\n" for line in lines)
+        except OSError as error:
+            raise not_written(self.folder / name, error) from error
+
+    def close(self) -> None:
+        """Replace this format's files in the folder by those written."""
+        try:
+            for pattern in self.ours:
+                for stale in self.folder.glob(pattern):
+                    stale.unlink()
+            for path in sorted(self.partial.rglob("*")):
+                place = self.folder / path.relative_to(self.partial)
+                if path.is_file():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(place)
+        except OSError as error:
+            raise not_written(self.folder, error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written beside the folder."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+class VocWriter(FolderWriter):
+    """Writes a file of VOC results a class."""
+
+    ours = ("comp4_det_test_*.txt",)
+
+    def __init__(self, folder: Path, class_names: Sequence[str], force: bool) -> None:
+        for name in class_names:
+            if re.search(r'[/\\:*?"<>|]', name):
+                raise UsageError(f"class {name!r} cannot be part of a file name; use -f jsonl")
+        super().__init__(folder, class_names, force)
+        for name in class_names:
+            self.put(f"comp4_det_test_{name}.txt", [])
+
+    def write(self, predictions: ImagePredictions) -> None:
+        """Add one image's detections; raise DetkitError for a second image of its name."""
+        if predictions.error is not None:
+            return
+        stem = pure(predictions.image).stem
+        self.names.add(stem, predictions.image)
+        lines: dict[str, list[str]] = {}
+        for label, score, box in zip(
+            predictions.labels, exact(predictions.scores), exact(predictions.boxes), strict=True
+        ):
+            x1, y1, x2, y2 = box
+            corners = " ".join(f"{value:.10g}" for value in (x1 + 1, y1 + 1, x2, y2))
+            lines.setdefault(label, []).append(f"{stem} {score!r} {corners}")
+        for label, rows in lines.items():
+            self.put(f"comp4_det_test_{label}.txt", rows)
+
+
+class YoloWriter(FolderWriter):
+    """Writes a file of YOLO labels with scores an image."""
+
+    ours = ("labels/*.txt", "classes.txt", "images.csv")
+
+    def __init__(self, folder: Path, class_names: Sequence[str], force: bool) -> None:
+        super().__init__(folder, class_names, force)
+        self.numbers = {name: number for number, name in enumerate(class_names)}
+        self.put("classes.txt", class_names)
+        self.put("images.csv", ["image,width,height"])
+
+    def write(self, predictions: ImagePredictions) -> None:
+        """Add one image's detections; raise DetkitError for a second image of its name."""
+        if predictions.error is not None:
+            return
+        stem = pure(predictions.image).stem
+        self.names.add(stem, predictions.image)
+        size = np.array([predictions.width, predictions.height], np.float64)
+        boxes = predictions.boxes.astype(np.float64)
+        low, high = boxes[:, :2] / size, boxes[:, 2:] / size
+        shapes = np.concatenate([(low + high) / 2, high - low], axis=1).tolist()
+        row = io.StringIO()
+        csv.writer(row, lineterminator="").writerow(
+            [predictions.image, predictions.width, predictions.height]
+        )
+        self.put("images.csv", [row.getvalue()])
+        self.put(
+            f"labels/{stem}.txt",
+            (
+                " ".join([str(self.numbers[label]), *(f"{v:.9g}" for v in shape), repr(score)])
+                for label, shape, score in zip(
+                    predictions.labels, shapes, exact(predictions.scores), strict=True
+                )
+            ),
+        )

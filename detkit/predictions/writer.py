@@ -1,0 +1,53 @@
+"""The interface of a writer of detections, and what becomes of its file."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+
+from detkit.errors import DetkitError
+from detkit.predictions.image import ImagePredictions
+
+
+class PredictionWriter(ABC):
+    """Writes one image after the other; as a context manager it discards a broken file."""
+
+    @abstractmethod
+    def write(self, predictions: ImagePredictions) -> None:
+        """Add one image's detections."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Complete what was written and give it its name."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Leave nothing behind."""
+
+    def __enter__(self) -> PredictionWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Complete the file, or discard it when the block failed."""
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def partial(path: Path) -> Path:
+    """Return where a file is written before it gets its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def not_written(path: Path, error: OSError) -> DetkitError:
+    """Return the error of a file that could not be written."""
+    return DetkitError(f"{path}: cannot be written: {error.strerror or error}")
