@@ -98,7 +98,14 @@ class Backbone(nn.Module):
         )
 
     def freeze_blocks(self, number: int) -> None:
-        """Make the first `number` blocks, from the image on, fixed."""
+        """Make the first `number` blocks, from the image on, fixed.
+
+        Raises UsageError when there are not so many.
+        """
+        if number > len(self.blocks):
+            raise UsageError(
+                f"--set freeze_layers={number}: the backbone has {len(self.blocks)} blocks"
+            )
         self.num_frozen = number
         for block in list(self.blocks.values())[:number]:
             block.requires_grad_(False)

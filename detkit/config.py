@@ -125,6 +125,10 @@ class Recipe:
         for name in ("warmup", "warmup_factor", "mosaic", "ema_decay", "momentum"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if not all(0.0 < milestone < 1.0 for milestone in self.milestones):
+            raise UsageError(
+                f"milestones={self.milestones}: each is a share of the budget, between 0 and 1"
+            )
         for name in (
             "weight_decay",
             "clip_norm",

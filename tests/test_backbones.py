@@ -139,3 +139,11 @@ def test_a_file_that_holds_no_weights_is_refused_without_torchs_advice(tmp_path:
     with pytest.raises(DetkitError, match=r"notes.pth: not a readable weights file: it is no") as e:
         backbones.read_state_dict(tmp_path / "notes.pth")
     assert "weights_only" not in str(e.value)
+
+
+def test_more_frozen_blocks_than_there_are_is_refused() -> None:
+    backbone = backbones.build("tiny")
+    backbone.freeze_blocks(len(backbone.blocks))
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    with pytest.raises(UsageError, match=f"freeze_layers=99: .* has {len(backbone.blocks)} blocks"):
+        backbone.freeze_blocks(99)

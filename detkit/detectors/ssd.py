@@ -66,6 +66,10 @@ class SSDConfig(DetectorConfig):
             raise UsageError(f"--set size={self.size}: must be at least {MIN_SIZE} pixels")
         if not min(self.variances) > 0:
             raise UsageError(f"--set variances={self.variances}: each must be above 0")
+        if not 0.0 <= self.positive_thresh <= 1.0:
+            raise UsageError(
+                f"--set positive_thresh={self.positive_thresh}: must lie between 0 and 1"
+            )
         for name in ("scales", "steps", "ratios"):
             values = getattr(self, name)
             flat = [one for row in values for one in row] if name == "ratios" else values
