@@ -7,12 +7,14 @@ Shape shorthand: N objects, k anchors; a shape is (width, height) in any one uni
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
+from detkit.structures import Truth
 
 RESTARTS = 5  # k-means ends in the next best place; the best of a few starts is stable
 ROUNDS = 100
@@ -27,6 +29,24 @@ class AnchorEstimate:
     anchors: Shapes  # (k, 2) width and height, by area
     mean_iou: float  # of each object with its best anchor, both around the same centre
     unreached: dict[float, float]  # {IoU: share of the objects that no anchor reaches it with}
+
+
+def network_shapes(
+    labelled: Iterable[tuple[Truth, tuple[int, int]]],
+    network_size: Callable[[int, int], tuple[int, int]],
+) -> Shapes:
+    """Return the (N, 2) widths and heights, network pixels, of the objects that have an area.
+
+    `labelled` are each image's objects and its own (height, width), which `network_size` turns
+    into the network's.
+    """
+    shapes = [np.zeros((0, 2))]
+    for truth, (height, width) in labelled:
+        network = network_size(height, width)
+        sides = truth.boxes[:, 2:].astype(np.float64) - truth.boxes[:, :2]
+        shapes.append(sides * (network[1] / width, network[0] / height))
+    every = np.concatenate(shapes)
+    return np.asarray(every[(every > 0).all(axis=1)])
 
 
 def shape_iou(shapes: Shapes, others: Shapes) -> Shapes:

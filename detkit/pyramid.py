@@ -6,15 +6,12 @@ Shape shorthand: B images, L maps of C channels at strides s_l.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from detkit.backbones import Tap
-from detkit.structures import Truth
 
 
 class SingleMap(nn.Module):
@@ -56,32 +53,6 @@ class Pyramid(nn.Module):
             # Sec. 4.1, footnote: "P6 is simply a stride two subsampling of P5".
             merged.append(nn.functional.max_pool2d(merged[-1], 1, 2))
         return merged
-
-
-def shorter_side(side: int, longest: int, height: int, width: int) -> tuple[int, int]:
-    """Return the network's (height, width): the shorter side is `side`, no side above `longest`.
-
-    Fast R-CNN sec. 4: 600 and 1000. Rounded down, as in torchvision; at least one pixel.
-    """
-    scale = min(side / min(height, width), longest / max(height, width))
-    return max(1, int(height * scale)), max(1, int(width * scale))
-
-
-def network_shapes(
-    labelled: Iterable[tuple[Truth, tuple[int, int]]], side: int, longest: int
-) -> NDArray[np.float64]:
-    """Return the (N, 2) widths and heights, network pixels, of the objects that have an area.
-
-    `labelled` are each image's objects and its own (height, width); `side` and `longest` are
-    those of `shorter_side`.
-    """
-    shapes = [np.zeros((0, 2))]
-    for truth, (height, width) in labelled:
-        network = shorter_side(side, longest, height, width)
-        sides = truth.boxes[:, 2:].astype(np.float64) - truth.boxes[:, :2]
-        shapes.append(sides * (network[1] / width, network[0] / height))
-    every = np.concatenate(shapes)
-    return every[(every > 0).all(axis=1)]
 
 
 def initialise(layers: Sequence[nn.Module], std: float) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from detkit import __version__
+from detkit.cli.anchors import anchors
 from detkit.cli.data import check, convert, demo, split
 from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
@@ -152,6 +153,7 @@ app.command("convert")(guarded(convert))
 app.command("split")(guarded(split))
 app.command("propose")(guarded(propose))
 app.command("recall")(guarded(recall))
+app.command("anchors")(guarded(anchors))
 app.command("export")(guarded(export))
 app.command("models")(guarded(models))
 

@@ -33,7 +33,8 @@ from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector, Preparation
 from detkit.errors import DetkitError, UsageError
 from detkit.matching import IGNORED, NEGATIVE, match, sample_balanced
-from detkit.pyramid import Pyramid, SingleMap, initialise, shorter_side
+from detkit.network_size import shorter_side
+from detkit.pyramid import Pyramid, SingleMap, initialise
 from detkit.roi_pooling import RoIPooling
 from detkit.structures import Batch, Candidates
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import ops
 
-from detkit.anchor_estimation import estimate_anchors
+from detkit.anchor_estimation import estimate_anchors, network_shapes
 from detkit.anchors import anchor_shapes, grid_anchors
 from detkit.boxes import clip, decode, encode, iou
 from detkit.config import DetectorConfig, Recipe, setting
@@ -48,7 +48,8 @@ from detkit.detectors.fast_rcnn import (
 )
 from detkit.errors import UsageError
 from detkit.matching import IGNORED, match, sample_balanced
-from detkit.pyramid import initialise, network_shapes, shorter_side
+from detkit.network_size import shorter_side
+from detkit.pyramid import initialise
 from detkit.structures import Batch, Candidates, Truth
 
 Shapes = tuple[tuple[float, float], ...]
@@ -457,7 +458,9 @@ class FasterRCNN(Detector):
         with torch.device("meta"):
             strides = build_maps(config)[1].strides
         number = 9 if len(strides) == 1 else 3 * len(strides)  # the paper's; FPN's 3 a map
-        estimate = estimate_anchors(network_shapes(labelled, *config.sides), number)
+        estimate = estimate_anchors(
+            network_shapes(labelled, partial(shorter_side, *config.sides)), number
+        )
         boxes = tuple((round(float(w), 1), round(float(h), 1)) for w, h in estimate.anchors)
         return dataclasses.replace(config, anchor_boxes=boxes)
 
