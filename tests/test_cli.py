@@ -346,15 +346,39 @@ def test_labels_that_cannot_be_read_are_never_left_out_silently(demo: Path, tmp_
     (spoilt / "Annotations" / f"{name}.xml").write_text("<annotation><object></annotation>")
     found = tmp_path / "found.jsonl"
     found.write_text(json.dumps({"image": f"{name}.jpg", "detections": []}))
+    done = detkit("eval", "--predictions", found, spoilt)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}.xml:1" in done.stderr
+    assert "could not be read and are left out" in done.stderr
     for words in (
         ["convert", spoilt, tmp_path / "coco", "--to", "coco"],
         ["split", spoilt, tmp_path / "split"],
-        ["eval", "--predictions", found, spoilt],
     ):
         done = detkit(*words)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 3, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("detkit: error: ")
         assert f"{name}.xml:1" in done.stderr
-        assert "could not be read and are left out" in done.stderr
+        assert not Path(words[2]).exists()
+        skipped = detkit(*words, "--skip-bad")
+        assert skipped.returncode == 0, skipped.stderr
+        assert "--skip-bad: 1 labels or images that cannot be read left out" in skipped.stderr
+        assert not list(Path(words[2]).rglob(f"{name}.jpg"))
+
+
+@pytest.mark.parametrize("lost", ["Annotations", "JPEGImages"])
+def test_a_conversion_refuses_what_it_would_lose(demo: Path, tmp_path: Path, lost: str) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(demo, spoilt)
+    (gone, *_) = sorted((spoilt / lost).iterdir())
+    gone.unlink()
+    words = ["convert", spoilt, tmp_path / "coco", "--to", "coco"]
+    done = detkit(*words)
+    assert done.returncode == 3, done.stderr
+    assert gone.stem in done.stderr and not (tmp_path / "coco").exists()
+    done = detkit(*words, "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert "--skip-bad: 1 labels or images" in done.stderr
+    assert not list((tmp_path / "coco").rglob(f"{gone.stem}.jpg"))
 
 
 def test_no_command_writes_to_the_data_set(demo: Path, run_dir: Path, tmp_path: Path) -> None:

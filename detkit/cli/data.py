@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detkit.cli.options import AsJson, Classes, Data, Force, Quiet, Seed, class_list
+from detkit.cli.options import (
+    AsJson,
+    Classes,
+    Data,
+    Force,
+    Quiet,
+    Seed,
+    class_list,
+)
 from detkit.console import Console
-from detkit.errors import ExitCode
+from detkit.errors import DetkitError, ExitCode
 
 if TYPE_CHECKING:
     from detkit.data import Dataset, Finding
 
+SkipUnread = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out labels and images that cannot be read.")
+]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
 
 
@@ -95,13 +106,15 @@ def convert(
     out: Out,
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="voc, coco, yolo or csv.")],
     classes: Classes = None,
+    skip_bad: SkipUnread = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a labelled folder in another format.
 
     The images are copied; the source is only read. What the new format cannot hold (YOLO:
-    difficult objects) is said.
+    difficult objects) is said. Labels or images that cannot be read are not dropped on the
+    way: nothing is written then, unless --skip-bad leaves them out and says how many.
 
     \b
     Example:
@@ -113,7 +126,7 @@ def convert(
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset)
-    warn_of_unread(console, dataset)
+    dataset = _readable(console, dataset, skip_bad)
     with console.counting("copying") as progress:
         write_as(dataset, out, to, force=force, progress=progress)
     console.note(f"{out}: {counted(dataset)} as {to}")
@@ -132,13 +145,14 @@ def split(
         ),
     ] = None,
     classes: Classes = None,
+    skip_bad: SkipUnread = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Divide a labelled folder into train, val and test.
 
     The result is written to a folder of its own, OUT. The same seed divides the same folder in
-    the same way.
+    the same way. What cannot be read is treated as by `detkit convert`.
 
     \b
     Example:
@@ -151,7 +165,7 @@ def split(
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset)
-    warn_of_unread(console, dataset)
+    dataset = _readable(console, dataset, skip_bad)
     divided = split_dataset(dataset, val=val, test=test, seed=seed)
     form = to or format_like(dataset)
     with console.counting("copying") as progress:
@@ -175,6 +189,26 @@ def warn_of_unread(console: Console, dataset: Dataset) -> None:
     console.warn(
         f"{len(unread)} of the labels could not be read and are left out (the first: {where}"
         f"{first.message}); `detkit check {dataset.root}` lists them"
+    )
+
+
+def _readable(console: Console, dataset: Dataset, skip_bad: bool) -> Dataset:
+    """Return the data set without what a copy would lose; refuse it when that may not be.
+
+    Raises DetkitError naming the first loss.
+    """
+    from detkit.data.check import drop_bad, find_losses, format_finding
+
+    losses = find_losses(dataset)
+    if not losses:
+        return dataset
+    if skip_bad:
+        dataset, dropped = drop_bad(dataset, losses)
+        console.note(f"--skip-bad: {dropped} labels or images that cannot be read left out")
+        return dataset
+    raise DetkitError(
+        f"{format_finding(losses[0], dataset.root)} ({len(losses)} labels or images cannot be "
+        f"read: `detkit check {dataset.root}` lists them; --skip-bad leaves them out)"
     )
 
 

@@ -26,6 +26,8 @@ from detkit.errors import DetkitError
 
 SAME_SCALE = 0.01  # relative difference of two scales that still count as one resize
 
+_LOSSES = frozenset(["missing-image", "unreadable-image", "missing-label"])
+
 
 def check(
     dataset: Dataset,
@@ -56,6 +58,25 @@ def check(
     findings += check_names(dataset)
     if read_images:
         findings += check_duplicates(dataset)
+    return findings
+
+
+def find_losses(dataset: Dataset) -> list[Finding]:
+    """Return the errors by which a copy of the data set would lose labels or images.
+
+    Labels that cannot be read, missing label files, and images that are missing or unreadable;
+    a box that makes no sense is not lost, it stands in the copy as it does here.
+    """
+    findings = [one for one in dataset.findings if one.severity == "error"]
+    known = {one.image_id for one in findings if one.image_id and one.object_number is None}
+    records = {record.image_id: record for members in dataset.splits.values() for record in members}
+    for record in records.values():
+        if record.image_id not in known:
+            findings += [
+                one
+                for one in _check_image(dataset.format, record, read_images=True)
+                if one.severity == "error" and one.code in _LOSSES
+            ]
     return findings
 
 
