@@ -66,6 +66,8 @@ def select(
     `top_k`, then NMS; over all classes the best `max_detections` are kept. `boxes` is (K, 4)
     or, class-specific, (K, C, 4); `scores` is (K, C).
     """
+    if not len(scores):
+        return boxes.new_empty(0, 4), scores.new_empty(0), scores.new_empty(0, dtype=torch.int64)
     class_scores = scores.t().contiguous()  # (C, K)
     passed = class_scores > score_thresh
     if class_scores.shape[1] > top_k:

@@ -72,14 +72,18 @@ class RoIPooling(nn.Module):
         return level.clamp(first, first + len(self.strides) - 1).long() - first
 
     def _cut(self, x: Tensor, rois: Tensor | Sequence[Tensor], stride: int) -> Tensor:
-        """Return the pooled regions of one map."""
-        boxes = rois if isinstance(rois, Tensor) else list(rois)
+        """Return the pooled regions, B x (R_b, 4) or (R, 5) with the image first, of one map."""
+        boxes = [rois] if isinstance(rois, Tensor) else list(rois)
+        if self.method != "align":  # the released code's right and bottom are inclusive
+            last = torch.tensor([1.0, 1.0], device=x.device)
+            boxes = [torch.cat([one[:, :-2], one[:, -2:] - last], dim=1) for one in boxes]
+        where = boxes[0] if isinstance(rois, Tensor) else boxes
         size = (self.size, self.size)
         if self.method == "align":
-            aligned: Tensor = ops.roi_align(x, boxes, size, 1 / stride, SAMPLES)
+            aligned: Tensor = ops.roi_align(x, where, size, 1 / stride, SAMPLES)
             return aligned
         if self.method == "pool":
-            pooled: Tensor = ops.roi_pool(x, boxes, size, 1 / stride)
+            pooled: Tensor = ops.roi_pool(x, where, size, 1 / stride)
             return pooled
-        bins = [ops.roi_pool(x, boxes, (n, n), 1 / stride).flatten(1) for n in PYRAMID]
+        bins = [ops.roi_pool(x, where, (n, n), 1 / stride).flatten(1) for n in PYRAMID]
         return torch.cat(bins, dim=1)

@@ -190,7 +190,8 @@ class RoIHead(nn.Module):
         else:
             x = backbone.finish(x)
             x = x.mean(dim=(2, 3)) if x.ndim == 4 else x
-        return self.class_logits(x).float(), self.deltas(x).float().view(len(x), -1, 4)
+        deltas = self.deltas(x).float().view(len(x), self.deltas.out_features // 4, 4)
+        return self.class_logits(x).float(), deltas
 
 
 @dataclass(frozen=True)

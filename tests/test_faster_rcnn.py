@@ -1,0 +1,491 @@
+"""Faster R-CNN against loops, hand-made cases and torchvision's model with the same weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from test_contract import sample
+from torch import Tensor, nn
+
+from detkit.anchors import anchor_shapes, grid_anchors
+from detkit.boxes import decode, encode, iou
+from detkit.detector import Detector, Published
+from detkit.detectors.fast_rcnn import RegionConfig
+from detkit.detectors.faster_rcnn import (
+    _TORCHVISION,
+    FasterRCNN,
+    FasterRCNNConfig,
+    RegionProposalNetwork,
+    ScoredAnchors,
+    anchor_layout,
+    best_regions,
+    crosses_border,
+    match_anchors,
+    rpn_loss,
+)
+from detkit.errors import UsageError
+from detkit.matching import IGNORED, NEGATIVE
+from detkit.structures import Batch, Sample, Truth
+
+SHARED = Path(__file__).parents[2] / "shared"
+TINY = FasterRCNNConfig(backbone="tiny", size=96)
+
+
+def make(**settings: Any) -> FasterRCNN:
+    torch.manual_seed(0)
+    return FasterRCNN(dataclasses.replace(TINY, **settings), ("dark", "light"))
+
+
+# --- anchors ------------------------------------------------------------------------------
+
+
+def test_the_papers_nine_anchors_stand_around_the_middle_of_each_place() -> None:
+    config = FasterRCNNConfig(backbone="vgg16")
+    (shapes,) = anchor_layout(config, [16])
+    assert len(shapes) == 9
+    areas = sorted(round(w * h) for w, h in shapes)
+    assert areas == [128**2] * 3 + [256**2] * 3 + [512**2] * 3
+    assert sorted({round(h / w, 2) for w, h in shapes}) == [0.5, 1.0, 2.0]
+    (anchors,) = grid_anchors([(37, 62)], (600, 1000), [shapes])
+    assert anchors.shape == (37 * 62 * 9, 4)  # sec. 3.1.1: about 20000 for a 1000 x 600 image
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    torch.testing.assert_close(centres[:9], torch.full((9, 2), 8.0))
+    torch.testing.assert_close(centres[9], torch.tensor([24.0, 8.0]))
+    torch.testing.assert_close(centres[62 * 9], torch.tensor([8.0, 24.0]))
+
+
+def test_anchors_equal_torchvisions() -> None:
+    sizes, ratios = ((32,), (64,)), ((0.5, 1.0, 2.0),) * 2
+    peer = torchvision.models.detection.anchor_utils.AnchorGenerator(sizes, ratios)
+    maps = [torch.zeros(1, 1, 20, 25), torch.zeros(1, 1, 10, 13)]
+    images = torchvision.models.detection.image_list.ImageList(
+        torch.zeros(1, 3, 160, 200), [(160, 200)]
+    )
+    (wanted,) = peer(images, maps)
+    shapes = [anchor_shapes(some, ratios[0]) for some in sizes]
+    found = grid_anchors([(20, 25), (10, 13)], (160, 200), shapes, offset=0, rounded=True)
+    torch.testing.assert_close(torch.cat(found), wanted)
+
+
+def test_a_pyramids_anchors_grow_with_its_maps() -> None:
+    resnet = FasterRCNNConfig(backbone="resnet50", size=800)
+    layout = anchor_layout(resnet, [4, 8, 16, 32, 64])
+    assert [round((w * h) ** 0.5) for ((w, h), *_) in layout] == [32, 64, 128, 256, 512]
+    assert [len(shapes) for shapes in layout] == [3] * 5
+    own = dataclasses.replace(TINY, anchor_boxes=((9.0, 9.0), (2.0, 3.0), (30.0, 4.0), (5.0, 5.0)))
+    assert anchor_layout(own, [8, 16]) == [((2, 3), (5, 5)), ((9, 9), (30, 4))]
+    with pytest.raises(UsageError, match="multiple of 3"):
+        anchor_layout(own, [8, 16, 32])
+
+
+def test_estimated_anchors_become_part_of_the_config() -> None:
+    boxes = torch.tensor([[0, 0, 20, 10]] * 40 + [[0, 0, 60, 80]] * 20).numpy().astype("float32")
+    zeros = torch.zeros(60).numpy()
+    labelled = [(Truth(boxes, zeros.astype("int64"), zeros.astype(bool), "a"), (48, 60))]
+    asked = dataclasses.replace(TINY, anchors="auto")
+    found = FasterRCNN.suited_config(asked, labelled)
+    assert isinstance(found, FasterRCNNConfig)
+    # The shorter side of 48 becomes 96: boxes twice as large. 3 anchors a map of the pyramid.
+    assert (
+        set(found.anchor_boxes) == {(40.0, 20.0), (120.0, 160.0)} and len(found.anchor_boxes) == 12
+    )
+    assert FasterRCNN.suited_config(TINY, labelled) is TINY
+    FasterRCNN(found, ["a"])
+
+
+# --- training the RPN ---------------------------------------------------------------------
+
+
+def match_by_loops(overlaps: list[list[float]], high: float, low: float) -> list[int]:
+    """Return sec. 3.1.2's assignment, anchor by anchor."""
+    result = []
+    for anchor in range(len(overlaps[0])):
+        column = [row[anchor] for row in overlaps]
+        best = max(column)
+        truth = column.index(best)
+        is_best = any(row[anchor] == max(row) > 0 for row in overlaps)
+        if best >= high or is_best:
+            result.append(truth)
+        else:
+            result.append(NEGATIVE if best < low else IGNORED)
+    return result
+
+
+def test_anchors_are_matched_as_by_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        overlaps = (torch.rand(4, 30, generator=generator) * 20).round() / 20  # with ties
+        overlaps[0] = 0.0  # a ground truth that no anchor touches
+        found = match_anchors(overlaps, 0.675, 0.325)
+        assert found.tolist() == match_by_loops(overlaps.tolist(), 0.675, 0.325)
+    assert match_anchors(torch.zeros(0, 3), 0.7, 0.3).tolist() == [NEGATIVE] * 3
+
+
+def test_all_anchors_that_share_the_highest_overlap_are_positive() -> None:
+    overlaps = torch.tensor([[0.4, 0.5, 0.5, 0.2]])
+    assert match_anchors(overlaps, 0.7, 0.3).tolist() == [IGNORED, 0, 0, NEGATIVE]
+
+
+def test_an_anchor_on_the_border_is_inside_and_one_pixel_on_is_not() -> None:
+    anchors = torch.tensor([[0, 0, 20, 10], [-1, 0, 5, 5], [0, 0, 21, 10], [0, 0, 20, 11.0]])
+    assert crosses_border(anchors, (10, 20)).tolist() == [False, True, True, True]
+
+
+def test_the_rpns_loss_equals_a_loop_and_has_right_gradients() -> None:
+    torch.manual_seed(0)
+    logits, is_object = torch.randn(8), torch.tensor([True] * 3 + [False] * 5)
+    deltas, targets = torch.randn(3, 4), torch.randn(3, 4)
+    objectness = box = 0.0
+    for logit, positive in zip(logits.tolist(), is_object.tolist()):
+        prob = 1 / (1 + 2.718281828459045**-logit)
+        objectness -= torch.tensor(prob if positive else 1 - prob).log().item() / 8
+    for x in (deltas - targets).abs().flatten().tolist():
+        box += (0.5 * 9 * x * x if x < 1 / 9 else x - 0.5 / 9) / 8  # sigma = 3
+    found = rpn_loss(logits, deltas, is_object, targets, 10.0)
+    assert float(found[0]) == pytest.approx(objectness, rel=1e-4)
+    assert float(found[1]) == pytest.approx(10 * box, rel=1e-4)
+    inputs = [x.double().requires_grad_() for x in (logits, deltas)]
+    assert torch.autograd.gradcheck(
+        lambda a, b: sum(rpn_loss(a, b, is_object, targets.double(), 1.0)), inputs
+    )
+
+
+def batch_of(detector: Detector, *counts: int) -> Batch:
+    return detector.prepare([sample(i, objects=n, size=(96, 96)) for i, n in enumerate(counts)])
+
+
+@pytest.mark.parametrize("cross_border", [True, False])
+def test_the_rpns_losses_are_those_of_its_sampled_anchors(cross_border: bool) -> None:
+    detector = make(cross_border=cross_border, anchors_per_image=10_000)  # all of them
+    batch = batch_of(detector, 2, 0)
+    scored = detector.rpn.score(detector.maps(batch.images), batch.images)
+    found = [float(part.detach()) for part in detector.rpn.losses(scored, batch)]
+    anchors = torch.cat(scored.anchors)
+    logits, moves = torch.cat(scored.objectness, 1), torch.cat(scored.deltas, 1)
+    losses, boxes, number = 0.0, 0.0, 0
+    for image, gt_boxes in enumerate(batch.boxes):
+        rows = [
+            row
+            for row, (x1, y1, x2, y2) in enumerate(anchors.tolist())
+            if cross_border or (x1 >= 0 and y1 >= 0 and x2 <= 96 and y2 <= 96)
+        ]
+        overlaps = iou(gt_boxes, anchors[rows])
+        matches = [NEGATIVE] * len(rows)
+        if len(gt_boxes):
+            matches = match_by_loops(overlaps.tolist(), 0.7, 0.3)
+        for row, truth in zip(rows, matches):
+            if truth == IGNORED:
+                continue
+            number += 1
+            positive = truth >= 0
+            prob = logits[image, row].detach().sigmoid()
+            losses -= float((prob if positive else 1 - prob).log())
+            if positive:
+                target = encode(gt_boxes[truth, None], anchors[row, None])[0]
+                x = (moves[image, row].detach() - target).abs()
+                boxes += float(torch.where(x < 1 / 9, 4.5 * x * x, x - 0.5 / 9).sum())
+    assert found == pytest.approx([losses / number, boxes / number], rel=1e-4)
+
+
+def test_at_most_half_of_the_sampled_anchors_are_positive(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = make(anchors_per_image=4, rpn_positive_thresh=0.31)
+    batch = batch_of(detector, 2)
+    seen: list[Tensor] = []
+
+    def record(logits: Tensor, deltas: Tensor, is_object: Tensor, *rest: Any) -> Any:
+        seen.append(is_object)
+        return rpn_loss(logits, deltas, is_object, *rest)
+
+    monkeypatch.setattr("detkit.detectors.faster_rcnn.rpn_loss", record)
+    detector(batch)
+    assert seen[0].tolist() == [True, True, False, False]
+
+
+# --- proposals ----------------------------------------------------------------------------
+
+
+def proposals_by_loops(
+    boxes: list[Tensor], scores: list[Tensor], side: float, thresh: float, number: int
+) -> list[list[float]]:
+    kept: list[tuple[float, list[float]]] = []
+    for level_boxes, level_scores in zip(boxes, scores):
+        left = sorted(zip(level_scores.tolist(), level_boxes.tolist()), key=lambda one: -one[0])
+        left = [
+            (s, b)
+            for s, b in left
+            if min(b[2] - b[0], b[3] - b[1]) >= side and b[2] > b[0] and b[3] > b[1]
+        ]
+        while left:
+            best = left.pop(0)
+            kept.append(best)
+            left = [
+                one
+                for one in left
+                if float(iou(torch.tensor([best[1]]), torch.tensor([one[1]]))) <= thresh
+            ]
+    return [box for _, box in sorted(kept, key=lambda one: -one[0])[:number]]
+
+
+def test_the_best_regions_are_those_of_a_loop() -> None:
+    torch.manual_seed(0)
+    boxes = [torch.rand(40, 4).cumsum(1) * 50, torch.rand(30, 4).cumsum(1) * 50]
+    boxes[1][3, 2] = boxes[1][3, 0]  # without an area
+    scores = [torch.randn(40), torch.randn(30)]
+    found = best_regions(boxes, scores, 10.0, 0.5, 12)
+    wanted = proposals_by_loops(boxes, scores, 10.0, 0.5, 12)
+    torch.testing.assert_close(found, torch.tensor(wanted))
+    assert len(best_regions(boxes, scores, 1000.0, 0.5, 12)) == 0
+
+
+def test_proposals_are_the_best_anchors_moved_and_cut_at_the_border() -> None:
+    config = dataclasses.replace(TINY, rpn_pre_nms_test=2, rpn_nms_thresh=1.0)
+    rpn = RegionProposalNetwork(config, 8, [8])
+    anchors = torch.tensor([[0, 0, 30, 30], [40, 40, 60, 60], [80, 80, 130, 120.0]])
+    deltas = torch.tensor([[0, 0, 0, 0], [0.5, 0, 0, 0], [0, 0, 0.1, 0]])
+    scored = ScoredAnchors([torch.tensor([[0.1, 0.3, 0.2]])], [deltas[None]], [anchors])
+    (found,) = rpn.propose(scored, [(100, 110)], training=False)
+    moved = decode(deltas, anchors)
+    torch.testing.assert_close(found[0], moved[1])
+    torch.testing.assert_close(found[1], torch.tensor([moved[2, 0], 80.0, 110.0, 100.0]))
+    assert len(found) == 2
+
+
+def test_training_keeps_more_proposals_than_detecting() -> None:
+    detector = make(rpn_post_nms_train=50, rpn_post_nms_test=7, rpn_nms_thresh=1.0).eval()
+    batch = batch_of(detector, 1)
+    assert [len(one) for one in detector.propose(batch)] == [7]
+    assert [len(one) for one in detector.propose(batch, training=True)] == [50]
+    (found,) = detector.candidates(batch)
+    assert found.boxes.shape == (7, 2, 4) and found.scores.shape == (7, 2)
+
+
+def test_images_of_different_sizes_are_padded_and_hold_their_own_proposals() -> None:
+    detector = make(rpn_post_nms_test=50).eval()
+    small, large = sample(0, size=(96, 96)), sample(1, size=(96, 150))
+    batch = detector.prepare([small, large])
+    assert batch.images.shape[2:] == (96, 160) and batch.sizes == [(96, 96), (96, 150)]
+    for boxes, (height, width) in zip(detector.propose(batch), batch.sizes):
+        assert (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+    # Away from the padded side the maps are those of the image alone: what lies between is
+    # the receptive field, which zeros beyond the border reach into either way.
+    alone = detector.maps(detector.prepare([small]).images)
+    together = detector.maps(batch.images[:1])
+    torch.testing.assert_close(together[0][..., :4], alone[0][..., :4], atol=0.05, rtol=0.05)
+
+
+# --- the four steps -----------------------------------------------------------------------
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(before: Mapping[str, Tensor], module: nn.Module) -> set[str]:
+    after = module.state_dict()
+    return {
+        name.split(".")[0] for name, value in before.items() if not torch.equal(after[name], value)
+    }
+
+
+def test_alternating_training_follows_the_papers_four_steps() -> None:
+    detector = make(training="alternating", step_lrs=(1.0, 0.5, 1.0, 0.1)).train()
+    start = weights_of(detector)
+    recipe = dataclasses.replace(FasterRCNN.short_recipe, max_steps=600, lr=0.01)
+    stages = detector.stages(recipe)
+    assert [stage.recipe.max_steps for stage in stages] == [200, 100, 200, 100]
+    assert [stage.recipe.lr for stage in stages] == [0.01, 0.005, 0.01, 0.001]
+    batch = batch_of(detector, 2, 1)
+    learnt = []
+    proposals_of_step_1: list[Tensor] = []
+    for number, stage in enumerate(stages, 1):
+        if number == 2:
+            proposals_of_step_1 = detector.eval().propose(batch, training=True)
+        assert stage.begin is not None
+        stage.begin()
+        if number == 2:  # from the starting weights again, on proposals of step 1's network
+            assert changed(start, detector) == {"rpn"} or not changed(start, detector)
+            again = detector._companions["proposer"].propose(batch, training=True)
+            torch.testing.assert_close(again, proposals_of_step_1)
+        before = weights_of(detector)
+        detector.train()
+        optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=0.01)
+        losses = detector(batch)
+        assert set(losses) == (
+            {"rpn_objectness", "rpn_box"} if number in (1, 3) else {"roi_class", "roi_box"}
+        )
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        learnt.append(changed(before, detector))
+    assert learnt == [{"backbone", "neck", "rpn"}, {"backbone", "neck", "head"}, {"rpn"}, {"head"}]
+    assert not detector._companions
+
+
+def test_the_blocks_that_serve_as_head_learn_only_with_fast_rcnn() -> None:
+    config = FasterRCNNConfig(
+        backbone="resnet18", neck="single", size=64, training="alternating", freeze_layers=5
+    )
+    detector = FasterRCNN(config, ["a"])
+    detector.load_weights("none")
+    for step, learns in ((1, False), (2, True), (3, False), (4, True)):
+        detector._begin(step)
+        trained = {name for name, p in detector.named_parameters() if p.requires_grad}
+        assert any("layer4" in name for name in trained) == learns
+        assert any("layer3" in name for name in trained) == (step <= 2)
+        assert not any("backbone.blocks.conv1" in name for name in trained)
+        assert any(name.startswith("rpn") for name in trained) == (step in (1, 3))
+        detector.train()
+        assert detector.backbone.blocks["layer2"].training == (step <= 2)
+        assert detector.backbone.blocks["layer4"].training == (step != 3)
+
+
+def test_what_later_steps_need_survives_a_resume() -> None:
+    first = make(training="alternating")
+    first._begin(1)
+    with torch.no_grad():
+        first.rpn.conv.weight.add_(1.0)
+    second = make(training="alternating")
+    second.load_state_dict(first.state_dict())
+    second.load_stage_state(first.stage_state())
+    batch = batch_of(first, 1)
+    for detector in (first, second):
+        detector._begin(2)
+        detector.eval()
+    for one, other in zip(first.state_dict().values(), second.state_dict().values()):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(
+        first._companions["proposer"].propose(batch), second._companions["proposer"].propose(batch)
+    )
+    middle = weights_of(second)
+    second._begin(2)  # resumed in the middle of the step: nothing is begun anew
+    assert not changed(middle, second)
+
+
+# --- torchvision --------------------------------------------------------------------------
+
+
+def torchvisions(num_classes: int) -> nn.Module:
+    """Return torchvision's model with random weights whose scores are well spread."""
+    torch.manual_seed(0)
+    peer = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=num_classes
+    ).eval()
+    for name, module in peer.named_modules():
+        if isinstance(module, nn.Conv2d) and "rpn.head" not in name:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", mode="fan_out")
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.1)
+            if name.endswith("bn3"):
+                nn.init.constant_(module.weight, 0.3)
+    box = peer.roi_heads.box_predictor
+    for layer, std in (
+        (peer.rpn.head.cls_logits, 0.1),
+        (peer.rpn.head.bbox_pred, 0.02),
+        (box.cls_score, 0.3),
+        (box.bbox_pred, 0.1),
+    ):
+        nn.init.normal_(layer.weight, std=std)
+    with torch.no_grad():
+        for level, x in enumerate(list(peer.backbone(torch.randn(1, 3, 256, 256)).values())[:4]):
+            peer.backbone.fpn.layer_blocks[level][0].weight.div_(x.std())
+    return peer
+
+
+def test_detkit_and_torchvision_give_the_same_detections_for_the_same_weights() -> None:
+    peer = torchvisions(5)
+    state = FasterRCNN.convert_torchvision(peer.state_dict())
+    assert state is not None
+    detector = FasterRCNN(_TORCHVISION, ["a", "b", "c", "d"]).eval()
+    detector.load_state_dict(state)
+    files = sorted((SHARED / "data/voc100/JPEGImages").glob("*.jpg"))[:1]
+    images = [torchvision.io.decode_image(str(file)) for file in files] or [
+        torch.randint(0, 255, (3, 240, 320), dtype=torch.uint8)
+    ]
+    for image in images:
+        with torch.no_grad():
+            (wanted,) = peer([image.float() / 255])
+        none = torch.zeros(0)
+        (found,) = detector.detect(
+            detector.prepare([Sample(image, none.view(0, 4), none.long(), none.bool())])
+        )
+        assert len(found.boxes) == len(wanted["boxes"]) > 20
+        assert (found.labels == wanted["labels"].numpy() - 1).all()
+        torch.testing.assert_close(
+            torch.from_numpy(found.scores), wanted["scores"], atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(
+            torch.from_numpy(found.boxes), wanted["boxes"], atol=1e-2, rtol=0
+        )
+
+
+def renamed_as_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict with the names of the published file, which is older."""
+    return {
+        key.replace("blocks.0.0.", "blocks.0.")
+        .replace("blocks.1.0.", "blocks.1.")
+        .replace("blocks.2.0.", "blocks.2.")
+        .replace("blocks.3.0.", "blocks.3.")
+        .replace("rpn.head.conv.0.0.", "rpn.head.conv."): value
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+def test_published_weights_load_with_their_older_names_and_their_epsilon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.device("cpu"):
+        peer = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None
+        )
+    state = peer.state_dict()
+    file = tmp_path / "fasterrcnn_resnet50_fpn_coco.pth"
+    torch.save(renamed_as_published(state), file)
+    monkeypatch.setattr(Published, "url", property(lambda self: file.as_uri()))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    detector = FasterRCNN.from_published("fasterrcnn-resnet50-fpn-coco")
+    assert len(detector.class_names) == 80 and "N/A" not in detector.class_names
+    norm = detector.backbone.blocks["bn1"]
+    theirs = state["backbone.body.bn1.running_var"]
+    torch.testing.assert_close(norm.running_var + norm.eps, theirs)  # type: ignore[operator]
+    # Class 90 of theirs, with background 0, is the last of ours.
+    logits, deltas = detector.head.class_logits.weight, detector.head.deltas.weight
+    torch.testing.assert_close(logits[-1], state["roi_heads.box_predictor.cls_score.weight"][90])
+    torch.testing.assert_close(
+        deltas[-4:], state["roi_heads.box_predictor.bbox_pred.weight"][90 * 4 : 91 * 4]
+    )
+
+
+def test_other_state_dicts_are_not_taken_for_one() -> None:
+    with torch.device("meta"):
+        resnet = torchvision.models.resnet18()
+    assert FasterRCNN.convert_torchvision(resnet.state_dict()) is None
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"rpn_positive_thresh": 5.0},
+        {"rpn_negative_thresh": 0.8},
+        {"rpn_nms_thresh": 0.0},
+        {"rpn_post_nms_test": 0},
+        {"anchor_ratios": ()},
+        {"anchor_sizes": (0.0,)},
+        {"step_shares": (1.0, 1.0, 0.0, 1.0)},
+        {"rpn_box_weight": -1.0},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(setting)).split("_")[0]):
+        dataclasses.replace(TINY, **setting).validate()
+
+
+def test_the_head_is_configured_as_fast_rcnns() -> None:
+    assert issubclass(FasterRCNNConfig, RegionConfig)

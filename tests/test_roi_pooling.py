@@ -1,0 +1,110 @@
+"""RoI pooling against loops over bins, and the choice of the map."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from detkit.roi_pooling import PYRAMID, RoIPooling
+
+
+def pooled_by_loops(x: torch.Tensor, box: list[float], stride: int, bins: int) -> torch.Tensor:
+    """Return (C, bins, bins): Fast R-CNN's released code, bin by bin."""
+    inclusive = (box[0], box[1], box[2] - 1, box[3] - 1)
+    left, top, right, bottom = (math.floor(side / stride + 0.5) for side in inclusive)
+    width, height = max(right - left + 1, 1), max(bottom - top + 1, 1)
+    out = torch.zeros(x.shape[0], bins, bins)
+    for row in range(bins):
+        for column in range(bins):
+            y1, y2 = math.floor(row * height / bins), math.ceil((row + 1) * height / bins)
+            x1, x2 = math.floor(column * width / bins), math.ceil((column + 1) * width / bins)
+            y1, y2 = (min(max(y + top, 0), x.shape[1]) for y in (y1, y2))
+            x1, x2 = (min(max(c + left, 0), x.shape[2]) for c in (x1, x2))
+            if y2 > y1 and x2 > x1:
+                out[:, row, column] = x[:, y1:y2, x1:x2].amax(dim=(1, 2))
+    return out
+
+
+def aligned_by_loops(x: torch.Tensor, box: list[float], stride: int, bins: int) -> torch.Tensor:
+    """Return (C, bins, bins): the mean of 2 x 2 bilinear samples of each bin."""
+    left, top, right, bottom = (side / stride for side in box)
+    bin_w, bin_h = max(right - left, 1) / bins, max(bottom - top, 1) / bins
+    out = torch.zeros(x.shape[0], bins, bins)
+    for row in range(bins):
+        for column in range(bins):
+            for i in (0.25, 0.75):
+                for j in (0.25, 0.75):
+                    out[:, row, column] += bilinear(
+                        x, top + (row + i) * bin_h, left + (column + j) * bin_w
+                    )
+    return out / 4
+
+
+def bilinear(x: torch.Tensor, y: float, c: float) -> torch.Tensor:
+    height, width = x.shape[1:]
+    if y < -1 or y > height or c < -1 or c > width:
+        return torch.zeros(x.shape[0])
+    y, c = min(max(y, 0), height - 1), min(max(c, 0), width - 1)
+    y0, x0 = int(y), int(c)
+    y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
+    a, b = y - y0, c - x0
+    top = x[:, y0, x0] * (1 - b) + x[:, y0, x1] * b
+    bottom = x[:, y1, x0] * (1 - b) + x[:, y1, x1] * b
+    return top * (1 - a) + bottom * a
+
+
+BOXES = [[0, 0, 64, 64], [11, 23, 90, 71], [40, 8, 47, 13], [80, 60, 130, 140]]
+
+
+@pytest.mark.parametrize(
+    ("method", "loops"), [("pool", pooled_by_loops), ("align", aligned_by_loops)]
+)
+def test_regions_of_two_images_are_pooled_as_bin_by_bin(method: str, loops: object) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 9)
+    rois = [torch.tensor(BOXES[:3], dtype=torch.float32), torch.tensor(BOXES[3:]).float()]
+    found = RoIPooling(method, 3, [16])([x], rois)  # type: ignore[arg-type]
+    for index, (image, box) in enumerate(zip((0, 0, 0, 1), BOXES)):
+        wanted = loops(x[image], box, 16, 3)  # type: ignore[operator]
+        torch.testing.assert_close(found[index], wanted)
+
+
+def test_a_spatial_pyramid_is_its_levels_pooled_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 8, 9)
+    layer = RoIPooling("spp", 7, [16])
+    found = layer([x], [torch.tensor(BOXES).float()])
+    assert found.shape == (4, layer.num_features(2)) == (4, 2 * 50)
+    for index, box in enumerate(BOXES):
+        wanted = [pooled_by_loops(x[0], box, 16, bins).flatten() for bins in PYRAMID]
+        torch.testing.assert_close(found[index], torch.cat(wanted))
+
+
+def test_a_region_of_imagenets_size_is_cut_from_stride_16_and_half_of_it_one_finer() -> None:
+    layer = RoIPooling("align", 7, [4, 8, 16, 32], canonical=224)
+    sides = [8, 56, 111, 112, 223, 224, 447, 448, 2000]
+    boxes = torch.tensor([[0, 0, side, side] for side in sides], dtype=torch.float32)
+    assert layer.levels(boxes).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert layer.levels(torch.tensor([[5.0, 5.0, 5.0, 9.0]])).tolist() == [0]  # no area
+
+
+@pytest.mark.parametrize("method", ["pool", "align", "spp"])
+def test_each_region_of_a_pyramid_comes_from_its_own_map(method: str) -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(1, 2, 32 // s, 32 // s) for s in (1, 2)]
+    layer = RoIPooling(method, 2, [8, 16], canonical=200)  # type: ignore[arg-type]
+    boxes = torch.tensor([[0, 0, 240, 240], [8, 8, 60, 70], [0.0, 0.0, 90.0, 90.0]])
+    assert layer.levels(boxes).tolist() == [1, 0, 0]
+    found = layer(maps, [boxes])
+    for index, level in enumerate((1, 0, 0)):
+        alone = RoIPooling(method, 2, [(8, 16)[level]])  # type: ignore[arg-type]
+        torch.testing.assert_close(found[index], alone([maps[level]], [boxes[index, None]])[0])
+
+
+def test_no_region_at_all_gives_no_row() -> None:
+    none = [torch.zeros(0, 4), torch.zeros(0, 4)]
+    assert RoIPooling("align", 7, [16])([torch.zeros(2, 5, 4, 4)], none).shape == (0, 5, 7, 7)
+    two = [torch.zeros(2, 5, 4, 4), torch.zeros(2, 5, 2, 2)]
+    assert RoIPooling("pool", 7, [16, 32])(two, none).shape == (0, 5, 7, 7)
