@@ -19,7 +19,19 @@ from running import detkit, process
 from detkit import __version__
 from detkit.errors import ExitCode
 
-COMMANDS = ("demo", "check", "train", "eval", "detect", "convert", "split", "export", "models")
+COMMANDS = (
+    "demo",
+    "check",
+    "train",
+    "eval",
+    "detect",
+    "convert",
+    "split",
+    "propose",
+    "recall",
+    "export",
+    "models",
+)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -28,8 +28,8 @@ ProposalsFrom = Annotated[
     typer.Option(
         "--proposals",
         metavar="FILE|METHOD",
-        help="For detectors that judge given boxes: those of a file of `detkit propose` (or .mat), "
-        "or of another method. [default: as the model was trained]",
+        help="For detectors that judge given boxes: a file of `detkit propose` (or R-CNN's .mat), "
+        "or another method. [default: the model's]",
     ),
 ]
 Plugin = Annotated[

@@ -62,13 +62,13 @@ def propose(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Propose boxes that may hold an object, for detectors that judge boxes.
+    """Propose boxes that may hold an object.
 
-    FILE gets a line an image: {"image", "width", "height", "parameters", "boxes", "scores"},
-    best boxes first. All cores work. After an interruption the same command goes on where it
-    stopped: what was done is in FILE.partial. `train`, `detect` and `eval` take the file by
-    --proposals; without one they propose themselves, with the same results. An image that
-    cannot be read is one line with "error"; the exit code is then 3.
+    They are for detectors that judge given boxes: `train`, `detect` and `eval` take the file by
+    --proposals; without one they propose themselves, with the same results. FILE gets a line an
+    image: {"image", "width", "height", "parameters", "boxes", "scores"}, best boxes first. After
+    an interruption the same command goes on where it stopped: what was done is in FILE.partial.
+    An image that cannot be read is one line with "error"; the exit code is then 3.
 
     \b
     Examples:
@@ -140,7 +140,7 @@ def recall(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how many objects proposals cover: recall and mean average best overlap.
+    """Measure how many objects proposals cover.
 
     Recall is the share of objects that one of the first N boxes of their image overlaps by an
     IoU of X and more; the overlap is an object's best IoU, its mean over classes MABO

@@ -109,8 +109,10 @@ def propose(
         found = selective_search(image, mode=mode, seed=seed, max_boxes=max_boxes, max_side=side)
     else:
         raise UsageError(f"{method}: no such method; choose from {', '.join(METHODS)}")
-    boxes = np.minimum(np.rint(found.boxes), np.array([width, height] * 2, np.float32))
-    return Proposals(boxes.astype(np.float32), found.scores)
+    # Halves upwards, both sides alike: rounded to even, a box a pixel wide could lose it.
+    boxes = np.floor(found.boxes.astype(np.float64) + 0.5)
+    boxes = np.minimum(boxes, [width, height, width, height]).astype(np.float32)
+    return Proposals(boxes, found.scores)
 
 
 def _edge_boxes(
@@ -119,14 +121,13 @@ def _edge_boxes(
     """Return what Edge Boxes finds, in the image's own pixels."""
     from detkit.proposals.edge_boxes import edge_boxes
 
-    small = _shrink(image, max_side)
     if edge_model is None:
-        found = edge_boxes(small, max_boxes=max_boxes)
-    else:
-        from detkit.proposals.edges import structured_edges
+        return edge_boxes(image, max_boxes=max_boxes, max_side=max_side)
+    from detkit.proposals.edges import structured_edges
 
-        edges, orientation = structured_edges(small, edge_model)
-        found = edge_boxes(small, max_boxes=max_boxes, edges=edges, orientation=orientation)
+    small = _shrink(image, max_side)
+    edges, orientation = structured_edges(small, edge_model)
+    found = edge_boxes(small, max_boxes=max_boxes, edges=edges, orientation=orientation)
     stretch = np.array([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]] * 2)
     return Proposals((found.boxes * stretch).astype(np.float32), found.scores)
 
