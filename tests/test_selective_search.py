@@ -199,7 +199,7 @@ def test_the_order_is_the_position_in_the_hierarchy_times_a_random_number() -> N
     places: dict[tuple[int, ...], float] = {}
     for name in ("HSV", "Lab"):
         converted = module.in_colour_space(image, name)
-        for k in (75, 150):
+        for k in (50, 100):
             parts = cut_up(converted, segment(converted, k, min_size=k))
             for colour in (True, False):
                 similarity = Similarity(colour=colour, texture=True, size=True, fill=True)
