@@ -55,7 +55,7 @@ LAYERS = {
         "drawing",
         "predictions",
     ),
-    1: ("anchors", "anchor_estimation", "matching", "nms", "curves"),
+    1: ("anchors", "anchor_estimation", "matching", "nms", "curves", "crops", "linear_fits"),
     0: (
         "boxes",
         "structures",

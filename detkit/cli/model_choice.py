@@ -43,7 +43,7 @@ def open_model(model: str, device: str) -> Detector:
     require_model(model)
     from detkit.checkpoint import load_model
     from detkit.detectors import backend_names, load_backend
-    from detkit.precision import find_device, memory_format
+    from detkit.precision import find_device, for_inference
 
     place = find_device(device)
     published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
@@ -55,7 +55,7 @@ def open_model(model: str, device: str) -> Detector:
     elif model in published:
         detector = published[model].from_published(model).to(place).eval()
     if detector is not None:
-        return detector.to(memory_format=memory_format(detector, place, training=False))
+        return for_inference(detector, place)
     near = difflib.get_close_matches(model, published, n=1)
     hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
     raise DetkitError(f"{model}: there is no such model file; {hint}")
