@@ -12,11 +12,12 @@ Differences from the paper:
 - Of several objects whose centres are in one cell a random one is learnt each time the image is
   seen, as in the released code; outside of training the first. `remarks` counts them.
 - `convolutional` head: the same S x S x (5 A + C) numbers from convolutions and a predictor that
-  see a cell and its surroundings, not the whole image. The paper's `connected` head has 206 million weights in its first layer
-  alone, which nobody trains on a laptop in an hour, and 200 images cannot fill; so it is the
-  default for the paper's own two networks and `convolutional` that of all other backbones.
+  see a cell and its surroundings, not the whole image. The paper's `connected` head has 206
+  million weights in its first layer alone, which nobody trains on a laptop in an hour, and 200
+  images cannot fill; so it is the default for the paper's own two networks and `convolutional`
+  that of all other backbones.
 - The predictors begin at boxes of different size (a third and two thirds of the image's side)
-  in the middle of their cell, with confidence 0, so that the loss is small from the first step.
+  in the middle of their cell, confidence .1, classes 1 / C: the loss is small from the first step.
 - Negative confidences and class probabilities count as 0 in detection: the last layer is linear
   (sec. 2.2), and two negative numbers would make a positive score.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
