@@ -17,10 +17,10 @@ from detkit.anchors import anchor_shapes, grid_anchors
 from detkit.boxes import decode, encode, iou
 from detkit.detector import Detector, Published
 from detkit.detectors.fast_rcnn import RegionConfig
-from detkit.detectors.faster_rcnn import (
-    _TORCHVISION,
-    FasterRCNN,
-    FasterRCNNConfig,
+from detkit.detectors.faster_rcnn import _TORCHVISION, FasterRCNN, FasterRCNNConfig
+from detkit.errors import UsageError
+from detkit.matching import IGNORED, NEGATIVE
+from detkit.region_proposals import (
     RegionProposalNetwork,
     ScoredAnchors,
     anchor_layout,
@@ -29,8 +29,6 @@ from detkit.detectors.faster_rcnn import (
     match_anchors,
     rpn_loss,
 )
-from detkit.errors import UsageError
-from detkit.matching import IGNORED, NEGATIVE
 from detkit.structures import Batch, Sample, Truth
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -47,7 +45,7 @@ def make(**settings: Any) -> FasterRCNN:
 
 def test_the_papers_nine_anchors_stand_around_the_middle_of_each_place() -> None:
     config = FasterRCNNConfig(backbone="vgg16")
-    (shapes,) = anchor_layout(config, [16])
+    (shapes,) = anchor_layout(config, [16], 600)
     assert len(shapes) == 9
     areas = sorted(round(w * h) for w, h in shapes)
     assert areas == [128**2] * 3 + [256**2] * 3 + [512**2] * 3
@@ -75,13 +73,13 @@ def test_anchors_equal_torchvisions() -> None:
 
 def test_a_pyramids_anchors_grow_with_its_maps() -> None:
     resnet = FasterRCNNConfig(backbone="resnet50", size=800)
-    layout = anchor_layout(resnet, [4, 8, 16, 32, 64])
+    layout = anchor_layout(resnet, [4, 8, 16, 32, 64], 800)
     assert [round((w * h) ** 0.5) for ((w, h), *_) in layout] == [32, 64, 128, 256, 512]
     assert [len(shapes) for shapes in layout] == [3] * 5
     own = dataclasses.replace(TINY, anchor_boxes=((9.0, 9.0), (2.0, 3.0), (30.0, 4.0), (5.0, 5.0)))
-    assert anchor_layout(own, [8, 16]) == [((2, 3), (5, 5)), ((9, 9), (30, 4))]
+    assert anchor_layout(own, [8, 16], 96) == [((2, 3), (5, 5)), ((9, 9), (30, 4))]
     with pytest.raises(UsageError, match="multiple of 3"):
-        anchor_layout(own, [8, 16, 32])
+        anchor_layout(own, [8, 16, 32], 96)
 
 
 def test_estimated_anchors_become_part_of_the_config() -> None:
@@ -202,7 +200,7 @@ def test_at_most_half_of_the_sampled_anchors_are_positive(monkeypatch: pytest.Mo
         seen.append(is_object)
         return rpn_loss(logits, deltas, is_object, *rest)
 
-    monkeypatch.setattr("detkit.detectors.faster_rcnn.rpn_loss", record)
+    monkeypatch.setattr("detkit.region_proposals.rpn_loss", record)
     detector(batch)
     assert seen[0].tolist() == [True, True, False, False]
 
@@ -245,7 +243,7 @@ def test_the_best_regions_are_those_of_a_loop() -> None:
 
 def test_proposals_are_the_best_anchors_moved_and_cut_at_the_border() -> None:
     config = dataclasses.replace(TINY, rpn_pre_nms_test=2, rpn_nms_thresh=1.0)
-    rpn = RegionProposalNetwork(config, 8, [8])
+    rpn = RegionProposalNetwork(config, 8, [8], 96)
     anchors = torch.tensor([[0, 0, 30, 30], [40, 40, 60, 60], [80, 80, 130, 120.0]])
     deltas = torch.tensor([[0, 0, 0, 0], [0.5, 0, 0, 0], [0, 0, 0.1, 0]])
     scored = ScoredAnchors([torch.tensor([[0.1, 0.3, 0.2]])], [deltas[None]], [anchors])
@@ -487,5 +485,11 @@ def test_settings_that_cannot_work_are_refused(setting: dict[str, Any]) -> None:
         dataclasses.replace(TINY, **setting).validate()
 
 
-def test_the_head_is_configured_as_fast_rcnns() -> None:
-    assert issubclass(FasterRCNNConfig, RegionConfig)
+def test_the_head_is_configured_as_fast_rcnns_but_for_its_samples() -> None:
+    own, heads = FasterRCNNConfig(), RegionConfig()
+    differing = {
+        field.name
+        for field in dataclasses.fields(heads)
+        if getattr(own, field.name) != getattr(heads, field.name)
+    }
+    assert differing == {"rois_per_image", "negative_range"}
