@@ -42,13 +42,14 @@ class RunFolder:
 
         Raises UsageError when another run is writing there, when there is something in the
         folder (unless `resume` or `force`), or nothing to resume. `force` deletes an earlier
-        run's files, never anything else.
+        run's files, never anything else. `was_killed` tells of a run that left its lock behind.
         """
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
+        self.was_killed = (path / ".lock").exists()  # or is in use, which `_lock` refuses
         self._lock = _lock(path)
         try:
             self._take_over(resume, force)

@@ -102,6 +102,8 @@ def train(
         )
         run = Run(fabric, detector, records, recipe, options, folder, began)
         run.notes.append(reason)
+        if folder is not None and folder.was_killed:
+            run.notes.append("the run before was killed; its lock was left behind and is ours now")
         if saved is None:
             run.start(seed, precision)
         else:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from running import detkit
 from runs import run, stop_after
 from toy import scores_of, write_images
 
+from detkit.checkpoint import load_resume, model_info
 from detkit.data.records import ImageRecord
 from detkit.errors import ExitCode, UsageError
 
@@ -117,22 +117,104 @@ def test_the_command_tells_the_best_score_of_a_finished_run_again(
     assert told[0] in again.stderr.splitlines()
 
 
+SIGNAL_BEFORE_THE_FIRST_STEP = """
+import signal, sys
+from detkit.cli import main
+from detkit.data import check
+
+real = check.check
+
+def stopped(*words, **options):
+    signal.raise_signal(signal.SIGTERM)
+    return real(*words, **options)
+
+check.check = stopped
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_sigterm_before_the_first_step_exits_130_in_one_line(demo: Path, tmp_path: Path) -> None:
     words = ["train", str(demo), "--model", "ssd", "-o", str(tmp_path / "run")]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "detkit", *words], stderr=subprocess.PIPE, text=True
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_BEFORE_THE_FIRST_STEP, *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert running.stderr is not None
-    assert "images" in running.stderr.readline()  # torch is not imported yet
-    time.sleep(0.1)
-    running.send_signal(signal.SIGTERM)
-    errors = running.stderr.read()
-    assert running.wait(timeout=600) == ExitCode.INTERRUPTED, errors
-    # Where it hits is the machine's business; it is one line, and no traceback.
-    assert errors.splitlines()[-1].startswith("detkit: error: "), errors
-    assert "Traceback" not in errors
+    assert done.returncode == ExitCode.INTERRUPTED, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("detkit: error: "), done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+CTRL_C_WHILE_IMPORTING = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "detkit.console":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from detkit.__main__ import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_while_the_command_is_being_imported_is_quiet() -> None:
+    words = [sys.executable, "-c", CTRL_C_WHILE_IMPORTING, "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, "", "")
+
+
+KILL_BETWEEN_TWO_FILES = """
+import os, signal, sys
+from detkit import run
+from detkit.cli import main
+
+real, calls = run.save_resume, []
+run.SAVE_SECONDS = 0.0  # save at every step
+
+def save(*words):
+    calls.append(words)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*words)
+
+run.save_resume = save
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_killed_command_leaves_whole_files_and_the_next_goes_on_from_them(
+    demo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    words = ["train", str(demo), "--model", "ssd", "-o", str(folder), "--batch-size", "2"]
+    words += ["--num-workers", "0", "--device", "cpu", "--set", "size=64", "--max-steps", "4000"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILL_BETWEEN_TWO_FILES, *words], capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (folder / ".lock").exists()
+    assert load_resume(folder / "resume.ckpt")["position"]["step"] == 2
+    assert model_info(folder / "last.safetensors")["backend"] == "ssd"
+    again = detkit("train", "--resume", "-o", folder, "--max-steps", "3")
+    assert again.returncode == 0, again.stderr
+    assert "the run before was killed" in again.stderr
+    assert "resumed at step 2" in again.stderr
+    assert not (folder / ".lock").exists()
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder nobody can write to")
+def test_an_output_folder_that_cannot_be_written_is_one_line(demo: Path) -> None:
+    done = detkit("train", demo, "--model", "ssd", "-o", "/sys/detkit-run", "-q")
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr.startswith("detkit: error: /sys/detkit-run: cannot be written")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_full_disk_is_gone_on_from_only_where_there_is_something_to_go_on_with(
