@@ -47,6 +47,10 @@ LAYERS = {
         "photometric",
         "proposals",
         "backbones",
+        "pyramid",
+        "roi_pooling",
+        "region_proposals",
+        "folding",
         "darknet",
         "grid_heads",
         "voc_map",
@@ -57,6 +61,7 @@ LAYERS = {
     ),
     1: ("anchors", "anchor_estimation", "matching", "nms", "curves", "crops", "linear_fits"),
     0: (
+        "network_size",
         "boxes",
         "structures",
         "config",
