@@ -87,9 +87,9 @@ def edge_boxes(
     found = np.flatnonzero(scores > 0)
     order = found[np.argsort(-scores[found], kind="stable")]
     order = order[suppress(windows[order], beta, eta, max_boxes)]
-    # A window's border runs through the middle of its outermost pixels, just outside the object.
-    boxes = (windows[order] + 0.5) * [width, height, width, height]
-    boxes /= np.tile(edges.shape[::-1], 2)
+    # Half-open: the outermost pixels belong to the window.
+    boxes = (windows[order] + [0, 0, 1, 1]) * np.tile((width, height), 2)
+    boxes = boxes / np.tile(edges.shape[::-1], 2)  # multiplied first: the far side is met exactly
     return Proposals(boxes.astype(np.float32), scores[order].astype(np.float32))
 
 

@@ -38,8 +38,13 @@ class WindowTables(NamedTuple):
     norms: Floats  # (H + W + 1,) the factor of eq. 3 for a half perimeter
     # Sec. 3.3's lists of the groups that rows and columns meet, one run of pixels an entry.
     met: Numbers  # all rows in one list, from left to right; then all columns, downwards
-    row_counts: Ints  # (H, W) the runs begun up to and with a pixel, all before included
-    column_counts: Ints  # (W, H)
+    # (H, W) twice the runs begun up to and with a pixel, all lines before included, and one more
+    # if the pixel is in a run.
+    row_runs: Ints
+    column_runs: Ints  # (W, H)
+    # (G + 1, 4) of each group its pixel's x and y and where its affinities start and end: what
+    # is needed together, in one place.
+    records: Ints
 
 
 def window_tables(
@@ -55,12 +60,13 @@ def window_tables(
     sizes = np.arange(height + width + 1, dtype=np.float64)
     norms = np.ones_like(sizes)
     norms[1:] = (sizes[1:] / 2) ** -KAPPA
-    in_rows, row_counts = _runs(groups.ids)
-    in_columns, column_counts = _runs(np.ascontiguousarray(groups.ids.T))
-    column_counts += len(in_rows)
+    in_rows, row_runs = _runs(groups.ids)
+    in_columns, column_runs = _runs(np.ascontiguousarray(groups.ids.T))
+    column_runs += 2 * len(in_rows)
     met = np.concatenate((in_rows, in_columns))
+    records = np.stack((groups.x, groups.y, groups.starts[:-1], groups.starts[1:]), axis=1)
     sums = _integral(at_pixels), _integral(strong)
-    return WindowTables(groups, *sums, norms, met, row_counts, column_counts)
+    return WindowTables(groups, *sums, norms, met, row_runs, column_runs, records)
 
 
 def _integral(values: Floats) -> Floats:
@@ -74,7 +80,7 @@ def _integral(values: Floats) -> Floats:
 
 @compiled
 def _runs(ids: Ints) -> tuple[Numbers, Ints]:
-    """Return the groups of all runs in the rows of `ids`, and (H, W) how many have begun."""
+    """Return (`met`, `row_runs`) of the table's rows, a run being pixels in a row of one group."""
     height, width = ids.shape
     owners, begun = np.empty(ids.size, np.uint32), np.empty((height, width), np.int32)
     count = 0
@@ -85,7 +91,7 @@ def _runs(ids: Ints) -> tuple[Numbers, Ints]:
             if group != before and group > 0:
                 owners[count] = group
                 count += 1
-            begun[y, x] = count
+            begun[y, x] = 2 * count + (group > 0)
             before = group
     return owners[:count].copy(), begun
 
@@ -114,8 +120,8 @@ def slide(
             high = int(size / ratio_step**ratio)
             wide = int(size * ratio_step**ratio)
             step_y, step_x = max(2, int(high * shift)), max(2, int(wide * shift))
-            for x in range(0, width - wide + step_x, step_x):
-                for y in range(0, height - high + step_y, step_y):
+            for y in range(0, height - high + step_y, step_y):
+                for x in range(0, width - wide + step_x, step_x):
                     x1, y1 = min(x + wide, width - 1), min(y + high, height - 1)
                     if x1 <= x or y1 <= y:
                         continue
@@ -145,22 +151,24 @@ def score_windows(
 
     One function, since a call with all these tables takes as long as a typical score.
     """
-    ids, magnitudes, group_x, group_y, starts, others, affinities = tables.groups
+    magnitudes, others = tables.groups.magnitudes, tables.groups.others
+    affinities, records = tables.groups.affinities, tables.records
     group_sums, edge_sums, norms = tables.group_sums, tables.edge_sums, tables.norms
-    met, row_counts, column_counts = tables.met, tables.row_counts, tables.column_counts
-    height, width = ids.shape
+    met, row_runs, column_runs = tables.met, tables.row_runs, tables.column_runs
+    height, width = row_runs.shape
     room = len(magnitudes)
-    weights = np.zeros(room, np.float64)  # largest product from the border to a group, if ...
-    seen_by = np.zeros(room, np.int64)  # ... this is the window at hand
-    waiting_for = np.zeros(room, np.int64)  # the window that has the group in its queue
+    # The last window that met a group: its `serial`, one more if on the border, two if waiting.
+    seen_by = np.zeros(room, np.int64)
+    weights = np.zeros(room, np.float64)  # then the largest product from the border to the group
     queue = np.empty(room, np.uint32)  # groups whose neighbours are to be looked at, a ring
     serial = 0
+    taken, best_taken = np.zeros(4, np.float64), np.zeros(4, np.float64)  # by the border's sides
     shift = (1 - alpha) / (1 + alpha)
     scores = np.zeros(len(windows), np.float64)
     for i in range(len(windows)):
         x0, y0, x1, y1 = windows[i, 0], windows[i, 1], windows[i, 2], windows[i, 3]
         best_x0, best_y0, best_x1, best_y1 = x0, y0, x1, y1
-        best, best_sum = min_score, 0.0
+        best, best_sum, best_border = min_score, 0.0, 0.0
         step_x, step_y = int((x1 - x0) * shift), int((y1 - y0) * shift)
         move = -1  # -1: the window itself; then side * 2 + (0 outwards, 1 inwards)
         while True:
@@ -182,35 +190,40 @@ def score_windows(
                 + group_sums[y0, x0]
                 - inner
             )
-            # A window in another has its groups at no larger weights: they sum to no more.
-            if move & 1 and move > 0 and best_sum - inner <= floor:
-                value = floor
+            # Two bounds that spare the rest. A window moved inwards has its groups at no larger
+            # weights than before: they sum to no more. One moved outwards on one side still has
+            # on its border what was on the other three.
+            if move >= 0:
+                if move & 1:
+                    bound = best_sum - inner
+                else:
+                    bound = value - best_border + best_taken[move >> 1]
+                if bound <= floor:
+                    value = floor
             if value > floor:
-                serial += 1
+                serial += 4
                 # S_b of sec. 3.2, the groups on the border: w_b = 0, all of each comes off.
                 waiting = 0
                 for side in range(4):
+                    uncut = value
                     if side < 2:
                         line = y0 if side == 0 else y1
-                        entry = row_counts[line, x0] - (ids[line, x0] > 0)
-                        end = row_counts[line, x1]
+                        first, last = row_runs[line, x0], row_runs[line, x1]
                     else:
                         line = x0 if side == 2 else x1
-                        entry = column_counts[line, y0] - (ids[y0, line] > 0)
-                        end = column_counts[line, y1]
-                    for place in range(entry, end):
-                        group = met[place]
-                        if seen_by[group] == serial:
-                            continue
-                        seen_by[group] = serial
-                        weights[group] = 1.0
-                        if starts[group] < starts[group + 1]:
-                            waiting_for[group] = serial
+                        first, last = column_runs[line, y0], column_runs[line, y1]
+                    for run in range((first >> 1) - (first & 1), last >> 1):
+                        group = met[run]
+                        if seen_by[group] != serial + 1:
+                            seen_by[group] = serial + 1
+                            x, y = records[group, 0], records[group, 1]
+                            # Without branches, which nothing could predict: no difference is
+                            # negative, of four with their signs in one number.
+                            inside = ((x - x0) | (x1 - x) | (y - y0) | (y1 - y)) >= 0
+                            value -= inside * magnitudes[group]
                             queue[waiting] = group
-                            waiting += 1
-                        x, y = group_x[group], group_y[group]
-                        if x0 <= x and x <= x1 and y0 <= y and y <= y1:
-                            value -= magnitudes[group]
+                            waiting += records[group, 2] < records[group, 3]
+                    taken[side] = uncut - value
                     if value <= floor:
                         break
                 # Eq. 2 outwards from there; what is reached by a better way waits anew.
@@ -219,30 +232,38 @@ def score_windows(
                     group = queue[head]
                     head = head + 1 if head + 1 < room else 0
                     waiting -= 1
-                    waiting_for[group] = 0
-                    weight = weights[group]
-                    for entry in range(starts[group], starts[group + 1]):
+                    weight = 1.0
+                    if seen_by[group] != serial + 1:
+                        weight = weights[group]
+                        seen_by[group] = serial
+                    for entry in range(records[group, 2], records[group, 3]):
                         product = weight * affinities[entry]
                         if product < MIN_AFFINITY:
                             break  # the rest are smaller
                         other = others[entry]
-                        before = weights[other] if seen_by[other] == serial else 0.0
+                        state = seen_by[other] - serial
+                        if state == 1:
+                            continue
+                        before = weights[other] if state >= 0 else 0.0
                         if product <= before:
                             continue
-                        x, y = group_x[other], group_y[other]
-                        if x < x0 or x > x1 or y < y0 or y > y1:
+                        x, y = records[other, 0], records[other, 1]
+                        if ((x - x0) | (x1 - x) | (y - y0) | (y1 - y)) < 0:
                             continue
                         value -= (product - before) * magnitudes[other]
                         weights[other] = product
-                        seen_by[other] = serial
-                        if waiting_for[other] != serial:
-                            waiting_for[other] = serial
+                        if state != 2:
+                            seen_by[other] = serial + 2
                             place = head + waiting
                             queue[place if place < room else place - room] = other
                             waiting += 1
             better = value > floor
             if better:
                 best, best_sum = value * norm, value + inner
+                best_border = 0.0
+                for side in range(4):
+                    best_taken[side] = taken[side]
+                    best_border += taken[side]
                 best_x0, best_y0, best_x1, best_y1 = x0, y0, x1, y1
                 scores[i] = best
             elif move < 0:
