@@ -319,7 +319,7 @@ def test_plain_python_gives_the_same_boxes_as_compiled_code() -> None:
     script = (
         "import sys, numpy as np\n"
         "from detkit.proposals.selective_search import selective_search\n"
-        "image = np.random.default_rng(0).integers(0, 256, (18, 24, 3)).astype(np.uint8)\n"
+        "image = np.random.default_rng(0).integers(0, 256, (14, 12, 3)).astype(np.uint8)\n"
         "found = selective_search(image.repeat(2, axis=1), min_side=0)\n"
         "print(found.boxes.tolist(), found.scores.tolist())\n"
     )
