@@ -42,6 +42,12 @@ class RPNConfig(DetectorConfig):
     anchor_boxes: Shapes = setting(
         (), "ours: (width, height) of each anchor in network pixels, instead of sizes and ratios"
     )
+    anchor_box_scale: float = setting(
+        2.0, "MATLAB's BoxPyramidScale: from one level of `anchor_boxes` to the next"
+    )
+    anchor_box_levels: int = setting(
+        1, "MATLAB's NumBoxPyramidLevels: so many times `anchor_boxes`, each larger by the scale"
+    )
     anchor_offset: float = setting(0.5, "released code: the place's centre; torchvision: 0")
     round_anchors: bool = setting(False, "torchvision: anchors' corners are whole pixels")
     cross_border: bool | None = setting(
@@ -83,15 +89,17 @@ class RPNConfig(DetectorConfig):
             "rpn_post_nms_train",
             "rpn_pre_nms_test",
             "rpn_post_nms_test",
+            "anchor_box_levels",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--set {name}={value}: must be at least 1")
         sides = [side for shape in self.anchor_boxes for side in shape]
-        positive = (*self.anchor_sizes, *self.anchor_ratios, *sides)
+        positive = (*self.anchor_sizes, *self.anchor_ratios, *sides, self.anchor_box_scale)
         if not (self.anchor_ratios and all(value > 0 for value in positive)):
             raise UsageError(
-                "--set anchor_sizes, anchor_ratios, anchor_boxes: each value must be above 0"
+                "--set anchor_sizes, anchor_ratios, anchor_boxes, anchor_box_scale: each value "
+                "must be above 0"
             )
         if self.rpn_box_weight < 0:
             raise UsageError(f"--set rpn_box_weight={self.rpn_box_weight}: must not be below 0")
@@ -107,7 +115,9 @@ def anchor_layout(config: RPNConfig, strides: Sequence[int], side: int) -> list[
     """
     num_maps = len(strides)
     if config.anchor_boxes:
-        shapes = sorted(config.anchor_boxes, key=lambda shape: shape[0] * shape[1])
+        factors = [config.anchor_box_scale**level for level in range(config.anchor_box_levels)]
+        shapes = [(w * factor, h * factor) for factor in factors for w, h in config.anchor_boxes]
+        shapes.sort(key=lambda shape: shape[0] * shape[1])
         return [tuple(some) for some in _dealt(shapes, num_maps, "anchor_boxes")]
     sizes = sorted(config.anchor_sizes)
     if not sizes and num_maps == 1:

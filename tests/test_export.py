@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from running import detkit
 from torch import Tensor, nn
 
-import detkit
 from detkit.checkpoint import save_model
 from detkit.cli import main
 from detkit.config import DetectorConfig, Recipe
@@ -382,6 +382,13 @@ def test_the_command_writes_the_file_and_says_the_differences_on_stderr(tmp_path
     assert "on 4 images: scores differ by at most" in first and "network pixels" in first
     assert second.startswith(f"{out}: ")
     assert OnnxDetector(out).backend == "ssd"
+    # The other commands take it like any model.
+    found = [detkit("detect", one, photo, "--score", "0.3") for one in (model, out)]
+    boxes = [json.loads(one.stdout)["detections"] for one in found]
+    assert [one.returncode for one in found] == [0, 0] and boxes[0]
+    for one, other in zip(*boxes, strict=True):
+        assert one["label"] == other["label"]
+        np.testing.assert_allclose(one["box"], other["box"], atol=0.05)
 
 
 def test_the_command_keeps_an_old_file_and_exits_2(

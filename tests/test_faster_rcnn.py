@@ -82,6 +82,15 @@ def test_a_pyramids_anchors_grow_with_its_maps() -> None:
         anchor_layout(own, [8, 16, 32], 96)
 
 
+def test_matlabs_pyramid_of_boxes_has_its_counterpart() -> None:
+    # MinBoxSizes [8 16] (height first there), BoxPyramidScale 3, NumBoxPyramidLevels 2.
+    pyramid = dataclasses.replace(
+        TINY, anchor_boxes=((16.0, 8.0),), anchor_box_scale=3.0, anchor_box_levels=2
+    )
+    assert anchor_layout(pyramid, [16], 96) == [((16, 8), (48, 24))]
+    assert anchor_layout(pyramid, [8, 16], 96) == [((16, 8),), ((48, 24),)]
+
+
 def test_estimated_anchors_become_part_of_the_config() -> None:
     boxes = torch.tensor([[0, 0, 20, 10]] * 40 + [[0, 0, 60, 80]] * 20).numpy().astype("float32")
     zeros = torch.zeros(60).numpy()

@@ -38,6 +38,8 @@ def require_model(model: str) -> None:
 def open_model(model: str, device: str) -> Detector:
     """Return the detector of a model file or of published weights, in eval mode on its device.
 
+    An ONNX file that `detkit export` wrote runs on the CPU, whatever the device.
+
     Raises DetkitError when there is neither, naming the nearest published name.
     """
     require_model(model)
@@ -45,6 +47,10 @@ def open_model(model: str, device: str) -> Detector:
     from detkit.detectors import backend_names, load_backend
     from detkit.precision import find_device, for_inference
 
+    if Path(model).suffix == ".onnx" and Path(model).exists():
+        from detkit.export import OnnxDetector
+
+        return OnnxDetector(Path(model)).eval()
     place = find_device(device)
     published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
     detector = None
