@@ -20,9 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.curves import class_score
+from detkit.curves import RankedHits, class_score
 from detkit.errors import DetkitError
-from detkit.structures import ClassScore, Detections, FloatArray, Scores, Truth
+from detkit.structures import (
+    ClassScore,
+    Detections,
+    FloatArray,
+    Scores,
+    Truth,
+)
 
 AREAS = {"all": 0, "S": 1, "M": 2, "L": 3}  # pycocotools' order
 LIMITS = (1, 10, 100)  # detections an image
@@ -74,6 +80,42 @@ def coco_map(
         num_images=len(truths),
         extra=extra,
     )
+
+
+def ranked_hits(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    num_classes: int,
+    iou_thresh: float | None = None,
+) -> list[list[RankedHits]]:
+    """Return C lists of T: COCO's matches of each class at each IoU threshold.
+
+    Ignored detections are left out. Raises as `coco_map` does.
+    """
+    if len(detections) != len(truths):
+        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
+    evaluator = _evaluated(detections, truths, num_classes, iou_thresh, None)
+    num_images = len(truths)
+    classes = []
+    for index in range(num_classes):
+        first = index * len(AREAS) * num_images
+        images = [one for one in evaluator.evalImgs[first : first + num_images] if one is not None]
+        where = np.repeat(
+            np.array([one["image_id"] for one in images], np.int64),
+            [len(one["dtScores"]) for one in images],
+        )
+        scores = np.array([score for one in images for score in one["dtScores"]])
+        order = np.argsort(-scores, kind="mergesort")  # COCO's
+        rows = []
+        for thresh in range(len(evaluator.params.iouThrs)):
+            hits, ignored = (
+                np.concatenate([np.empty(0), *(one[key][thresh] for one in images)]) > 0
+                for key in ("dtMatches", "dtIgnore")
+            )
+            ranked = order[~ignored[order]]
+            rows.append(RankedHits(where[ranked], hits[ranked], scores[ranked].astype(np.float32)))
+        classes.append(rows)
+    return classes
 
 
 def _evaluated(

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from detkit.structures import BoolArray, ClassScore, FloatArray
+from detkit.structures import BoolArray, ClassScore, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class RankedHits:
+    """One class's detections in all images, best first; those neither right nor wrong left out."""
+
+    images: IntArray  # (n,) the place of the image each is in
+    hits: BoolArray  # (n,) whether it is right
+    scores: FloatArray  # (n,) descending
 
 
 def class_score(

@@ -31,11 +31,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.curves import class_score
+from detkit.curves import RankedHits, class_score
 from detkit.errors import DetkitError
 from detkit.structures import (
     BoolArray,
-    ClassScore,
     Detections,
     FloatArray,
     IntArray,
@@ -69,30 +68,28 @@ def voc_map(
     other evaluators, for comparing with their figures. Raises ValueError when the sequences
     differ in length or a label is not in [0, C), DetkitError when a score is not finite.
     """
-    if len(detections) != len(truths):
-        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
-    found = _row(detections, len(class_names))
-    scores = _scores_of(detections)
-    wanted = _row(truths, len(class_names))
-    difficult = np.concatenate([np.empty(0, np.bool_), *(item.difficult for item in truths)])
-    if count_difficult:
-        difficult = np.zeros_like(difficult)
-    ious, nearest = _match(found, wanted, len(class_names), pixel_inclusive)
-    falls_to = np.where(ious >= iou_thresh, nearest, -1)
-
-    order = np.lexsort((-scores, found.labels))  # stable: ties keep their order
-    bounds = np.searchsorted(found.labels[order], np.arange(len(class_names) + 1))
-    num_truths = np.bincount(wanted.labels[~difficult], minlength=len(class_names))
+    ranked = ranked_hits(
+        detections,
+        truths,
+        len(class_names),
+        iou_thresh,
+        count_difficult=count_difficult,
+        pixel_inclusive=pixel_inclusive,
+    )
+    num_detections = _count([item.labels for item in detections], len(class_names))
+    num_truths = _count(
+        [item.labels[~item.difficult | count_difficult] for item in truths], len(class_names)
+    )
     classes = [
-        _score_class(
+        class_score(
             name,
-            falls_to[order[bounds[index] : bounds[index + 1]]],
-            scores[order[bounds[index] : bounds[index + 1]]],
-            difficult,
-            int(num_truths[index]),
-            metric,
+            average_precision(one.hits, one.scores, wanted, metric),
+            one.hits,
+            one.scores,
+            num_truths=wanted,
+            num_detections=made,
         )
-        for index, name in enumerate(class_names)
+        for name, one, wanted, made in zip(class_names, ranked, num_truths, num_detections)
     ]
     aps = [one.ap for one in classes if one.ap is not None]
     return Scores(
@@ -103,6 +100,49 @@ def voc_map(
         classes=classes,
         num_images=len(truths),
     )
+
+
+def ranked_hits(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    num_classes: int,
+    iou_thresh: float = 0.5,
+    *,
+    count_difficult: bool = False,
+    pixel_inclusive: bool = False,
+) -> list[RankedHits]:
+    """Return the ranked detections of each of C classes, without those of difficult objects.
+
+    The options and errors are `voc_map`'s.
+    """
+    if len(detections) != len(truths):
+        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
+    found = _row(detections, num_classes)
+    scores = _scores_of(detections)
+    wanted = _row(truths, num_classes)
+    difficult = np.concatenate([np.empty(0, np.bool_), *(item.difficult for item in truths)])
+    if count_difficult:
+        difficult = np.zeros_like(difficult)
+    ious, nearest = _match(found, wanted, num_classes, pixel_inclusive)
+    falls_to = np.where(ious >= iou_thresh, nearest, -1)
+    order = np.lexsort((-scores, found.labels))  # stable: ties keep their order
+    if len(difficult):
+        order = order[(falls_to[order] < 0) | ~difficult[falls_to[order]]]
+    bounds = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
+    ranked = []
+    for start, end in zip(bounds, bounds[1:]):
+        rows = order[start:end]
+        objects, first = np.unique(falls_to[rows], return_index=True)
+        hits = np.zeros(len(rows), np.bool_)
+        hits[first[objects >= 0]] = True
+        ranked.append(RankedHits(found.images[rows], hits, scores[rows]))
+    return ranked
+
+
+def _count(labels: Sequence[IntArray], num_classes: int) -> list[int]:
+    """Return how often each label occurs in all images."""
+    row = np.concatenate([np.empty(0, np.int64), *labels])
+    return [int(count) for count in np.bincount(row, minlength=num_classes)]
 
 
 @dataclass(frozen=True)
@@ -192,32 +232,6 @@ def _iou(
             inside / np.where(union > 0, union, 1.0), posinf=0.0
         )
     return ious
-
-
-def _score_class(
-    name: str,
-    falls_to: IntArray,
-    scores: FloatArray,
-    difficult: BoolArray,
-    num_truths: int,
-    metric: VocMetric,
-) -> ClassScore:
-    """Return one class's figures from its ranked detections and the objects they fall to."""
-    num_detections = len(falls_to)
-    if len(difficult):
-        counts = (falls_to < 0) | ~difficult[falls_to]
-        falls_to, scores = falls_to[counts], scores[counts]
-    hits = np.zeros(len(falls_to), np.bool_)
-    objects, first = np.unique(falls_to, return_index=True)
-    hits[first[objects >= 0]] = True
-    return class_score(
-        name,
-        average_precision(hits, scores, num_truths, metric),
-        hits,
-        scores,
-        num_truths=num_truths,
-        num_detections=num_detections,
-    )
 
 
 def average_precision(

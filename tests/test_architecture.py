@@ -55,6 +55,8 @@ LAYERS = {
         "grid_heads",
         "voc_map",
         "coco_map",
+        "error_breakdown",
+        "bootstrap",
         "recall",
         "drawing",
         "predictions",
@@ -63,6 +65,7 @@ LAYERS = {
     0: (
         "network_size",
         "boxes",
+        "overlaps",
         "structures",
         "config",
         "errors",
