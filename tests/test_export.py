@@ -14,11 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import running
 import torch
 from numpy.typing import NDArray
-from running import detkit
 from torch import Tensor, nn
 
+import detkit
 from detkit.checkpoint import save_model
 from detkit.cli import main
 from detkit.config import DetectorConfig, Recipe
@@ -383,7 +384,7 @@ def test_the_command_writes_the_file_and_says_the_differences_on_stderr(tmp_path
     assert second.startswith(f"{out}: ")
     assert OnnxDetector(out).backend == "ssd"
     # The other commands take it like any model.
-    found = [detkit("detect", one, photo, "--score", "0.3") for one in (model, out)]
+    found = [running.detkit("detect", one, photo, "--score", "0.3") for one in (model, out)]
     boxes = [json.loads(one.stdout)["detections"] for one in found]
     assert [one.returncode for one in found] == [0, 0] and boxes[0]
     for one, other in zip(*boxes, strict=True):
