@@ -21,7 +21,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ from detkit.network_size import shorter_side
 from detkit.pyramid import Pyramid, SingleMap, initialise
 from detkit.roi_pooling import RoIPooling
 from detkit.structures import Batch, Candidates
+from detkit.truncated_svd import factored, truncated
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LARGE = ("vgg16", "resnet")  # backbones that get the papers' sizes and widths
 
@@ -70,6 +74,9 @@ class RegionConfig(DetectorConfig):
         (0.1, 0.1, 0.2, 0.2), "sec. 2.3: targets of unit variance; released code: these deviations"
     )
     box_weight: float = setting(1.0, "sec. 2.3: lambda = 1")
+    svd: tuple[int, int] = setting(
+        (0, 0), "sec. 4.4: 1024 singular values of fc6 and 256 of fc7 kept; 0: all (no SVD)"
+    )
     nms_thresh: float = setting(0.3, "R-CNN released code")
     pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
     max_detections: int = setting(100, "released code: 100 an image")
@@ -111,6 +118,8 @@ class RegionConfig(DetectorConfig):
             )
         if not min(self.box_variances) > 0:
             raise UsageError(f"--set box_variances={self.box_variances}: each must be above 0")
+        if min(self.svd) < 0:
+            raise UsageError(f"--set svd={self.svd[0]},{self.svd[1]}: must not be below 0")
         if not self.box_weight >= 0:
             raise UsageError(f"--set box_weight={self.box_weight}: must not be below 0")
 
@@ -164,13 +173,15 @@ class RoIHead(nn.Module):
         )
         if self.own_layers:
             width = config.head_width or (1024 if config.is_large else 512)
-            self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
-            self.fc7 = nn.Linear(width, width)
+            self.fc6: nn.Module = nn.Linear(self.pooling.num_features(neck.channels), width)
+            self.fc7: nn.Module = nn.Linear(width, width)
+            shorten(self, config.svd)
         else:
             if method == "spp":
                 raise UsageError(
                     "--set roi_pooling=spp: needs a two-layer head; add --set neck=fpn"
                 )
+            shorten(backbone.blocks, config.svd)
             width = backbones.last_channels(backbone.name)
         self.class_logits = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
@@ -192,6 +203,24 @@ class RoIHead(nn.Module):
             x = x.mean(dim=(2, 3)) if x.ndim == 4 else x
         deltas = self.deltas(x).float().view(len(x), self.deltas.out_features // 4, 4)
         return self.class_logits(x).float(), deltas
+
+
+def shorten(layers: nn.Module, ranks: tuple[int, int]) -> None:
+    """Put two layers each in the place of fc6 and fc7 among `layers`, where a rank is given.
+
+    Raises UsageError when there is no such layer, or none of that rank.
+    """
+    for name, rank in zip(("fc6", "fc7"), ranks):
+        if rank:
+            whole = dict(layers.named_children()).get(name)
+            if not isinstance(whole, nn.Linear):
+                raise UsageError(f"--set svd: this head has no fully connected layer {name}")
+            if rank > min(whole.weight.shape):
+                raise UsageError(
+                    f"--set svd: {rank} is more than the {min(whole.weight.shape)} singular "
+                    f"values of {name}"
+                )
+            layers.add_module(name, factored(whole.in_features, whole.out_features, rank))
 
 
 @dataclass(frozen=True)
@@ -283,7 +312,55 @@ def judge(
     ]
 
 
-class FastRCNN(Detector):
+class RegionDetector(Detector):
+    """What Fast R-CNN and Faster R-CNN have in common: a backbone, its maps, the head."""
+
+    config: RegionConfig
+
+    def __init__(self, config: RegionConfig, class_names: Sequence[str]) -> None:
+        """Build the network with random weights for these classes."""
+        super().__init__(config, class_names)
+        self.backbone, self.neck = build_maps(config)
+        self.head = RoIHead(config, self.backbone, self.neck, len(self.class_names))
+
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return Fast R-CNN's rule, sec. 4: a shorter side of `size`, the longer not too long."""
+        return partial(shorter_side, *self.config.sides)
+
+    @property
+    def preparation(self) -> Preparation:
+        """What turns samples into a batch, padded so that the maps' strides divide it."""
+        return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the L maps, (B, C_l, H_l, W_l), of (B, 3, H, W) images."""
+        maps: list[Tensor] = self.neck(self.backbone(images))
+        return maps
+
+    def compressed(self, ranks: tuple[int, int]) -> Self:
+        """Return a copy whose fc6 and fc7 are shortened to these ranks, 0 for neither: sec. 3.1.
+
+        Raises UsageError when the head has no such layers, or none of that rank, or was
+        shortened before.
+        """
+        if any(self.config.svd):
+            raise UsageError("this model's layers have been shortened before; take the whole one")
+        config = dataclasses.replace(self.config, svd=ranks)
+        config.validate()
+        shorter = type(self)(config, self.class_names)
+        state = self.state_dict()
+        for name, rank in zip(("fc6", "fc7"), ranks):
+            for prefix, module in self.named_modules():
+                if rank and isinstance(module, nn.Linear) and prefix.endswith(f".{name}"):
+                    del state[f"{prefix}.weight"], state[f"{prefix}.bias"]
+                    both = truncated(module, rank).state_dict()
+                    state |= {f"{prefix}.{key}": value for key, value in both.items()}
+        shorter.load_state_dict(state)
+        shorter.backbone.pretrained = self.backbone.pretrained
+        return shorter.train(self.training)
+
+
+class FastRCNN(RegionDetector):
     """Fast R-CNN: external proposals, one feature map an image, RoI pooling, multi-task loss."""
 
     name: ClassVar[str] = "fast-rcnn"
@@ -310,24 +387,9 @@ class FastRCNN(Detector):
     )
     config: FastRCNNConfig
 
-    def __init__(self, config: FastRCNNConfig, class_names: Sequence[str]) -> None:
-        """Build the network with random weights for these classes."""
-        super().__init__(config, class_names)
-        self.backbone, self.neck = build_maps(config)
-        self.head = RoIHead(config, self.backbone, self.neck, len(self.class_names))
-
-    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
-        """Return the rule of sec. 4: a shorter side of `size`, unless the longer gets too long."""
-        return partial(shorter_side, *self.config.sides)
-
-    @property
-    def preparation(self) -> Preparation:
-        """What turns samples into a batch, padded so that the maps' strides divide it."""
-        return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
-
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `roi_class` and `roi_box`, eq. 1."""
-        maps = self.neck(self.backbone(batch.images))
+        maps = self.maps(batch.images)
         samples = [
             sample_rois(*one, self.config)
             for one in zip(self._proposals(batch), batch.boxes, batch.labels)
@@ -339,7 +401,7 @@ class FastRCNN(Detector):
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return the proposals, (P, C, 4) moved by class, with each class's probability."""
-        maps = self.neck(self.backbone(batch.images))
+        maps = self.maps(batch.images)
         proposals = self._proposals(batch)
         return judge(self.head, self.backbone, maps, proposals, self.config.box_variances)
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -33,10 +33,10 @@ from torch import Tensor
 
 from detkit.anchor_estimation import estimate_anchors, network_shapes
 from detkit.config import DetectorConfig, Recipe, setting
-from detkit.detector import Detector, Preparation, Published, Stage
+from detkit.detector import Published, Stage
 from detkit.detectors.fast_rcnn import (
     RegionConfig,
-    RoIHead,
+    RegionDetector,
     build_maps,
     judge,
     roi_losses,
@@ -107,7 +107,7 @@ _TORCHVISION_NAMES = (
 )
 
 
-class FasterRCNN(Detector):
+class FasterRCNN(RegionDetector):
     """Faster R-CNN: region proposals from the detector's own maps."""
 
     name: ClassVar[str] = "faster-rcnn"
@@ -141,11 +141,9 @@ class FasterRCNN(Detector):
     def __init__(self, config: FasterRCNNConfig, class_names: Sequence[str]) -> None:
         """Build the network with random weights for these classes."""
         super().__init__(config, class_names)
-        self.backbone, self.neck = build_maps(config)
         self.rpn = RegionProposalNetwork(
             config, self.neck.channels, self.neck.strides, config.sides[0]
         )
-        self.head = RoIHead(config, self.backbone, self.neck, len(self.class_names))
         self._step = 0  # of alternating training; 0: joint
         self._companions: dict[str, FasterRCNN] = {}  # see `stages`
 
@@ -199,20 +197,6 @@ class FasterRCNN(Detector):
         """
         state = super().published_state(name)
         return {k: v - 1e-5 if k.endswith("running_var") else v for k, v in state.items()}
-
-    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
-        """Return the rule of sec. 3.3: a shorter side of `size`, unless the longer is too long."""
-        return partial(shorter_side, *self.config.sides)
-
-    @property
-    def preparation(self) -> Preparation:
-        """What turns samples into a batch, padded so that the maps' strides divide it."""
-        return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the L maps that RPN and head share, (B, C_l, H_l, W_l), of (B, 3, H, W) images."""
-        maps: list[Tensor] = self.neck(self.backbone(images))
-        return maps
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `rpn_objectness` and `rpn_box` (eq. 1), `roi_class` and `roi_box`.
