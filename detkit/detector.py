@@ -11,8 +11,9 @@ training costs (`losses`) and what it sees (`candidates`); the rest follows.
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from detkit import darknet, nms
 from detkit.backbones import Backbone, download, load_weights, read_state_dict
 from detkit.boxes import clip
 from detkit.config import DetectorConfig, Recipe
-from detkit.errors import DetkitError
+from detkit.errors import DetkitError, UsageError
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth
 from detkit.transforms import Compose, RandomHorizontalFlip, Transform
@@ -149,13 +150,20 @@ class Published:
         return list(weights.meta["categories"])
 
 
+Fit = Callable[[Iterator[Batch]], Iterator[Mapping[str, float]]]
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of training with a schedule of its own; most backends have one."""
 
     name: str
     recipe: Recipe
-    begin: Callable[[], None] | None = None  # freeze, copy or fit something before the first step
+    begin: Callable[[], None] | None = None  # freeze or copy something before the first step
+    # Instead of steps: learns without gradients from one pass over the images, in which it
+    # yields figures after each batch; what it has fitted is in the detector when it ends.
+    fit: Fit | None = None
+    fit_cost: float = 0.0  # of an image in that pass, in optimiser steps of the other stages
 
 
 class Detector(nn.Module, ABC):
@@ -337,7 +345,7 @@ class Detector(nn.Module, ABC):
         flat = (inside[..., 2:] - inside[..., :2]).amin(dim=-1) < SMALLEST_SIDE
         boxes, scores, labels = nms.select(
             inside,
-            found.scores.float().masked_fill(flat if flat.ndim == 2 else flat[:, None], 0.0),
+            found.scores.float().masked_fill(flat if flat.ndim == 2 else flat[:, None], -math.inf),
             score_thresh=config.score_thresh,
             nms_thresh=config.nms_thresh,
             top_k=config.pre_nms_top_k,
@@ -351,6 +359,13 @@ class Detector(nn.Module, ABC):
             labels=labels.cpu().numpy(),
             image_id=batch.image_ids[index] if batch.image_ids else "",
         )
+
+    def compressed(self, ranks: tuple[int, int]) -> Detector:
+        """Return a copy with shorter fully connected layers; see `detkit compress`.
+
+        Raises UsageError when the backend has none, or none of these ranks.
+        """
+        raise UsageError(f"{self.name} has no fully connected layers to shorten")
 
     def augmentation(self) -> Transform:
         """Return the paper's training augmentation: a mirror image, unless a backend says more."""

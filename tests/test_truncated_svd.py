@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import detkit
 from test_contract import sample
 from torch import nn
 
 from detkit.checkpoint import load_model, save_model
+from detkit.detectors import load_backend
 from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from detkit.errors import UsageError
@@ -85,3 +87,18 @@ def test_what_cannot_be_shortened_is_said() -> None:
         FasterRCNN(CONFIG, ["a"]).compressed((49, 0))
     with pytest.raises(UsageError, match="must not be below 0"):
         dataclasses.replace(CONFIG, svd=(-1, 0)).validate()
+
+
+def test_the_command_writes_a_smaller_model_and_refuses_others(tmp_path: Path) -> None:
+    model, out = tmp_path / "m.safetensors", tmp_path / "small.safetensors"
+    save_model(model, FasterRCNN(CONFIG, ["a"]), data_hash="abc")
+    done = detkit("compress", model, "--svd", "8,4", "-o", out)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "million parameters of" in done.stderr
+    assert load_model(out).config.svd == (8, 4)  # type: ignore[attr-defined]
+    assert detkit("compress", model, "--svd", "8,4", "-o", out).returncode == 2
+    assert detkit("compress", model, "--svd", "8", "-o", tmp_path / "x").returncode == 2
+    ssd = load_backend("ssd")
+    save_model(model, ssd(ssd.config_class(size=96), ["a"]))
+    refused = detkit("compress", model, "--svd", "8,4", "-o", tmp_path / "x")
+    assert refused.returncode == 2 and "no fully connected layers" in refused.stderr

@@ -23,7 +23,7 @@ from detkit.cli.anchors import anchors
 from detkit.cli.data import check, convert, demo, split
 from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
-from detkit.cli.export import export
+from detkit.cli.export import compress, export
 from detkit.cli.models import models
 from detkit.cli.propose import propose, recall
 from detkit.cli.train import train
@@ -155,6 +155,7 @@ app.command("propose")(guarded(propose))
 app.command("recall")(guarded(recall))
 app.command("anchors")(guarded(anchors))
 app.command("export")(guarded(export))
+app.command("compress")(guarded(compress))
 app.command("models")(guarded(models))
 
 

@@ -1,4 +1,4 @@
-"""The command that writes a model for other programs."""
+"""The commands that write a model in another form: for other programs, or smaller."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from detkit.cli.model_choice import load_plugins, open_model
 from detkit.cli.options import Force, Plugin, Quiet
 from detkit.console import Console
+from detkit.errors import UsageError
 
 
 def export(
@@ -65,3 +66,45 @@ def export(
         f"{parity.scores:.2g}, boxes by at most {parity.boxes:.2g} network pixels"
     )
     console.note(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def compress(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
+    svd: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N", help="Singular values kept of fc6 and of fc7; 0 leaves a layer whole."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="The model file to write.")
+    ],
+    plugin: Plugin = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a model's fully connected layers shorter by truncated SVD.
+
+    For Fast and Faster R-CNN (Fast R-CNN, sec. 3.1: VGG16 with 1024,256 detects in 30 % less
+    time at .3 points of mAP). The new file is a model like the old one; its time and mAP are
+    for you to measure: detkit detect --timing, detkit eval.
+
+    \b
+    Examples:
+      detkit compress run/best.safetensors --svd 128,64 -o small.safetensors
+      detkit eval small.safetensors photos
+    """
+    from detkit.checkpoint import load_model, model_info, save_model
+
+    console = Console(quiet)
+    if out.exists() and not force:
+        raise UsageError(f"{out}: exists; name another file or add --force")
+    load_plugins(plugin)
+    words = svd.split(",")
+    if len(words) != 2 or not all(word.strip().isdigit() for word in words):
+        raise UsageError(f"--svd {svd}: expected two numbers, like --svd 1024,256")
+    detector = load_model(model)
+    shorter = detector.compressed((int(words[0]), int(words[1])))
+    save_model(out, shorter, data_hash=model_info(model)["data_hash"])
+    before, after = (sum(p.numel() for p in one.parameters()) for one in (detector, shorter))
+    console.note(f"{out}: {after / 1e6:.2f} million parameters of {before / 1e6:.2f}")
