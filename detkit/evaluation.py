@@ -131,8 +131,26 @@ def evaluate(
 ) -> Scores:
     """Return a detector's scores on a split; it runs where its weights are.
 
+    Raises UsageError for an unknown metric and as `detect_split` does.
+    """
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: choose from {', '.join(METRICS)}")
+    detections = detect_split(detector, dataset, split, batch_size=batch_size, proposals=proposals)
+    return score(detections, dataset.truths(split), dataset.class_names, metric, iou_thresh)
+
+
+def detect_split(
+    detector: Detector,
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_size: int = 8,
+    proposals: ProposalSource | None = None,
+) -> list[Detections]:
+    """Return what a detector finds in each image of a split, labelled as the data set is.
+
     A detector that wants proposals gets those of `proposals`, by default as its config says.
-    Raises UsageError for an unknown split or metric, and DetkitError when an image cannot be
+    Raises UsageError for an unknown split, and DetkitError when an image cannot be
     read or has no proposals: a score that leaves it out would not be the split's. Classes are
     compared by name: detections of one that the data set does not have are left out, and one
     that the detector does not know has an AP of 0; both are logged. Raises DetkitError when no
@@ -142,8 +160,6 @@ def evaluate(
 
     if split not in dataset.splits:
         raise UsageError(f"split {split!r}: {dataset.root} has {', '.join(dataset.splits)}")
-    if metric not in METRICS:
-        raise UsageError(f"--metric {metric}: choose from {', '.join(METRICS)}")
     records = dataset.splits[split]
     _compare_classes(detector.class_names, dataset.class_names)
     predictions = []
@@ -154,8 +170,7 @@ def evaluate(
         if one.error is not None:
             raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists what cannot be read")
         predictions.append(one.of_classes(dataset.class_names))
-    paired = pair(predictions, records, dataset.class_names)
-    return score(paired.detections, dataset.truths(split), dataset.class_names, metric, iou_thresh)
+    return pair(predictions, records, dataset.class_names).detections
 
 
 def parse_gate(text: str) -> Gate:
