@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
+from runs import run, stop_after
 from test_contract import sample
 from torch import Tensor, nn
+from toy import CLASSES, write_images
 
 from detkit.anchors import anchor_shapes, grid_anchors
 from detkit.boxes import decode, encode, iou
+from detkit.checkpoint import load_model
 from detkit.detector import Detector, Published
 from detkit.detectors.fast_rcnn import RegionConfig
 from detkit.detectors.faster_rcnn import _TORCHVISION, FasterRCNN, FasterRCNNConfig
@@ -29,7 +32,7 @@ from detkit.region_proposals import (
     match_anchors,
     rpn_loss,
 )
-from detkit.structures import Batch, Sample, Truth
+from detkit.structures import Batch, Sample, Step, Truth
 
 SHARED = Path(__file__).parents[2] / "shared"
 TINY = FasterRCNNConfig(backbone="tiny", size=96)
@@ -372,6 +375,32 @@ def test_what_later_steps_need_survives_a_resume() -> None:
     middle = weights_of(second)
     second._begin(2)  # resumed in the middle of the step: nothing is begun anew
     assert not changed(middle, second)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6, 7])  # in the middle and at the end of steps
+def test_alternating_training_stopped_anywhere_ends_with_the_same_bits(
+    tmp_path: Path, stop: int
+) -> None:
+    records = write_images(tmp_path / "images")
+    recipe = dataclasses.replace(
+        FasterRCNN.short_recipe, batch_size=2, max_steps=12, cache_size=0, augmentation="none"
+    )
+
+    def begin(run_dir: Path, **options: Any) -> Iterator[Step]:
+        torch.manual_seed(0)
+        config = dataclasses.replace(TINY, size=48, training="alternating")
+        return run(records, run_dir, toy=FasterRCNN(config, CLASSES), recipe=recipe, **options)
+
+    whole = list(begin(tmp_path / "whole"))
+    assert [step.stage for step in whole] == (
+        ["step 1: rpn"] * 4 + ["step 2: fast-rcnn"] * 2 + ["step 3: rpn"] * 4
+    ) + ["step 4: fast-rcnn"] * 2
+    stop_after(begin(tmp_path / "parts"), stop)
+    rest = list(begin(tmp_path / "parts", resume=True))
+    assert rest[0].step == stop + 1
+    one, other = (load_model(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
 
 
 # --- torchvision --------------------------------------------------------------------------
