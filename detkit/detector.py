@@ -31,6 +31,7 @@ from detkit.config import DetectorConfig, Recipe
 from detkit.errors import DetkitError, UsageError
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth
+from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
 from detkit.transforms import Compose, RandomHorizontalFlip, Transform
 
 logger = logging.getLogger(__name__)
@@ -337,15 +338,20 @@ class Detector(nn.Module, ABC):
         with self.stopwatch.stage("selection"):
             return [self._selected(batch, index, found) for index, found in enumerate(candidates)]
 
+    @staticmethod
+    def _inside(found: Candidates, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the boxes cut to an image of `size`; those without area score too low to pass."""
+        boxes = clip(found.boxes.float(), size)
+        flat = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) < SMALLEST_SIDE
+        none = flat if flat.ndim == 2 else flat[:, None]
+        return boxes, found.scores.float().masked_fill(none, -math.inf)
+
     def _selected(self, batch: Batch, index: int, found: Candidates) -> Detections:
         """Return what is left of image `index`'s candidates after NMS, in its own pixels."""
         config = self.config
         size, original = batch.sizes[index], batch.original_sizes[index]
-        inside = clip(found.boxes.float(), size)
-        flat = (inside[..., 2:] - inside[..., :2]).amin(dim=-1) < SMALLEST_SIDE
         boxes, scores, labels = nms.select(
-            inside,
-            found.scores.float().masked_fill(flat if flat.ndim == 2 else flat[:, None], -math.inf),
+            *self._inside(found, size),
             score_thresh=config.score_thresh,
             nms_thresh=config.nms_thresh,
             top_k=config.pre_nms_top_k,
@@ -366,6 +372,37 @@ class Detector(nn.Module, ABC):
         Raises UsageError when the backend has none, or none of these ranks.
         """
         raise UsageError(f"{self.name} has no fully connected layers to shorten")
+
+    def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
+        """Return each image's stages before its candidates: what boxes those were made of.
+
+        By default the proposals it was given. They tell which of the batch's objects had one.
+        """
+        if batch.proposals is None:
+            return no_stages(len(batch))
+        return [
+            [box_stage("proposals", "no proposal reaches it", gt_boxes, boxes, iou_thresh)]
+            for gt_boxes, boxes in zip(batch.boxes, batch.proposals)
+        ]
+
+    @torch.inference_mode()
+    def trace(self, batch: Batch, iou_thresh: float = 0.5) -> list[list[TraceStage]]:
+        """Return each image's stages, in order: for which of the batch's objects a box was left.
+
+        The last stage is `detect`'s result. The caller puts the module into eval mode.
+        """
+        traces = self.origins(batch, iou_thresh)
+        for index, found in enumerate(self.candidates(batch)):
+            size = batch.sizes[index]
+            traces[index] += selection_stages(
+                *self._inside(found, size),
+                batch.boxes[index],
+                batch.labels[index],
+                self.config,
+                iou_thresh=iou_thresh,
+                scale=_scale(batch.original_sizes[index], size).to(found.boxes),
+            )
+        return traces
 
     def augmentation(self) -> Transform:
         """Return the paper's training augmentation: a mirror image, unless a backend says more."""

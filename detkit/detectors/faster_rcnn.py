@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from detkit.anchor_estimation import estimate_anchors, network_shapes
+from detkit.boxes import decode
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Published, Stage
 from detkit.detectors.fast_rcnn import (
@@ -46,6 +47,7 @@ from detkit.errors import UsageError
 from detkit.network_size import shorter_side
 from detkit.region_proposals import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth
+from detkit.trace import TraceStage, box_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class FasterRCNNConfig(RegionConfig, RPNConfig):
         "joint", "sec. 3.2: approximate joint training, or the four steps of alternating training"
     )
     step_shares: tuple[float, float, float, float] = setting(
-        (2.0, 1.0, 2.0, 1.0), "released code: 80k, 40k, 80k, 40k steps of alternating training"
+        (1.0, 1.0, 1.0, 1.0),
+        "of alternating training; released code: 80k steps of 1 image, 40k of 2, and both again",
     )
     step_lrs: tuple[float, float, float, float] = setting(
         (1.0, 1.0, 1.0, 1.0), "sec. 3.2: the four steps' learning rates, shares of the recipe's"
@@ -242,6 +245,27 @@ class FasterRCNN(RegionDetector):
         proposals = self.rpn.propose(scored, batch.sizes, training=False)
         regional = maps[: self.neck.num_regional]
         return judge(self.head, self.backbone, regional, proposals, self.config.box_variances)
+
+    def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
+        """Return for each image which objects an anchor reaches, moved or not, and a proposal."""
+        scored = self.rpn.score(self.maps(batch.images), batch.images)
+        proposals = self.rpn.propose(scored, batch.sizes, training=False)
+        anchors = torch.cat(scored.anchors)
+        moved = decode(torch.cat(scored.deltas, dim=1), anchors)
+        return [
+            [
+                box_stage("anchors", "no anchor reaches it", gt_boxes, anchors, iou_thresh),
+                box_stage("moved anchors", "no anchor is moved to it", gt_boxes, boxes, iou_thresh),
+                box_stage(
+                    "proposals",
+                    "its proposals rank too low or are suppressed by NMS",
+                    gt_boxes,
+                    kept,
+                    iou_thresh,
+                ),
+            ]
+            for gt_boxes, boxes, kept in zip(batch.boxes, moved, proposals)
+        ]
 
     # --- alternating training ---------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from detkit.detector import Detector, Published
 from detkit.errors import UsageError
 from detkit.matching import match_each_truth
 from detkit.structures import Batch, Candidates
+from detkit.trace import TraceStage, box_stage
 from detkit.transforms import Transform, ssd_augmentation
 
 MIN_SIZE = 16  # ours: half the stride of the last map of most backbones; smaller shows nothing
@@ -384,6 +385,14 @@ class SSD(Detector):
         probs = logits.softmax(dim=-1)[..., 1:]
         moved = decode(deltas, boxes, self.config.variances)
         return [Candidates(boxes, scores) for boxes, scores in zip(moved, probs)]
+
+    def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
+        """Return for each image which objects a default box reaches."""
+        _, _, boxes = self.predict(batch.images)
+        return [
+            [box_stage("default boxes", "no default box reaches it", gt_boxes, boxes, iou_thresh)]
+            for gt_boxes in batch.boxes
+        ]
 
 
 def layout(

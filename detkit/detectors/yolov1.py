@@ -43,6 +43,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.grid_heads import ConnectedHead, ConvolutionalHead
 from detkit.structures import Batch, Candidates, Truth
+from detkit.trace import TraceStage, cell_stage
 from detkit.transforms import (
     Compose,
     RandomExposure,
@@ -390,6 +391,13 @@ class YOLOv1(Detector):
         found = self.predict(batch.images)
         boxes, scores = decode_grid(found, (batch.images.shape[2], batch.images.shape[3]))
         return [Candidates(*one) for one in zip(boxes, scores)]
+
+    def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
+        """Return for each image which objects have a cell of the grid to themselves."""
+        return [
+            [cell_stage(assign_cells(boxes, size, self.config.grid)[0].tolist())]
+            for boxes, size in zip(batch.boxes, batch.sizes)
+        ]
 
 
 def decode_grid(found: Grid, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,141 @@
+"""Why the mean AP of one tool differs from another's: the same detections under each rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from detkit.evaluation import score
+from detkit.structures import Detections, Scores, Truth
+
+CUTS = (0.05, 0.5)
+# The protocols: name, metric, IoU (None: the metric's own).
+PROTOCOLS: tuple[tuple[str, str, float | None], ...] = (
+    ("voc07: 11 points, IoU .5", "voc07", 0.5),
+    ("voc12: area under the curve, IoU .5", "voc12", 0.5),
+    ("coco AP50: 101 points, IoU .5", "coco", 0.5),
+    ("coco AP: mean over IoU .5 to .95", "coco", None),
+)
+
+_Change = Callable[
+    [Sequence[Detections], Sequence[Truth]], tuple[Sequence[Detections], Sequence[Truth]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A mean AP under one departure from the protocol asked for."""
+
+    name: str
+    mean: float | None  # in [0, 1]
+    difference: float | None  # from the protocol asked for
+
+
+def explain(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    class_names: Sequence[str],
+    *,
+    metric: str = "voc07",
+    iou_thresh: float | None = None,
+) -> list[Rule]:
+    """Return the mean AP under the protocol asked for, first, and under each one rule changed.
+
+    First other metrics, then, each alone and under the metric asked for: difficult objects
+    counted like others; difficult objects dropped from the labels, so that to find them is
+    wrong; boxes whose corners are taken to lie inside ("+1 pixel"); detections one pixel off;
+    detections cut at a score. Raises as `evaluation.score` does.
+    """
+
+    def judged(found: Sequence[Detections], wanted: Sequence[Truth]) -> Scores:
+        return score(found, wanted, class_names, metric, iou_thresh)
+
+    asked = judged(detections, truths)
+    means: list[tuple[str, float | None]] = []
+    for name, other, iou in PROTOCOLS:
+        if (other, iou) != (metric, asked.iou_thresh if iou_thresh or metric != "coco" else None):
+            means.append((name, score(detections, truths, class_names, other, iou).mean))
+    for name, change in _CHANGES:
+        means.append((name, judged(*change(detections, truths)).mean))
+    return [
+        Rule(f"asked for: {asked.protocol}", asked.mean, 0.0 if asked.mean is not None else None),
+        *(Rule(name, mean, _difference(mean, asked.mean)) for name, mean in means),
+    ]
+
+
+def rules_to_json(rules: Sequence[Rule]) -> list[dict[str, Any]]:
+    """Return the rules as JSON values."""
+    return [{"rule": rule.name, "mAP": rule.mean, "difference": rule.difference} for rule in rules]
+
+
+def _difference(mean: float | None, asked: float | None) -> float | None:
+    return None if mean is None or asked is None else mean - asked
+
+
+def _difficult_counted(
+    detections: Sequence[Detections], truths: Sequence[Truth]
+) -> tuple[Sequence[Detections], Sequence[Truth]]:
+    return detections, [
+        replace(truth, difficult=np.zeros_like(truth.difficult)) for truth in truths
+    ]
+
+
+def _difficult_dropped(
+    detections: Sequence[Detections], truths: Sequence[Truth]
+) -> tuple[Sequence[Detections], Sequence[Truth]]:
+    return detections, [
+        Truth(
+            truth.boxes[~truth.difficult],
+            truth.labels[~truth.difficult],
+            truth.difficult[~truth.difficult],
+            truth.image_id,
+        )
+        for truth in truths
+    ]
+
+
+def _end_pixels_inside(
+    detections: Sequence[Detections], truths: Sequence[Truth]
+) -> tuple[Sequence[Detections], Sequence[Truth]]:
+    step = np.array([0, 0, 1, 1], np.float32)
+    return (
+        [replace(found, boxes=found.boxes + step) for found in detections],
+        [replace(truth, boxes=truth.boxes + step) for truth in truths],
+    )
+
+
+def _one_pixel_off(
+    detections: Sequence[Detections], truths: Sequence[Truth]
+) -> tuple[Sequence[Detections], Sequence[Truth]]:
+    return [replace(found, boxes=found.boxes + np.float32(1)) for found in detections], truths
+
+
+def _cut_at(least: float) -> _Change:
+    """Return the change that leaves out detections that score below `least`."""
+
+    def cut(
+        detections: Sequence[Detections], truths: Sequence[Truth]
+    ) -> tuple[Sequence[Detections], Sequence[Truth]]:
+        left = []
+        for found in detections:
+            keep = found.scores >= np.float32(least)
+            left.append(
+                Detections(
+                    found.boxes[keep], found.scores[keep], found.labels[keep], found.image_id
+                )
+            )
+        return left, truths
+
+    return cut
+
+
+_CHANGES: tuple[tuple[str, _Change], ...] = (
+    ("difficult objects counted like others", _difficult_counted),
+    ("difficult objects dropped, finding them is wrong", _difficult_dropped),
+    ("boxes with both end pixels (+1 pixel)", _end_pixels_inside),
+    ("detections one pixel off (1-based boxes read as 0-based)", _one_pixel_off),
+    *((f"detections cut at a score of {least:g}", _cut_at(least)) for least in CUTS),
+)
