@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from torchvision import ops
 
-from detkit.roi_pooling import PYRAMID, RoIPooling
+from detkit.roi_pooling import PYRAMID, RoIPooling, align_by_bags
 
 
 def pooled_by_loops(x: torch.Tensor, box: list[float], stride: int, bins: int) -> torch.Tensor:
@@ -108,3 +109,24 @@ def test_no_region_at_all_gives_no_row() -> None:
     assert RoIPooling("align", 7, [16])([torch.zeros(2, 5, 4, 4)], none).shape == (0, 5, 7, 7)
     two = [torch.zeros(2, 5, 4, 4), torch.zeros(2, 5, 2, 2)]
     assert RoIPooling("pool", 7, [16, 32])(two, none).shape == (0, 5, 7, 7)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_sums_by_bags_equal_torchvisions_roi_align(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 12, 9).to(memory_format=layout)
+    corners = torch.rand(60, 2) * 220 - 40  # some begin or end outside of the map
+    boxes = torch.cat([corners, corners + torch.rand(60, 2) * 150 - 5], dim=1)
+    rois = torch.cat([torch.randint(0, 2, (60, 1)).float(), boxes], dim=1)
+    wanted = ops.roi_align(x, rois, (7, 7), 1 / 16, 2)
+    torch.testing.assert_close(align_by_bags(x, rois, 7, 1 / 16), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_training_and_detecting_pool_the_same() -> None:
+    torch.manual_seed(0)
+    x, layer = torch.randn(1, 4, 8, 9), RoIPooling("align", 7, [16])
+    learns = x.clone().requires_grad_()
+    pooled = layer([learns], [torch.tensor(BOXES).float()])
+    assert pooled.requires_grad
+    detected = layer([x], [torch.tensor(BOXES).float()])
+    torch.testing.assert_close(detected, pooled.detach(), atol=1e-5, rtol=1e-5)
