@@ -1,0 +1,85 @@
+"""What was taken for what: the confusion matrix of detections, with background.
+
+Shape shorthand: N detections, R objects, C classes, L least scores.
+
+At a least score, what AP counts as right (the best scored detection that falls to an object of
+its class, by VOC's rules) is on the diagonal. Of the rest, best first, a detection takes the
+object of another class, still free, with the largest IoU that reaches the threshold: it was
+confused. What takes none is of background: a duplicate too, since its object is taken. Objects
+that nothing took were taken for background: missed. Difficult objects are not counted, nor
+detections that fall to one; an image without objects has detections of background alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.error_breakdown import KINDS
+from detkit.overlaps import iou_matrix
+from detkit.structures import BoolArray, Detections, IntArray, Truth
+
+RIGHT, IGNORED = KINDS.index("right"), KINDS.index("ignored")
+
+
+def confusion_matrices(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    kinds: Sequence[IntArray],
+    num_classes: int,
+    score_threshs: Sequence[float],
+    *,
+    iou_thresh: float = 0.5,
+) -> IntArray:
+    """Return (L, C + 1, C + 1) counts: of objects of a class (row), detected as another (column).
+
+    The last row and column are background. Detections are best first in each image, and
+    `kinds[i]` (N,) are those of `error_breakdown.breakdown` at the same `iou_thresh`.
+    """
+    matrices = np.zeros((len(score_threshs), num_classes + 1, num_classes + 1), np.int64)
+    for found, wanted, kind in zip(detections, truths, kinds, strict=True):
+        ious = iou_matrix(found.boxes, wanted.boxes)
+        takes = found_objects(found, wanted, kind)
+        other = found.labels[:, None] != wanted.labels[None]
+        rivals = np.where(other & ~wanted.difficult & (ious >= iou_thresh), ious, 0.0)
+        for matrix, least in zip(matrices, score_threshs):
+            shown = (found.scores >= least) & (kind != IGNORED)
+            _count(matrix, found.labels, wanted, takes, rivals, shown)
+    return matrices
+
+
+def found_objects(found: Detections, wanted: Truth, kinds: IntArray) -> IntArray:
+    """Return the object (N,) that each right detection of an image has found; -1 for the others."""
+    takes = np.full(len(found.labels), -1)
+    right = np.flatnonzero(kinds == RIGHT)
+    if len(right):
+        same = found.labels[right][:, None] == wanted.labels[None]
+        ious = np.where(same, iou_matrix(found.boxes[right], wanted.boxes), -1.0)
+        takes[right] = ious.argmax(axis=1)
+    return takes
+
+
+def _count(
+    matrix: IntArray,
+    labels: IntArray,
+    wanted: Truth,
+    takes: IntArray,
+    rivals: NDArray[np.float64],
+    shown: BoolArray,
+) -> None:
+    """Add one image's detections and objects to a matrix."""
+    free = ~wanted.difficult
+    right = np.flatnonzero(shown & (takes >= 0))
+    np.add.at(matrix, (labels[right], labels[right]), 1)
+    free[takes[right]] = False
+    for index in np.flatnonzero(shown & (takes < 0)).tolist():
+        near = rivals[index] * free
+        best = int(near.argmax()) if len(near) else -1
+        if best < 0 or not near[best]:
+            matrix[-1, labels[index]] += 1
+            continue
+        matrix[wanted.labels[best], labels[index]] += 1
+        free[best] = False
+    np.add.at(matrix[:, -1], wanted.labels[free], 1)

@@ -1,0 +1,278 @@
+"""The page of an evaluation: one HTML file that needs nothing else.
+
+What it says in words and tables is there without JavaScript; charts, pictures and filters are
+drawn in the browser from the JSON inside it. That JSON, like every name, is escaped: a class
+called `<script>` is text.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detkit import __version__
+from detkit.data.records import Dataset
+from detkit.data.summary import data_hash
+from detkit.error_breakdown import FIGURES, KINDS, ErrorBreakdown, breakdown
+from detkit.evaluation import scores_to_json
+from detkit.files import write_bytes
+from detkit.report.confusion import confusion_matrices, found_objects
+from detkit.report.curve_points import at_thresholds, curve_points
+from detkit.report.pictures import MOST_BOXES, Picture, pictures, worst_first
+from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
+from detkit.report.sizes import scores_by_size
+from detkit.structures import Detections, FloatArray, Scores, Truth
+from detkit.voc_map import VocMetric
+
+NUM_THRESHOLDS = 101  # steps of the sliders
+NUM_MATRICES = 21  # steps of the confusion matrix's slider
+BACKGROUND_IOU = 0.1  # TIDE's
+UNIT = 1000  # of an image's longer side: boxes on the page are whole numbers
+
+
+def write_report(
+    path: Path,
+    dataset: Dataset,
+    split: str,
+    detections: Sequence[Detections],
+    scores: Scores,
+    *,
+    source: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write the page of `scores`, those of `detections[i]` in the i-th image of the split.
+
+    `source` says where the detections are from: a model or a file. `notes` are what a reader
+    has to know to judge the figures. Raises DetkitError when the file cannot be written.
+    """
+    records, truths = dataset.splits[split], dataset.truths(split)
+    names = dataset.class_names
+    errors = _breakdown(detections, truths, names, scores)
+    chosen, unread = pictures(worst_first(detections, truths, errors.kinds, scores), records)
+    bins = score_bins(detections, errors.kinds, len(names))
+    low, high = bins.low, bins.high
+    levels = [round(low + (high - low) * step / (NUM_MATRICES - 1), 6) for step in range(21)]
+    matrices = confusion_matrices(
+        detections, truths, errors.kinds, len(names), levels, iou_thresh=scores.iou_thresh
+    )
+    shown_level = _shown_level(scores, levels)
+    data = {
+        "classes": list(names),
+        "kinds": [*KINDS, "missed"],
+        "range": [low, high],
+        "curves": _curves(scores, detections),
+        "bins": _bins(bins),
+        "matrices": [_sparse(matrix) for matrix in matrices],
+        "levels": levels,
+        "shownLevel": shown_level,
+        "costs": {name: getattr(errors.overall, name) for name in FIGURES[:6]},
+        "pictures": [_picture(one, detections, truths, errors) for one in chosen],
+    }
+    page = render(
+        "report.html.j2",
+        title=f"{dataset.root.name}: {split}",
+        data=data,
+        figures={"data": str(dataset.root), "split": split, **scores_to_json(scores)},
+        facts=_facts(dataset, split, detections, truths, scores, source),
+        notes=[*notes, *_notes(unread, scores)],
+        scores=scores,
+        sizes=scores_by_size(detections, truths, names),
+        errors=errors,
+        error_kinds=FIGURES[:6],
+        error_sums=FIGURES[6:],
+        matrix=matrices[shown_level],
+        calibration=calibration_error(bins),
+        num_images=len(truths),
+    )
+    write_bytes(path, page.encode("utf-8", errors="replace"))
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of this package filled with values, all of them escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("detkit", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # `tojson` writes <, >, & and ' as \u003c and so on: no text can end the script it stands in.
+    environment.policies["json.dumps_kwargs"] = {
+        "allow_nan": False,
+        "separators": (",", ":"),
+        "ensure_ascii": True,
+    }
+    environment.filters["figure"] = _figure
+    return environment.get_template(template).render(
+        version=__version__, today=datetime.date.today().isoformat(), **values
+    )
+
+
+def _figure(value: float | None) -> str:
+    """Return a score as tables have it: three places, or that there is none."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _breakdown(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    class_names: Sequence[str],
+    scores: Scores,
+) -> ErrorBreakdown:
+    """Return the errors at the evaluation's own IoU; COCO's are told in VOC 2010's AP."""
+    metrics: dict[str, VocMetric] = {"voc07": "voc07", "auc": "auc"}
+    return breakdown(
+        detections,
+        truths,
+        class_names,
+        iou_thresh=scores.iou_thresh,
+        background_thresh=min(BACKGROUND_IOU, scores.iou_thresh),
+        metric=metrics.get(scores.metric, "voc12"),
+    )
+
+
+def _facts(
+    dataset: Dataset,
+    split: str,
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    scores: Scores,
+    source: str,
+) -> list[tuple[str, str]]:
+    """Return what was judged, on what and how, as pairs of words."""
+    difficult = sum(int(truth.difficult.sum()) for truth in truths)
+    num_objects = sum(len(truth.labels) for truth in truths) - difficult
+    aside = f" (and {difficult:,} difficult ones, not counted)" if difficult else ""
+    empty = sum(not len(truth.labels) for truth in truths)
+    without = f" ({empty:,} without objects)" if empty else ""
+    return [
+        ("Detections", source),
+        ("Data", f"{dataset.root} ({dataset.format}), split {split}"),
+        ("Data hash (SHA-256)", data_hash(dataset)),
+        ("Protocol", scores.protocol),
+        ("Images", f"{len(truths):,}{without}"),
+        ("Objects", f"{num_objects:,}{aside}"),
+        ("Boxes found", f"{sum(len(one.labels) for one in detections):,}"),
+        ("Classes", f"{len(dataset.class_names):,}"),
+    ]
+
+
+def _notes(unread: Sequence[str], scores: Scores) -> list[str]:
+    """Return what the page itself has to say of the figures."""
+    notes = []
+    without = [one.name for one in scores.classes if one.ap is None]
+    if without:
+        notes.append(f"No objects of {', '.join(without)}: not part of the mean.")
+    if unread:
+        more = f" ({len(unread) - 1} more)" if unread[1:] else ""
+        notes.append(f"Not among the pictures, since it cannot be read: {unread[0]}{more}")
+    return notes
+
+
+def _shown_level(scores: Scores, levels: Sequence[float]) -> int:
+    """Return which of the levels is nearest to the classes' thresholds of best F1."""
+    best = [one.best_threshold for one in scores.classes if one.best_threshold is not None]
+    wanted = float(np.median(best)) if best else (levels[0] + levels[-1]) / 2
+    return min(range(len(levels)), key=lambda index: abs(levels[index] - wanted))
+
+
+def _curves(scores: Scores, detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    """Return each class's curve: points, and the state at each step of the threshold."""
+    low, high = score_range(detections)
+    threshs = [low + (high - low) * step / (NUM_THRESHOLDS - 1) for step in range(NUM_THRESHOLDS)]
+    curves = []
+    for one in scores.classes:
+        ranks = curve_points(one)
+        points = np.stack([one.recall[ranks], one.precision[ranks], one.scores[ranks]], axis=1)
+        curves.append(
+            {
+                "ap": one.ap,
+                "points": _rounded(points),
+                "at": [
+                    [None if math.isnan(precision) else round(precision, 4), round(recall, 4)]
+                    for precision, recall in at_thresholds(one, threshs).tolist()
+                ],
+            }
+        )
+    return curves
+
+
+def _bins(bins: ScoreBins) -> dict[str, Any]:
+    """Return the histogram as JSON values, a list a class."""
+    return {
+        "right": bins.right.tolist(),
+        "wrong": bins.wrong.tolist(),
+        "sums": np.round(bins.score_sums, 4).tolist(),
+    }
+
+
+def _sparse(matrix: np.ndarray[Any, np.dtype[np.int64]]) -> list[list[int]]:
+    """Return [row, column, count] of what is not 0."""
+    rows, columns = np.nonzero(matrix)
+    return [
+        [row, column, count]
+        for row, column, count in zip(
+            rows.tolist(), columns.tolist(), matrix[rows, columns].tolist(), strict=True
+        )
+    ]
+
+
+def _picture(
+    picture: Picture,
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    errors: ErrorBreakdown,
+) -> dict[str, Any]:
+    """Return a picture as JSON values.
+
+    `found`: [label, score, kind, x1, y1, x2, y2] of a detection; `objects`: [label, difficult,
+    score of the detection that found it or null, near a wrong detection, x1, y1, x2, y2]. Boxes
+    are in thousandths of the image's longer side.
+    """
+    found, wanted = detections[picture.index], truths[picture.index]
+    kinds = errors.kinds[picture.index]
+    scale = UNIT / max(picture.width, picture.height)
+    by: list[float | None] = [None] * len(wanted.labels)
+    for number, place in enumerate(found_objects(found, wanted, kinds).tolist()):
+        if place >= 0:
+            by[place] = round(float(found.scores[number]), 4)
+    labels, scores = found.labels.tolist(), np.round(found.scores.astype(np.float64), 4).tolist()
+    boxes = _whole(found.boxes * scale)
+    return {
+        "name": wanted.image_id,
+        "source": picture.source,
+        "width": round(picture.width * scale),
+        "height": round(picture.height * scale),
+        "wrong": picture.num_wrong,
+        "missed": picture.num_missed,
+        "found": [
+            [label, score, kind, *box]
+            for label, score, kind, box in zip(labels, scores, kinds.tolist(), boxes)
+        ][:MOST_BOXES],
+        "objects": [
+            [label, int(difficult), by[index], *box]
+            for index, (label, difficult, box) in enumerate(
+                zip(wanted.labels.tolist(), wanted.difficult.tolist(), _whole(wanted.boxes * scale))
+            )
+        ],
+    }
+
+
+def _whole(boxes: FloatArray) -> list[list[int]]:
+    """Return boxes as whole numbers; corners without an end at the farthest the page draws."""
+    limit = 10.0 * UNIT
+    whole: list[list[int]] = np.nan_to_num(boxes).clip(-limit, limit).round().astype(int).tolist()
+    return whole
+
+
+def _rounded(points: Any) -> list[list[float]]:
+    """Return numbers as short as a page needs them."""
+    rounded: list[list[float]] = np.round(np.asarray(points, np.float64), 4).tolist()
+    return rounded

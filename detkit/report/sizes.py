@@ -1,0 +1,46 @@
+"""AP of small, medium and large objects, as COCO divides them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detkit.coco_map import coco_map
+from detkit.structures import Detections, Truth
+
+# COCO's areas in pixels: beyond the first, up to the second.
+SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0**2, np.inf))
+
+
+@dataclass(frozen=True, slots=True)
+class SizeScore:
+    """The figures of the objects of one size, under COCO's protocol."""
+
+    name: str
+    num_truths: int  # difficult ones not counted
+    ap: float | None  # mean over IoU .5 to .95
+    ap50: float | None
+    recall: float | None  # AR: mean over those IoU, at most 100 detections an image
+
+
+def scores_by_size(
+    detections: Sequence[Detections], truths: Sequence[Truth], class_names: Sequence[str]
+) -> list[SizeScore]:
+    """Return the figures of small, medium and large objects, by the areas of their boxes."""
+    strict = coco_map(detections, truths, class_names).extra
+    loose = coco_map(detections, truths, class_names, iou_thresh=0.5).extra
+    wanted = [truth.boxes[~truth.difficult].astype(np.float64) for truth in truths]
+    boxes = np.concatenate([np.empty((0, 4)), *wanted])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return [
+        SizeScore(
+            name=name,
+            num_truths=int(((areas >= low) & (areas < high)).sum()),
+            ap=strict[f"AP{name[0]}"],
+            ap50=loose[f"AP{name[0]}"],
+            recall=strict[f"AR{name[0]}"],
+        )
+        for name, low, high in SIZES
+    ]
