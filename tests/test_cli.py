@@ -29,7 +29,9 @@ COMMANDS = (
     "split",
     "propose",
     "recall",
+    "anchors",
     "export",
+    "compress",
     "models",
 )
 SHARED = Path(__file__).parents[2] / "shared" / "data"
