@@ -211,6 +211,42 @@ def _vgg16_fc() -> OrderedDict[str, nn.Module]:
     return blocks
 
 
+def _alexnet() -> OrderedDict[str, nn.Module]:
+    """AlexNet's convolutions up to conv5, in torchvision's widths (Krizhevsky 2014)."""
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    plan = [(0, 64, 11, 4, 2), (3, 192, 5, 1, 2), (6, 384, 3, 1, 1), (8, 256, 3, 1, 1)]
+    before = 3
+    for index, after, side, stride, padding in [*plan, (10, 256, 3, 1, 1)]:
+        convolution = nn.Conv2d(before, after, side, stride, padding)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        assert convolution.bias is not None
+        nn.init.zeros_(convolution.bias)
+        blocks[str(index)] = convolution
+        blocks[str(index + 1)] = nn.ReLU(inplace=True)
+        if index < 6:
+            blocks[str(index + 2)] = nn.MaxPool2d(3, 2)
+        before = after
+    return blocks
+
+
+def _alexnet_fc() -> OrderedDict[str, nn.Module]:
+    """AlexNet up to fc7, without pool5: a detector of regions pools in its own way."""
+    blocks = _alexnet()
+    blocks["flatten"] = nn.Flatten()
+    for name, before in (("6", 256 * 6 * 6), ("7", 4096)):
+        blocks[f"fc{name}"] = nn.Linear(before, 4096)
+        blocks[f"relu{name}"] = nn.ReLU(inplace=True)
+        blocks[f"drop{name}"] = nn.Dropout(0.5)
+    return blocks
+
+
+def _rename_alexnet_fc(key: str) -> str | None:
+    for number, name in (("1", "fc6"), ("4", "fc7")):
+        if key.startswith(f"classifier.{number}."):
+            return f"blocks.{name}.{key.rpartition('.')[2]}"
+    return _from_features(key)
+
+
 def _vgg16_atrous() -> OrderedDict[str, nn.Module]:
     """VGG16 as SSD changes it (sec. 3): pool5 3x3 at stride 1, fc6 and fc7 convolutions."""
     blocks = _vgg16()
@@ -293,6 +329,7 @@ def _resnet_architecture(name: str, expansion: int) -> Architecture:
     return Architecture(_resnet(name), taps[1:], _rename_resnet, generic_blocks=5, levels=taps)
 
 
+_ALEXNET_LEVELS = (Tap("1", 64, 4), Tap("4", 192, 8), Tap("11", 256, 16))  # conv1, 2, 5
 _VGG16_LEVELS = (Tap("15", 256, 4), Tap("22", 512, 8), Tap("29", 512, 16))  # conv3_3 to conv5_3
 
 
@@ -380,6 +417,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         levels=_VGG16_LEVELS,
     ),
     "vgg16-fc": Architecture(_vgg16_fc, _VGG16_LEVELS[1:], _rename_fc, levels=_VGG16_LEVELS),
+    "alexnet": Architecture(
+        _alexnet,
+        _ALEXNET_LEVELS[1:],
+        _from_features,
+        levels=_ALEXNET_LEVELS,
+    ),
+    "alexnet-fc": Architecture(
+        _alexnet_fc, _ALEXNET_LEVELS[1:], _rename_alexnet_fc, levels=_ALEXNET_LEVELS
+    ),
     "vgg16-atrous": Architecture(
         _vgg16_atrous,
         (Tap("22", 512, 8), Tap("relu7", 1024, 16)),  # conv4_3, fc7
@@ -432,13 +478,7 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
     it ends there, unless `whole`: then the blocks behind serve `Backbone.finish`. Raises
     UsageError for an unknown name, naming the nearest one, and where it has no such map.
     """
-    if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, backbone_names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(
-            f"--backbone {name}: no such backbone; {hint}(there are {', '.join(backbone_names())})"
-        )
-    architecture = ARCHITECTURES[name]
+    architecture = _find(name)
     if strides is None:
         return Backbone(name, architecture)
     taps = tuple(tap for tap in architecture.levels or architecture.taps if tap.stride in strides)
@@ -450,6 +490,23 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
         for behind in names[names.index(taps[-1].block) + 1 :]:
             del backbone.blocks[behind]
     return backbone
+
+
+def _find(name: str) -> Architecture:
+    """Return the architecture of this name; raise UsageError where there is none."""
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(name, backbone_names(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"--backbone {name}: no such backbone; {hint}(there are {', '.join(backbone_names())})"
+        )
+    return ARCHITECTURES[name]
+
+
+def last_tap(name: str) -> Tap:
+    """Return the coarsest map of a backbone; raise UsageError for an unknown name."""
+    architecture = _find(name)
+    return (architecture.levels or architecture.taps)[-1]
 
 
 def last_channels(name: str) -> int:

@@ -51,12 +51,19 @@ class DetectorConfig:
     pre_nms_top_k: int = setting(400, "SSD released code: boxes a class that enter NMS")
     max_detections: int = setting(200, "SSD sec. 3.1: boxes an image that are kept")
 
+    def score_range(self) -> tuple[float, float]:
+        """Return the least and the greatest `score_thresh`: scores are probabilities."""
+        return 0.0, 1.0
+
     def validate(self) -> None:
         """Raise UsageError for a value that no detector can work with."""
-        for name in ("score_thresh", "nms_thresh"):
+        for name, (low, high) in (
+            ("score_thresh", self.score_range()),
+            ("nms_thresh", (0.0, 1.0)),
+        ):
             value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise UsageError(f"--set {name}={value}: must lie between 0 and 1")
+            if not low <= value <= high:
+                raise UsageError(f"--set {name}={value}: must lie between {low:g} and {high:g}")
         for name in ("pre_nms_top_k", "max_detections"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--set {name}={getattr(self, name)}: must be at least 1")

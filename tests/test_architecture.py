@@ -67,7 +67,16 @@ LAYERS = {
         "drawing",
         "predictions",
     ),
-    1: ("anchors", "anchor_estimation", "matching", "nms", "curves", "crops", "linear_fits", "truncated_svd"),
+    1: (
+        "anchors",
+        "anchor_estimation",
+        "matching",
+        "nms",
+        "curves",
+        "crops",
+        "linear_fits",
+        "truncated_svd",
+    ),
     0: (
         "network_size",
         "boxes",

@@ -123,7 +123,9 @@ def test_box_loss_of_images_without_objects_is_exactly_zero(backend: type[Detect
     detector = make(backend).train()
     parts = detector(detector.prepare([sample(1, objects=0)] * 2))
     boxes = {name: part for name, part in parts.items() if name.endswith("box")}
-    assert boxes and all(float(part.detach()) == 0.0 for part in boxes.values())
+    fits = any(stage.fit is not None for stage in detector.stages(backend.recipe))
+    assert boxes or fits  # what has no loss of its boxes fits them in a pass of their own
+    assert all(float(part.detach()) == 0.0 for part in boxes.values())
 
 
 def test_forward_gives_the_losses_in_eval_mode_too(backend: type[Detector]) -> None:

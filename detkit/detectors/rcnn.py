@@ -1,0 +1,467 @@
+"""R-CNN: regions with CNN features.
+
+Girshick, Donahue, Darrell, Malik: CVPR 2014, arXiv:1311.2524v5.
+
+Shape shorthand: B images a batch, P proposals of an image, R regions in all, S x S pixels of a
+crop, D features behind the network's last layer, Q at pool5, C classes, G ground truths.
+
+Differences from the paper:
+- AlexNet and VGG16 are the papers', with fc6 and fc7. Other classifiers have one layer behind
+  their last map, the mean over its places; light ones see crops of 96 pixels. What stands for
+  pool5 there has no more values than AlexNet's.
+- Crops are cut from images whose longer side is at most `max_size`, smoothed where they shrink
+  (`antialias=no`: as in the released code).
+- The 128 crops of a step come from the images of a batch, not from the whole data set.
+- Positives and negatives of the SVMs come in one stream, image after image; of an image
+  `mined_proposals` are judged. What is kept stays within `cache_gb`, not 200 GB.
+- `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
+  `recipe` is the paper's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit import backbones
+from detkit.boxes import decode, encode, iou
+from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
+from detkit.crops import CropCutter, with_context
+from detkit.detector import Detector, Stage
+from detkit.errors import DetkitError, UsageError
+from detkit.linear_fits import MinedSVM, RowSample, SVMSettings, fit_ridge
+from detkit.matching import match, sample_balanced
+from detkit.structures import Batch, Candidates, FloatArray
+
+OWN_LAYERS = {"alexnet": 6, "vgg16": 7}  # places a side of pool5, of networks that have fc6, fc7
+POOL5_FEATURES = 256 * 6 * 6  # AlexNet's, and at most so many of other networks
+CHUNK = 64  # crops that the network sees at once: what lies between stays in the cache
+NEVER = -1e4  # the margin of a class that no SVM could be trained for
+
+
+@dataclass(frozen=True, kw_only=True)
+class RCNNConfig(ProposalConfig):
+    """R-CNN's numbers."""
+
+    size: int | None = setting(
+        None, "sec. 2.1: 227, AlexNet's (none: that; 224 on VGG16 and ResNet; ours: 96 on others)"
+    )
+    context: int | None = setting(
+        None, "sec. 2.1: p = 16 pixels of 227 (none: as much of other sizes)"
+    )
+    warp: Literal["warped", "square"] = setting(
+        "warped", "sec. 2.1; square: appendix A's tightest square with context"
+    )
+    max_size: int = setting(1000, "ours: the longer side of the images that crops are cut from")
+    crops_per_batch: int = setting(128, "sec. 2.3")
+    positive_fraction: float = setting(0.25, "sec. 2.3: 32 of 128")
+    positive_thresh: float = setting(0.5, "sec. 2.3: IoU of at least .5")
+    head: Literal["svm", "softmax"] = setting(
+        "svm", "sec. 2.3; softmax: the fine-tuned classifier's, appendix B and MATLAB"
+    )
+    svm_c: float = setting(1e-3, "released code")
+    svm_positive_weight: float = setting(2.0, "released code")
+    svm_bias_scale: float = setting(10.0, "released code")
+    svm_negative_thresh: float = setting(0.3, "sec. 2.3: negatives below an IoU of .3")
+    svm_hard_margin: float = setting(-1.0001, "released code: what is kept while mining")
+    svm_easy_margin: float = setting(-1.2, "released code: what is let go again")
+    svm_retrain_after: int = setting(2000, "released code: new hard negatives of a class")
+    feature_norm: float = setting(20.0, "released code: the mean norm features are scaled to")
+    mined_proposals: int = setting(
+        500, "ours: so many of an image, by chance; the paper judges all, in four times the time"
+    )
+    box_regression: bool = setting(True, "sec. 3.5 and appendix C")
+    ridge_penalty: float = setting(1000.0, "appendix C: lambda = 1000")
+    ridge_thresh: float = setting(0.6, "appendix C: pairs with an IoU above .6")
+    cache_gb: float = setting(1.0, "ours: memory for features while SVMs and boxes are fitted")
+    score_thresh: float = setting(
+        -1.5, "released code: the least margin; of probabilities that is every one"
+    )
+    nms_thresh: float = setting(0.3, "released code")
+    pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
+    max_detections: int = setting(100, "released code: 100 an image")
+
+    @property
+    def crop_size(self) -> int:
+        """The side of a crop in pixels."""
+        if self.size is not None:
+            return self.size
+        if self.backbone == "alexnet":
+            return 227
+        return 224 if self.backbone.startswith(("vgg", "resnet")) else 96
+
+    @property
+    def crop_context(self) -> int:
+        """The pixels around the box on each side of a crop."""
+        return round(16 / 227 * self.crop_size) if self.context is None else self.context
+
+    def score_range(self) -> tuple[float, float]:
+        """Return the least and the greatest `score_thresh`: SVM margins have no bounds."""
+        return -math.inf, math.inf
+
+    def validate(self) -> None:
+        """Raise UsageError for a value that no R-CNN can work with."""
+        super().validate()
+        for name in (
+            "max_size",
+            "crops_per_batch",
+            "svm_retrain_after",
+            "mined_proposals",
+            "svm_c",
+            "svm_positive_weight",
+            "svm_bias_scale",
+            "feature_norm",
+            "cache_gb",
+        ):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"--set {name}={getattr(self, name)}: must be above 0")
+        if self.crop_size < 1 or not 0 <= 2 * self.crop_context < self.crop_size:
+            raise UsageError(
+                f"--set size={self.crop_size}, context={self.crop_context}: a crop must be larger "
+                "than the context on its two sides, which is not below 0"
+            )
+        for name in ("positive_thresh", "svm_negative_thresh", "ridge_thresh"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(f"--set {name}={getattr(self, name)}: must be above 0, at most 1")
+        if not 0 < self.positive_fraction <= 1:
+            raise UsageError(
+                f"--set positive_fraction={self.positive_fraction}: must be above 0, at most 1"
+            )
+        if not self.ridge_penalty >= 0:
+            raise UsageError(f"--set ridge_penalty={self.ridge_penalty}: must not be below 0")
+        if self.svm_easy_margin > self.svm_hard_margin:
+            raise UsageError(
+                f"--set svm_easy_margin={self.svm_easy_margin}: must not be above "
+                f"svm_hard_margin ({self.svm_hard_margin})"
+            )
+        if self.head == "svm" and self.nms_method == "soft":
+            raise UsageError(
+                "--set nms_method=soft: multiplies scores, which margins do not allow; add "
+                "--set head=softmax"
+            )
+
+
+def at_most(longest: int, height: int, width: int) -> tuple[int, int]:
+    """Return the network's (height, width): the image's own, unless a side is above `longest`."""
+    scale = min(1.0, longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def sample_regions(
+    boxes: Sequence[Tensor],
+    gt_boxes: Sequence[Tensor],
+    gt_labels: Sequence[Tensor],
+    config: RCNNConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (owners, regions (r, 4), targets) of a random sample of all images' `boxes`.
+
+    Sec. 2.3: `crops_per_batch` in all, `positive_fraction` of them with an IoU of
+    `positive_thresh` or more with a ground truth, whose class they learn; all others are
+    background, 0. `owners` (r,) says which image a region is of. Ground truths are boxes too.
+    """
+    owners, regions, targets = [], [], []
+    for index, (proposals, truths, labels) in enumerate(zip(boxes, gt_boxes, gt_labels)):
+        all_boxes = torch.cat([proposals, truths])
+        matches = match(iou(truths, all_boxes), config.positive_thresh, config.positive_thresh)
+        positive = matches >= 0
+        classes = torch.zeros_like(matches)
+        classes[positive] = labels[matches[positive]] + 1
+        owners.append(torch.full_like(matches, index))
+        regions.append(all_boxes)
+        targets.append(classes)
+    owner, region, target = torch.cat(owners), torch.cat(regions), torch.cat(targets)
+    chosen = torch.cat(
+        sample_balanced(target - 1, config.crops_per_batch, config.positive_fraction)
+    )
+    return owner[chosen], region[chosen], target[chosen]
+
+
+class RCNN(Detector):
+    """R-CNN: external proposals, each warped to a crop that a CNN judges by itself."""
+
+    name: ClassVar[str] = "rcnn"
+    paper: ClassVar[str] = "Girshick et al. 2014, arXiv:1311.2524"
+    config_class: ClassVar[type[DetectorConfig]] = RCNNConfig
+    proposal_method: ClassVar[str | None] = "selective-search"
+    # Sec. 2.3 and the released code: .001, a tenth of it after each 20k of 70k steps.
+    recipe: ClassVar[Recipe] = Recipe(
+        batch_size=16, max_steps=70_000, milestones=(2 / 7, 4 / 7, 6 / 7), bias_lr_factor=2.0
+    )
+    short_recipe: ClassVar[Recipe] = Recipe(
+        batch_size=8,
+        max_steps=1500,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup=0.03,
+        clip_norm=10.0,
+        ema_decay=0.998,
+        backbone_lr_factor=0.3,
+        augmentation="light",
+        cache_size=640,
+    )
+    config: RCNNConfig
+    svm_weights: Tensor  # (C, D)
+    svm_biases: Tensor  # (C,)
+    svm_fitted: Tensor  # (C,) bool: until then the softmax classifier judges
+    box_weights: Tensor  # (4 C, Q); zero, which moves no box, until they are fitted
+    box_biases: Tensor  # (4 C,)
+
+    def __init__(self, config: RCNNConfig, class_names: Sequence[str]) -> None:
+        """Build the network with random weights for these classes."""
+        super().__init__(config, class_names)
+        own = config.backbone in OWN_LAYERS
+        name = f"{config.backbone}-fc" if own else config.backbone
+        tap = backbones.last_tap(name)
+        self.backbone = backbones.build(name, (tap.stride,), whole=True)
+        width = backbones.last_channels(name)
+        map_size = math.ceil(config.crop_size / tap.stride)
+        largest = max(1, math.isqrt(POOL5_FEATURES // tap.channels))
+        self.places = OWN_LAYERS[config.backbone] if own else min(map_size, largest)
+        num_classes = len(self.class_names)
+        self.class_logits = nn.Linear(width, num_classes + 1)
+        nn.init.normal_(self.class_logits.weight, std=0.01)  # released code, as AlexNet's own
+        nn.init.zeros_(self.class_logits.bias)
+        num_pooled = tap.channels * self.places**2
+        self.register_buffer("svm_weights", torch.zeros(num_classes, width))
+        self.register_buffer("svm_biases", torch.zeros(num_classes))
+        self.register_buffer("svm_fitted", torch.zeros(num_classes, dtype=torch.bool))
+        self.register_buffer("box_weights", torch.zeros(4 * num_classes, num_pooled))
+        self.register_buffer("box_biases", torch.zeros(4 * num_classes))
+
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return the rule: an image keeps its size, unless it is above `max_size`."""
+        return partial(at_most, self.config.max_size)
+
+    def features(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (pool5 (R, Q), last layer's (R, D)) features of (R, 3, S, S) crops."""
+        (x,) = self.backbone(crops)
+        pooled = F.adaptive_max_pool2d(x, self.places)
+        if self.backbone.has_rest:
+            return pooled.flatten(1), self.backbone.finish(pooled)
+        return pooled.flatten(1), x.mean(dim=(2, 3))
+
+    def crops(self, cutter: CropCutter, owners: Tensor, boxes: Tensor) -> Tensor:
+        """Return the (R, 3, S, S) crops of (R, 4) boxes, network pixels, of the images `owners`."""
+        config = self.config
+        square = config.warp == "square"
+        regions = with_context(boxes, config.crop_size, config.crop_context, square=square)
+        return cutter.cut(owners, regions, config.crop_size)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `roi_class`: cross entropy over classes and background, mean over the crops."""
+        owners, boxes, targets = sample_regions(
+            self._proposals(batch), batch.boxes, batch.labels, self.config
+        )
+        crops = self.crops(self._cutter(batch), owners, boxes)
+        logits = self.class_logits(self.features(crops)[1]).float()
+        total = F.cross_entropy(logits, targets, reduction="sum")
+        return {"roi_class": total / max(1, len(targets))}
+
+    def candidates(self, batch: Batch) -> list[Candidates]:
+        """Return the proposals, (P, C, 4) moved by class, with each class's margin.
+
+        Probabilities take the margins' place with `head=softmax`, and until SVMs are fitted.
+        """
+        proposals = self._proposals(batch)
+        num_classes = len(self.class_names)
+        scores, deltas = [batch.images.new_empty(0, num_classes)], []
+        for pooled, top in self._seen(batch, proposals):
+            with self.stopwatch.stage("classes"):
+                scores.append(self.scores(top))
+                if self.config.box_regression:
+                    deltas.append(F.linear(pooled.float(), self.box_weights, self.box_biases))
+        boxes = torch.cat(list(proposals))[:, None].expand(-1, num_classes, -1)
+        if deltas:
+            boxes = decode(torch.cat(deltas).view(-1, num_classes, 4), boxes)
+        counts = [len(one) for one in proposals]
+        pairs = zip(torch.split(boxes, counts), torch.split(torch.cat(scores), counts))
+        return [Candidates(*pair) for pair in pairs]
+
+    def scores(self, top: Tensor) -> Tensor:
+        """Return the (R, C) scores of (R, D) features: margins, or probabilities."""
+        if self.config.head == "svm" and bool(self.svm_fitted.all()):
+            return F.linear(top.float(), self.svm_weights, self.svm_biases)
+        logits: Tensor = self.class_logits(top)
+        return logits.float().softmax(dim=-1)[:, 1:]
+
+    def _seen(self, batch: Batch, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the (pool5, last layer's) features of all images' boxes, some crops at a time."""
+        cutter = self._cutter(batch)
+        counts = torch.tensor([len(one) for one in boxes])
+        owners = torch.repeat_interleave(torch.arange(len(boxes)), counts).to(batch.images.device)
+        everything = torch.cat(list(boxes))
+        for start in range(0, len(everything), CHUNK):
+            part = slice(start, start + CHUNK)
+            with self.stopwatch.stage("crops"):
+                crops = self.crops(cutter, owners[part], everything[part])
+            with self.stopwatch.stage("features"):
+                seen = self.features(crops)
+            yield seen
+
+    def _cutter(self, batch: Batch) -> CropCutter:
+        """Return what cuts crops out of the batch's images."""
+        with self.stopwatch.stage("crops"):
+            return CropCutter(batch.images, batch.sizes, antialias=self.config.antialias)
+
+    def _proposals(self, batch: Batch) -> list[Tensor]:
+        """Return the images' proposals, (P, 4) each, network pixels."""
+        if batch.proposals is None:
+            raise DetkitError(f"{self.name}: the images have no proposals beside them")
+        return batch.proposals
+
+    # --- what is fitted after fine-tuning ---------------------------------------------------
+
+    def stages(self, recipe: Recipe) -> list[Stage]:
+        """Return fine-tuning, then the pass for the SVMs and the one for the box regressions."""
+        config = self.config
+        stages = [Stage("fine-tune", recipe)]
+        crop = 1 / (3 * config.crops_per_batch)  # in steps, which also go backwards
+        if config.head == "svm":
+            judged = min(config.mined_proposals, config.max_proposals)
+            stages.append(Stage("svm", recipe, fit=self.fit_svms, fit_cost=judged * crop))
+        if config.box_regression:
+            near = 0.05 * config.max_proposals
+            stages.append(Stage("boxes", recipe, fit=self.fit_boxes, fit_cost=near * crop))
+        return stages
+
+    def fit_svms(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
+        """Fit a linear SVM a class from a pass over the images; yield figures a batch: sec. 2.3.
+
+        Positives are the ground truths alone, negatives regions with an IoU below
+        `svm_negative_thresh` with every ground truth of the class.
+        """
+        svms: list[MinedSVM] = []
+        scale = 1.0
+        for batch in batches:
+            regions = [
+                torch.cat([truths, some_of(proposals, self.config.mined_proposals)])
+                for truths, proposals in zip(batch.boxes, self._proposals(batch))
+            ]
+            tops = self._features_of(batch, regions, pooled=False)
+            if not svms:
+                scale = self._scale(tops)
+                svms = self._new_svms()
+            for truths, labels, boxes, top in zip(batch.boxes, batch.labels, regions, tops):
+                overlaps = iou(truths, boxes).cpu().numpy()
+                add_examples(svms, top * scale, labels.cpu().numpy(), overlaps, self.config)
+            yield {
+                "positives": float(sum(len(svm.positives) for svm in svms)),
+                "hard_negatives": float(sum(svm.num_negatives for svm in svms)),
+            }
+        for number, svm in enumerate(svms):
+            trained = svm.train()
+            weights = svm.weights if trained and svm.weights is not None else None
+            if weights is None:
+                self.svm_weights[number] = 0.0
+                self.svm_biases[number] = NEVER
+            else:
+                self.svm_weights[number] = torch.from_numpy(weights * scale)
+                self.svm_biases[number] = svm.bias
+        self.svm_fitted.fill_(bool(svms))
+
+    def fit_boxes(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
+        """Fit a class's ridge regressions from a pass over the images; yield figures a batch.
+
+        Appendix C: from the pool5 features of proposals to the deltas of the ground truth that
+        they overlap most, if by more than `ridge_thresh`.
+        """
+        config = self.config
+        num_classes, width = len(self.class_names), self.box_weights.shape[1]
+        # Half for the sums and the centred copy that the solver makes of one class.
+        capacity = max(64, int(config.cache_gb * 2**29 / (4 * (width + 4) * num_classes)))
+        pairs = [RowSample(width + 4, capacity, number) for number in range(num_classes)]
+        scale = 0.0
+        for batch in batches:
+            regions, labels, deltas = [], [], []
+            for proposals, truths, classes in zip(
+                self._proposals(batch), batch.boxes, batch.labels
+            ):
+                overlaps = iou(truths, proposals)
+                matches = match(overlaps, config.ridge_thresh, config.ridge_thresh)
+                near = (matches >= 0).nonzero().flatten()
+                regions.append(proposals[near])
+                labels.append(classes[matches[near]])
+                deltas.append(encode(truths[matches[near]], proposals[near]))
+            pooled = self._features_of(batch, regions, pooled=True)
+            if not scale and any(len(one) for one in pooled):
+                scale = self._scale(pooled)
+            for features, classes, moves in zip(pooled, labels, deltas):
+                rows = np.concatenate([features * np.float32(scale), moves.cpu().numpy()], axis=1)
+                of_row = classes.cpu().numpy()
+                for number in np.unique(of_row):
+                    pairs[number].add(rows[of_row == number])
+            yield {"pairs": float(sum(len(one.rows) for one in pairs))}
+        for number, sample in enumerate(pairs):
+            part = slice(4 * number, 4 * number + 4)
+            self.box_weights[part], self.box_biases[part] = 0.0, 0.0
+            if len(sample.rows):
+                features, targets = sample.rows[:, :-4], sample.rows[:, -4:]
+                weights, biases = fit_ridge(features, targets, config.ridge_penalty)
+                self.box_weights[part] = torch.from_numpy(weights * np.float32(scale))
+                self.box_biases[part] = torch.from_numpy(biases)
+
+    def _new_svms(self) -> list[MinedSVM]:
+        """Return a class's SVM each, which together stay within `cache_gb`."""
+        config = self.config
+        settings = SVMSettings(
+            c=config.svm_c,
+            positive_weight=config.svm_positive_weight,
+            bias_scale=config.svm_bias_scale,
+            hard_margin=config.svm_hard_margin,
+            easy_margin=config.svm_easy_margin,
+            retrain_after=config.svm_retrain_after,
+        )
+        num_classes, width = self.svm_weights.shape
+        # The solver's copy of one class is in float64, beside one in float32.
+        capacity = max(64, int(config.cache_gb * 2**30 / (4 * width * (num_classes + 3))))
+        return [MinedSVM(settings, width, capacity) for _ in range(num_classes)]
+
+    @torch.no_grad()
+    def _features_of(
+        self, batch: Batch, regions: Sequence[Tensor], *, pooled: bool
+    ) -> list[FloatArray]:
+        """Return the pool5 or the last layer's features of each image's regions, as numpy."""
+        width = (self.box_weights if pooled else self.svm_weights).shape[1]
+        parts = [torch.zeros(0, width)]
+        for seen in self._seen(batch, regions):
+            parts.append(seen[0 if pooled else 1].float().cpu())
+        split = torch.split(torch.cat(parts), [len(one) for one in regions])
+        return [one.numpy() for one in split]
+
+    def _scale(self, features: Sequence[FloatArray]) -> float:
+        """Return the factor that gives (n, D) features the mean norm `feature_norm`."""
+        norms = np.linalg.norm(np.concatenate(list(features)), axis=1)
+        return self.config.feature_norm / max(float(norms.mean()), 1e-12)
+
+
+def some_of(boxes: Tensor, number: int) -> Tensor:
+    """Return at most `number` of (P, 4) boxes, drawn at random."""
+    return boxes[torch.randperm(len(boxes))[:number].to(boxes.device)]
+
+
+def add_examples(
+    svms: Sequence[MinedSVM],
+    features: FloatArray,
+    labels: FloatArray,
+    overlaps: FloatArray,
+    config: RCNNConfig,
+) -> None:
+    """Give each class's SVM its examples among (n, D) features of an image's regions.
+
+    The first G regions are the ground truths, of classes `labels` (G,); `overlaps` is (G, n).
+    """
+    for number, svm in enumerate(svms):
+        of_class = labels == number
+        best = overlaps[of_class].max(axis=0, initial=0.0)
+        positives = features[: len(labels)][of_class]
+        svm.add(positives, features[best < config.svm_negative_thresh])
