@@ -50,6 +50,7 @@ KINDS = (
     "ignored",  # it falls to a difficult object
 )
 RIGHT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, IGNORED = range(len(KINDS))
+BACKGROUND_IOU = 0.1  # sec. 2.2
 FIGURES = (
     "classification",
     "localisation",
@@ -102,7 +103,7 @@ def breakdown(
     class_names: Sequence[str],
     *,
     iou_thresh: float = 0.5,
-    background_thresh: float = 0.1,
+    background_thresh: float = BACKGROUND_IOU,
     metric: VocMetric = "voc07",
 ) -> ErrorBreakdown:
     """Return what each kind of error costs, for `detections[i]` found where `truths[i]` is.

@@ -25,6 +25,7 @@ from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
 from detkit.cli.export import compress, export
 from detkit.cli.models import models
+from detkit.cli.plot import plot
 from detkit.cli.propose import propose, recall
 from detkit.cli.train import train
 from detkit.console import Console
@@ -156,6 +157,7 @@ app.command("recall")(guarded(recall))
 app.command("anchors")(guarded(anchors))
 app.command("export")(guarded(export))
 app.command("compress")(guarded(compress))
+app.command("plot")(guarded(plot))
 app.command("models")(guarded(models))
 
 

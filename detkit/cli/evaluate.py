@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detkit.cli.data import tell_notes, warn_of_unread
+from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
 from detkit.cli.model_choice import load_plugins, open_model, open_proposals
 from detkit.cli.options import (
     AsJson,
@@ -20,12 +22,16 @@ from detkit.cli.options import (
     Quiet,
     class_list,
 )
-from detkit.console import Console, figure
-from detkit.errors import ExitCode, UsageError
+from detkit.cli.scores import tell_errors, tell_interval, tell_misses, tell_rules, tell_scores
+from detkit.console import Console
+from detkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from detkit.baseline import Drop
     from detkit.data import Dataset
-    from detkit.structures import Scores
+    from detkit.detector import Detector
+    from detkit.proposals.source import ProposalSource
+    from detkit.structures import Detections, Scores
 
 
 def evaluate(
@@ -62,9 +68,45 @@ def evaluate(
             metavar="NAME=X", help="Leave with 1 when mAP, or a class, is below X; repeatable."
         ),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OLD.json", help="Leave with 1 when mAP fell too far below this --json's."
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(min=0.0, max=1.0, metavar="X", help="How far it may fall.")
+    ] = 0.01,
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.xml", help="Write a JUnit test case for each gate and class."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each rule of other protocols changes.")
+    ] = False,
+    errors: Annotated[
+        bool,
+        typer.Option(
+            "--errors",
+            help="Show what each kind of error costs, and what a model's missed objects were lost "
+            "to.",
+        ),
+    ] = False,
+    interval: Annotated[
+        bool,
+        typer.Option("--interval", help="Show how far mAP moves on other draws of the images."),
+    ] = False,
+    with_detections: Annotated[
+        bool,
+        typer.Option("--with-detections", help="Put the detections into --json, for --baseline."),
+    ] = False,
     pr_curve: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Plot precision over recall: .png, .svg or .pdf."),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page to look at: one file."),
     ] = None,
     classes: Classes = None,
     batch_size: Annotated[
@@ -77,29 +119,42 @@ def evaluate(
 ) -> None:
     """Score a model, or any tool's detections.
 
-    With --fail-under it is a gate for pipelines.
+    With --fail-under or --baseline it is a gate for pipelines.
 
     The table has each class's AP, its objects (difficult ones are not counted), its detections
     and the score threshold with the best F1. The protocol stands beside every number.
+
+    A baseline that was written with --with-detections is scored again on today's labels, and the
+    drop gets a 95 % interval. Under GitHub Actions a gate that is not met annotates the run.
 
     \b
     Examples:
       detkit eval run/best.safetensors photos
       detkit eval run/best.safetensors photos --fail-under mAP=.6 --fail-under car=.7
       detkit eval --predictions found.jsonl photos --metric coco --json
+      detkit eval run/best.safetensors photos --json --with-detections > old.json
+      detkit eval new/best.safetensors photos --baseline old.json --max-drop .01
+      detkit eval run/best.safetensors photos --explain --errors
     """
     wanted = 2 if predictions is None else 1
     if len(places) != wanted:
         form = "MODEL DATA" if predictions is None else "--predictions FILE DATA"
         raise UsageError(f"expected: detkit eval {form}; got {len(places)} arguments")
-    from detkit.evaluation import check_gates, parse_gate, scores_to_json
+    if with_detections and not as_json:
+        raise UsageError("--with-detections puts them into the JSON: add --json")
+    from detkit.evaluation import parse_gate
 
     console = Console(quiet)
     names = class_list(classes)
     gates = [parse_gate(word) for word in fail_under or ()]
+    old = None
+    if baseline is not None:
+        from detkit.baseline import read_baseline
+
+        old = read_baseline(baseline)
     if predictions is None:
         load_plugins(plugin)
-        dataset, part, scores = _score_model(
+        judged = _score_model(
             console,
             places[0],
             Path(places[1]),
@@ -114,24 +169,60 @@ def evaluate(
     else:
         if proposals is not None:
             raise UsageError("--proposals is for a model; --predictions are scored as they are")
-        dataset, part, scores = _score_file(
-            console, predictions, Path(places[0]), names, split, metric, iou
-        )
+        judged = _score_file(console, predictions, Path(places[0]), names, split, metric, iou)
+    scores = judged.scores
+    outcomes = least_outcomes(scores, gates)
+    report: dict[str, Any] = {}
     if pr_curve is not None:
         from detkit.report import save_pr_curve
 
         save_pr_curve(scores, pr_curve)
         console.note(f"precision over recall: {pr_curve}")
+    if page is not None:
+        from detkit.report.page import write_report
+
+        source = places[0] if predictions is None else str(predictions)
+        write_report(
+            page,
+            judged.dataset,
+            judged.split,
+            judged.detections,
+            scores,
+            source=source,
+            notes=judged.warnings,
+        )
+        console.note(f"report: {page}")
+    if not as_json:
+        tell_scores(console, scores, judged.split)
+    if interval:
+        report["interval"] = _interval(console, judged, as_json)
+    if explain:
+        report["explain"] = _explain(console, judged, as_json)
+    if errors:
+        report |= _errors(console, judged, as_json)
+    if old is not None:
+        from detkit.baseline import compare
+
+        truths, dataset = judged.dataset.truths(judged.split), judged.dataset
+        drop = compare(
+            old,
+            scores,
+            judged.detections,
+            dataset.splits[judged.split],
+            truths,
+            dataset.class_names,
+            judged.split,
+        )
+        outcome = drop_outcome(drop, old.path, max_drop, scores)
+        outcomes.append(outcome)
+        if outcome.failure is None:
+            console.note(tell_drop(drop, old.path, scores))
+        report["baseline"] = _drop_json(drop, max_drop)
     if as_json:
-        report = {"data": str(dataset.root), "split": part, **scores_to_json(scores)}
-        console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        tell_scores(console, scores, part)
-    missed = check_gates(scores, gates)
-    for line in missed:
-        console.error(f"{line} ({scores.protocol})")
-    if missed:
-        raise typer.Exit(ExitCode.NOT_MET)
+        _write_json(console, judged, report, with_detections)
+    if junit is not None:
+        write_junit(junit, scores, judged.split, outcomes)
+    leave(console, outcomes)
 
 
 def choose_split(dataset: Dataset, split: str | None) -> str:
@@ -154,30 +245,18 @@ def choose_split(dataset: Dataset, split: str | None) -> str:
     )
 
 
-def tell_scores(console: Console, scores: Scores, split: str) -> None:
-    """Write the table of the scores by class, the mean, and COCO's further figures."""
-    rows = [
-        (
-            one.name,
-            figure(one.ap),
-            str(one.num_truths),
-            str(one.num_detections),
-            figure(one.best_f1),
-            figure(one.best_threshold),
-        )
-        for one in scores.classes
-    ]
-    header = ("class", "AP", "objects", "detections", "best F1", "at score")
-    console.table(header, rows, right=(1, 2, 3, 4, 5))
-    console.data("")
-    console.data(
-        f"mAP {figure(scores.mean)}  {scores.protocol}; {split}, {scores.num_images} images"
-    )
-    for name, value in scores.extra.items():
-        console.data(f"{name} {figure(value)}")
-    without = [one.name for one in scores.classes if one.ap is None]
-    if without:
-        console.warn(f"no objects of {', '.join(without)} in {split}: not part of the mean")
+@dataclass(frozen=True)
+class _Judged:
+    """Detections of a split with their scores, and the model they are of, if any."""
+
+    dataset: Dataset
+    split: str
+    detections: list[Detections]
+    scores: Scores
+    iou: float | None  # as asked for
+    detector: Detector | None = None
+    proposals: ProposalSource | None = None
+    warnings: tuple[str, ...] = ()  # what may make the scores mean something else
 
 
 def _score_model(
@@ -192,8 +271,8 @@ def _score_model(
     batch_size: int,
     device: str,
     proposals: str | None,
-) -> tuple[Dataset, str, Scores]:
-    """Return the data set, its split, and a model's scores on it."""
+) -> _Judged:
+    """Return a model's scores on a split of a data set."""
     from detkit import evaluation
     from detkit.data import open_dataset
 
@@ -202,16 +281,13 @@ def _score_model(
     detector = open_model(model, device)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
-    scores = evaluation.evaluate(
-        detector,
-        dataset,
-        part,
-        metric=metric,
-        iou_thresh=iou,
-        batch_size=batch_size,
-        proposals=open_proposals(proposals, detector),
+    evaluation.score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
+    source = open_proposals(proposals, detector)
+    detections = evaluation.detect_split(
+        detector, dataset, part, batch_size=batch_size, proposals=source
     )
-    return dataset, part, scores
+    scores = evaluation.score(detections, dataset.truths(part), dataset.class_names, metric, iou)
+    return _Judged(dataset, part, detections, scores, iou, detector, source)
 
 
 def _score_file(
@@ -222,8 +298,8 @@ def _score_file(
     split: str | None,
     metric: str,
     iou: float | None,
-) -> tuple[Dataset, str, Scores]:
-    """Return the data set, its split, and the scores of a file of detections; without torch."""
+) -> _Judged:
+    """Return the scores of a file of detections on a split of a data set; without torch."""
     from detkit import evaluation
     from detkit.data import open_dataset
     from detkit.data.splits import select_classes
@@ -244,4 +320,115 @@ def _score_file(
     scores = evaluation.score(
         paired.detections, dataset.truths(part), dataset.class_names, metric, iou
     )
-    return dataset, part, scores
+    return _Judged(dataset, part, paired.detections, scores, iou, warnings=paired.warnings)
+
+
+# --- what an option adds: told as a table, or returned as JSON ------------------------------
+
+
+def _interval(console: Console, judged: _Judged, as_json: bool) -> dict[str, Any]:
+    from detkit.bootstrap import bootstrap_map, interval_to_json
+
+    names = judged.dataset.class_names
+    drawn = bootstrap_map(
+        judged.detections,
+        judged.dataset.truths(judged.split),
+        names,
+        metric=judged.scores.metric,
+        iou_thresh=judged.iou,
+    )
+    if not as_json:
+        tell_interval(console, drawn, names)
+    return {
+        "mAP": interval_to_json(drawn.mean),
+        "classes": {name: interval_to_json(one) for name, one in zip(names, drawn.classes)},
+        "samples": drawn.samples,
+    }
+
+
+def _explain(console: Console, judged: _Judged, as_json: bool) -> list[dict[str, Any]]:
+    from detkit.explain import explain, rules_to_json
+
+    rules = explain(
+        judged.detections,
+        judged.dataset.truths(judged.split),
+        judged.dataset.class_names,
+        metric=judged.scores.metric,
+        iou_thresh=judged.iou,
+    )
+    if not as_json:
+        tell_rules(console, rules)
+    return rules_to_json(rules)
+
+
+def _errors(console: Console, judged: _Judged, as_json: bool) -> dict[str, Any]:
+    from detkit.error_breakdown import BACKGROUND_IOU, breakdown, breakdown_to_json
+
+    iou = judged.scores.iou_thresh
+    costs = breakdown(
+        judged.detections,
+        judged.dataset.truths(judged.split),
+        judged.dataset.class_names,
+        iou_thresh=iou,
+        background_thresh=min(BACKGROUND_IOU, iou),
+        # TIDE speaks of one IoU; of VOC's metrics the area is nearest to COCO's.
+        metric="voc07" if judged.scores.metric == "voc07" else "voc12",
+    )
+    report: dict[str, Any] = {"errors": breakdown_to_json(costs)}
+    if not as_json:
+        tell_errors(console, costs)
+    if judged.detector is not None:
+        from detkit.misses import find_misses, misses_to_json
+
+        misses = list(
+            find_misses(
+                judged.detector,
+                judged.dataset,
+                judged.split,
+                costs.found,
+                iou_thresh=iou,
+                proposals=judged.proposals,
+            )
+        )
+        report["misses"] = misses_to_json(misses)
+        if not as_json:
+            tell_misses(console, misses)
+    return report
+
+
+def _drop_json(drop: Drop, max_drop: float) -> dict[str, Any]:
+    from detkit.bootstrap import interval_to_json
+
+    return {
+        "mAP": drop.before,
+        "drop": drop.value,
+        "interval": interval_to_json(drop.interval),
+        "max_drop": max_drop,
+    }
+
+
+def _write_json(
+    console: Console, judged: _Judged, added: dict[str, Any], with_detections: bool
+) -> None:
+    """Write the scores and what was added to them; of the detections an image a line."""
+    from detkit.evaluation import scores_to_json
+
+    report = {
+        "data": str(judged.dataset.root),
+        "split": judged.split,
+        **scores_to_json(judged.scores),
+        **added,
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    if with_detections:
+        from detkit.predictions import from_detections, to_json
+
+        names = judged.dataset.class_names
+        lines = []
+        for record, one in zip(judged.dataset.splits[judged.split], judged.detections):
+            size = record.width or 0, record.height or 0
+            found = to_json(from_detections(one, names, record.image_id, *size))
+            lines.append(json.dumps(found, ensure_ascii=False, allow_nan=False))
+        rows = ",\n    ".join(lines)
+        text = f'{text.removesuffix(chr(10) + "}")},\n  "images": [\n    {rows}\n  ]\n}}'
+    console.data(text)

@@ -1,0 +1,128 @@
+"""An earlier evaluation to hold a new one against, and how much was lost since.
+
+A baseline is what `detkit eval --json` wrote. With the detections in it (`--with-detections`)
+they are scored again, on today's labels and under today's protocol, so that only the detector
+differs, and the drop gets a paired bootstrap interval. Without, its figure stands as it is and
+must be of the same protocol and split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detkit.bootstrap import Interval, bootstrap_map
+from detkit.data.records import ImageRecord
+from detkit.errors import DetkitError, UsageError
+from detkit.evaluation import pair, score
+from detkit.predictions import ImagePredictions
+from detkit.structures import Detections, Scores, Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """An earlier evaluation as it was written."""
+
+    path: Path
+    mean: float | None
+    protocol: str
+    split: str
+    num_images: int
+    images: list[ImagePredictions] | None  # its detections, when it carries them
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A mean AP beside an earlier one, in [0, 1]."""
+
+    before: float
+    now: float
+    interval: Interval | None  # of before - now; None when the baseline has no detections
+
+    @property
+    def value(self) -> float:
+        """By how much the mean AP fell; negative when it rose."""
+        return self.before - self.now
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Return what `detkit eval --json` wrote.
+
+    Raises UsageError when there is no such file and DetkitError when it is something else.
+    """
+    if not path.is_file():
+        raise UsageError(f"--baseline {path}: no such file; `detkit eval --json` writes one")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        images = report.get("images")
+        return Baseline(
+            path=path,
+            mean=None if report["mAP"] is None else float(report["mAP"]),
+            protocol=str(report["protocol"]),
+            split=str(report["split"]),
+            num_images=int(report["num_images"]),
+            images=None if images is None else [_image(one) for one in images],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DetkitError(
+            f"{path}: not the JSON of `detkit eval --json` ({type(error).__name__}: {error})"
+        ) from error
+
+
+def compare(
+    baseline: Baseline,
+    scores: Scores,
+    detections: Sequence[Detections],
+    records: Sequence[ImageRecord],
+    truths: Sequence[Truth],
+    class_names: Sequence[str],
+    split: str,
+) -> Drop:
+    """Return how far the mean AP of `scores`, which are those of `detections`, fell.
+
+    Raises DetkitError when either has no mean AP or the two cannot be compared.
+    """
+    if scores.mean is None:
+        raise DetkitError("mAP has no value, for want of objects: nothing to hold to a baseline")
+    if baseline.images is not None:
+        iou = None if "AP50" in scores.extra else scores.iou_thresh
+        known = [one.of_classes(class_names) for one in baseline.images]
+        before = pair(known, records, class_names).detections
+        drawn = bootstrap_map(
+            before, truths, class_names, metric=scores.metric, iou_thresh=iou, others=detections
+        )
+        old = score(before, truths, class_names, scores.metric, iou).mean
+        if old is not None:
+            return Drop(old, scores.mean, drawn.difference)
+    theirs = (baseline.protocol, baseline.split, baseline.num_images)
+    ours = (scores.protocol, split, scores.num_images)
+    if theirs != ours:
+        raise DetkitError(
+            f"{baseline.path}: measured by {_told(*theirs)}; this is {_told(*ours)}. Measure it "
+            "anew, or write it with --with-detections, which are scored again"
+        )
+    if baseline.mean is None:
+        raise DetkitError(f"{baseline.path}: has no mAP to hold this one against")
+    return Drop(baseline.mean, scores.mean, None)
+
+
+def _told(protocol: str, split: str, num_images: int) -> str:
+    return f"{protocol} on {num_images} images of {split}"
+
+
+def _image(values: dict[str, Any]) -> ImagePredictions:
+    """Return the detections of one image; raises what a wrong value raises."""
+    found = values["detections"]
+    return ImagePredictions(
+        image=str(values["image"]),
+        width=int(values["width"]),
+        height=int(values["height"]),
+        labels=tuple(str(one["label"]) for one in found),
+        scores=np.array([one["score"] for one in found], np.float32),
+        boxes=np.array([one["box"] for one in found], np.float32).reshape(len(found), 4),
+    )

@@ -1,0 +1,121 @@
+"""How `detkit eval` shows scores, and what is behind them, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from detkit.console import Console, figure
+
+if TYPE_CHECKING:
+    from detkit.bootstrap import Bootstrap, Interval
+    from detkit.error_breakdown import ClassErrors, ErrorBreakdown
+    from detkit.explain import Rule
+    from detkit.misses import Miss
+    from detkit.structures import Scores
+
+
+def tell_scores(console: Console, scores: Scores, split: str) -> None:
+    """Write the table of the scores by class, the mean, and COCO's further figures."""
+    rows = [
+        (
+            one.name,
+            figure(one.ap),
+            str(one.num_truths),
+            str(one.num_detections),
+            figure(one.best_f1),
+            figure(one.best_threshold),
+        )
+        for one in scores.classes
+    ]
+    header = ("class", "AP", "objects", "detections", "best F1", "at score")
+    console.table(header, rows, right=(1, 2, 3, 4, 5))
+    console.data("")
+    console.data(
+        f"mAP {figure(scores.mean)}  {scores.protocol}; {split}, {scores.num_images} images"
+    )
+    for name, value in scores.extra.items():
+        console.data(f"{name} {figure(value)}")
+    without = [one.name for one in scores.classes if one.ap is None]
+    if without:
+        console.warn(f"no objects of {', '.join(without)} in {split}: not part of the mean")
+
+
+def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]) -> None:
+    """Write what 95 % of the bootstrap draws lie between, by class and for the mean."""
+
+    def row(name: str, one: Interval | None) -> tuple[str, ...]:
+        values = (None,) * 3 if one is None else (one.value, one.low, one.high)
+        return name, *(figure(value) for value in values)
+
+    rows = [row(name, one) for name, one in zip(class_names, drawn.classes)]
+    console.data("")
+    console.data(f"95 % of {drawn.samples} draws of the images")
+    console.table(
+        ("class", "AP", "from", "to"),
+        [*rows, row("mean", drawn.mean)],
+        right=(1, 2, 3),
+    )
+
+
+def tell_rules(console: Console, rules: Sequence[Rule]) -> None:
+    """Write the mean AP under each rule, and by how much it differs from the one asked for."""
+    rows = [(rule.name, figure(rule.mean), signed(rule.difference)) for rule in rules]
+    console.data("")
+    console.data("the same detections by other rules")
+    console.table(
+        ("rule", "mAP", "difference"),
+        rows,
+        right=(1, 2),
+    )
+
+
+def tell_errors(console: Console, errors: ErrorBreakdown) -> None:
+    """Write by how much each class's AP would rise without each kind of error."""
+    from detkit.error_breakdown import FIGURES
+
+    def row(one: ClassErrors) -> tuple[str, ...]:
+        return one.name, figure(one.ap), *(figure(getattr(one, name)) for name in FIGURES)
+
+    names = tuple(name.replace("_", " ") for name in FIGURES)
+    console.data("")
+    console.data(
+        f"AP lost to each kind of error (TIDE; {errors.metric}, IoU {errors.iou_thresh:g})"
+    )
+    console.table(
+        ("class", "AP", *names),
+        [*map(row, errors.classes), row(errors.overall)],
+        right=tuple(range(1, 2 + len(names))),
+    )
+
+
+def tell_misses(console: Console, misses: Sequence[Miss]) -> None:
+    """Write at which stage the missed objects were lost, with an example of each."""
+    from detkit.misses import count_by_stage
+
+    rows = []
+    for stage, reason, number, classes in count_by_stage(misses):
+        example = next(miss for miss in misses if miss.stage == stage)
+        where = ", ".join(f"{value:.0f}" for value in example.box)
+        detail = f": {example.detail}" if example.detail else ""
+        rows.append(
+            (
+                stage,
+                str(number),
+                reason,
+                ", ".join(f"{name} {count}" for name, count in classes.items()),
+                f"{example.label} at {where} in {example.image_id}{detail}",
+            )
+        )
+    console.data("")
+    console.data(f"where {len(misses)} objects were lost")
+    console.table(
+        ("stage", "missed", "reason", "classes", "for example"),
+        rows,
+        right=(1,),
+    )
+
+
+def signed(value: float | None) -> str:
+    """Return a difference of scores to three places, with its sign."""
+    return "n/a" if value is None else f"{value:+.3f}"
