@@ -1,0 +1,84 @@
+"""The bootstrap, against AP computed anew on each draw, and against what is known of chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_error_breakdown import drawn, found, wanted
+
+from detkit.bootstrap import (
+    bootstrap_map,
+    draw_images,
+    interval_to_json,
+    mean_of_classes,
+    resampled,
+)
+from detkit.errors import UsageError
+from detkit.evaluation import score
+
+NAMES = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "iou", "samples"),
+    [("voc07", None, 12), ("voc12", 0.3, 12), ("auc", None, 12), ("coco", 0.5, 3)],
+)
+def test_each_draw_has_the_ap_of_its_images_put_together(
+    metric: str, iou: float | None, samples: int
+) -> None:
+    detections, truths = drawn(3, images=15)
+    draws = draw_images(15, samples, seed=1)
+    figures = resampled(detections, truths, NAMES, draws, metric=metric, iou_thresh=iou)
+    for row, drawing in enumerate(draws):
+        images = np.repeat(np.arange(15), drawing)
+        scores = score(
+            [detections[i] for i in images], [truths[i] for i in images], NAMES, metric, iou
+        )
+        expected = [np.nan if one.ap is None else one.ap for one in scores.classes]
+        np.testing.assert_allclose(figures[row], expected, atol=1e-12)
+        assert mean_of_classes(figures)[row] == pytest.approx(scores.mean)
+
+
+def test_a_draw_has_as_many_images_as_there_are_and_the_first_is_all_of_them() -> None:
+    draws = draw_images(7, 50)
+    assert (draws.sum(axis=1) == 7).all() and (draws[0] == 1).all()
+    assert len(np.unique(draws, axis=0)) > 10
+    assert (draw_images(7, 50) == draws).all() and (draw_images(7, 50, seed=1) != draws).any()
+
+
+def test_a_class_without_objects_in_a_draw_is_left_out_of_its_mean() -> None:
+    box = (0.0, 0.0, 10.0, 10.0)
+    truths = [wanted((0, box)), wanted((1, box))]
+    detections = [found((0.9, 0, box)), found()]
+    draws = np.array([[1, 1], [2, 0], [0, 2]], np.int32)
+    figures = resampled(detections, truths, ["a", "b"], draws)
+    np.testing.assert_array_equal(figures, [[1, 0], [1, np.nan], [np.nan, 0]])
+    np.testing.assert_array_equal(mean_of_classes(figures), [0.5, 1, 0])
+
+
+def test_the_difference_of_like_detections_is_nothing_whatever_is_drawn() -> None:
+    detections, truths = drawn(4)
+    result = bootstrap_map(detections, truths, NAMES, samples=50, others=detections)
+    assert interval_to_json(result.difference) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert result.mean is not None and result.mean.low < result.mean.value < result.mean.high
+
+
+def test_pairing_makes_the_difference_surer_than_the_means() -> None:
+    detections, truths = drawn(5, images=40)
+    others = [type(one)(one.boxes + 0.3, one.scores, one.labels) for one in detections]
+    result = bootstrap_map(detections, truths, NAMES, samples=200, others=others)
+    assert result.mean is not None and result.difference is not None
+    assert result.difference.high - result.difference.low < result.mean.high - result.mean.low
+
+
+def test_without_objects_there_is_no_interval() -> None:
+    result = bootstrap_map([found()], [wanted()], ["a"], samples=5)
+    assert result.mean is None and result.classes == [None]
+    assert interval_to_json(None) is None
+
+
+def test_no_samples_and_an_unknown_metric_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        bootstrap_map([], [], ["a"], samples=0)
+    with pytest.raises(UsageError, match="choose from"):
+        bootstrap_map([], [], ["a"], metric="map")
