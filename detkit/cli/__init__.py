@@ -20,6 +20,7 @@ import typer
 
 from detkit import __version__
 from detkit.cli.anchors import anchors
+from detkit.cli.compare import compare
 from detkit.cli.data import check, convert, demo, split
 from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
@@ -150,6 +151,7 @@ app.command("check")(guarded(check))
 app.command("train")(guarded(train))
 app.command("eval")(guarded(evaluate))
 app.command("detect")(guarded(detect))
+app.command("compare")(guarded(compare))
 app.command("convert")(guarded(convert))
 app.command("split")(guarded(split))
 app.command("propose")(guarded(propose))

@@ -18,7 +18,7 @@ import numpy as np
 from detkit import __version__
 from detkit.data.records import Dataset
 from detkit.data.summary import data_hash
-from detkit.error_breakdown import FIGURES, KINDS, ErrorBreakdown, breakdown
+from detkit.error_breakdown import BACKGROUND_IOU, FIGURES, KINDS, ErrorBreakdown, breakdown
 from detkit.evaluation import scores_to_json
 from detkit.files import write_bytes
 from detkit.report.confusion import confusion_matrices, found_objects
@@ -27,11 +27,9 @@ from detkit.report.pictures import MOST_BOXES, Picture, pictures, worst_first
 from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
 from detkit.report.sizes import scores_by_size
 from detkit.structures import Detections, FloatArray, Scores, Truth
-from detkit.voc_map import VocMetric
 
 NUM_THRESHOLDS = 101  # steps of the sliders
 NUM_MATRICES = 21  # steps of the confusion matrix's slider
-BACKGROUND_IOU = 0.1  # TIDE's
 UNIT = 1000  # of an image's longer side: boxes on the page are whole numbers
 
 
@@ -126,15 +124,14 @@ def _breakdown(
     class_names: Sequence[str],
     scores: Scores,
 ) -> ErrorBreakdown:
-    """Return the errors at the evaluation's own IoU; COCO's are told in VOC 2010's AP."""
-    metrics: dict[str, VocMetric] = {"voc07": "voc07", "auc": "auc"}
+    """Return the errors at the evaluation's own IoU, as `eval --errors` has them."""
     return breakdown(
         detections,
         truths,
         class_names,
         iou_thresh=scores.iou_thresh,
         background_thresh=min(BACKGROUND_IOU, scores.iou_thresh),
-        metric=metrics.get(scores.metric, "voc12"),
+        metric="voc07" if scores.metric == "voc07" else "voc12",
     )
 
 

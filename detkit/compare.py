@@ -1,0 +1,219 @@
+"""Several models on one data set: trained one after the other, measured in the same way.
+
+A cell is one model with one seed. Beside its run folder `NAME-SEED/` lie `NAME-SEED.json`, what
+was asked and measured, and `NAME-SEED.jsonl`, what the model found. A cell that is measured is
+kept; a training that was interrupted goes on. Training and measuring run in processes of their
+own: one that fails, or is killed for its memory, is a result with an error, and the memory of
+one is not that of the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
+from detkit.files import write_bytes
+from detkit.measuring import Measured, measure
+
+ERROR = "detkit: error: "  # how the command begins the line that says why it failed
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One model with one seed, to be trained and measured."""
+
+    name: str  # of the row it is part of
+    run: Path  # its run folder; a model file, when it is trained already
+    result: Path  # where what was measured is kept, as .json
+    seed: int | None = None
+    training: tuple[str, ...] | None = None  # words of `detkit train`; None: trained already
+
+    @property
+    def found(self) -> Path:
+        """Return where the model's detections are kept."""
+        return self.result.with_suffix(".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a cell."""
+
+    cell: Cell
+    measured: Measured | None = None
+    error: str | None = None
+    kept: bool = False  # it was measured before
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all models of a comparison have in common."""
+
+    data: Path
+    data_hash: str
+    split: str  # that they are measured on
+    classes: tuple[str, ...] | None = None
+    device: str = "auto"
+    batch_size: int = 1  # images a step of the network, when measuring
+    plugins: tuple[str, ...] = ()
+
+
+def compare(
+    cells: Sequence[Cell],
+    conditions: Conditions,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Outcome]:
+    """Yield what becomes of each cell; those already measured under these conditions are kept.
+
+    `say` gets the lines that training writes. Raises UsageError when there are results and
+    neither `resume` nor `force` was given, or they were measured under other conditions, and
+    Interrupted after Ctrl-C or SIGTERM, with everything kept.
+    """
+    earlier = {cell: _earlier(cell, conditions, resume, force) for cell in cells}
+    for cell in cells:
+        known = earlier[cell]
+        if known is not None:
+            yield Outcome(cell, measured=known, kept=True)
+            continue
+        cell.result.parent.mkdir(parents=True, exist_ok=True)
+        _keep(cell, conditions, None)
+        try:
+            if cell.training is not None:
+                _train(cell, cell.training, force, say)
+            say(f"{cell.result.stem}: measuring")
+            measured = _measure(cell, conditions)
+        except Interrupted:
+            raise
+        except DetkitError as error:
+            yield Outcome(cell, error=str(error))
+            continue
+        _keep(cell, conditions, measured)
+        yield Outcome(cell, measured=measured)
+
+
+def _asked(cell: Cell, conditions: Conditions) -> dict[str, Any]:
+    """Return what a result depends on, as JSON values."""
+    values = {
+        "training": None if cell.training is None else list(cell.training),
+        "run": str(cell.run.absolute()) if cell.training is None else None,
+        **dataclasses.asdict(conditions),
+        "data": str(conditions.data.absolute()),
+    }
+    return dict(json.loads(json.dumps(values)))
+
+
+def _earlier(cell: Cell, conditions: Conditions, resume: bool, force: bool) -> Measured | None:
+    """Return what was measured before; None when there is nothing, or nothing whole."""
+    if force or not (cell.result.exists() or (cell.training and cell.run.exists())):
+        return None
+    if not resume:
+        raise UsageError(
+            f"{cell.result.parent}: holds results of an earlier comparison; add --resume to go on "
+            "with it, --force to begin anew, or name another folder"
+        )
+    if not cell.result.exists():
+        return None
+    try:
+        kept = json.loads(cell.result.read_text(encoding="utf-8"))
+        before, values = kept["asked"], kept["measured"]
+        measured = None if values is None else Measured(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DetkitError(
+            f"{cell.result}: not a result of this detkit ({error}); begin anew with --force"
+        ) from error
+    for name, value in _asked(cell, conditions).items():
+        if before.get(name) != value:
+            raise UsageError(
+                f"--resume: {cell.result.stem} was begun with {name} {_short(before.get(name))}, "
+                f"not {_short(value)}; give that again, or name another folder"
+            )
+    return measured if cell.found.exists() else None
+
+
+def _keep(cell: Cell, conditions: Conditions, measured: Measured | None) -> None:
+    """Write what was asked of a cell and, once there is something, what was measured."""
+    values = None if measured is None else dataclasses.asdict(measured)
+    record: Mapping[str, Any] = {"asked": _asked(cell, conditions), "measured": values}
+    write_bytes(cell.result, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str], None]) -> None:
+    """Train a cell's model, or go on with it.
+
+    Raises DetkitError saying why it failed, Interrupted when it was told to stop.
+    """
+    words = ["train", *training, "-o", str(cell.run)]
+    if (cell.run / "resume.ckpt").exists() and not force:
+        words = ["train", "--resume", "-o", str(cell.run)]
+    elif cell.run.exists():
+        words.append("--force")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "detkit", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        # So that Ctrl-C reaches us alone, and the training once: from us.
+        start_new_session=os.name != "nt",
+    )
+    reason = ""
+    try:
+        for line in process.stderr or ():
+            text = line.rstrip("\n")
+            reason = text if text.strip() else reason
+            say(f"{cell.result.stem}: {text}")
+        code = process.wait()
+    except KeyboardInterrupt:
+        if os.name != "nt":  # there the console has told it already
+            process.terminate()
+        process.wait()
+        raise Interrupted("interrupted; go on with the same command and --resume") from None
+    if code == ExitCode.INTERRUPTED:
+        raise Interrupted("interrupted; go on with the same command and --resume")
+    if code < 0:
+        raise DetkitError(f"training was killed by signal {-code}; was there enough memory?")
+    if code != ExitCode.DONE:
+        raise DetkitError(reason.removeprefix(ERROR) or f"training ended with exit code {code}")
+
+
+def _measure(cell: Cell, conditions: Conditions) -> Measured:
+    """Return what is measured of a cell's model, in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        future = pool.submit(
+            measure,
+            cell.run,
+            conditions.data,
+            conditions.split,
+            cell.found,
+            classes=conditions.classes,
+            device=conditions.device,
+            batch_size=conditions.batch_size,
+            plugins=conditions.plugins,
+        )
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise DetkitError("measuring was killed; was there enough memory?") from error
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; go on with the same command and --resume") from None
+
+
+def _short(value: object) -> str:
+    """Return a value as text that fits into a line."""
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,113 @@
+"""What a trained model finds in a split, how long that takes and how much memory.
+
+`measure` is called in a process of its own, so that the memory is this model's alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detkit.checkpoint import load_model, load_resume, model_info
+from detkit.data import open_dataset
+from detkit.detectors import add_plugin
+from detkit.errors import DetkitError
+from detkit.inference import predict
+from detkit.precision import find_device, for_inference
+from detkit.predictions import open_writer
+from detkit.run_log import memory_mib
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of one trained model."""
+
+    backend: str
+    num_images: int
+    seconds: float  # for all images, from file to boxes
+    stages: dict[str, float]  # seconds for all images; those in threads pass beside the others
+    memory_mib: float  # the most while detecting: on the GPU, or by the process; 0 if unknown
+    model_bytes: int
+    training_seconds: float | None  # None where the run folder does not say
+    training_memory_mib: float | None
+    training_steps: int | None
+    trained_on: str | None  # the data's hash in the model file
+
+
+def model_of(run: Path) -> Path:
+    """Return the model of a run folder, its best; a model file is its own.
+
+    Raises DetkitError when there is none.
+    """
+    if run.is_file():
+        return run
+    for name in ("best.safetensors", "last.safetensors"):
+        if (run / name).is_file():
+            return run / name
+    raise DetkitError(f"{run}: no model there; `detkit train -o {run}` writes best.safetensors")
+
+
+def measure(
+    run: Path,
+    data: Path,
+    split: str,
+    out: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
+    plugins: Sequence[str] = (),
+) -> Measured:
+    """Return what was measured of a run's model on a split; its detections go to `out`.
+
+    They are written as JSON Lines. The first image is looked at once before the
+    clock starts. Raises DetkitError when the model or an image cannot be read.
+    """
+    for plugin in plugins:
+        add_plugin(plugin)
+    model = model_of(run)
+    dataset = open_dataset(data, classes=classes)
+    records = dataset.splits[split]
+    place = find_device(device)
+    detector = for_inference(load_model(model, device=place), place)
+    paths = [record.path for record in records]
+    for _ in predict(detector, paths[:1], batch_size=1):  # compiles, loads proposals' code
+        pass
+    stages: dict[str, float] = {}
+    began = time.perf_counter()
+    with open_writer("jsonl", out, class_names=detector.class_names, force=True) as writer:
+        for one in predict(detector, paths, batch_size=batch_size, timing=stages):
+            if one.error is not None:
+                raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists such images")
+            writer.write(one.of_classes(dataset.class_names))
+    seconds = time.perf_counter() - began
+    peak = memory_mib(place)
+    trained = _training(run)
+    return Measured(
+        backend=detector.name,
+        num_images=len(records),
+        seconds=seconds,
+        stages=stages,
+        memory_mib=peak,
+        model_bytes=model.stat().st_size,
+        training_seconds=trained[0],
+        training_memory_mib=trained[1],
+        training_steps=trained[2],
+        trained_on=model_info(model)["data_hash"],
+    )
+
+
+def _training(run: Path) -> tuple[float | None, float | None, int | None]:
+    """Return the seconds, the most memory in MiB and the steps of a run, as far as it says."""
+    seconds, memory, steps = None, None, None
+    if (run / "resume.ckpt").is_file():
+        position = load_resume(run / "resume.ckpt")["position"]
+        seconds, steps = float(position["seconds"]), int(position["step"])
+    metrics = run / "metrics.jsonl"
+    if metrics.is_file():
+        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        memory = max((line["memory_mib"] for line in lines if "memory_mib" in line), default=None)
+    return seconds, memory, steps
