@@ -39,6 +39,17 @@ def test_each_draw_has_the_ap_of_its_images_put_together(
         assert mean_of_classes(figures)[row] == pytest.approx(scores.mean)
 
 
+def test_equal_scores_are_on_one_side_of_a_false_detection_in_every_draw() -> None:
+    detections, truths = drawn(3, images=15)
+    detections = [type(one)(one.boxes, one.scores.round(1), one.labels) for one in detections]
+    draws = draw_images(15, 5)
+    figures = resampled(detections, truths, NAMES, draws, metric="auc")
+    for row, drawing in enumerate(draws):
+        images = np.repeat(np.arange(15), drawing)
+        scores = score([detections[i] for i in images], [truths[i] for i in images], NAMES, "auc")
+        np.testing.assert_allclose(figures[row], [one.ap for one in scores.classes], atol=1e-12)
+
+
 def test_a_draw_has_as_many_images_as_there_are_and_the_first_is_all_of_them() -> None:
     draws = draw_images(7, 50)
     assert (draws.sum(axis=1) == 7).all() and (draws[0] == 1).all()

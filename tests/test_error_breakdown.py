@@ -106,11 +106,11 @@ def test_a_detection_put_right_takes_the_place_of_a_worse_one_of_the_same_object
 
 def test_difficult_objects_are_never_missed_and_detections_of_them_are_ignored() -> None:
     box, far = (0.0, 0.0, 10.0, 10.0), (0.0, 0.0, 4.0, 10.0)
-    errors = breakdown(
-        [found((0.9, 0, box), (0.8, 0, far))], [wanted((0, box), difficult=0)], ["a"]
-    )
+    rows = found((0.9, 0, box), (0.8, 0, far)), found()
+    truth = wanted((0, box), difficult=0)
+    errors = breakdown(rows, [truth, truth], ["a"])
     assert [KINDS[kind] for kind in errors.kinds[0]] == ["ignored", "localisation"]
-    assert not errors.missed[0].any()
+    assert not errors.missed[0].any() and not errors.missed[1].any()
     assert errors.classes[0].ap is None and errors.overall.ap is None
 
 
