@@ -111,7 +111,9 @@ class Page:
         if whole:
             size = self.call("Page.getLayoutMetrics")["cssContentSize"]
             options["clip"] = {**size, "x": 0, "y": 0, "scale": 1}  # type: ignore[assignment]
-        return base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", format="png", **options)["data"]
+        )
 
     def _read(self) -> Any:
         """Return the browser's next message."""

@@ -303,17 +303,19 @@ def _tell(console: Console, table: Comparison) -> None:
     )
     stages = dict.fromkeys(stage for row in table.rows for stage in row.stages)
     if stages:
-        console.data("")
         rows = [
             (row.name, *(_seconds(row.stages.get(stage)) for stage in stages))
             for row in table.rows
             if row.stages
         ]
+        console.data("")
+        console.data(
+            f"seconds an image by stage; {', '.join(STAGES.values())} pass beside the others"
+        )
         console.table(
             ("model", *(STAGES.get(stage, stage) for stage in stages)),
             rows,
             right=tuple(range(1, 1 + len(stages))),
-            title=f"seconds an image by stage; {', '.join(STAGES.values())} beside the others",
         )
 
 

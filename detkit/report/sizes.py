@@ -10,7 +10,7 @@ import numpy as np
 from detkit.coco_map import coco_map
 from detkit.structures import Detections, Truth
 
-# COCO's areas in pixels: beyond the first, up to the second.
+# COCO's areas in pixels, both ends included: an object of 32 x 32 is small and medium.
 SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0**2, np.inf))
 
 
@@ -37,7 +37,7 @@ def scores_by_size(
     return [
         SizeScore(
             name=name,
-            num_truths=int(((areas >= low) & (areas < high)).sum()),
+            num_truths=int(((areas >= low) & (areas <= high)).sum()),
             ap=strict[f"AP{name[0]}"],
             ap50=loose[f"AP{name[0]}"],
             recall=strict[f"AR{name[0]}"],

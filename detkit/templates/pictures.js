@@ -102,12 +102,20 @@ function fitting(picture, filter) {
 /** Put an image and its boxes into a canvas. */
 function drawPicture(canvas, picture, { found, objects }, labels, letter) {
   const overlay = shape("svg", { viewBox: `0 0 ${picture.width} ${picture.height}`, "aria-hidden": "true" });
+  const places = [];
+  const write = (text, x, y) => {
+    // Boxes of one object begin at one corner: the second name stands below the first.
+    while (places.some((place) => Math.abs(place.x - x) < 6 * letter && Math.abs(place.y - y) < letter)) y += letter;
+    places.push({ x, y });
+    names.append(shape("text", { x, y, "font-size": letter }, text));
+  };
+  const names = shape("g");
   const add = ([x1, y1, x2, y2], kind, colourName, text) => {
     const place = { x: x1, y: y1, width: Math.max(1, x2 - x1), height: Math.max(1, y2 - y1) };
     const box = shape("rect", { ...place, class: kind });
     if (colourName) box.style.setProperty("--kind", `var(--${colourName})`);
     overlay.append(shape("rect", { ...place, class: "under" }), box);
-    if (labels) overlay.append(shape("text", { x: Math.max(2, x1 + 3), y: Math.max(letter, y1 - 4), "font-size": letter }, text));
+    if (labels && text) write(text, Math.max(2, x1 + 3), Math.max(letter, y1 - 4));
   };
   for (const { label, difficult, missed, box } of objects) {
     const state = missed ? "object is-missed" : difficult ? "object is-difficult" : "object";
@@ -116,6 +124,7 @@ function drawPicture(canvas, picture, { found, objects }, labels, letter) {
   for (const [label, score, kind, ...box] of [...found].reverse()) {
     add(box, "detection", DATA.kinds[kind], `${DATA.classes[label]} ${figure(score, 2)}`);
   }
+  overlay.append(names);
   let image = canvas.querySelector("img");
   if (image === null) {
     image = element("img", { alt: "", width: picture.width, height: picture.height, loading: "lazy" });

@@ -1,0 +1,280 @@
+"""Comparing models: what is trained and kept, what a failure does, what the table says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_samples import write_folder, write_found
+from running import detkit, process
+
+from detkit import compare as comparing
+from detkit.bootstrap import bootstrap_map
+from detkit.compare import Cell, Conditions, Outcome, compare
+from detkit.comparison import comparison_to_json, summarise
+from detkit.data import open_dataset
+from detkit.errors import DetkitError, Interrupted, UsageError
+from detkit.evaluation import pair, score
+from detkit.measuring import Measured, model_of
+from detkit.predictions import read_predictions
+
+MEASURED = Measured("toy", 3, 0.6, {"network": 0.3}, 200.0, 1000, 60.0, 300.0, 5, "hash")
+CONDITIONS = Conditions(Path("data"), "hash", "test")
+
+
+def cells(out: Path, *names: str) -> list[Cell]:
+    return [
+        Cell(name, out / f"{name}-0", out / f"{name}-0.json", 0, ("data", "--model", name))
+        for name in names
+    ]
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is trained and measured; a model called "bad" fails, one called "stop" is stopped."""
+    done: list[str] = []
+
+    def train(cell: Cell, training: Sequence[str], force: bool, say: object) -> None:
+        done.append(f"train {cell.name}")
+        if cell.name == "bad":
+            raise DetkitError("the loss is not finite")
+        if cell.name == "stop" and len(done) < 4:
+            raise Interrupted("interrupted")
+
+    def measure(cell: Cell, conditions: Conditions) -> Measured:
+        done.append(f"measure {cell.name}")
+        cell.found.write_text("")
+        return MEASURED
+
+    monkeypatch.setattr(comparing, "_train", train)
+    monkeypatch.setattr(comparing, "_measure", measure)
+    return done
+
+
+def test_a_model_that_fails_is_an_outcome_and_the_others_go_on(
+    tmp_path: Path, work: list[str]
+) -> None:
+    outcomes = list(compare(cells(tmp_path, "bad", "ssd"), CONDITIONS))
+    assert [one.error for one in outcomes] == ["the loss is not finite", None]
+    assert outcomes[1].measured == MEASURED
+    assert work == ["train bad", "train ssd", "measure ssd"]
+
+
+def test_finished_cells_are_kept_and_an_interrupted_comparison_goes_on(
+    tmp_path: Path, work: list[str]
+) -> None:
+    wanted = cells(tmp_path, "ssd", "stop", "yolov1")
+    with pytest.raises(Interrupted):
+        list(compare(wanted, CONDITIONS))
+    assert work == ["train ssd", "measure ssd", "train stop"]
+    work.clear()
+    work += ["", "", ""]
+    outcomes = list(compare(wanted, CONDITIONS, resume=True))
+    assert [one.kept for one in outcomes] == [True, False, False]
+    assert outcomes[0].measured == MEASURED
+    assert work[3:] == ["train stop", "measure stop", "train yolov1", "measure yolov1"]
+    assert all(one.kept for one in compare(wanted, CONDITIONS, resume=True))
+    assert not any(one.kept for one in compare(wanted, CONDITIONS, force=True))
+
+
+def test_a_model_may_be_added_to_a_comparison(tmp_path: Path, work: list[str]) -> None:
+    list(compare(cells(tmp_path, "ssd"), CONDITIONS))
+    outcomes = list(compare(cells(tmp_path, "ssd", "yolov1"), CONDITIONS, resume=True))
+    assert [one.kept for one in outcomes] == [True, False]
+
+
+def test_results_are_neither_overwritten_nor_mixed_with_others(
+    tmp_path: Path, work: list[str]
+) -> None:
+    wanted = cells(tmp_path, "ssd")
+    list(compare(wanted, CONDITIONS))
+    with pytest.raises(UsageError, match="--resume"):
+        list(compare(wanted, CONDITIONS))
+    other = dataclasses.replace(CONDITIONS, data_hash="another")
+    with pytest.raises(UsageError, match="data_hash hash, not another"):
+        list(compare(wanted, other, resume=True))
+    longer = [dataclasses.replace(one, training=("data", "--max-steps", "9")) for one in wanted]
+    with pytest.raises(UsageError, match="--max-steps 9"):
+        list(compare(longer, CONDITIONS, resume=True))
+    wanted[0].result.write_text("{}")
+    with pytest.raises(DetkitError, match="not a result of this detkit"):
+        list(compare(wanted, CONDITIONS, resume=True))
+
+
+class FakeProcess:
+    """Stands for `detkit train`: what it was called with, what it says, how it ends."""
+
+    calls: list[list[str]] = []
+    lines: list[str] = []
+    code = 0
+
+    def __init__(self, words: list[str], **options: Any) -> None:
+        self.calls.append(words)
+        self.stderr = iter(self.lines)
+
+    def wait(self) -> int:
+        return self.code
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> type[FakeProcess]:
+    fake = type("Fake", (FakeProcess,), {"calls": [], "lines": [], "code": 0})
+    monkeypatch.setattr(subprocess, "Popen", fake)
+    return fake
+
+
+def test_training_begins_goes_on_or_begins_anew_by_what_is_there(
+    tmp_path: Path, trainer: type[FakeProcess]
+) -> None:
+    [cell] = cells(tmp_path, "ssd")
+    assert cell.training is not None
+    said: list[str] = []
+    trainer.lines = ["train: epoch 1\n"]
+    comparing._train(cell, cell.training, False, said.append)
+    cell.run.mkdir()
+    comparing._train(cell, cell.training, False, said.append)
+    (cell.run / "resume.ckpt").touch()
+    comparing._train(cell, cell.training, False, said.append)
+    comparing._train(cell, cell.training, True, said.append)
+    run = str(cell.run)
+    assert [words[3:] for words in trainer.calls] == [
+        ["train", "data", "--model", "ssd", "-o", run],
+        ["train", "data", "--model", "ssd", "-o", run, "--force"],
+        ["train", "--resume", "-o", run],
+        ["train", "data", "--model", "ssd", "-o", run, "--force"],
+    ]
+    assert said == ["ssd-0: train: epoch 1"] * 4
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (3, DetkitError, "^no images$"),
+        (-9, DetkitError, "signal 9"),
+        (130, Interrupted, "--resume"),
+    ],
+)
+def test_why_a_training_ended_is_told(
+    tmp_path: Path, trainer: type[FakeProcess], code: int, kind: type[DetkitError], words: str
+) -> None:
+    [cell] = cells(tmp_path, "ssd")
+    trainer.code = code
+    trainer.lines = ["reading\n", "detkit: error: no images\n", "\n"]
+    with pytest.raises(kind, match=words):
+        comparing._train(cell, (), False, lambda line: None)
+
+
+def outcomes_of(folder: Path, out: Path) -> list[Outcome]:
+    """Two seeds of a model that finds what `FOUND` says, one that finds less, one that failed."""
+    out.mkdir()
+    made = []
+    for name, seed, without in (("a", 0, None), ("a", 1, "two"), ("b", 0, "one")):
+        cell = Cell(name, out / "run", out / f"{name}-{seed}.json", seed)
+        write_found(cell.found)
+        if without is not None:
+            lines = cell.found.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if f"/{without}." not in line]
+            cell.found.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        made.append(Outcome(cell, MEASURED))
+    return [*made, Outcome(Cell("c", out, out / "c-0.json", 0), error="out of memory")]
+
+
+def test_the_table_has_means_spread_and_the_paired_interval_to_the_best(tmp_path: Path) -> None:
+    dataset = open_dataset(write_folder(tmp_path / "data"))
+    outcomes = outcomes_of(tmp_path / "data", tmp_path / "out")
+    truths, names = dataset.truths("test"), dataset.class_names
+
+    def detections(one: Outcome) -> Any:
+        found = read_predictions(one.cell.found, class_names=names)
+        return pair(found, dataset.splits["test"], names).detections
+
+    found = [detections(one) for one in outcomes[:3]]
+    maps = [score(one, truths, names).mean or 0.0 for one in found]
+    table = summarise(outcomes, dataset, "test", samples=200)
+    first, second, failed = table.rows
+    assert (first.name, second.name, failed.name) == ("a", "b", "c")
+    assert first.maps == tuple(maps[:2])
+    assert first.mean == pytest.approx(statistics.mean(maps[:2]))
+    assert first.spread == pytest.approx(statistics.stdev(maps[:2]))
+    assert (first.difference, second.spread) == (None, None)
+    assert second.difference is not None
+    assert second.difference.value == pytest.approx(maps[2] - statistics.mean(maps[:2]))
+    assert first.seconds == pytest.approx(0.2)
+    assert first.stages == {"network": pytest.approx(0.1)}
+    assert (failed.mean, failed.errors) == (None, ("c-0: out of memory",))
+    single = summarise([outcomes[0], outcomes[2]], dataset, "test", samples=200)
+    drawn = bootstrap_map(found[2], truths, names, samples=200, others=found[0])
+    assert single.rows[1].difference == pytest.approx(drawn.difference)
+    report = json.loads(json.dumps(comparison_to_json(table), allow_nan=False))
+    assert report["models"][0]["mAP"] == first.mean
+    assert report["models"][1]["difference"]["value"] == second.difference.value
+
+
+def test_the_model_of_a_run_is_its_best(tmp_path: Path) -> None:
+    with pytest.raises(DetkitError, match="no model there"):
+        model_of(tmp_path)
+    (tmp_path / "last.safetensors").touch()
+    assert model_of(tmp_path).name == "last.safetensors"
+    (tmp_path / "best.safetensors").touch()
+    assert model_of(tmp_path).name == "best.safetensors"
+    assert model_of(tmp_path / "last.safetensors").name == "last.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "-o DIR is missing"),
+        (["-o", "out"], "nothing to compare"),
+        (["-o", "out", "--models", "ssd"], "--max-minutes"),
+        (["-o", "out", "--models", "sdd", "--max-steps", "1"], "did you mean ssd?"),
+        (["-o", "out", "--run", "gone"], "there is no gone"),
+        (["-o", "out", "--models", "ssd", "--max-steps", "1"], "which they are trained on"),
+    ],
+)
+def test_a_wrong_comparison_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = write_folder(tmp_path / "data")
+    here = detkit("compare", data, *words)
+    assert here.returncode == 2
+    assert message in here.stderr
+    assert not (tmp_path / "out").exists()
+
+
+TOY = Path(__file__).parent / "toy.py"
+
+
+@pytest.mark.slow
+def test_models_are_trained_measured_and_put_into_one_table(tmp_path: Path) -> None:
+    data, out = tmp_path / "dätä", tmp_path / "öut"
+    detkit("demo", data, "--num-images", "12")
+    words: list[str | Path] = ["compare", data, "-o", out, "--plugin", TOY, "--json"]
+    words += ["--models", "toy,ssd", "--max-steps", "2", "--num-workers", "0", "--device", "cpu"]
+    # What the toy has no use for makes it fail, and ssd go on.
+    done = process(
+        *words, "--set", "size=64", "--backbone", "tiny", "--report", tmp_path / "c.html"
+    )
+    report = json.loads(done.stdout)
+    by_name = {row["name"]: row for row in report["models"]}
+    assert done.returncode == 3, done.stderr
+    assert "toy-0: " in done.stderr.splitlines()[-1]
+    assert by_name["toy"]["mAP"] is None
+    assert by_name["toy"]["errors"]
+    ssd = by_name["ssd"]
+    assert ssd["mAP"] is not None
+    assert set(ssd["stages"]) >= {"decode", "network"}
+    assert ssd["seconds"] > 0
+    assert ssd["model_bytes"] == (out / "ssd-0" / "best.safetensors").stat().st_size
+    assert ssd["training_seconds"] > 0
+    assert "ssd" in (tmp_path / "c.html").read_text(encoding="utf-8")
+    again = process(*words[:5], "--run", f"ssd={out / 'ssd-0'}", "--json", "--resume")
+    assert again.returncode == 0, again.stderr
+    [row] = json.loads(again.stdout)["models"]
+    assert row["mAP"] == ssd["mAP"]
