@@ -217,7 +217,7 @@ def test_ways_between_groups_are_followed_more_than_once_where_a_better_one_turn
         np.array([0, 1, 2, 4, 8, 16], np.float64),
         np.array([0, 5, 8, 11, 8, 9], np.int32),
         np.array([0, 10, 8, 10, 12, 13], np.int32),
-        np.cumsum([0] + [len(row) for row in rows]).astype(np.int32),
+        np.cumsum([0] + [len(row) for row in rows]).astype(np.uint32),
         np.array([other for _, other in entries], np.uint32),
         np.array([value for value, _ in entries], np.float64),
     )
@@ -416,6 +416,8 @@ def test_parameters_out_of_range_are_named() -> None:
         edge_boxes(image, eta=0.0)
     with pytest.raises(UsageError, match="max_boxes"):
         edge_boxes(image, max_boxes=0)
+    with pytest.raises(UsageError, match="lower max_side"):
+        edge_boxes(np.zeros((2, 40000), np.uint8), max_side=40000)
     with pytest.raises(UsageError, match="min_area"):
         edge_boxes(image, min_area=1)
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from detkit.errors import UsageError
 from detkit.proposals import edge_windows
 from detkit.proposals.compiled import compiled, first_call_notice
-from detkit.proposals.edge_groups import Ints, edge_groups
+from detkit.proposals.edge_groups import Floats, Ints, edge_groups
 from detkit.proposals.edges import gradient_edges
 from detkit.structures import Proposals
 
+MOST_PIXELS = 32767  # a side: what edge_windows.SIGNS holds for
 SIZE_STEP = math.log(4 / 3)  # suppress() sorts boxes by their sides in steps of this factor ...
 MOST_CELLS = 128  # ... and by their centres into at most so many cells each way
 
@@ -73,6 +74,8 @@ def edge_boxes(
             f"edge boxes: edges {edges.shape} and orientation {orientation.shape} are not of the "
             f"image's size {(height, width)}"
         )
+    if max(edges.shape) > MOST_PIXELS:
+        raise UsageError(f"edge boxes: a side above {MOST_PIXELS} px; lower max_side")
     first_call_notice(edge_windows.score_windows, 15)
     groups = edge_groups(
         edges,
@@ -161,38 +164,60 @@ def suppress(boxes: Ints, beta: float, eta: float, max_boxes: int) -> NDArray[np
         if count == len(kept):
             break
         x0, y0, x1, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-        wide, high = x1 - x0, y1 - y0
-        area = wide * high
-        middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
-        away = (1 - thresh) / (2 * thresh)
-        by_width, by_height = int(math.log(wide) / SIZE_STEP), int(math.log(high) / SIZE_STEP)
-        free = True
-        for one in range(max(0, by_height - reach), min(by_height + reach + 1, bins)):
-            top = firsts[one] + int(max(0.0, middle_y - away * high) / cells[one])
-            bottom = firsts[one] + int(min(extent, middle_y + away * high) / cells[one])
-            for other in range(max(0, by_width - reach), min(by_width + reach + 1, bins)):
-                left = firsts[other] + int(max(0.0, middle_x - away * wide) / cells[other])
-                right = firsts[other] + int(min(extent, middle_x + away * wide) / cells[other])
-                for row in range(top, bottom + 1):
-                    for column in range(left, right + 1):
-                        j = newest[row, column] if free else -1
-                        while j >= 0:
-                            both = (min(x1, boxes[j, 2]) - max(x0, boxes[j, 0])) * max(
-                                0, min(y1, boxes[j, 3]) - max(y0, boxes[j, 1])
-                            )
-                            theirs = (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1])
-                            if both > thresh * (area + theirs - both):
-                                free = False
-                                break
-                            j = before[j]
-            if not free:
-                break
-        if free:
-            row = firsts[by_height] + int(middle_y / cells[by_height])
-            column = firsts[by_width] + int(middle_x / cells[by_width])
-            before[i], newest[row, column] = newest[row, column], i
-            kept[count] = i
-            count += 1
-            if eta < 1 and thresh > 0.5:
-                thresh *= eta
+        by_width = int(math.log(x1 - x0) / SIZE_STEP)
+        by_height = int(math.log(y1 - y0) / SIZE_STEP)
+        if _covered(
+            boxes, x0, y0, x1, y1, by_width, by_height, reach, thresh, cells, firsts, newest, before
+        ):
+            continue
+        row = firsts[by_height] + int((y0 + y1) / 2 / cells[by_height])
+        column = firsts[by_width] + int((x0 + x1) / 2 / cells[by_width])
+        before[i], newest[row, column] = newest[row, column], i
+        kept[count] = i
+        count += 1
+        if eta < 1 and thresh > 0.5:
+            thresh *= eta
     return kept[:count]
+
+
+@compiled
+def _covered(
+    boxes: Ints,
+    x0: int,
+    y0: int,
+    x1: int,
+    y1: int,
+    by_width: int,
+    by_height: int,
+    reach: int,
+    thresh: float,
+    cells: Floats,
+    firsts: NDArray[np.int64],
+    newest: Ints,
+    before: Ints,
+) -> bool:
+    """Return whether a box has an IoU above `thresh` with one of those in `suppress`'s cells."""
+    wide, high = x1 - x0, y1 - y0
+    area = wide * high
+    away = (1 - thresh) / (2 * thresh)
+    end = len(newest)
+    for tall in range(max(0, by_height - reach), min(by_height + reach + 1, len(cells))):
+        last = firsts[tall + 1] - 1 if tall + 1 < len(cells) else end - 1
+        top = firsts[tall] + int(max(0.0, (y0 + y1) / 2 - away * high) / cells[tall])
+        bottom = min(last, firsts[tall] + int(((y0 + y1) / 2 + away * high) / cells[tall]))
+        for broad in range(max(0, by_width - reach), min(by_width + reach + 1, len(cells))):
+            last = firsts[broad + 1] - 1 if broad + 1 < len(cells) else end - 1
+            left = firsts[broad] + int(max(0.0, (x0 + x1) / 2 - away * wide) / cells[broad])
+            right = min(last, firsts[broad] + int(((x0 + x1) / 2 + away * wide) / cells[broad]))
+            for row in range(top, bottom + 1):
+                for column in range(left, right + 1):
+                    j = newest[row, column]
+                    while j >= 0:
+                        both = max(0, min(x1, boxes[j, 2]) - max(x0, boxes[j, 0])) * max(
+                            0, min(y1, boxes[j, 3]) - max(y0, boxes[j, 1])
+                        )
+                        theirs = (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1])
+                        if both > thresh * (area + theirs - both):
+                            return True
+                        j = before[j]
+    return False

@@ -39,7 +39,7 @@ class EdgeGroups(NamedTuple):
     magnitudes: Floats  # (G + 1,) m_i of sec. 3.1: summed edge magnitudes
     x: Ints  # (G + 1,) a pixel of each group, sec. 3.2: any of its pixels does ...
     y: Ints  # ... since a group that no window border crosses is inside or outside as a whole
-    starts: Ints  # (G + 2,) the entries of group i are starts[i]:starts[i + 1] in ...
+    starts: Numbers  # (G + 2,) the entries of group i are starts[i]:starts[i + 1] in ...
     others: Numbers  # (K,) ... the groups it has an affinity with and ...
     affinities: Floats  # (K,) ... that affinity, descending, in [MIN_AFFINITY, 1]
 
@@ -215,7 +215,7 @@ def _measure(
 @compiled
 def _affinities(
     ids: Ints, mean_x: Floats, mean_y: Floats, mean_angle: Floats, gamma: float
-) -> tuple[Ints, Numbers, Floats]:
+) -> tuple[Numbers, Numbers, Floats]:
     """Return (starts (G + 2,), others (K,), affinities (K,)) of neighbouring groups, eq. 1."""
     height, width = ids.shape
     groups = len(mean_x) - 1
@@ -274,4 +274,4 @@ def _affinities(
                 place -= 1
             others[place], affinities[place] = j, values[pair]
             filled[i] += 1
-    return starts, others, affinities
+    return starts.astype(np.uint32), others, affinities

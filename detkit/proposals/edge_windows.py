@@ -27,6 +27,9 @@ from detkit.proposals.edge_groups import MIN_AFFINITY, EdgeGroups, Floats, Ints,
 KAPPA = 1.5
 # Sec. 3.4: the refinement ends when a step would be below this many pixels.
 MIN_STEP = 2
+# The signs of x and y in a number that holds x + 65536 y, for sides below 32768.
+SIGNS = -0x7FFF8000
+MOST_SERIALS = 1 << 30
 
 
 class WindowTables(NamedTuple):
@@ -42,9 +45,7 @@ class WindowTables(NamedTuple):
     # if the pixel is in a run.
     row_runs: Ints
     column_runs: Ints  # (W, H)
-    # (G + 1, 4) of each group its pixel's x and y and where its affinities start and end: what
-    # is needed together, in one place.
-    records: Ints
+    corners: Ints  # (G + 1,) x + 65536 y of each group's pixel
 
 
 def window_tables(
@@ -64,17 +65,21 @@ def window_tables(
     in_columns, column_runs = _runs(np.ascontiguousarray(groups.ids.T))
     column_runs += 2 * len(in_rows)
     met = np.concatenate((in_rows, in_columns))
-    records = np.stack((groups.x, groups.y, groups.starts[:-1], groups.starts[1:]), axis=1)
+    corners = groups.x + (groups.y << 16)
     sums = _integral(at_pixels), _integral(strong)
-    return WindowTables(groups, *sums, norms, met, row_runs, column_runs, records)
+    return WindowTables(groups, *sums, norms, met, row_runs, column_runs, corners)
 
 
+@compiled
 def _integral(values: Floats) -> Floats:
     """Return the (H + 1, W + 1) sums of all values above and left of each corner."""
     height, width = values.shape
     sums = np.zeros((height + 1, width + 1), np.float64)
-    np.cumsum(values, axis=0, out=sums[1:, 1:])
-    np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
+    for y in range(height):
+        along = 0.0
+        for x in range(width):
+            along += values[y, x]
+            sums[y + 1, x + 1] = sums[y, x + 1] + along
     return sums
 
 
@@ -152,23 +157,23 @@ def score_windows(
     One function, since a call with all these tables takes as long as a typical score.
     """
     magnitudes, others = tables.groups.magnitudes, tables.groups.others
-    affinities, records = tables.groups.affinities, tables.records
+    affinities, corners = tables.groups.affinities, tables.corners
+    starts, ends = tables.groups.starts, tables.groups.starts[1:]
     group_sums, edge_sums, norms = tables.group_sums, tables.edge_sums, tables.norms
     met, row_runs, column_runs = tables.met, tables.row_runs, tables.column_runs
     height, width = row_runs.shape
     room = len(magnitudes)
-    # The last window that met a group: its `serial`, one more if on the border, two if waiting.
-    seen_by = np.zeros(room, np.int64)
+    # The last window that met a group: its `serial`, one more if on the border, two if in `queue`.
+    seen_by = np.zeros(room, np.int32)
     weights = np.zeros(room, np.float64)  # then the largest product from the border to the group
-    queue = np.empty(room, np.uint32)  # groups whose neighbours are to be looked at, a ring
+    queue = np.empty(room, np.uint32)  # groups whose neighbours are to be looked at
     serial = 0
-    taken, best_taken = np.zeros(4, np.float64), np.zeros(4, np.float64)  # by the border's sides
     shift = (1 - alpha) / (1 + alpha)
     scores = np.zeros(len(windows), np.float64)
     for i in range(len(windows)):
         x0, y0, x1, y1 = windows[i, 0], windows[i, 1], windows[i, 2], windows[i, 3]
         best_x0, best_y0, best_x1, best_y1 = x0, y0, x1, y1
-        best, best_sum, best_border = min_score, 0.0, 0.0
+        best = min_score
         step_x, step_y = int((x1 - x0) * shift), int((y1 - y0) * shift)
         move = -1  # -1: the window itself; then side * 2 + (0 outwards, 1 inwards)
         while True:
@@ -177,66 +182,67 @@ def score_windows(
             floor = best / norm
             left, top = x0 + wide // 2, y0 + high // 2
             right, bottom = left + wide + 1, top + high + 1
-            inner = (
-                edge_sums[bottom, right]
-                - edge_sums[top, right]
-                - edge_sums[bottom, left]
-                + edge_sums[top, left]
-            )
-            value = (
-                group_sums[y1 + 1, x1 + 1]
-                - group_sums[y0, x1 + 1]
-                - group_sums[y1 + 1, x0]
-                + group_sums[y0, x0]
-                - inner
-            )
-            # Two bounds that spare the rest. A window moved inwards has its groups at no larger
-            # weights than before: they sum to no more. One moved outwards on one side still has
-            # on its border what was on the other three.
-            if move >= 0:
-                if move & 1:
-                    bound = best_sum - inner
-                else:
-                    bound = value - best_border + best_taken[move >> 1]
-                if bound <= floor:
-                    value = floor
+            row0, row1 = group_sums[y0], group_sums[y1 + 1]
+            value = row1[x1 + 1] - row0[x1 + 1] - row1[x0] + row0[x0]
+            row0, row1 = edge_sums[top], edge_sums[bottom]
+            value -= row1[right] - row0[right] - row1[left] + row0[left]
             if value > floor:
                 serial += 4
-                # S_b of sec. 3.2, the groups on the border: w_b = 0, all of each comes off.
+                if serial > MOST_SERIALS:
+                    serial = 4
+                    seen_by[:] = 0
+                first_corner, last_corner = np.int32(x0 + (y0 << 16)), np.int32(x1 + (y1 << 16))
+                # S_b of sec. 3.2, the groups on the border: w_b = 0, all of each comes off; then,
+                # as by eq. 2, the neighbours' shares. Ways from there on wait in the queue.
                 waiting = 0
                 for side in range(4):
-                    uncut = value
                     if side < 2:
                         line = y0 if side == 0 else y1
                         first, last = row_runs[line, x0], row_runs[line, x1]
                     else:
                         line = x0 if side == 2 else x1
                         first, last = column_runs[line, y0], column_runs[line, y1]
-                    for run in range((first >> 1) - (first & 1), last >> 1):
+                    for run in range(np.uint32((first >> 1) - (first & 1)), np.uint32(last >> 1)):
                         group = met[run]
-                        if seen_by[group] != serial + 1:
-                            seen_by[group] = serial + 1
-                            x, y = records[group, 0], records[group, 1]
-                            # Without branches, which nothing could predict: no difference is
-                            # negative, of four with their signs in one number.
-                            inside = ((x - x0) | (x1 - x) | (y - y0) | (y1 - y)) >= 0
-                            value -= inside * magnitudes[group]
-                            queue[waiting] = group
-                            waiting += records[group, 2] < records[group, 3]
-                    taken[side] = uncut - value
+                        state = seen_by[group] - serial
+                        if state == 1:
+                            continue
+                        seen_by[group] = serial + 1
+                        corner = corners[group]
+                        signs = ((corner - first_corner) | (last_corner - corner)) & SIGNS
+                        before = weights[group] if state >= 0 else 0.0
+                        value -= (signs == 0) * (1.0 - before) * magnitudes[group]
+                        for entry in range(starts[group], ends[group]):
+                            product = affinities[entry]
+                            other = others[entry]
+                            state = seen_by[other] - serial
+                            if state == 1:
+                                continue
+                            before = weights[other] if state >= 0 else 0.0
+                            if product <= before:
+                                continue
+                            corner = corners[other]
+                            if ((corner - first_corner) | (last_corner - corner)) & SIGNS:
+                                continue
+                            value -= (product - before) * magnitudes[other]
+                            weights[other] = product
+                            if state == 2:
+                                continue
+                            leads_on = ends[other] - starts[other] > 1
+                            seen_by[other] = serial + 2 * leads_on
+                            queue[waiting] = other
+                            waiting += leads_on
                     if value <= floor:
                         break
-                # Eq. 2 outwards from there; what is reached by a better way waits anew.
-                head = 0
+                # What is reached by a better way than before waits anew.
                 while waiting > 0 and value > floor:
-                    group = queue[head]
-                    head = head + 1 if head + 1 < room else 0
                     waiting -= 1
-                    weight = 1.0
-                    if seen_by[group] != serial + 1:
-                        weight = weights[group]
-                        seen_by[group] = serial
-                    for entry in range(records[group, 2], records[group, 3]):
+                    group = queue[waiting]
+                    if seen_by[group] == serial + 1:
+                        continue
+                    weight = weights[group]
+                    seen_by[group] = serial
+                    for entry in range(starts[group], ends[group]):
                         product = weight * affinities[entry]
                         if product < MIN_AFFINITY:
                             break  # the rest are smaller
@@ -247,23 +253,21 @@ def score_windows(
                         before = weights[other] if state >= 0 else 0.0
                         if product <= before:
                             continue
-                        x, y = records[other, 0], records[other, 1]
-                        if ((x - x0) | (x1 - x) | (y - y0) | (y1 - y)) < 0:
+                        corner = corners[other]
+                        if ((corner - first_corner) | (last_corner - corner)) & SIGNS:
                             continue
                         value -= (product - before) * magnitudes[other]
                         weights[other] = product
-                        if state != 2:
-                            seen_by[other] = serial + 2
-                            place = head + waiting
-                            queue[place if place < room else place - room] = other
-                            waiting += 1
+                        if state == 2:
+                            continue
+                        # A group whose one neighbour it was reached from leads nowhere.
+                        leads_on = ends[other] - starts[other] > 1
+                        seen_by[other] = serial + 2 * leads_on
+                        queue[waiting] = other
+                        waiting += leads_on
             better = value > floor
             if better:
-                best, best_sum = value * norm, value + inner
-                best_border = 0.0
-                for side in range(4):
-                    best_taken[side] = taken[side]
-                    best_border += taken[side]
+                best = value * norm
                 best_x0, best_y0, best_x1, best_y1 = x0, y0, x1, y1
                 scores[i] = best
             elif move < 0:
@@ -276,7 +280,7 @@ def score_windows(
             ended = False
             while True:
                 move += 1
-                if move == 8 or (move == 0 and step_x + step_y > 0):
+                if move == 8:
                     move = 0
                 if move == 0:
                     step_x, step_y = step_x // 2, step_y // 2
