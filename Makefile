@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench check-readme readme readme-figures build clean
+.PHONY: help demo test test-slow test-browser lint format bench check-readme readme readme-figures build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--extra-index-url ...']"
@@ -32,6 +32,9 @@ test: $(STAMP)  ## run the tests that take seconds each
 
 test-slow: $(STAMP)  ## run all tests that this machine can run
 	$(BIN)/python -m pytest -m "not gpu and not browser"
+
+test-browser: $(STAMP)  ## look at the reports in headless Chromium, where there is one
+	$(BIN)/python -m pytest -m browser
 
 lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .

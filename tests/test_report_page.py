@@ -12,6 +12,10 @@ from browser import Page, find_chromium, open_page
 from report_samples import HOSTILE, write_folder, write_found
 from running import detkit
 
+from detkit.comparison import Comparison, Row
+from detkit.data import open_dataset
+from detkit.report.comparison_page import write_comparison
+
 CHROMIUM = find_chromium()
 pytestmark = [
     pytest.mark.browser,
@@ -46,6 +50,34 @@ def page(browser: Page, report: Path) -> Page:
     browser.look(1200, 900)
     browser.open(report)
     return browser
+
+
+def test_the_page_of_a_comparison_loads_and_draws(browser: Page, tmp_path: Path) -> None:
+    dataset = open_dataset(write_folder(tmp_path / "data"))
+    classes = dict.fromkeys(dataset.class_names, 0.5)
+    rows = [
+        Row(
+            name,
+            name,
+            (0, 1),
+            (mean, mean - 0.1),
+            mean,
+            0.07,
+            None,
+            classes,
+            seconds=seconds,
+            model_bytes=9,
+        )
+        for name, mean, seconds in (("ssd", 0.8, 0.02), (HOSTILE, 0.7, 1.4))
+    ]
+    table = Comparison("VOC 2007", "test", 3, 1000, (*rows, Row("bad", errors=("bad-0: no",))))
+    write_comparison(tmp_path / "c.html", table, dataset, "hash")
+    browser.errors.clear()
+    browser.open(tmp_path / "c.html")
+    assert browser.errors == []
+    assert browser.run("document.querySelectorAll('#speed circle').length") == 6
+    names = browser.run("[...document.querySelectorAll('#speed text')].map(t => t.textContent)")
+    assert HOSTILE in names
 
 
 def tick(page: Page, selector: str) -> None:

@@ -4,18 +4,20 @@ function startSpeed() {
   const box = byId("speed");
   if (box === null || !models.length) return;
   const [width, height, left, right, top, bottom] = [720, 380, 58, 110, 14, 46];
-  const powers = models.map((one) => Math.log10(one.seconds));
-  const low = Math.floor(Math.min(...powers) * 2 - 0.2) / 2;
-  const high = Math.max(low + 0.5, Math.ceil(Math.max(...powers) * 2 + 0.2) / 2);
+  // 1, 2, 5, 10, ... seconds: the steps around the models, two at least on each side.
+  const steps = Array.from({ length: 24 }, (_, step) => [1, 2, 5][step % 3] * 10 ** (Math.floor(step / 3) - 5));
+  const times = models.map((one) => one.seconds);
+  const first = Math.max(0, steps.findIndex((step) => step > Math.min(...times)) - 2);
+  const after = steps.findIndex((step) => step > Math.max(...times));
+  const ticks = steps.slice(first, after < 0 ? steps.length : after + 2);
+  const [low, high] = [Math.log10(ticks[0]), Math.log10(ticks[ticks.length - 1])];
   const x = (seconds) => left + ((Math.log10(seconds) - low) / (high - low)) * (width - left - right);
   const y = (value) => height - bottom - value * (height - top - bottom);
   const chart = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "mAP over seconds an image; the table has the figures" });
-  for (let power = Math.ceil(low * 2); power <= high * 2; power++) {
-    const seconds = 10 ** (power / 2);
-    const text = seconds.toPrecision(power % 2 ? 2 : 1);
+  for (const seconds of ticks) {
     chart.append(
       shape("line", { class: "grid", x1: x(seconds), x2: x(seconds), y1: top, y2: height - bottom }),
-      shape("text", { x: x(seconds), y: height - bottom + 18, "text-anchor": "middle" }, String(Number(text))),
+      shape("text", { x: x(seconds), y: height - bottom + 18, "text-anchor": "middle" }, String(Number(seconds.toPrecision(1)))),
     );
   }
   for (const value of [0, 0.2, 0.4, 0.6, 0.8, 1]) {
