@@ -362,6 +362,9 @@ def test_proposals_are_ranked_lie_in_the_image_and_repeat() -> None:
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
     np.testing.assert_array_equal(found.boxes, again.boxes)
     np.testing.assert_array_equal(found.scores, again.scores)
+    threaded = edge_boxes(image, threads=3)
+    np.testing.assert_array_equal(found.boxes, threaded.boxes)
+    np.testing.assert_array_equal(found.scores, threaded.scores)
     assert len(edge_boxes(image, max_boxes=7).boxes) == 7
     assert edge_boxes(image, min_score=0.1).scores.min() > 0.1
 
