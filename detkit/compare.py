@@ -209,6 +209,10 @@ def _measure(cell: Cell, conditions: Conditions) -> Measured:
             return future.result()
         except BrokenProcessPool as error:
             raise DetkitError("measuring was killed; was there enough memory?") from error
+        except DetkitError:
+            raise
+        except Exception as error:  # a defect, or no memory, of this model: the others go on
+            raise DetkitError(f"measuring failed: {type(error).__name__}: {error}") from error
         except KeyboardInterrupt:
             raise Interrupted("interrupted; go on with the same command and --resume") from None
 

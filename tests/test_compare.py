@@ -170,6 +170,17 @@ def test_why_a_training_ended_is_told(
         comparing._train(cell, (), False, lambda line: None)
 
 
+def test_a_model_that_cannot_be_measured_is_told_by_its_error(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").write_bytes(b"no model")
+    cell = Cell("broken", tmp_path, tmp_path / "broken.json")
+    data = write_folder(tmp_path / "data")
+    [outcome] = compare([cell], Conditions(data, "hash", "test", device="cpu"))
+    assert outcome.error is not None
+    assert "not a detkit model" in outcome.error
+    [outcome] = compare([cell], Conditions(data, "hash", "gone", device="cpu"), force=True)
+    assert outcome.error is not None
+
+
 def outcomes_of(folder: Path, out: Path) -> list[Outcome]:
     """Two seeds of a model that finds what `FOUND` says, one that finds less, one that failed."""
     out.mkdir()

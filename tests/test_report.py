@@ -326,6 +326,8 @@ def test_the_worst_images_come_first(folder: Path) -> None:
     kinds = breakdown(detections, truths, names).kinds
     # Best F1: car at .95 (1 of 2), dog at .8 (1 of 2); nothing found of the third class.
     assert worst_first(detections, truths, kinds, scores) == [(0, 0, 2), (1, 0, 1), (2, 0, 0)]
+    turned = worst_first(detections[::-1], truths[::-1], kinds[::-1], scores)
+    assert turned == [(2, 0, 2), (1, 0, 1), (0, 0, 0)]
 
 
 def test_pictures_are_few_and_small_and_an_unreadable_one_is_named(tmp_path: Path) -> None:

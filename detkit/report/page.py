@@ -54,7 +54,9 @@ def write_report(
     chosen, unread = pictures(worst_first(detections, truths, errors.kinds, scores), records)
     bins = score_bins(detections, errors.kinds, len(names))
     low, high = bins.low, bins.high
-    levels = [round(low + (high - low) * step / (NUM_MATRICES - 1), 6) for step in range(21)]
+    levels = [
+        round(low + (high - low) * step / (NUM_MATRICES - 1), 6) for step in range(NUM_MATRICES)
+    ]
     matrices = confusion_matrices(
         detections, truths, errors.kinds, len(names), levels, iou_thresh=scores.iou_thresh
     )
