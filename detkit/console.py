@@ -168,9 +168,12 @@ class TrainingReport:
 
 def step_line(step: Step) -> str:
     """Return a step's losses, learning rate, speed, time left and memory in one line."""
+    left = "" if step.seconds_left is None else f"  {duration(step.seconds_left)} left"
+    if not step.losses:
+        parts = "  ".join(f"{name} {value:.5g}" for name, value in step.figures.items())
+        return f"{parts}  {step.images_per_second:.1f} images/s{left}  {step.memory_mib:.0f} MiB"
     total = sum(step.losses.values())
     parts = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-    left = "" if step.seconds_left is None else f"  {duration(step.seconds_left)} left"
     return (
         f"loss {total:.3f} ({parts})  lr {step.lr:.2g}  {step.images_per_second:.1f} images/s"
         f"{left}  {step.memory_mib:.0f} MiB"

@@ -114,6 +114,11 @@ class Learner:
             self.average.load(state["average"], state["average_updates"])
 
 
+def averaged(learner: Learner | None) -> AbstractContextManager[None]:
+    """Return a block in which the detector holds its averaged weights, if it has any."""
+    return nullcontext() if learner is None else learner.averaged()
+
+
 class LossModule(nn.Module):
     """The detector as Fabric and DDP see it: a module from a batch to its losses."""
 

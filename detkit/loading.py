@@ -320,10 +320,13 @@ class BatchStream(Dataset[Shipment | DetkitError]):
 
     def __getitem__(self, number: int) -> Shipment | DetkitError:
         """Return batch `number`, or the error that an image of it makes."""
-        first = number * self.batch_size + self.rank * self.share
+        return self.draws(number * self.batch_size + self.rank * self.share, self.share)
+
+    def draws(self, first: int, number: int) -> Shipment | DetkitError:
+        """Return the batch of `number` draws from draw `first` on, or the error that one makes."""
         try:
             with random_states_kept():  # once a batch: it takes longer than to seed
-                samples = [self.draw(first + index) for index in range(self.share)]
+                samples = [self.draw(first + index) for index in range(number)]
             return Shipment.of(samples, self.preparation)
         except DetkitError as error:
             return error

@@ -34,6 +34,7 @@ class RunOptions:
     ) -> list[StageBudget]:
         """Return each stage's part of the budget that was asked for.
 
+        A stage that is a pass takes one over all images, and of time what the others leave.
         Raises UsageError for a budget that is not above 0 and finite.
         """
         for value in (self.max_steps, self.max_epochs, self.max_minutes):
@@ -43,10 +44,12 @@ class RunOptions:
         if self.max_epochs is not None:
             limits.append(math.ceil(self.max_epochs * num_images / batch_size))
         if not limits and self.max_minutes is None:
-            limits.append(sum(stage.recipe.max_steps for stage in stages))
+            limits.append(sum(stage.recipe.max_steps for stage in stages if stage.fit is None))
         seconds = None if self.max_minutes is None else 60 * self.max_minutes
-        recipes = [stage.recipe for stage in stages]
-        return stage_budgets(recipes, min(limits) if limits else None, seconds)
+        recipes = [stage.recipe for stage in stages if stage.fit is None]
+        shares = iter(stage_budgets(recipes, min(limits) if limits else None, seconds))
+        whole = StageBudget(math.ceil(num_images / batch_size), seconds)
+        return [next(shares) if stage.fit is None else whole for stage in stages]
 
 
 @dataclass

@@ -21,10 +21,10 @@ from detkit.checkpoint import (
 )
 from detkit.config import Recipe, to_json
 from detkit.data.records import ImageRecord
-from detkit.detector import Detector, Stage
+from detkit.detector import Detector, Fit, Stage
 from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.files import shell_word
-from detkit.learner import Learner, next_batch, over_devices
+from detkit.learner import Learner, averaged, next_batch, over_devices
 from detkit.loading import (
     BatchStream,
     Draw,
@@ -34,6 +34,7 @@ from detkit.loading import (
     make_augmentation,
     open_loader,
 )
+from detkit.passes import batches_once
 from detkit.position import Position, RunOptions
 from detkit.proposals.source import source_for
 from detkit.run_folder import RunFolder
@@ -86,6 +87,7 @@ class Run:
         self._began = began
         self._saved_at, self._saved_step = time.monotonic(), -1
         self._speed = SpeedMeter()
+        self._step_seconds = 0.0  # of the optimiser steps before a pass
         self._log = RunLog(folder)
         self._stop = StopSignal()
 
@@ -153,6 +155,9 @@ class Run:
         """Yield the steps of one stage; what it has learnt is in the detector afterwards."""
         stage, budget, at = self.stages[number], self.budgets[number], self.at
         is_last = number == len(self.stages) - 1
+        if stage.fit is not None:
+            yield from self._pass(stage, stage.fit, is_last=is_last)
+            return
         learner, stream = self._begin(stage)
         stopped = self._agree(budget)
         while at.progress < 1 and not stopped and not self._out_of_patience():
@@ -166,7 +171,8 @@ class Run:
                 scores, is_best = self._validate(learner)
             elif time.monotonic() - self._saved_at > SAVE_SECONDS:
                 self._save(learner)
-            step = self._step(stage, factor, losses, scores, is_best)
+            step = self._step(stage, factor, losses)
+            step = replace(step, scores=scores, is_best=is_best)
             self._log.step(step, last=at.progress >= 1 or stopped)
             yield step
             if self._stop.received and self.fabric.world_size == 1:  # while others had the step
@@ -177,13 +183,70 @@ class Run:
             raise Interrupted(self._farewell())
         self._end(learner, is_last)
 
-    def _begin(self, stage: Stage) -> tuple[Learner, Iterator[Batch]]:
-        """Return what learns in this stage and the stream of its batches, at our position."""
+    def _pass(self, stage: Stage, fit: Fit, *, is_last: bool) -> Iterator[Step]:
+        """Yield a step for each batch of the images that a stage fits something from.
+
+        Half a pass is never saved: after an interruption it begins anew. A step is told when the
+        next batch has been seen too, so that the last one can tell of the whole.
+        """
+        at = self.at
+        self._restore()
+        self.detector.to(self.fabric.device).eval()
+        step = None
+        if not at.stage_step:
+            if stage.begin is not None:
+                stage.begin()
+            self._step_seconds, self._speed = self._speed.step_seconds, SpeedMeter()
+            began = time.monotonic()
+            for figures in fit(self._images_once(stage)):
+                if step is not None:
+                    self._log.step(step, last=False)
+                    yield step
+                now = time.monotonic()
+                self._speed.add(now - began)
+                began = now
+                at.step, at.stage_step = at.step + 1, at.stage_step + 1
+                step = replace(self._step(stage, 0.0, {}), figures=figures)
+        at.progress = 1.0
+        if step is not None:
+            scores, is_best = None, False
+            if is_last and self.options.validation is not None:
+                scores, is_best = self._validate(None)
+            notes = step.notes + self._taken_notes()
+            step = replace(step, scores=scores, is_best=is_best, notes=notes)
+            self._log.step(step, last=True)
+            yield step
+        self._end(None, is_last)
+
+    def _images_once(self, stage: Stage) -> Iterator[Batch]:
+        """Yield all images in batches, as they are, while there is time; at least one batch.
+
+        Raises Interrupted when the run is told to stop.
+        """
+        at, images, seed = self.at, self.images, self._identity["seed"]
+        size, done = stage.recipe.batch_size, 0
+        for batch in batches_once(images, self.detector, size, seed, self.fabric.device):
+            if self._agree(self.budgets[at.stage]):
+                raise Interrupted(self._farewell())
+            if done and at.progress >= 1:
+                self.notes.append(f"{stage.name}: time for {done} of {len(images)} images")
+                return
+            done += len(batch)
+            at.images += len(batch)
+            yield batch
+
+    def _restore(self) -> Mapping[str, Any] | None:
+        """Put the detector back to where it was saved; return what was saved, once."""
         saved, self._saved = self._saved, None
         if saved is not None:
             self.detector.load_state_dict(saved["model"])
             self.detector.load_stage_state(saved["stages"])
             self._set_random_state(saved["random"])
+        return saved
+
+    def _begin(self, stage: Stage) -> tuple[Learner, Iterator[Batch]]:
+        """Return what learns in this stage and the stream of its batches, at our position."""
+        saved = self._restore()
         if stage.begin is not None:
             stage.begin()
         within = saved is not None and self.at.stage_step > 0
@@ -248,6 +311,11 @@ class Run:
         at = self.at
         # The last validation, too, is to fit into a budget of time.
         used = self.seconds - at.stage_began + at.last_validation
+        if self.max_seconds is not None and budget.seconds is not None:
+            left = budget.seconds
+            if self.stages[at.stage].fit is not None:  # all that is left
+                left = self.max_seconds - at.stage_began
+            budget = replace(budget, seconds=left - self._reserved(self.max_seconds))
         progress, stopped = budget.progress(at.stage_step, used), self._stop.received
         if self.fabric.world_size > 1:
             both = torch.tensor([progress, float(stopped)], device=self.fabric.device)
@@ -255,6 +323,13 @@ class Run:
             stopped = stop > 0
         at.progress = max(at.progress, progress)
         return stopped and at.progress < 1  # what is complete may as well be finished
+
+    def _reserved(self, whole: float) -> float:
+        """Return the seconds that later passes are expected to take, at most half of `whole`."""
+        later = sum(stage.fit_cost for stage in self.stages[self.at.stage + 1 :])
+        here = self.stages[self.at.stage]
+        step = self._speed.step_seconds if here.fit is None else self._step_seconds
+        return min(later * len(self.images) * step, whole / 2)
 
     def _validation_due(self, budget: StageBudget) -> bool:
         """Return whether the detector is to be judged after this step."""
@@ -268,18 +343,20 @@ class Run:
             every = max(epoch, math.ceil(budget.steps / options.num_validations))
             return at.stage_step % every == 0
         due = at.progress * options.num_validations >= at.validations + 1
-        costs = at.validation_seconds + at.last_validation > VALIDATION_SHARE * self.seconds
+        share = VALIDATION_SHARE * (self.seconds - at.stage_began)
+        costs = at.validation_seconds + at.last_validation > share
         return bool(self.fabric.broadcast(due and not costs))  # clocks differ, one decides
 
-    def _validate(self, learner: Learner) -> tuple[Scores | None, bool]:
+    def _validate(self, learner: Learner | None) -> tuple[Scores | None, bool]:
         """Judge the weights and save; return the scores (first process only) and is_best."""
         at, started = self.at, time.monotonic()
         scores, random = None, random_state()
         if self.folder is not None and self.options.validation is not None:
-            with learner.averaged():
+            with averaged(learner):
                 self.detector.eval()
                 scores = self.options.validation(self.detector)
-        learner.set_train()
+        if learner is not None:
+            learner.set_train()
         set_random_state(random)
         mean, at.last_validation = self.fabric.broadcast(
             (None if scores is None else scores.mean, time.monotonic() - started)
@@ -296,7 +373,7 @@ class Run:
         return scores, is_best
 
     def _save(
-        self, learner: Learner, scores: Scores | None = None, *, is_best: bool = False
+        self, learner: Learner | None, scores: Scores | None = None, *, is_best: bool = False
     ) -> None:
         """Write `last`, the resume file and, if these weights are the best, `best`."""
         self._saved_at, self._saved_step = time.monotonic(), self.at.step
@@ -306,7 +383,7 @@ class Run:
         require_finite(self.detector, folder.resume)
         at.seconds = self.seconds
         record = None if scores is None else scores_record(scores)
-        with learner.averaged():
+        with averaged(learner):
             for path in [folder.last, folder.best] if is_best else [folder.last]:
                 save_model(path, self.detector, data_hash=self.options.data_hash, scores=record)
         state = {
@@ -315,16 +392,16 @@ class Run:
             "position": asdict(at),
             "model": self.detector.state_dict(),
             "stages": self.detector.stage_state(),
-            "learner": learner.state() if at.stage_step else {},
+            "learner": learner.state() if learner is not None and at.stage_step else {},
             "random": random_state(),
         }
         save_resume(folder.resume, state)
 
-    def _end(self, learner: Learner, is_last: bool) -> None:
+    def _end(self, learner: Learner | None, is_last: bool) -> None:
         """Save, and leave the averaged weights in the detector."""
         if self._saved_step != self.at.step:  # else the last validation has saved, with scores
             self._save(learner)
-        if learner.average is not None:
+        if learner is not None and learner.average is not None:
             learner.average.apply()
             learner.average = None
         self.detector.eval()
@@ -335,19 +412,9 @@ class Run:
         elif self.folder is not None and self.at.best is None:
             save_model(self.folder.best, self.detector, data_hash=self.options.data_hash)
 
-    def _step(
-        self,
-        stage: Stage,
-        factor: float,
-        losses: Mapping[str, float],
-        scores: Scores | None,
-        is_best: bool,
-    ) -> Step:
+    def _step(self, stage: Stage, factor: float, losses: Mapping[str, float]) -> Step:
         """Return what there is to tell of the step just made."""
         at, seconds, total = self.at, self._speed.step_seconds, self._total_steps()
-        notes, self.notes = tuple(self.notes), []
-        for note in notes:
-            self._log.say(note)
         left = None
         if self.max_seconds is not None:
             left = max(0.0, self.max_seconds - self.seconds)
@@ -363,14 +430,20 @@ class Run:
             images_per_second=stage.recipe.batch_size / seconds if seconds else 0.0,
             seconds_left=left,
             memory_mib=memory_mib(self.fabric.device),
-            scores=scores,
-            is_best=is_best,
-            notes=notes,
+            notes=self._taken_notes(),
         )
+
+    def _taken_notes(self) -> tuple[str, ...]:
+        """Return what is worth saying and has not been said yet."""
+        notes, self.notes = tuple(self.notes), []
+        for note in notes:
+            self._log.say(note)
+        return notes
 
     def _total_steps(self) -> int | None:
         """Return how many steps there will be; an estimate when the budget is one of time."""
-        at, steps = self.at, sum(budget.steps or 0 for budget in self.budgets)
+        at, limits = self.at, [budget.steps for budget in self.budgets]
+        steps = 0 if None in limits else sum(limit or 0 for limit in limits)
         if self.max_seconds is None:
             return steps
         if at.step < 5:  # too early to tell

@@ -78,13 +78,12 @@ def group_record(steps: list[Step]) -> dict[str, Any]:
     losses = {
         name: sum(step.losses.get(name, 0.0) for step in steps) / len(steps) for name in last.losses
     }
+    learnt = {"loss": sum(losses.values()), "losses": losses, "lr": last.lr}
     return {
         "step": last.step,
         "stage": last.stage,
         "epoch": round(last.epoch, 4),
-        "loss": sum(losses.values()),
-        "losses": losses,
-        "lr": last.lr,
+        **(learnt if losses else {"figures": dict(last.figures)}),
         "images_per_second": round(last.images_per_second, 2),
         "memory_mib": round(last.memory_mib, 1),
     }
@@ -104,8 +103,10 @@ def scores_record(scores: Scores) -> dict[str, Any]:
 
 def step_line(step: Step) -> str:
     """Return a step as a line for people."""
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in step.losses.items())
+    losses = losses_text(step.losses)
     total = f"/{step.total_steps}" if step.total_steps else ""
+    if not step.losses:
+        return f"{step.stage}: step {step.step}{total}, {losses_text(step.figures)}"
     return (
         f"{step.stage}: step {step.step}{total}, epoch {step.epoch:.2f}, "
         f"loss {sum(step.losses.values()):.4g} ({losses}), lr {step.lr:.3g}, "

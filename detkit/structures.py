@@ -170,4 +170,5 @@ class Step:
     memory_mib: float
     scores: Scores | None = None  # after a validation
     is_best: bool = False
+    figures: Mapping[str, float] = field(default_factory=dict)  # of a pass without losses
     notes: tuple[str, ...] = ()  # things worth a line: "frozen batch norm", ...

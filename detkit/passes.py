@@ -1,0 +1,33 @@
+"""One pass over the training images, for what is fitted without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from detkit.detector import Detector
+from detkit.errors import DetkitError
+from detkit.loading import BatchStream, Draw, TrainingImages
+from detkit.structures import Batch
+from detkit.transforms import Compose
+
+
+def batches_once(
+    images: TrainingImages,
+    detector: Detector,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Yield all images once, without augmentation, in an order by chance, ready on `device`.
+
+    Every process yields all of them. Raises DetkitError naming an image that cannot be read.
+    """
+    draw = Draw(images, Compose([]), 0.0, detector.network_size(), seed)
+    stream = BatchStream(draw, detector.preparation, batch_size)
+    for first in range(0, len(images), batch_size):
+        shipment = stream.draws(first, min(batch_size, len(images) - first))
+        if isinstance(shipment, DetkitError):
+            raise shipment
+        yield shipment.unpack(device)

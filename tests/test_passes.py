@@ -1,0 +1,164 @@
+"""Stages without gradients: one pass over the images, its figures, its end and its going on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import metrics, run, stop_after
+from torch import Tensor
+from toy import RECIPE, Toy, scores_of, write_images
+
+from detkit import passes
+from detkit import run as running
+from detkit.config import DetectorConfig, Recipe
+from detkit.data.records import ImageRecord
+from detkit.detector import Stage
+from detkit.errors import DetkitError
+from detkit.loading import TrainingImages
+from detkit.structures import Batch
+
+
+class Counting(Toy):
+    """Two steps of training, then a pass that counts the images and remembers their names."""
+
+    counted: Tensor
+    seen: list[str]
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__(DetectorConfig(), ("car", "dog"))
+        self.register_buffer("counted", torch.zeros(1))
+        self.seen = []
+        self.fit_cost = 0.0
+
+    def stages(self, recipe: Recipe) -> list[Stage]:
+        steps = replace(recipe, max_steps=2)
+        return [
+            Stage("learn", steps),
+            Stage("count", steps, fit=self.count, fit_cost=self.fit_cost),
+        ]
+
+    def count(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
+        assert not self.training
+        number = 0
+        for batch in batches:
+            number += len(batch)
+            self.seen += batch.image_ids
+            yield {"images": float(number)}
+        self.counted.fill_(number)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[ImageRecord]:
+    return write_images(tmp_path / "images")
+
+
+def test_a_pass_shows_every_image_once_and_tells_its_figures(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    toy = Counting()
+    steps = list(run(records, tmp_path / "run", toy=toy))
+    assert [step.stage for step in steps] == ["learn"] * 2 + ["count"] * 3  # 4 + 4 + 2 images
+    assert [step.figures.get("images") for step in steps[2:]] == [4, 8, 10]
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5]
+    assert {step.total_steps for step in steps} == {5}
+    assert sorted(toy.seen) == sorted(record.image_id for record in records)
+    assert float(toy.counted) == 10
+    lines = [line for line in metrics(tmp_path / "run") if line["stage"] == "count"]
+    assert lines[-1]["figures"] == {"images": 10.0} and "loss" not in lines[-1]
+
+
+def test_steps_asked_for_are_those_of_the_optimiser(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    steps = list(run(records, tmp_path / "run", toy=Counting(), max_steps=4))
+    assert [step.stage for step in steps] == ["learn"] * 4 + ["count"] * 3
+
+
+def test_the_detector_is_judged_once_what_it_fits_is_there(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    counted = []
+
+    def validation(toy: Counting) -> object:
+        counted.append(float(toy.counted))
+        return scores_of(0.5)
+
+    steps = list(run(records, tmp_path / "run", toy=Counting(), validation=validation))
+    assert counted == [10.0]
+    assert steps[-1].scores is not None and steps[-1].is_best
+    assert not any(step.scores for step in steps[:-1])
+    assert metrics(tmp_path / "run")[-1]["validation"]["mAP"] == 0.5
+
+
+@pytest.mark.parametrize("stop", [2, 3])  # after 4 all images have been seen
+def test_a_stopped_pass_begins_anew_and_ends_alike(
+    tmp_path: Path, records: list[ImageRecord], stop: int
+) -> None:
+    list(run(records, tmp_path / "whole", toy=Counting()))
+    stop_after(run(records, tmp_path / "run", toy=Counting()), stop)
+    again = Counting(seed=1)
+    steps = list(run(records, tmp_path / "run", toy=again, resume=True))
+    assert [step.figures.get("images") for step in steps if step.stage == "count"] == [4, 8, 10]
+    assert float(again.counted) == 10
+    whole, parts = (
+        (tmp_path / name / "last.safetensors").read_bytes() for name in ("whole", "run")
+    )
+    assert whole == parts
+    assert [line["step"] for line in metrics(tmp_path / "run") if "figures" in line][-1] == 5
+
+
+def test_a_finished_pass_is_not_made_again(tmp_path: Path, records: list[ImageRecord]) -> None:
+    list(run(records, tmp_path / "run", toy=Counting()))
+    again = Counting(seed=1)
+    assert list(run(records, tmp_path / "run", toy=again, resume=True)) == []
+    assert not again.seen and float(again.counted) == 10
+
+
+def tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look at the clock of a run take a second."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(running.time, "monotonic", lambda: float(next(clock)))
+
+
+def test_a_pass_that_time_cuts_short_says_so(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = Counting()
+    tick(monkeypatch)
+    steps = list(run(records, tmp_path / "run", toy=toy, max_minutes=0.3))
+    notes = [note for step in steps for note in step.notes]
+    assert toy.seen and len(toy.seen) < 10
+    assert float(toy.counted) == len(toy.seen)
+    said = f"count: time for {len(toy.seen)} of 10 images"
+    assert said in notes
+    assert said in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+
+
+def test_time_is_kept_back_for_a_pass_by_what_it_is_expected_to_cost(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick(monkeypatch)
+    steps = replace(RECIPE, max_steps=10**6)
+    made = []
+    for cost in (0.0, 10.0, 1e6):
+        toy = Counting()
+        toy.fit_cost = cost
+        told = run(records, tmp_path / f"{cost}", toy=toy, recipe=steps, max_minutes=10)
+        made.append(sum(step.stage == "learn" for step in told))
+    # 10 images at 10 steps of a second; a step with all that is around it takes seven.
+    assert made[1] == pytest.approx(made[0] - 100 / 7, abs=2)
+    assert 0.4 * made[0] <= made[2] <= 0.6 * made[0]  # at most half of the time
+
+
+def test_an_unreadable_image_ends_a_pass_with_its_name(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    records[3].path.write_bytes(b"")
+    images = TrainingImages(records, ("car", "dog"))
+    with pytest.raises(DetkitError, match="bïld-3.png"):
+        list(passes.batches_once(images, Counting(), 4, seed=0))
