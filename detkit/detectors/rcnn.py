@@ -242,12 +242,18 @@ class RCNN(Detector):
         """Return the rule: an image keeps its size, unless it is above `max_size`."""
         return partial(at_most, self.config.max_size)
 
-    def features(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (pool5 (R, Q), last layer's (R, D)) features of (R, 3, S, S) crops."""
-        (x,) = self.backbone(crops)
+    def features(
+        self, crops: Tensor, backbone: backbones.Backbone | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (pool5 (R, Q), last layer's (R, D)) features of (R, 3, S, S) crops.
+
+        `backbone` may be another form of our own.
+        """
+        network = self.backbone if backbone is None else backbone
+        (x,) = network(crops)
         pooled = F.adaptive_max_pool2d(x, self.places)
-        if self.backbone.has_rest:
-            return pooled.flatten(1), self.backbone.finish(pooled)
+        if network.has_rest:
+            return pooled.flatten(1), network.finish(pooled)
         return pooled.flatten(1), x.mean(dim=(2, 3))
 
     def crops(self, cutter: CropCutter, owners: Tensor, boxes: Tensor) -> Tensor:
@@ -297,6 +303,7 @@ class RCNN(Detector):
     def _seen(self, batch: Batch, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the (pool5, last layer's) features of all images' boxes, some crops at a time."""
         cutter = self._cutter(batch)
+        backbone = self.backbone if self.training else backbones.folded(self.backbone)
         counts = torch.tensor([len(one) for one in boxes])
         owners = torch.repeat_interleave(torch.arange(len(boxes)), counts).to(batch.images.device)
         everything = torch.cat(list(boxes))
@@ -305,7 +312,7 @@ class RCNN(Detector):
             with self.stopwatch.stage("crops"):
                 crops = self.crops(cutter, owners[part], everything[part])
             with self.stopwatch.stage("features"):
-                seen = self.features(crops)
+                seen = self.features(crops, backbone)
             yield seen
 
     def _cutter(self, batch: Batch) -> CropCutter:

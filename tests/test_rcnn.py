@@ -1,0 +1,341 @@
+"""R-CNN's sampling, features, SVMs and box regressions, against plain loops and torchvision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from numpy.typing import NDArray
+from runs import run, stop_after
+from toy import write_images
+
+from detkit import backbones
+from detkit.boxes import iou
+from detkit.checkpoint import load_model
+from detkit.config import Recipe, override
+from detkit.detectors import rcnn
+from detkit.detectors.rcnn import RCNN, RCNNConfig, add_examples, at_most, sample_regions
+from detkit.errors import DetkitError, UsageError
+from detkit.linear_fits import MinedSVM, SVMSettings
+from detkit.structures import Batch, Proposals, Sample
+
+CLASSES = ("car", "dog")
+SMALL = RCNNConfig(size=32, context=2, crops_per_batch=16, cache_gb=0.01)
+
+
+def make(config: RCNNConfig = SMALL) -> RCNN:
+    torch.manual_seed(0)
+    return RCNN(config, CLASSES).eval()
+
+
+def boxes_of(seed: int, number: int, size: tuple[int, int] = (60, 90)) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    corners = random.uniform(0, 1, (number, 2, 2)) * (size[1] - 4, size[0] - 4)
+    both = np.concatenate([corners.min(axis=1), corners.max(axis=1) + 4], axis=1)
+    return torch.tensor(both, dtype=torch.float32)
+
+
+def batch_of(detector: RCNN, counts: Iterable[int] = (30, 50)) -> Batch:
+    """Return a batch of random images with two objects each, and proposals, some close to them."""
+    samples = []
+    for seed, count in enumerate(counts):
+        pixels = np.random.default_rng(seed).integers(0, 255, (3, 60, 90), dtype=np.uint8)
+        truths = torch.tensor([[5.0, 5, 40, 45], [45, 10, 85, 50]])
+        near = truths.repeat(4, 1) + torch.randn(8, 4, generator=torch.Generator().manual_seed(9))
+        samples.append(
+            Sample(
+                torch.from_numpy(pixels),
+                truths,
+                torch.tensor([seed % 2, 1]),
+                torch.zeros(2, dtype=torch.bool),
+                proposals=torch.cat([near, boxes_of(seed, count)]) if count else near[:0],
+                image_id=f"{seed}.png",
+            )
+        )
+    return detector.prepare(samples)
+
+
+# The network's input
+
+
+def test_an_image_keeps_its_pixels_unless_it_is_too_large() -> None:
+    assert at_most(1000, 375, 500) == (375, 500)
+    assert at_most(1000, 1500, 2000) == (750, 1000)
+    assert at_most(1000, 1, 3000) == (1, 1000)
+
+
+def test_crops_have_the_papers_size_and_context_on_its_network() -> None:
+    sizes = {name: RCNNConfig(backbone=name) for name in ("alexnet", "vgg16", "mobilenet_v2")}
+    assert {name: one.crop_size for name, one in sizes.items()} == {
+        "alexnet": 227,
+        "vgg16": 224,
+        "mobilenet_v2": 96,
+    }
+    assert [one.crop_context for one in sizes.values()] == [16, 16, 7]
+
+
+def test_alexnets_features_are_torchvisions_pool5_and_fc7() -> None:
+    torch.manual_seed(0)
+    peer = torchvision.models.alexnet(weights=None).eval()
+    detector = make(RCNNConfig(backbone="alexnet"))
+    detector.backbone.load_classifier(peer.state_dict(), "peer")
+    assert detector.box_weights.shape == (8, 9216) and detector.svm_weights.shape == (2, 4096)
+    crops = torch.randn(2, 3, 227, 227)
+    with torch.no_grad():
+        pooled, top = detector.features(crops)
+        expected = peer.features(crops)
+        torch.testing.assert_close(pooled, expected.flatten(1))
+        torch.testing.assert_close(top, peer.classifier[:6](expected.flatten(1)))
+
+
+def test_what_stands_for_pool5_is_no_larger_than_alexnets() -> None:
+    with torch.device("meta"):
+        for name in backbones.backbone_names():
+            if name in rcnn.OWN_LAYERS:
+                continue
+            detector = RCNN(RCNNConfig(backbone=name), CLASSES)
+            crop = torch.zeros(2, 3, detector.config.crop_size, detector.config.crop_size)
+            pooled, top = detector.eval().features(crop)
+            assert pooled.shape == (2, detector.box_weights.shape[1])
+            assert pooled.shape[1] <= 9216
+            assert top.shape == (2, detector.svm_weights.shape[1])
+
+
+# Fine-tuning
+
+
+def test_a_step_learns_a_quarter_positives_of_all_images_together() -> None:
+    truths = [torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([[30.0, 0, 60, 30]])]
+    labels = [torch.tensor([0]), torch.tensor([1])]
+    near = [one + torch.rand(40, 4) for one in truths]
+    far = [torch.tensor([[70.0, 40, 80, 50]]).repeat(80, 1)] * 2
+    boxes = [torch.cat(pair) for pair in zip(near, far)]
+    config = dataclasses.replace(SMALL, crops_per_batch=128)
+    torch.manual_seed(0)
+    owners, regions, targets = sample_regions(boxes, truths, labels, config)
+    assert len(regions) == 128 and int((targets > 0).sum()) == 32
+    assert set(owners.tolist()) == {0, 1}
+    for owner, region, target in zip(owners.tolist(), regions, targets.tolist()):
+        overlap = float(iou(region[None], truths[owner]))
+        assert target == (owner + 1 if overlap >= 0.5 else 0)
+
+
+def test_background_fills_up_where_positives_are_few() -> None:
+    truths, labels = [torch.tensor([[0.0, 0, 20, 20]])], [torch.tensor([1])]
+    boxes = [torch.tensor([[50.0, 50, 60, 60]]).repeat(100, 1)]
+    _, regions, targets = sample_regions(boxes, truths, labels, SMALL)
+    assert len(regions) == 16
+    assert sorted(targets.tolist()) == [0] * 15 + [2]  # the ground truth itself is a region
+
+
+def test_the_loss_is_the_mean_cross_entropy_crop_by_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = make()
+    batch = batch_of(detector)
+    owners = torch.tensor([0, 1, 1])
+    boxes, targets = boxes_of(3, 3), torch.tensor([2, 0, 1])
+    monkeypatch.setattr(rcnn, "sample_regions", lambda *_: (owners, boxes, targets))
+    with torch.no_grad():
+        loss = detector.losses(batch)["roi_class"]
+        losses = []
+        for owner, box, target in zip(owners, boxes, targets.tolist()):
+            crop = detector.crops(detector._cutter(batch), owner[None], box[None])
+            probs = detector.class_logits(detector.features(crop)[1]).softmax(dim=1)
+            losses.append(-probs[0, target].log())
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+# Detection
+
+
+def test_chunks_images_and_their_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = make()
+    torch.nn.init.normal_(detector.box_weights, std=0.01)
+    whole = batch_of(detector, (30, 0, 50))
+    with torch.no_grad():
+        together = detector.candidates(whole)
+        monkeypatch.setattr(rcnn, "CHUNK", 7)
+        alone = detector.candidates(whole)
+    assert [len(one.scores) for one in together] == [38, 0, 58]
+    for one, other in zip(together, alone):
+        assert one.boxes.shape == (len(one.scores), 2, 4)
+        torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one.boxes, other.boxes, atol=1e-3, rtol=1e-4)
+
+
+def test_probabilities_stand_in_until_there_are_svms() -> None:
+    detector = make()
+    top = torch.randn(5, detector.svm_weights.shape[1])
+    with torch.no_grad():
+        probs = detector.class_logits(top).softmax(dim=1)[:, 1:]
+        torch.testing.assert_close(detector.scores(top), probs)
+        torch.nn.init.normal_(detector.svm_weights)
+        detector.svm_biases.fill_(-0.5)
+        detector.svm_fitted.fill_(True)
+        margins = top @ detector.svm_weights.T - 0.5
+        torch.testing.assert_close(detector.scores(top), margins)
+        detector.config = dataclasses.replace(detector.config, head="softmax")
+        torch.testing.assert_close(detector.scores(top), probs)
+
+
+def test_without_proposals_the_error_says_so() -> None:
+    detector = make()
+    bare = dataclasses.replace(batch_of(detector), proposals=None)
+    with pytest.raises(DetkitError, match="no proposals beside them"):
+        detector.losses(bare)
+
+
+# SVMs and box regressions
+
+
+class Recording(MinedSVM):
+    """Remembers what it was given."""
+
+    given: list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+    def add(self, positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> None:
+        self.given = [*getattr(self, "given", []), (positives, negatives)]
+
+
+def test_positives_are_the_truths_and_negatives_what_overlaps_none_of_their_class() -> None:
+    truths = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    boxes = torch.cat([truths, boxes_of(0, 60, (45, 45)), truths + 1, truths + 4])
+    features = np.arange(len(boxes), dtype=np.float32)[:, None]
+    settings = SVMSettings(
+        c=1, positive_weight=1, bias_scale=1, hard_margin=-1, easy_margin=-2, retrain_after=9
+    )
+    svms = [Recording(settings, 1, 100) for _ in range(3)]
+    add_examples(svms, features, np.array([0, 2]), iou(truths, boxes).numpy(), SMALL)
+    for number, svm in enumerate(svms):
+        ((positives, negatives),) = svm.given
+        of_class = [k for k, label in enumerate((0, 2)) if label == number]
+        assert positives[:, 0].tolist() == of_class
+        expected = [
+            row
+            for row, box in enumerate(boxes)
+            if all(float(iou(truths[k : k + 1], box[None])) < 0.3 for k in of_class)
+        ]
+        assert negatives[:, 0].tolist() == expected
+
+
+def test_a_class_without_examples_is_never_found() -> None:
+    detector = RCNN(SMALL, ("car", "dog", "unicorn")).eval()
+    list(detector.fit_svms(iter([batch_of(detector)])))
+    assert bool(detector.svm_fitted.all())
+    with torch.no_grad():
+        found = detector.candidates(batch_of(detector))[0]
+    assert (found.scores[:, 2] < detector.config.score_thresh).all()
+    assert (found.scores[:, :2] > -5).all()
+
+
+def test_svms_tell_the_truths_from_what_lies_elsewhere() -> None:
+    config = dataclasses.replace(SMALL, svm_c=1.0)
+    detector = make(config)
+    batch = batch_of(detector)
+    figures = list(detector.fit_svms(iter([batch] * 2)))
+    assert [one["positives"] for one in figures] == [4.0, 8.0]
+    with torch.no_grad():
+        (_, tops), *_ = detector._seen(batch, batch.boxes)
+        own = detector.scores(tops)[torch.arange(4), torch.cat(batch.labels)]
+        far = [p[iou(t, p).amax(dim=0) < 0.1] for t, p in zip(batch.boxes, batch.proposals or [])]
+        others = torch.cat([detector.scores(top) for _, top in detector._seen(batch, far)])
+    assert own.min() > others.max()
+
+
+def test_fitted_boxes_lie_closer_to_the_truths_than_the_proposals() -> None:
+    config = dataclasses.replace(SMALL, ridge_penalty=0.1)
+    detector = make(config)
+    batch = batch_of(detector)
+    assert batch.proposals is not None
+
+    def overlaps() -> list[float]:
+        with torch.no_grad():
+            found = detector.candidates(batch)
+        return [
+            float(iou(truths[k : k + 1], one.boxes[k:8:2, label])[0].mean())
+            for truths, labels, one in zip(batch.boxes, batch.labels, found)
+            for k, label in enumerate(labels.tolist())
+        ]
+
+    before = overlaps()
+    figures = list(detector.fit_boxes(iter([batch])))
+    near = [iou(t, p).amax(dim=0) >= 0.6 for t, p in zip(batch.boxes, batch.proposals)]
+    assert figures == [{"pairs": float(torch.cat(near).sum())}]
+    assert all(after > first for after, first in zip(overlaps(), before))
+    detector.config = dataclasses.replace(config, box_regression=False)
+    assert overlaps() == pytest.approx(before)
+
+
+def test_a_pass_without_any_pair_moves_no_box() -> None:
+    detector = make()
+    batch = batch_of(detector, (0,))
+    assert list(detector.fit_boxes(iter([batch]))) == [{"pairs": 0.0}]
+    assert not detector.box_weights.any() and not detector.box_biases.any()
+
+
+# Settings and stages
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, ["fine-tune", "svm", "boxes"]),
+        ({"head": "softmax"}, ["fine-tune", "boxes"]),
+        ({"head": "softmax", "box_regression": "no"}, ["fine-tune"]),
+        ({"box_regression": "no"}, ["fine-tune", "svm"]),
+    ],
+)
+def test_stages_follow_from_the_head(settings: dict[str, str], names: list[str]) -> None:
+    config, recipe = override(SMALL, RCNN.short_recipe, settings)
+    assert isinstance(config, RCNNConfig)
+    assert [stage.name for stage in make(config).stages(recipe)] == names
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"context": "16"}, "a crop must be larger than the context"),
+        ({"crops_per_batch": "0"}, "crops_per_batch=0: must be above 0"),
+        ({"ridge_thresh": "1.5"}, "ridge_thresh=1.5"),
+        ({"nms_method": "soft"}, "add --set head=softmax"),
+        ({"svm_easy_margin": "0"}, "must not be above svm_hard_margin"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, str], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        override(SMALL, Recipe(), settings)
+
+
+def test_margins_may_be_cut_anywhere() -> None:
+    config, _ = override(SMALL, Recipe(), {"score_thresh": "-0.7"})
+    assert config.score_thresh == -0.7
+
+
+class AnyBoxes:
+    """A source of random proposals."""
+
+    identity = "by chance"
+
+    def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
+        boxes = boxes_of(1, 25, (image.shape[0], image.shape[1])).numpy()
+        return Proposals(boxes, np.linspace(1, 0, len(boxes), dtype=np.float32))
+
+    def require(self, names: Iterable[str]) -> None:
+        pass
+
+
+def test_a_run_fine_tunes_then_fits_and_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    records = write_images(tmp_path / "images")
+    recipe = Recipe(batch_size=4, max_steps=2, lr=1e-3)
+    options = {"recipe": recipe, "proposals": AnyBoxes()}
+    stopped = stop_after(run(records, tmp_path / "run", toy=make(), **options), 3)
+    assert [step.stage for step in stopped] == ["fine-tune"] * 2 + ["svm"]
+    rest = list(run(records, tmp_path / "run", toy=make(), resume=True, **options))
+    assert [step.stage for step in rest] == ["svm"] * 3 + ["boxes"] * 3
+    assert rest[2].figures["positives"] == sum(len(record.objects) for record in records)
+    model = load_model(tmp_path / "run" / "best.safetensors")
+    assert isinstance(model, RCNN) and bool(model.svm_fitted.all())
