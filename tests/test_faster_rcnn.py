@@ -13,7 +13,7 @@ import torchvision
 from runs import run, stop_after
 from test_contract import sample
 from torch import Tensor, nn
-from toy import CLASSES, write_images
+from toy import CLASSES, photo_like, write_images
 
 from detkit.anchors import anchor_shapes, grid_anchors
 from detkit.boxes import decode, encode, iou
@@ -442,7 +442,7 @@ def test_detkit_and_torchvision_give_the_same_detections_for_the_same_weights() 
     detector.load_state_dict(state)
     files = sorted((SHARED / "data/voc100/JPEGImages").glob("*.jpg"))[:1]
     images = [torchvision.io.decode_image(str(file)) for file in files] or [
-        torch.randint(0, 255, (3, 240, 320), dtype=torch.uint8)
+        torch.from_numpy(photo_like(0)).permute(2, 0, 1).contiguous()
     ]
     for image in images:
         with torch.no_grad():

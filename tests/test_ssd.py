@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from toy import photo_like
 
 from detkit.boxes import iou
 from detkit.detector import Published
@@ -68,7 +69,7 @@ def test_detkit_and_torchvision_give_the_same_boxes_and_scores_for_the_same_weig
     detector.load_state_dict(state)
     files = sorted((SHARED / "data" / "voc100" / "JPEGImages").glob("*.jpg"))[:2]
     images = [torchvision.io.decode_image(str(file)) for file in files] or [
-        torch.randint(0, 256, (3, 281, 500), dtype=torch.uint8)
+        torch.from_numpy(photo_like(0)).permute(2, 0, 1).contiguous()
     ]
     for image in images:
         with torch.no_grad():

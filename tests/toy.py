@@ -10,6 +10,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detkit.config import DetectorConfig, Recipe
@@ -103,3 +104,11 @@ def scores_of(mean: float | None) -> Scores:
     empty = np.zeros(0, np.float32)
     one = ClassScore("car", mean, 3, 2, None, None, empty, empty, empty)
     return Scores("VOC 2007 11-point AP, IoU >= 0.5", "voc07", 0.5, mean, [one], 5)
+
+
+def photo_like(seed: int, height: int = 281, width: int = 500) -> NDArray[np.uint8]:
+    """Return an (H, W, 3) image of large soft shapes and a little noise."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth + random.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
