@@ -4,10 +4,11 @@
 
 The plain loop crops each proposal with its context by OpenCV, resizes it, normalises it and
 calls the same network on batches of 128, in torch's default layout. Both sides have the same
-weights, image and proposals, and give each proposal's probabilities; how far these differ is
-printed (the loop rounds crops to whole pixels, as R-CNN's released code does). Runs alternate,
+weights, image and proposals, and give each proposal's probabilities. How far the network's two
+forms differ on equal crops is printed, and how far the whole answers do: the loop rounds crops to
+whole pixels, as R-CNN's released code does, and does not smooth where it shrinks. Runs alternate,
 and the medians are compared. Two more rows say where the floor is: the network alone on ready
-crops, in our form and in the loop's.
+crops, in our form and in the loop's. `--weights FILE` takes a torchvision classifier's.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from torch import Tensor
 
 from detkit import backbones
 from detkit.crops import with_context
-from detkit.detectors.rcnn import CHUNK, RCNN, RCNNConfig
+from detkit.detectors.rcnn import CHUNK, CHUNK_GPU, RCNN, RCNNConfig
 from detkit.precision import memory_format
 from detkit.structures import Sample
+from detkit.transforms import mean_colour
 
 LOOP_BATCH = 128
 CLASSES = tuple(str(number) for number in range(20))
@@ -54,17 +56,18 @@ def plain_crop(image: NDArray[np.uint8], region: list[float], config: RCNNConfig
     size, (height, width) = config.crop_size, image.shape[:2]
     x1, y1, x2, y2 = (round(value) for value in region)
     x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
-    inside = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
-    values = (inside.astype(np.float32) / 255 - config.mean) / config.std
     frame = cv2.copyMakeBorder(
-        values.astype(np.float32),
+        image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)],
         max(-y1, 0),
         max(y2 - height, 0),
         max(-x1, 0),
         max(x2 - width, 0),
         cv2.BORDER_CONSTANT,
+        value=mean_colour(config.mean),
     )
-    return torch.from_numpy(cv2.resize(frame, (size, size)).transpose(2, 0, 1).copy())
+    levels = cv2.resize(frame, (size, size)).astype(np.float32) / 255
+    values = (levels - np.float32(config.mean)) / np.float32(config.std)
+    return torch.from_numpy(values.transpose(2, 0, 1))
 
 
 def main() -> None:
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--proposals", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--weights", default="none")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -84,6 +88,7 @@ def main() -> None:
     config = RCNNConfig(backbone=arguments.backbone, size=arguments.size, head="softmax")
     config = dataclasses.replace(config, box_regression=False)
     peer = RCNN(config, CLASSES).eval().to(device)
+    backbones.load_weights(peer.backbone, arguments.weights)
     torch.nn.init.normal_(peer.class_logits.weight)  # so that classes differ, as in a trained one
     ours = RCNN(config, CLASSES).eval().to(device)
     ours.load_state_dict(peer.state_dict())
@@ -114,10 +119,11 @@ def main() -> None:
         results["loop"] = torch.cat(scores).cpu()
 
     side = config.crop_size
-    ready = torch.randn(CHUNK, 3, side, side, device=device)
+    chunk = CHUNK_GPU if device.type == "cuda" else CHUNK
+    ready = torch.randn(chunk, 3, side, side, device=device)
     ready_ours = ready.to(memory_format=torch.channels_last)
     folded = backbones.folded(ours.backbone)
-    rounds = max(1, arguments.proposals // CHUNK)
+    rounds = max(1, arguments.proposals // chunk)
 
     def network() -> None:
         for _ in range(rounds):
@@ -144,12 +150,16 @@ def main() -> None:
                 if number:  # the first warms up
                     times[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    apart = float((results["detkit"] - results["loop"]).abs().max())
+    with torch.inference_mode():
+        own, plain = ours.features(ready_ours, folded)[1], peer.features(ready)[1]
+    forms = float((own - plain).abs().max() / plain.abs().max())
+    apart = float((results["detkit"] - results["loop"]).abs().mean())
     print(
         f"{arguments.backbone}, {side} px, {arguments.proposals} proposals, {device}, "
-        f"{torch.get_num_threads()} threads, median of {arguments.repeats}; probabilities differ "
-        f"by at most {apart:.2g}"
+        f"{torch.get_num_threads()} threads, median of {arguments.repeats}"
     )
+    print(f"  the network's two forms differ by {forms:.1g} of the largest feature on equal crops,")
+    print(f"  the probabilities by {apart:.2g} in the mean: crops are smoothed here, rounded there")
     for name, value in medians.items():
         print(f"  {name}: {value:.2f} s, {value / medians['loop']:.2f} of the loop")
 

@@ -61,8 +61,8 @@ class CropCutter:
         )
         shrinking = (regions[:, 2:] - regions[:, :2]).amin(dim=1) / size
         of_level = shrinking.clamp(min=1).log2().floor().long().clamp(max=LEVELS - 1)
-        for number, levels in enumerate(self._levels):
-            here = owners == number
+        for number in owners.unique().tolist():
+            levels, here = self._levels[number], owners == number
             for level, image in enumerate(levels):
                 last = level == len(levels) - 1
                 rows = (here & (of_level >= level if last else of_level == level)).nonzero()

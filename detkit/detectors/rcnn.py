@@ -43,7 +43,8 @@ from detkit.structures import Batch, Candidates, FloatArray
 
 OWN_LAYERS = {"alexnet": 6, "vgg16": 7}  # places a side of pool5, of networks that have fc6, fc7
 POOL5_FEATURES = 256 * 6 * 6  # AlexNet's, and at most so many of other networks
-CHUNK = 64  # crops that the network sees at once: what lies between stays in the cache
+CHUNK = 16  # crops that the network sees at once: what lies between its layers stays in the cache
+CHUNK_GPU = 256  # enough to keep one busy
 NEVER = -1e4  # the margin of a class that no SVM could be trained for
 
 
@@ -307,8 +308,9 @@ class RCNN(Detector):
         counts = torch.tensor([len(one) for one in boxes])
         owners = torch.repeat_interleave(torch.arange(len(boxes)), counts).to(batch.images.device)
         everything = torch.cat(list(boxes))
-        for start in range(0, len(everything), CHUNK):
-            part = slice(start, start + CHUNK)
+        chunk = CHUNK_GPU if everything.is_cuda else CHUNK
+        for start in range(0, len(everything), chunk):
+            part = slice(start, start + chunk)
             with self.stopwatch.stage("crops"):
                 crops = self.crops(cutter, owners[part], everything[part])
             with self.stopwatch.stage("features"):
