@@ -32,6 +32,7 @@ COMMANDS = (
     "anchors",
     "export",
     "compress",
+    "compare",
     "models",
 )
 SHARED = Path(__file__).parents[2] / "shared" / "data"
