@@ -27,7 +27,7 @@ from torch import Tensor
 
 from detkit import backbones
 from detkit.crops import with_context
-from detkit.detectors.rcnn import CHUNK, CHUNK_GPU, RCNN, RCNNConfig
+from detkit.detectors.rcnn import CHUNK, CHUNK_GPU, RCNN, RCNNConfig, without_norms
 from detkit.precision import memory_format
 from detkit.structures import Sample
 from detkit.transforms import mean_colour
@@ -122,7 +122,7 @@ def main() -> None:
     chunk = CHUNK_GPU if device.type == "cuda" else CHUNK
     ready = torch.randn(chunk, 3, side, side, device=device)
     ready_ours = ready.to(memory_format=torch.channels_last)
-    folded = backbones.folded(ours.backbone)
+    folded = without_norms(ours.backbone)
     rounds = max(1, arguments.proposals // chunk)
 
     def network() -> None:

@@ -7,7 +7,6 @@ of its classifiers fits them. Shape shorthand: B images, C_l channels and stride
 
 from __future__ import annotations
 
-import copy
 import difflib
 import logging
 from collections import OrderedDict
@@ -20,7 +19,6 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import vgg
 from torchvision.models.mobilenetv2 import InvertedResidual
 
@@ -157,23 +155,6 @@ def _reduced(value: Tensor, shape: torch.Size, source: str, key: str) -> Tensor:
         f"{source}: {key} has shape {tuple(value.shape)}, expected {tuple(shape)}; "
         "another width of this network?"
     )
-
-
-def folded(backbone: Backbone) -> Backbone:
-    """Return a copy, in eval mode, whose norms are part of the convolutions before them.
-
-    It gives the same maps in less time. A backbone without norms is returned itself.
-    """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
-        return backbone
-    twin = copy.deepcopy(backbone).eval()
-    for parent in twin.modules():
-        children = list(parent.named_children())
-        for (name, layer), (following, norm) in zip(children, children[1:]):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                parent._modules[name] = fuse_conv_bn_eval(layer, norm)
-                parent._modules[following] = nn.Identity()
-    return twin
 
 
 # --- tiny: ours ---------------------------------------------------------------------------

@@ -8,12 +8,14 @@ resume file holds tensors and plain values and is read with torch's `weights_onl
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import io
 import json
 import pickle
 import random
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor
 
 from detkit import __version__
-from detkit.config import from_json, to_json
+from detkit.config import Recipe, from_json, override, parse_settings, to_json
 from detkit.detector import Detector
 from detkit.detectors import backend_names, load_backend
 from detkit.errors import DetkitError, UsageError
@@ -104,6 +106,35 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
             f"{reason}"
         ) from error
     return detector.to(device).eval()
+
+
+def changed(detector: Detector, words: Sequence[str]) -> Detector:
+    """Return the detector with other settings (`key=value`) of its config and the same weights.
+
+    In eval mode. Raises UsageError for a setting that it does not have, or under which these
+    weights are of another shape.
+    """
+    settings = parse_settings(words)
+    known = {field.name for field in dataclasses.fields(detector.config)}
+    config, _ = override(
+        detector.config, Recipe(), {k: v for k, v in settings.items() if k in known}
+    )
+    foreign = sorted(set(settings) - known)
+    if foreign:
+        near = difflib.get_close_matches(foreign[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `detkit models`"
+        raise UsageError(f"--set {foreign[0]}: no setting of {detector.name}; {hint}")
+    config, _ = override(detector.config, Recipe(), settings)
+    with torch.random.fork_rng(devices=[]):
+        other = type(detector)(config, detector.class_names)
+    state, wanted = detector.state_dict(), other.state_dict()
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise UsageError(
+            f"--set {' '.join(words)}: makes another network of it than was trained; train with it"
+        )
+    other.load_state_dict(state)
+    device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
+    return other.to(device).eval()
 
 
 def is_model(path: Path | str) -> bool:

@@ -61,7 +61,7 @@ class CropCutter:
         )
         shrinking = (regions[:, 2:] - regions[:, :2]).amin(dim=1) / size
         of_level = shrinking.clamp(min=1).log2().floor().long().clamp(max=LEVELS - 1)
-        for number in owners.unique().tolist():
+        for number in sorted(set(owners.tolist())):
             levels, here = self._levels[number], owners == number
             for level, image in enumerate(levels):
                 last = level == len(levels) - 1

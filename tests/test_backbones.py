@@ -148,24 +148,3 @@ def test_more_frozen_blocks_than_there_are_is_refused() -> None:
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     with pytest.raises(UsageError, match=f"freeze_layers=99: .* has {len(backbone.blocks)} blocks"):
         backbone.freeze_blocks(99)
-
-
-@pytest.mark.parametrize("name", ["tiny", "mobilenet_v2", "resnet18", "squeezenet1_0"])
-def test_norms_folded_into_convolutions_change_no_map(name: str) -> None:
-    torch.manual_seed(0)
-    backbone = backbones.build(name).eval()
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    folded = backbones.folded(backbone)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    image = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        for one, other in zip(backbone(image), folded(image)):
-            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-    assert any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()) == (
-        name != "squeezenet1_0"
-    )

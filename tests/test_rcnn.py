@@ -16,7 +16,7 @@ from toy import write_images
 
 from detkit import backbones
 from detkit.boxes import iou
-from detkit.checkpoint import load_model
+from detkit.checkpoint import changed, load_model
 from detkit.config import Recipe, override
 from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, add_examples, at_most, sample_regions
@@ -167,6 +167,20 @@ def test_chunks_images_and_their_order_do_not_matter(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(one.boxes, other.boxes, atol=1e-3, rtol=1e-4)
 
 
+def test_looking_leaves_the_norms_that_are_still_to_learn() -> None:
+    detector = make()
+    batch = batch_of(detector)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    with torch.no_grad():
+        crops = detector.crops(detector._cutter(batch), torch.tensor([0, 1]), boxes_of(0, 2))
+        twin = rcnn.without_norms(detector.backbone)
+        for one, other in zip(detector.features(crops), detector.features(crops, twin)):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        detector.candidates(batch)
+    assert before.keys() == detector.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+
+
 def test_probabilities_stand_in_until_there_are_svms() -> None:
     detector = make()
     top = torch.randn(5, detector.svm_weights.shape[1])
@@ -313,6 +327,35 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, str], text: s
 def test_margins_may_be_cut_anywhere() -> None:
     config, _ = override(SMALL, Recipe(), {"score_thresh": "-0.7"})
     assert config.score_thresh == -0.7
+
+
+def test_a_trained_model_takes_other_settings_that_leave_its_weights_as_they_are() -> None:
+    detector = make()
+    torch.nn.init.normal_(detector.svm_weights)
+    detector.svm_fitted.fill_(True)
+    other = changed(detector, ["head=softmax", "nms_thresh=.4"])
+    assert isinstance(other, RCNN) and not other.training
+    assert (other.config.head, other.config.nms_thresh) == ("softmax", 0.4)
+    top = torch.randn(3, detector.svm_weights.shape[1])
+    with torch.no_grad():
+        torch.testing.assert_close(detector.scores(top), top @ detector.svm_weights.T)
+        torch.testing.assert_close(
+            other.scores(top), detector.class_logits(top).softmax(dim=1)[:, 1:]
+        )
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("size=96", "makes another network of it than was trained"),
+        ("lr=.1", "no setting of rcnn"),
+        ("haed=svm", "did you mean head"),
+        ("head=forest", "choose from svm, softmax"),
+    ],
+)
+def test_a_setting_that_a_trained_model_cannot_take_is_refused(word: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        changed(make(), [word])
 
 
 class AnyBoxes:

@@ -18,6 +18,7 @@ from detkit.cli.options import (
     Plugin,
     ProposalsFrom,
     Quiet,
+    Settings,
     named_numbers,
     nearest,
 )
@@ -87,6 +88,7 @@ def detect(
         int, typer.Option(min=1, metavar="N", help="Images a step of the network.")
     ] = 8,
     proposals: ProposalsFrom = None,
+    settings: Settings = None,
     timing: Annotated[
         bool, typer.Option("--timing", help="Say on stderr where the time went.")
     ] = False,
@@ -117,7 +119,7 @@ def detect(
     _check_drawn(draw, force)
     load_plugins(plugin)
     images = find_images(sources, stdin=sys.stdin, every=every)
-    detector = open_model(model, device)
+    detector = open_model(model, device, settings)
     names = detector.class_names
     single = named_numbers("--threshold", threshold, names)
     # What people look at is cut higher than what programs, above all `eval`, go on with.

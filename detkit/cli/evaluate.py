@@ -20,6 +20,7 @@ from detkit.cli.options import (
     Plugin,
     ProposalsFrom,
     Quiet,
+    Settings,
     class_list,
 )
 from detkit.cli.scores import tell_errors, tell_interval, tell_misses, tell_rules, tell_scores
@@ -113,6 +114,7 @@ def evaluate(
         int, typer.Option(min=1, metavar="N", help="Images a step of the network.")
     ] = 8,
     proposals: ProposalsFrom = None,
+    settings: Settings = None,
     device: Device = "auto",
     plugin: Plugin = None,
     quiet: Quiet = False,
@@ -165,10 +167,12 @@ def evaluate(
             batch_size=batch_size,
             device=device,
             proposals=proposals,
+            settings=settings,
         )
     else:
-        if proposals is not None:
-            raise UsageError("--proposals is for a model; --predictions are scored as they are")
+        if proposals is not None or settings:
+            option = "--set" if proposals is None else "--proposals"
+            raise UsageError(f"{option} is for a model; --predictions are scored as they are")
         judged = _score_file(console, predictions, Path(places[0]), names, split, metric, iou)
     scores = judged.scores
     outcomes = least_outcomes(scores, gates)
@@ -271,6 +275,7 @@ def _score_model(
     batch_size: int,
     device: str,
     proposals: str | None,
+    settings: Sequence[str] | None,
 ) -> _Judged:
     """Return a model's scores on a split of a data set."""
     from detkit import evaluation
@@ -278,7 +283,7 @@ def _score_model(
 
     dataset = open_dataset(data, classes=names)
     part = choose_split(dataset, split)
-    detector = open_model(model, device)
+    detector = open_model(model, device, settings)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     evaluation.score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once

@@ -35,19 +35,22 @@ def require_model(model: str) -> None:
         )
 
 
-def open_model(model: str, device: str) -> Detector:
+def open_model(model: str, device: str, settings: Sequence[str] | None = None) -> Detector:
     """Return the detector of a model file or of published weights, in eval mode on its device.
 
-    An ONNX file that `detkit export` wrote runs on the CPU, whatever the device.
+    An ONNX file that `detkit export` wrote runs on the CPU, whatever the device. `settings` are
+    those of `--set`, which stand in for the model's.
 
     Raises DetkitError when there is neither, naming the nearest published name.
     """
     require_model(model)
-    from detkit.checkpoint import load_model
+    from detkit.checkpoint import changed, load_model
     from detkit.detectors import backend_names, load_backend
     from detkit.precision import find_device, for_inference
 
     if Path(model).suffix == ".onnx" and Path(model).exists():
+        if settings:
+            raise UsageError("--set: an ONNX file is as it was exported; give the model itself")
         from detkit.export import OnnxDetector
 
         return OnnxDetector(Path(model)).eval()
@@ -61,7 +64,7 @@ def open_model(model: str, device: str) -> Detector:
     elif model in published:
         detector = published[model].from_published(model).to(place).eval()
     if detector is not None:
-        return for_inference(detector, place)
+        return for_inference(changed(detector, settings) if settings else detector, place)
     near = difflib.get_close_matches(model, published, n=1)
     hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
     raise DetkitError(f"{model}: there is no such model file; {hint}")

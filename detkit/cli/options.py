@@ -32,6 +32,14 @@ ProposalsFrom = Annotated[
         "or another method. [default: the model's]",
     ),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Another setting of the trained model, like R-CNN's head=softmax; repeatable.",
+    ),
+]
 Plugin = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE|MODULE", help="A Python file or module with a backend of yours."),
