@@ -33,6 +33,7 @@ COMMANDS = (
     "export",
     "compress",
     "compare",
+    "plot",
     "models",
 )
 SHARED = Path(__file__).parents[2] / "shared" / "data"

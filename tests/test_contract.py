@@ -236,7 +236,7 @@ def test_four_drawn_images_are_learnt_by_heart(backend: type[Detector]) -> None:
     samples = [sample(i) for i in range(4)]
     batch = detector.prepare(samples)
     optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3)
-    for _ in range(120):
+    for _ in range(160):
         optimiser.zero_grad()
         total(detector, batch).backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
