@@ -170,7 +170,7 @@ def brute_force(edges: NDArray[np.float32], groups: EdgeGroups, window: tuple[in
             for entry in range(groups.starts[group], groups.starts[group + 1]):
                 other = int(groups.others[entry])
                 product = best_way[group] * groups.affinities[entry]
-                if other in inside and product >= MIN_AFFINITY and product > best_way.get(other, 0):
+                if product >= MIN_AFFINITY and product > best_way.get(other, 0):
                     best_way[other] = product
                     changed = True
     total = sum((1 - best_way.get(group, 0.0)) * groups.magnitudes[group] for group in inside)
@@ -201,10 +201,12 @@ def test_scores_are_equation_4_by_brute_force(seed: int) -> None:
     np.testing.assert_allclose(scores, expected, atol=1e-7)
 
 
-def test_ways_between_groups_are_followed_more_than_once_where_a_better_one_turns_up() -> None:
+@pytest.mark.parametrize("fourth", [(8, 12), (3, 12)], ids=["inside", "by way of outside"])
+def test_of_two_ways_to_a_group_the_better_one_counts(fourth: tuple[int, int]) -> None:
     # Five short groups in the middle of nothing; the way 1-2-3 is found first, 1-4-5-3 is better.
+    # Eq. 2 asks of its way only that it begins on the border.
     ids = np.zeros((20, 20), np.int32)
-    for group, (x, y) in enumerate([(5, 10), (8, 8), (11, 10), (8, 12), (9, 13)], 1):
+    for group, (x, y) in enumerate([(5, 10), (8, 8), (11, 10), fourth, (9, 13)], 1):
         ids[y, x] = group
     pairs = {(1, 2): 0.3, (2, 3): 0.9, (1, 4): 0.9, (4, 5): 0.9, (3, 5): 0.9}
     rows: list[list[tuple[float, int]]] = [[] for _ in range(6)]
@@ -215,8 +217,8 @@ def test_ways_between_groups_are_followed_more_than_once_where_a_better_one_turn
     groups = EdgeGroups(
         ids,
         np.array([0, 1, 2, 4, 8, 16], np.float64),
-        np.array([0, 5, 8, 11, 8, 9], np.int32),
-        np.array([0, 10, 8, 10, 12, 13], np.int32),
+        np.array([0, 5, 8, 11, fourth[0], 9], np.int32),
+        np.array([0, 10, 8, 10, fourth[1], 13], np.int32),
         np.cumsum([0] + [len(row) for row in rows]).astype(np.uint32),
         np.array([other for _, other in entries], np.uint32),
         np.array([value for value, _ in entries], np.float64),
@@ -224,7 +226,8 @@ def test_ways_between_groups_are_followed_more_than_once_where_a_better_one_turn
     tables = window_tables(np.zeros((20, 20)), groups)
     scores = score_windows(tables, np.array([[5, 2, 18, 18]], np.int32), False, 0.65, 0.0)
     ways = {1: 1.0, 4: 0.9, 5: 0.9**2, 3: 0.9**3, 2: 0.9**4}
-    total = sum((1 - way) * groups.magnitudes[group] for group, way in ways.items())
+    inside = [group for group in ways if groups.x[group] >= 5]
+    total = sum((1 - ways[group]) * groups.magnitudes[group] for group in inside)
     assert scores[0] == pytest.approx(total / (29 / 2) ** 1.5)
 
 

@@ -22,7 +22,7 @@ __all__ = ["METHODS", "Proposer", "propose"]
 
 METHODS: tuple[str, ...] = get_args(ProposalMethod)
 # Raised when a method proposes other boxes than before: what the cache holds is then stale.
-VERSIONS = {"selective-search": 1, "selective-search-quality": 1, "edge-boxes": 1}
+VERSIONS = {"selective-search": 1, "selective-search-quality": 1, "edge-boxes": 2}
 
 
 @dataclass(frozen=True, slots=True)

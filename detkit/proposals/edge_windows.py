@@ -7,9 +7,10 @@ Shape shorthand: H x W pixels, G edge groups, N windows.
 A window is `(x0, y0, x1, y1)` in whole pixels, both ends belonging to it: its border runs through
 the pixels of columns x0 and x1 and rows y0 and y1.
 
-Why it is fast: a score only ever falls while groups are taken off it, so a window is given up as
-soon as it falls to the score it has to beat, which in the refinement is its start's. The answer
-is the same as without.
+Why it is fast: the ways of eq. 2 are found once an image, not once a window, so that all groups
+and ways are met in loops without a branch, none of which could be foreseen. And a score only ever
+falls while groups are taken off it, so a window is given up as soon as it falls to the score it
+has to beat, which in the refinement is its start's. The answer is the same as without.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ KAPPA = 1.5
 MIN_STEP = 2
 # The signs of x and y in a number that holds x + 65536 y, for sides below 32768.
 SIGNS = -0x7FFF8000
-MOST_SERIALS = 1 << 30
+# Products are kept in steps of this size, so that one added to a whole number below MOST_WINDOWS
+# is still exact in a float64, and scores do not depend on which number a window has.
+PRODUCT_STEP = 2.0**-26
+MOST_WINDOWS = 2.0**25
 
 
 class WindowTables(NamedTuple):
     """What a window's score is looked up in; a tuple, since compiled code takes it."""
 
-    groups: EdgeGroups
+    magnitudes: Floats  # (G + 1,) m_i
     group_sums: Floats  # (H + 1, W + 1) integral image of m_i, each at its group's one pixel
     edge_sums: Floats  # (H + 1, W + 1) integral image of m_p over all pixels that are edges
     norms: Floats  # (H + W + 1,) the factor of eq. 3 for a half perimeter
@@ -46,6 +50,9 @@ class WindowTables(NamedTuple):
     row_runs: Ints
     column_runs: Ints  # (W, H)
     corners: Ints  # (G + 1,) x + 65536 y of each group's pixel
+    way_starts: Numbers  # (G + 2,) the ways of group i are way_starts[i]:way_starts[i + 1] of ...
+    way_ends: Numbers  # (W,) ... the groups that they lead to and ...
+    products: Floats  # (W,) ... the largest product of affinities on the way
 
 
 def window_tables(
@@ -66,8 +73,17 @@ def window_tables(
     column_runs += 2 * len(in_rows)
     met = np.concatenate((in_rows, in_columns))
     corners = groups.x + (groups.y << 16)
-    sums = _integral(at_pixels), _integral(strong)
-    return WindowTables(groups, *sums, norms, met, row_runs, column_runs, corners)
+    return WindowTables(
+        groups.magnitudes,
+        _integral(at_pixels),
+        _integral(strong),
+        norms,
+        met,
+        row_runs,
+        column_runs,
+        corners,
+        *_ways(groups.starts, groups.others, groups.affinities),
+    )
 
 
 @compiled
@@ -99,6 +115,52 @@ def _runs(ids: Ints) -> tuple[Numbers, Ints]:
             begun[y, x] = 2 * count + (group > 0)
             before = group
     return owners[:count].copy(), begun
+
+
+@compiled
+def _ways(starts: Numbers, others: Numbers, affinities: Floats) -> tuple[Numbers, Numbers, Floats]:
+    """Return (`way_starts`, `way_ends`, `products`) of the table from affinities as `EdgeGroups`'.
+
+    Eq. 2: of all ways between two groups the largest product of affinities, MIN_AFFINITY or more.
+    """
+    room, count = 4 * len(others) + 4, 0
+    way_starts = np.zeros(len(starts), np.uint32)
+    way_ends, products = np.empty(room, np.uint32), np.empty(room, np.float64)
+    best = np.zeros(len(starts), np.float64)  # the largest product found on a way to each group
+    waits = np.zeros(len(starts), np.bool_)  # whether its neighbours are to be looked at (anew)
+    waiting = np.empty(len(starts), np.uint32)
+    for origin in range(1, len(starts) - 1):
+        best[origin] = 1.0
+        waiting[0], num_waiting = origin, 1
+        while num_waiting > 0:
+            num_waiting -= 1
+            group = waiting[num_waiting]
+            waits[group] = False
+            for entry in range(starts[group], starts[group + 1]):
+                product = best[group] * affinities[entry]
+                if product < MIN_AFFINITY:
+                    break  # the rest are smaller
+                other = others[entry]
+                if product <= best[other]:
+                    continue
+                if best[other] == 0:
+                    if count == room:
+                        room *= 2
+                        way_ends = np.concatenate((way_ends, np.empty_like(way_ends)))
+                        products = np.concatenate((products, np.empty_like(products)))
+                    way_ends[count] = other
+                    count += 1
+                best[other] = product
+                if not waits[other]:
+                    waits[other] = True
+                    waiting[num_waiting] = other
+                    num_waiting += 1
+        best[origin] = 0
+        for entry in range(way_starts[origin], count):
+            products[entry] = math.floor(best[way_ends[entry]] / PRODUCT_STEP) * PRODUCT_STEP
+            best[way_ends[entry]] = 0
+        way_starts[origin + 1] = count
+    return way_starts, way_ends[:count].copy(), products[:count].copy()
 
 
 @compiled
@@ -156,18 +218,19 @@ def score_windows(
 
     One function, since a call with all these tables takes as long as a typical score.
     """
-    magnitudes, others = tables.groups.magnitudes, tables.groups.others
-    affinities, corners = tables.groups.affinities, tables.corners
-    starts, ends = tables.groups.starts, tables.groups.starts[1:]
+    magnitudes, corners = tables.magnitudes, tables.corners
+    starts, ends = tables.way_starts, tables.way_starts[1:]
+    others, products = tables.way_ends, tables.products
     group_sums, edge_sums, norms = tables.group_sums, tables.edge_sums, tables.norms
     met, row_runs, column_runs = tables.met, tables.row_runs, tables.column_runs
     height, width = row_runs.shape
-    room = len(magnitudes)
-    # The last window that met a group: its `serial`, one more if on the border, two if in `queue`.
-    seen_by = np.zeros(room, np.int32)
-    weights = np.zeros(room, np.float64)  # then the largest product from the border to the group
-    queue = np.empty(room, np.uint32)  # groups whose neighbours are to be looked at
-    serial = 0
+    # The number of the last window that met a group, plus the largest product on a way from its
+    # border to the group: one number, so that to note both takes no branch.
+    reached = np.zeros(len(magnitudes), np.float64)
+    number = 0.0
+    # The groups on the border that lead to others. One more than there are, since each is written
+    # before it is known whether it stays.
+    leading = np.empty(len(magnitudes) + 1, np.uint32)
     shift = (1 - alpha) / (1 + alpha)
     scores = np.zeros(len(windows), np.float64)
     for i in range(len(windows)):
@@ -187,14 +250,13 @@ def score_windows(
             row0, row1 = edge_sums[top], edge_sums[bottom]
             value -= row1[right] - row0[right] - row1[left] + row0[left]
             if value > floor:
-                serial += 4
-                if serial > MOST_SERIALS:
-                    serial = 4
-                    seen_by[:] = 0
+                number += 2
+                if number > MOST_WINDOWS:
+                    number = 2.0
+                    reached[:] = 0
                 first_corner, last_corner = np.int32(x0 + (y0 << 16)), np.int32(x1 + (y1 << 16))
-                # S_b of sec. 3.2, the groups on the border: w_b = 0, all of each comes off; then,
-                # as by eq. 2, the neighbours' shares. Ways from there on wait in the queue.
-                waiting = 0
+                # S_b of sec. 3.2, the groups on the border: w_b = 0, all of each comes off.
+                count = 0
                 for side in range(4):
                     if side < 2:
                         line = y0 if side == 0 else y1
@@ -204,67 +266,28 @@ def score_windows(
                         first, last = column_runs[line, y0], column_runs[line, y1]
                     for run in range(np.uint32((first >> 1) - (first & 1)), np.uint32(last >> 1)):
                         group = met[run]
-                        state = seen_by[group] - serial
-                        if state == 1:
-                            continue
-                        seen_by[group] = serial + 1
                         corner = corners[group]
                         signs = ((corner - first_corner) | (last_corner - corner)) & SIGNS
-                        before = weights[group] if state >= 0 else 0.0
-                        value -= (signs == 0) * (1.0 - before) * magnitudes[group]
-                        for entry in range(starts[group], ends[group]):
-                            product = affinities[entry]
-                            other = others[entry]
-                            state = seen_by[other] - serial
-                            if state == 1:
-                                continue
-                            before = weights[other] if state >= 0 else 0.0
-                            if product <= before:
-                                continue
-                            corner = corners[other]
-                            if ((corner - first_corner) | (last_corner - corner)) & SIGNS:
-                                continue
-                            value -= (product - before) * magnitudes[other]
-                            weights[other] = product
-                            if state == 2:
-                                continue
-                            leads_on = ends[other] - starts[other] > 1
-                            seen_by[other] = serial + 2 * leads_on
-                            queue[waiting] = other
-                            waiting += leads_on
+                        is_new = reached[group] < number
+                        reached[group] = number + 1
+                        value -= (is_new & (signs == 0)) * magnitudes[group]
+                        leading[count] = group
+                        count += is_new & (starts[group] < ends[group])
                     if value <= floor:
                         break
-                # What is reached by a better way than before waits anew.
-                while waiting > 0 and value > floor:
-                    waiting -= 1
-                    group = queue[waiting]
-                    if seen_by[group] == serial + 1:
-                        continue
-                    weight = weights[group]
-                    seen_by[group] = serial
+                # Eq. 2: of every other group as much as the best way to it says.
+                for i_leading in range(count):
+                    if value <= floor:
+                        break
+                    group = leading[i_leading]
                     for entry in range(starts[group], ends[group]):
-                        product = weight * affinities[entry]
-                        if product < MIN_AFFINITY:
-                            break  # the rest are smaller
                         other = others[entry]
-                        state = seen_by[other] - serial
-                        if state == 1:
-                            continue
-                        before = weights[other] if state >= 0 else 0.0
-                        if product <= before:
-                            continue
                         corner = corners[other]
-                        if ((corner - first_corner) | (last_corner - corner)) & SIGNS:
-                            continue
-                        value -= (product - before) * magnitudes[other]
-                        weights[other] = product
-                        if state == 2:
-                            continue
-                        # A group whose one neighbour it was reached from leads nowhere.
-                        leads_on = ends[other] - starts[other] > 1
-                        seen_by[other] = serial + 2 * leads_on
-                        queue[waiting] = other
-                        waiting += leads_on
+                        signs = ((corner - first_corner) | (last_corner - corner)) & SIGNS
+                        before = max(reached[other], number)
+                        now = max(before, number + products[entry])
+                        reached[other] = now
+                        value -= (signs == 0) * (now - before) * magnitudes[other]
             better = value > floor
             if better:
                 best = value * norm
