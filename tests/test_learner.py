@@ -92,10 +92,17 @@ def test_a_device_that_is_not_here_is_refused() -> None:
             find_device(device)
 
 
-def test_depthwise_convolutions_ask_for_channels_last_on_a_cpu() -> None:
+@pytest.mark.parametrize(
+    ("capability", "others"),
+    [("AVX2", torch.contiguous_format), ("AVX512", torch.channels_last)],
+)
+def test_a_cpu_trains_depthwise_convolutions_in_channels_last_and_others_with_avx512(
+    monkeypatch: pytest.MonkeyPatch, capability: str, others: torch.memory_format
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     cpu = torch.device("cpu")
     assert memory_format(nn.Conv2d(8, 8, 3, groups=8), cpu) is torch.channels_last
-    assert memory_format(nn.Conv2d(8, 8, 3), cpu) is torch.contiguous_format
+    assert memory_format(nn.Conv2d(8, 8, 3), cpu) is others
 
 
 def test_the_average_follows_its_formula() -> None:
