@@ -2,17 +2,17 @@
 
     python benchmarks/ssd.py                  # both
     python benchmarks/ssd.py inference [--image FILE] [--repeats 5] [--precision fp32|bf16]
-    python benchmarks/ssd.py training [--repeats 5] [--batch 2]
+    python benchmarks/ssd.py training [--repeats 5] [--batch 2] [--precision fp32|bf16]
 
 Inference goes from the uint8 image to final boxes on both sides, resizing, decoding and NMS
 included; torchvision in its default form. Runs alternate, and the medians are compared.
 Training is one step, forward, backward and SGD update, on the same batch of made boxes.
+torchvision computes in fp32; detkit in that, and then in bf16 where `--precision auto` does.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -23,10 +23,12 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.detectors.ssd import SSD
-from detkit.precision import memory_format
+from detkit.precision import DTYPES, choose_precision, for_inference, memory_format
 from detkit.structures import Sample
 
 NUM_CLASSES = 20
+CPU = torch.device("cpu")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def both() -> tuple[nn.Module, SSD]:
@@ -77,7 +79,8 @@ def inference(image_file: Path | None, repeats: int, precision: str) -> None:
     """Compare one image from uint8 pixels to final boxes."""
     peer, ours = both()
     peer.eval()
-    ours = ours.eval().to(memory_format=memory_format(ours, torch.device("cpu"), training=False))
+    ours = for_inference(ours, CPU)
+    ours.detect_in(PRECISIONS[precision])
     if image_file is None:
         image = torch.randint(0, 256, (3, 375, 500), dtype=torch.uint8)
     else:
@@ -85,17 +88,13 @@ def inference(image_file: Path | None, repeats: int, precision: str) -> None:
 
         image = torch.from_numpy(read_image(image_file)).permute(2, 0, 1).contiguous()
     sample = Sample(image, torch.empty(0, 4), torch.empty(0).long(), torch.empty(0).bool())
-    autocast = (
-        torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-    )
 
     def run_peer() -> None:
         with torch.inference_mode():
             peer([image.float() / 255])
 
     def run_ours() -> None:
-        with autocast:
-            ours.detect(ours.prepare([sample]))
+        ours.detect(ours.prepare([sample]))
 
     with torch.inference_mode():
         number = len(peer([image.float() / 255])[0]["scores"])
@@ -104,11 +103,11 @@ def inference(image_file: Path | None, repeats: int, precision: str) -> None:
     compare(f"inference {precision}", run_peer, run_ours, repeats)
 
 
-def training(batch_size: int, repeats: int) -> None:
+def training(batch_size: int, repeats: int, precision: str) -> None:
     """Compare one optimiser step."""
     peer, ours = both()
     peer.train()
-    ours = ours.train().to(memory_format=memory_format(ours, torch.device("cpu")))
+    ours = ours.train().to(memory_format=memory_format(ours, CPU))
     images = [torch.randint(0, 256, (3, 300, 300), dtype=torch.uint8) for _ in range(batch_size)]
     corners = torch.rand(8, 2) * 150
     boxes = torch.cat([corners, corners + 30 + torch.rand(8, 2) * 100], dim=1)
@@ -124,10 +123,16 @@ def training(batch_size: int, repeats: int) -> None:
     sgd = torch.optim.SGD
     peer_optimiser = sgd(peer.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4)
     our_optimiser = sgd(ours.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4)
+
+    def our_losses() -> dict[str, Tensor]:
+        reduced = precision != "fp32"
+        with torch.autocast("cpu", PRECISIONS[precision], enabled=reduced):  # as Fabric does
+            return ours(ours.prepare(samples))
+
     compare(
-        f"training step, batch {batch_size}",
+        f"training step {precision}, batch {batch_size}",
         lambda: step(lambda: peer([one.float() / 255 for one in images], targets), peer_optimiser),
-        lambda: step(lambda: ours(ours.prepare(samples)), our_optimiser),
+        lambda: step(our_losses, our_optimiser),
         repeats,
     )
 
@@ -139,12 +144,16 @@ def main() -> None:
     parser.add_argument("--image", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=sorted(PRECISIONS))
     arguments = parser.parse_args()
-    if arguments.what != "training":
-        inference(arguments.image, arguments.repeats, arguments.precision)
-    if arguments.what != "inference":
-        training(arguments.batch, arguments.repeats)
+    chosen, reason = choose_precision("auto", CPU)
+    print(reason)
+    names = [name for name, dtype in PRECISIONS.items() if dtype in (torch.float32, DTYPES[chosen])]
+    for precision in [arguments.precision] if arguments.precision else names:
+        if arguments.what != "training":
+            inference(arguments.image, arguments.repeats, precision)
+        if arguments.what != "inference":
+            training(arguments.batch, arguments.repeats, precision)
 
 
 if __name__ == "__main__":

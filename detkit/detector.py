@@ -53,11 +53,14 @@ class Preparation:
         """Return the batch of the samples, padded with zeros at the right and the bottom."""
         return self.normalise(self.resize(samples))
 
-    def resize(self, samples: Sequence[Sample]) -> Batch:
+    def resize(
+        self, samples: Sequence[Sample], room: Callable[[int], Tensor] | None = None
+    ) -> Batch:
         """Return the batch with its images still in grey levels of 0 to 255: `normalise` is due.
 
         They are uint8, a quarter of what the network sees, for the way out of a data worker;
-        without antialiasing float32, since nothing is rounded there.
+        without antialiasing float32, since nothing is rounded there. `room` gives the memory they
+        are put into: uint8 of a number of bytes.
         """
         original_sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
         sizes = [self.network_size(height, width) for height, width in original_sizes]
@@ -66,9 +69,12 @@ class Preparation:
         )
         shape = len(samples), 3, height, width
         dtype = torch.uint8 if self.antialias else torch.float32
-        # Only what no image covers must be zero.
-        fill = torch.empty if set(sizes) == {(height, width)} else torch.zeros
-        images = fill(shape, dtype=dtype)
+        if room is None:
+            images = torch.empty(shape, dtype=dtype)
+        else:
+            images = room(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+        if set(sizes) != {(height, width)}:  # only what no image covers must be zero
+            images.zero_()
         boxes, proposals = [], []
         for index, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
             self._write(sample.image, images[index, :, : size[0], : size[1]])
@@ -93,12 +99,14 @@ class Preparation:
         padded = any(size != tuple(levels.shape[2:]) for size in batch.sizes)
         fill = torch.zeros_like if padded else torch.empty_like
         images = fill(levels, dtype=torch.float32)
-        # One image after the other: what fits into the processor's cache is passed once.
-        for image, source, (height, width) in zip(images, levels, batch.sizes, strict=True):
+        planes, sources = _in_numpy(images), _in_numpy(levels)
+        # One plane after the other: what fits into the processor's cache is passed once.
+        for index, (height, width) in enumerate(batch.sizes):
             for channel, mean, std in zip(range(3), self.mean, self.std, strict=True):
-                into = image[channel, :height, :width]
-                into.copy_(source[channel, :height, :width])
-                into.sub_(255.0 * mean).mul_(1.0 / (255.0 * std))
+                into = planes[index, channel, :height, :width]
+                into[:] = sources[index, channel, :height, :width]
+                into -= 255.0 * mean
+                into *= 1.0 / (255.0 * std)
         return replace(batch, images=images)
 
     def _write(self, image: Tensor, into: Tensor) -> None:
@@ -123,6 +131,15 @@ class Preparation:
             return
         for channel, plane in zip(into, cv2.split(interleaved.numpy()), strict=True):
             channel.copy_(torch.from_numpy(plane))
+
+
+def _in_numpy(images: Tensor) -> Any:
+    """Return the tensor on a CPU as an array of the same memory, on other devices itself.
+
+    Both take the same indices and operators. For an operation as short as one on a plane of an
+    image torch would wake its threads, which then wait for a core that a data worker holds.
+    """
+    return images.numpy() if images.device.type == "cpu" else images
 
 
 def _scale(original: tuple[int, int], network: tuple[int, int]) -> Tensor:
@@ -185,6 +202,7 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.class_names = tuple(class_names)
         self.stopwatch = Stopwatch()  # a backend may have finer stages than ours
+        self._dtype = torch.float32  # of convolutions and products in `detect`
 
     def load_weights(self, weights: str, class_names: Sequence[str] | None = None) -> None:
         """Start from other weights than random ones.
@@ -328,13 +346,29 @@ class Detector(nn.Module, ABC):
         """Return `losses`, in train and eval mode alike; it is what DDP wraps."""
         return self.losses(batch)
 
+    def detect_in(self, dtype: torch.dtype) -> None:
+        """Let `detect` convolve and multiply in `dtype` from now on; boxes and scores are float32.
+
+        In a dtype of 16 bits the weights become such, too: the network no longer learns.
+        """
+        self._dtype = dtype
+        for module in self.modules():
+            if dtype != torch.float32 and isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.to(dtype)  # else autocast does so for each batch anew
+
+    def _in_dtype(self, batch: Batch) -> torch.autocast:
+        """Return the block in which the network computes in the dtype of `detect_in`."""
+        reduced = self._dtype != torch.float32
+        return torch.autocast(batch.images.device.type, self._dtype, enabled=reduced)
+
     @torch.inference_mode()
     def detect(self, batch: Batch) -> list[Detections]:
         """Return each image's detections, best first, in its own pixels.
 
         The caller puts the module into eval mode.
         """
-        candidates = self.candidates(batch)
+        with self._in_dtype(batch):
+            candidates = self.candidates(batch)
         with self.stopwatch.stage("selection"):
             return [self._selected(batch, index, found) for index, found in enumerate(candidates)]
 
@@ -391,8 +425,10 @@ class Detector(nn.Module, ABC):
 
         The last stage is `detect`'s result. The caller puts the module into eval mode.
         """
-        traces = self.origins(batch, iou_thresh)
-        for index, found in enumerate(self.candidates(batch)):
+        with self._in_dtype(batch):
+            traces = self.origins(batch, iou_thresh)
+            candidates = self.candidates(batch)
+        for index, found in enumerate(candidates):
             size = batch.sizes[index]
             traces[index] += selection_stages(
                 *self._inside(found, size),

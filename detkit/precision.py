@@ -13,7 +13,8 @@ from detkit.errors import UsageError
 from detkit.folding import fold_norms
 
 Network = TypeVar("Network", bound=nn.Module)
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+PRECISIONS = ("auto", *DTYPES)
 GAIN = 1.2  # bf16 must be this much faster to be worth its three digits
 
 

@@ -230,7 +230,22 @@ def test_a_pretrained_backbone_alone_learns_at_its_own_rate(backend: type[Detect
             assert rates[id(parameter)] == (0.05 if name.startswith("backbone.") else 0.1)
 
 
-def test_four_drawn_images_are_learnt_by_heart(backend: type[Detector]) -> None:
+def require_found(detector: Detector, batch: Batch, samples: list[Sample]) -> None:
+    for one, found in zip(samples, detector.detect(batch)):
+        assert found.boxes.dtype == found.scores.dtype == np.float32
+        for box, label in zip(one.boxes.numpy(), one.labels.tolist()):
+            of_class = found.boxes[(found.labels == label) & (found.scores > 0.5)]
+            left_top = np.maximum(of_class[:, :2], box[:2])
+            sides = np.clip(np.minimum(of_class[:, 2:], box[2:]) - left_top, 0, None)
+            both = sides.prod(axis=1)
+            areas = (of_class[:, 2:] - of_class[:, :2]).prod(axis=1)
+            overlap = both / (areas + (box[2:] - box[:2]).prod() - both)
+            assert overlap.max(initial=0.0) > 0.7
+
+
+def test_four_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
+    backend: type[Detector],
+) -> None:
     # Penalties are there to keep a fit from learning by heart.
     detector = make(backend, svm_c=1.0, ridge_penalty=0.1).train()
     samples = [sample(i) for i in range(4)]
@@ -245,12 +260,8 @@ def test_four_drawn_images_are_learnt_by_heart(backend: type[Detector]) -> None:
     for stage in detector.stages(backend.recipe):
         if stage.fit is not None:
             assert list(stage.fit(iter([batch])))
-    for one, found in zip(samples, detector.detect(batch)):
-        for box, label in zip(one.boxes.numpy(), one.labels.tolist()):
-            of_class = found.boxes[(found.labels == label) & (found.scores > 0.5)]
-            left_top = np.maximum(of_class[:, :2], box[:2])
-            sides = np.clip(np.minimum(of_class[:, 2:], box[2:]) - left_top, 0, None)
-            both = sides.prod(axis=1)
-            areas = (of_class[:, 2:] - of_class[:, :2]).prod(axis=1)
-            overlap = both / (areas + (box[2:] - box[:2]).prod() - both)
-            assert overlap.max(initial=0.0) > 0.7
+    require_found(detector, batch, samples)
+    traces = [[stage.name for stage in stages] for stages in detector.trace(batch)]
+    detector.detect_in(torch.bfloat16)
+    require_found(detector, batch, samples)
+    assert [[stage.name for stage in stages] for stages in detector.trace(batch)] == traces

@@ -16,6 +16,7 @@ from detkit.cli.options import (
     Device,
     Force,
     Plugin,
+    Precision,
     ProposalsFrom,
     Quiet,
     Settings,
@@ -93,6 +94,7 @@ def detect(
         bool, typer.Option("--timing", help="Say on stderr where the time went.")
     ] = False,
     device: Device = "auto",
+    precision: Precision = "32-true",
     plugin: Plugin = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -119,7 +121,7 @@ def detect(
     _check_drawn(draw, force)
     load_plugins(plugin)
     images = find_images(sources, stdin=sys.stdin, every=every)
-    detector = open_model(model, device, settings)
+    detector = open_model(model, device, settings, precision)
     names = detector.class_names
     single = named_numbers("--threshold", threshold, names)
     # What people look at is cut higher than what programs, above all `eval`, go on with.

@@ -18,6 +18,7 @@ from detkit.cli.options import (
     Classes,
     Device,
     Plugin,
+    Precision,
     ProposalsFrom,
     Quiet,
     Settings,
@@ -116,6 +117,7 @@ def evaluate(
     proposals: ProposalsFrom = None,
     settings: Settings = None,
     device: Device = "auto",
+    precision: Precision = "32-true",
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
@@ -166,6 +168,7 @@ def evaluate(
             iou,
             batch_size=batch_size,
             device=device,
+            precision=precision,
             proposals=proposals,
             settings=settings,
         )
@@ -274,6 +277,7 @@ def _score_model(
     *,
     batch_size: int,
     device: str,
+    precision: str,
     proposals: str | None,
     settings: Sequence[str] | None,
 ) -> _Judged:
@@ -283,7 +287,7 @@ def _score_model(
 
     dataset = open_dataset(data, classes=names)
     part = choose_split(dataset, split)
-    detector = open_model(model, device, settings)
+    detector = open_model(model, device, settings, precision)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     evaluation.score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once

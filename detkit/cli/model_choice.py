@@ -35,22 +35,29 @@ def require_model(model: str) -> None:
         )
 
 
-def open_model(model: str, device: str, settings: Sequence[str] | None = None) -> Detector:
+def open_model(
+    model: str, device: str, settings: Sequence[str] | None = None, precision: str = "32-true"
+) -> Detector:
     """Return the detector of a model file or of published weights, in eval mode on its device.
 
     An ONNX file that `detkit export` wrote runs on the CPU, whatever the device. `settings` are
-    those of `--set`, which stand in for the model's.
+    those of `--set`, which stand in for the model's; `precision` is what `detect` computes in.
 
-    Raises DetkitError when there is neither, naming the nearest published name.
+    Raises DetkitError when there is neither, naming the nearest published name, and UsageError
+    for a setting or a precision there is not.
     """
     require_model(model)
     from detkit.checkpoint import changed, load_model
     from detkit.detectors import backend_names, load_backend
-    from detkit.precision import find_device, for_inference
+    from detkit.precision import DTYPES, choose_precision, find_device, for_inference
 
     if Path(model).suffix == ".onnx" and Path(model).exists():
         if settings:
             raise UsageError("--set: an ONNX file is as it was exported; give the model itself")
+        if precision not in ("auto", "32-true"):
+            raise UsageError(
+                f"--precision {precision}: an ONNX file is as it was exported; give the model"
+            )
         from detkit.export import OnnxDetector
 
         return OnnxDetector(Path(model)).eval()
@@ -64,7 +71,9 @@ def open_model(model: str, device: str, settings: Sequence[str] | None = None) -
     elif model in published:
         detector = published[model].from_published(model).to(place).eval()
     if detector is not None:
-        return for_inference(changed(detector, settings) if settings else detector, place)
+        detector = for_inference(changed(detector, settings) if settings else detector, place)
+        detector.detect_in(DTYPES[choose_precision(precision, place)[0]])
+        return detector
     near = difflib.get_close_matches(model, published, n=1)
     hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
     raise DetkitError(f"{model}: there is no such model file; {hint}")

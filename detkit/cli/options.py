@@ -40,6 +40,13 @@ Settings = Annotated[
         help="Another setting of the trained model, like R-CNN's head=softmax; repeatable.",
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What the network computes in: 32-true, bf16-mixed, 16-mixed, auto (measured).",
+    ),
+]
 Plugin = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE|MODULE", help="A Python file or module with a backend of yours."),

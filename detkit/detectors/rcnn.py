@@ -288,7 +288,7 @@ class RCNN(Detector):
             with self.stopwatch.stage("classes"):
                 scores.append(self.scores(top))
                 if self.config.box_regression:
-                    deltas.append(F.linear(pooled.float(), self.box_weights, self.box_biases))
+                    deltas.append(_product(pooled, self.box_weights, self.box_biases))
         boxes = torch.cat(list(proposals))[:, None].expand(-1, num_classes, -1)
         if deltas:
             boxes = decode(torch.cat(deltas).view(-1, num_classes, 4), boxes)
@@ -299,7 +299,7 @@ class RCNN(Detector):
     def scores(self, top: Tensor) -> Tensor:
         """Return the (R, C) scores of (R, D) features: margins, or probabilities."""
         if self.config.head == "svm" and bool(self.svm_fitted.all()):
-            return F.linear(top.float(), self.svm_weights, self.svm_biases)
+            return _product(top, self.svm_weights, self.svm_biases)
         logits: Tensor = self.class_logits(top)
         return logits.float().softmax(dim=-1)[:, 1:]
 
@@ -453,6 +453,12 @@ class RCNN(Detector):
         """Return the factor that gives (n, D) features the mean norm `feature_norm`."""
         norms = np.linalg.norm(np.concatenate(list(features)), axis=1)
         return self.config.feature_norm / max(float(norms.mean()), 1e-12)
+
+
+def _product(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+    """Return the (R, T) outputs of (R, D) features in float32, whatever the features came in."""
+    with torch.autocast(features.device.type, enabled=False):
+        return F.linear(features.float(), weights, biases)
 
 
 def without_norms(backbone: backbones.Backbone) -> backbones.Backbone:
