@@ -85,6 +85,7 @@ class ProposalConfig(DetectorConfig):
         500, "R-CNN released code: proposed on images 500 px wide; ours: longer side; 0: as it is"
     )
     proposal_seed: int = setting(0, "of selective search's ranking")
+    positive_thresh: float = setting(0.5, "R-CNN, Fast R-CNN sec. 2.3: IoU of at least .5")
 
     def validate(self) -> None:
         """Raise UsageError for a value that no detector can work with."""

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from detkit.boxes import iou
 from detkit.config import Recipe
 from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
@@ -120,6 +121,23 @@ class TrainingImages:
             f"{len(table.boxes) / len(table):.0f} proposals an image, ready after "
             f"{time.monotonic() - began:.0f} s: {self._source.identity}"
         )
+
+    def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
+        """Return (of each object, of each proposal) the best IoU with one of the other kind.
+
+        (R,) and (P,) float32 over all images; of an image without objects no proposal counts.
+        """
+        of_objects, of_proposals = [torch.zeros(0)], [torch.zeros(0)]
+        for index, record in enumerate(self.records):
+            objects = torch.from_numpy(truth_of(record, self._class_index).boxes)
+            proposals = self._proposals_of(index, torch.ones(4))
+            if len(objects) and proposals is not None and len(proposals):
+                overlaps = iou(objects, proposals)
+                of_objects.append(overlaps.amax(dim=1))
+                of_proposals.append(overlaps.amax(dim=0))
+            else:
+                of_objects.append(torch.zeros(len(objects)))
+        return torch.cat(of_objects), torch.cat(of_proposals)
 
     def _proposals_of(self, index: int, scale: Tensor) -> Tensor | None:
         """Return an image's proposals times `scale`; None when they are not wanted."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detkit.overlaps import iou_matrix
 from detkit.structures import FloatArray, Truth
 
 COUNTS = (100, 300, 1000, 2000)
@@ -107,7 +108,7 @@ def best_overlaps(
     """Return each object's largest IoU with the first `counts[k]` proposals, (R, K)."""
     if not len(objects) or not len(proposals):
         return np.zeros((len(objects), len(counts)))
-    best = np.maximum.accumulate(_iou(objects, proposals), axis=1)
+    best = np.maximum.accumulate(iou_matrix(objects, proposals), axis=1)
     places = np.clip(np.array(counts), 1, len(proposals)) - 1
     return np.where(np.array(counts) > 0, best[:, places], 0.0)
 
@@ -139,14 +140,3 @@ def _to_json(one: Coverage, scores: RecallScores) -> dict[str, Any]:
             for row, count in enumerate(scores.counts)
         ],
     }
-
-
-def _iou(boxes: FloatArray, others: FloatArray) -> NDArray[np.float64]:
-    """Return the IoU, (R, P) in [0, 1], of (R, 4) and (P, 4) boxes; 0 where neither has area."""
-    one, other = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    both = sides.clip(0).prod(-1)
-    areas = (one[..., 2:] - one[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1)
-    union = areas - both
-    overlaps: NDArray[np.float64] = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
-    return overlaps

@@ -19,7 +19,7 @@ from detkit.checkpoint import (
     save_resume,
     set_random_state,
 )
-from detkit.config import Recipe, to_json
+from detkit.config import ProposalConfig, Recipe, to_json
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Fit, Stage
 from detkit.errors import DetkitError, Interrupted, UsageError
@@ -36,6 +36,7 @@ from detkit.loading import (
 )
 from detkit.passes import batches_once
 from detkit.position import Position, RunOptions
+from detkit.proposals.coverage import coverage
 from detkit.proposals.source import source_for
 from detkit.run_folder import RunFolder
 from detkit.run_log import RunLog, SpeedMeter, losses_text, memory_mib, scores_record
@@ -145,6 +146,10 @@ class Run:
         note = self.images.fill_proposals(first=share)
         if note:
             self.notes.append(note)
+            config = self.detector.config
+            if isinstance(config, ProposalConfig):  # else what it learns of them is its own affair
+                line = coverage(*self.images.proposal_overlaps(), config.positive_thresh)
+                self.notes += [line] if line else []
             # Else a budget of minutes would buy less the first time than with a filled cache.
             self._began += time.monotonic() - started
         note = self.images.fill_cache()

@@ -66,7 +66,6 @@ class RCNNConfig(ProposalConfig):
     max_size: int = setting(1000, "ours: the longer side of the images that crops are cut from")
     crops_per_batch: int = setting(128, "sec. 2.3")
     positive_fraction: float = setting(0.25, "sec. 2.3: 32 of 128")
-    positive_thresh: float = setting(0.5, "sec. 2.3: IoU of at least .5")
     head: Literal["svm", "softmax"] = setting(
         "svm", "sec. 2.3; softmax: the fine-tuned classifier's, appendix B and MATLAB"
     )
