@@ -82,11 +82,12 @@ class RoIPooling(nn.Module):
                 return align_by_bags(x, boxes_with_image(where), self.size, 1 / stride)
             aligned: Tensor = ops.roi_align(x, where, size, 1 / stride, SAMPLES)
             return aligned
+        whole = x.float()  # the kernel wants map and boxes of one dtype; a maximum is exact in both
         if self.method == "pool":
-            pooled: Tensor = ops.roi_pool(x, where, size, 1 / stride)
-            return pooled
-        bins = [ops.roi_pool(x, where, (n, n), 1 / stride).flatten(1) for n in PYRAMID]
-        return torch.cat(bins, dim=1)
+            pooled: Tensor = ops.roi_pool(whole, where, size, 1 / stride)
+            return pooled.to(x.dtype)
+        bins = [ops.roi_pool(whole, where, (n, n), 1 / stride).flatten(1) for n in PYRAMID]
+        return torch.cat(bins, dim=1).to(x.dtype)
 
 
 def boxes_with_image(rois: Tensor | Sequence[Tensor]) -> Tensor:

@@ -130,3 +130,25 @@ def test_training_and_detecting_pool_the_same() -> None:
     assert pooled.requires_grad
     detected = layer([x], [torch.tensor(BOXES).float()])
     torch.testing.assert_close(detected, pooled.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strides", [[16], [16, 32]])
+@pytest.mark.parametrize("method", ["pool", "align", "spp"])
+def test_maps_of_16_bits_are_pooled_forth_and_back_as_those_of_32(
+    method: str, strides: list[int]
+) -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 256 // stride, 256 // stride).bfloat16() for stride in strides]
+    rois = [torch.tensor(BOXES[:3]).float(), torch.tensor(BOXES[3:]).float()]
+    layer = RoIPooling(method, 3, strides, canonical=60)  # type: ignore[arg-type]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        learn = [one.to(dtype).requires_grad_() for one in maps]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            pooled = layer(learn, rois)
+        pooled.float().sum().backward()
+        results.append(
+            (pooled.float(), *(one.grad.float() for one in learn if one.grad is not None))
+        )
+    for full, reduced in zip(*results, strict=True):
+        torch.testing.assert_close(reduced, full, atol=0.03, rtol=0.02)
