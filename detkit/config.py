@@ -43,7 +43,8 @@ class DetectorConfig:
     freeze_layers: int | None = setting(
         None,
         "Fast R-CNN sec. 4.5: the first layers are generic. How many blocks, from the image on, "
-        "are not trained; none: with pretrained weights those up to stride 4 (VGG16: 0, as SSD)",
+        "are not trained; none: with pretrained weights those up to stride 4, of VGG16 in Fast "
+        "and Faster R-CNN alone: SSD and R-CNN train it whole",
     )
     score_thresh: float = setting(0.01, "SSD sec. 3.1; low, because a cut distorts mAP")
     nms_thresh: float = setting(0.45, "SSD sec. 3.1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +139,36 @@ def test_vgg16_is_the_papers_network() -> None:
     assert shapes["head.class_logits.weight"] == (21, 4096)
     assert shapes["head.deltas.weight"] == (80, 4096)
     assert detector.head.pooling.method == "pool" and detector.head.pooling.size == 7
+
+
+@pytest.mark.parametrize("neck", ["single", "fpn"])
+def test_of_pretrained_vgg16_conv3_1_and_up_are_trained(
+    monkeypatch: pytest.MonkeyPatch, neck: str
+) -> None:
+    def load(detector: FastRCNN, weights: str, class_names: object) -> None:
+        detector.backbone.pretrained = True
+
+    monkeypatch.setattr(FastRCNN, "_load_weights", load)
+    with torch.device("meta"):
+        detector = FastRCNN(FastRCNNConfig(backbone="vgg16", neck=neck), ["a"])  # type: ignore[arg-type]
+    detector.load_weights("imagenet")
+    fixed = {name for name, p in detector.named_parameters() if not p.requires_grad}
+    blocks = (0, 2, 5, 7)  # conv1_1, conv1_2, conv2_1, conv2_2
+    assert fixed == {f"backbone.blocks.{i}.{p}" for i in blocks for p in ("weight", "bias")}
+
+
+def test_layers_of_a_given_model_are_shortened_as_svd_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, neck="fpn")
+    whole = FastRCNN(config, ["a"])
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    for source in ("whole.pth", "short.pth"):
+        short = FastRCNN(dataclasses.replace(config, svd=(8, 4)), ["a"])
+        short.load_weights(str(tmp_path / source), ["a"])
+        torch.save(short.state_dict(), tmp_path / "short.pth")
+        wanted = whole.compressed((8, 4)).state_dict()
+        for name, value in short.state_dict().items():
+            torch.testing.assert_close(value, wanted[name], msg=name)
 
 
 @pytest.mark.parametrize(

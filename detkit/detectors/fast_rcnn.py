@@ -18,9 +18,10 @@ Differences from the paper:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit import backbones
+from detkit.backbones import read_state_dict
 from detkit.boxes import decode, encode, iou
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector, Preparation
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LARGE = ("vgg16", "resnet")  # backbones that get the papers' sizes and widths
+VGG16_GENERIC = (
+    10  # sec. 4.5, as Faster R-CNN sec. 3.3: conv3_1 and up are trained, what is before not
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +136,17 @@ class FastRCNNConfig(RegionConfig, ProposalConfig):
 
 def build_maps(config: RegionConfig) -> tuple[backbones.Backbone, SingleMap | Pyramid]:
     """Return the backbone and what makes the L maps of its own that regions are cut from."""
-    name = config.backbone
+    name, is_large = config.backbone, config.is_large
     if config.has_pyramid:
-        strides = (4, 8, 16, 32) if config.is_large else (8, 16, 32)
-        backbone = backbones.build(name, strides)
-        width = config.neck_width or (256 if config.is_large else 128)
-        return backbone, Pyramid(backbone.taps, width)
-    whole = config.is_large  # their own last layers are the head
-    backbone = backbones.build(f"{name}-fc" if name == "vgg16" else name, (16,), whole=whole)
+        backbone = backbones.build(name, (4, 8, 16, 32) if is_large else (8, 16, 32))
+    else:  # large ones' own last layers are the head
+        backbone = backbones.build(f"{name}-fc" if name == "vgg16" else name, (16,), whole=is_large)
+    if name == "vgg16":
+        backbone.generic_blocks = VGG16_GENERIC
+    if config.has_pyramid:
+        return backbone, Pyramid(backbone.taps, config.neck_width or (256 if is_large else 128))
     light = config.neck_width or 128
-    return backbone, SingleMap(backbone.taps[-1], config.neck_width if whole else light)
+    return backbone, SingleMap(backbone.taps[-1], config.neck_width if is_large else light)
 
 
 class RoIHead(nn.Module):
@@ -337,6 +343,17 @@ class RegionDetector(Detector):
         maps: list[Tensor] = self.neck(self.backbone(images))
         return maps
 
+    def _load_weights(self, weights: str, class_names: Sequence[str] | None) -> None:
+        """Start from other weights; whole fc6 and fc7 are shortened as `svd` says: sec. 3.1."""
+        random = weights == "none" or not any(self.config.svd)
+        if random or (Path(weights).is_file() and _are_short(read_state_dict(Path(weights)))):
+            super()._load_weights(weights, class_names)
+            return
+        whole = type(self)(dataclasses.replace(self.config, svd=(0, 0)), self.class_names)
+        whole._load_weights(weights, class_names)
+        self.load_state_dict(whole.compressed(self.config.svd).state_dict())
+        self.backbone.pretrained = whole.backbone.pretrained
+
     def compressed(self, ranks: tuple[int, int]) -> Self:
         """Return a copy whose fc6 and fc7 are shortened to these ranks, 0 for neither: sec. 3.1.
 
@@ -358,6 +375,11 @@ class RegionDetector(Detector):
         shorter.load_state_dict(state)
         shorter.backbone.pretrained = self.backbone.pretrained
         return shorter.train(self.training)
+
+
+def _are_short(state: Mapping[str, Tensor]) -> bool:
+    """Return whether fc6 or fc7 has been shortened before."""
+    return any(f".{name}.0.weight" in key for key in state for name in ("fc6", "fc7"))
 
 
 class FastRCNN(RegionDetector):
