@@ -22,6 +22,7 @@ Config = TypeVar("Config")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
+THE_RECIPE = "the backend's recipe_source"  # stands for it: each paper has numbers of its own
 
 
 def setting(default: Any, source: str) -> Any:
@@ -101,14 +102,14 @@ class ProposalConfig(DetectorConfig):
 class Recipe:
     """How to train: the optimiser, its schedule and its budget."""
 
-    batch_size: int = setting(32, "SSD sec. 3")
-    max_steps: int = setting(120_000, "SSD released code, 07+12")
+    batch_size: int = setting(32, THE_RECIPE)
+    max_steps: int = setting(120_000, THE_RECIPE)
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "all five papers")
-    lr: float = setting(1e-3, "SSD sec. 3.1")
+    lr: float = setting(1e-3, THE_RECIPE)
     momentum: float = setting(0.9, "all five papers")
     weight_decay: float = setting(5e-4, "all five papers")
     schedule: Literal["steps", "cosine"] = setting("steps", "all five papers")
-    milestones: tuple[float, ...] = setting((2 / 3, 5 / 6), "SSD released code: 80k, 100k of 120k")
+    milestones: tuple[float, ...] = setting((2 / 3, 5 / 6), THE_RECIPE)
     gamma: float = setting(0.1, "all five papers")
     warmup: float = setting(0.0, "share of the budget in which lr rises from `warmup_factor`")
     warmup_factor: float = setting(0.1, "YOLOv1 sec. 2.2: 1e-3 to 1e-2")

@@ -190,6 +190,7 @@ class Detector(nn.Module, ABC):
     name: ClassVar[str]
     paper: ClassVar[str]  # citation, for `detkit models`
     recipe: ClassVar[Recipe]  # the paper's schedule
+    recipe_source: ClassVar[str] = "the paper"  # where in it, or in the released code
     short_recipe: ClassVar[Recipe]  # ours: minutes on a laptop, the command line's default
     config_class: ClassVar[type[DetectorConfig]]
     proposal_method: ClassVar[str | None] = None  # the default one; None: wants no proposals

@@ -63,7 +63,7 @@ def _settings(backend: type[Detector]) -> list[tuple[str, str, Any, str]]:
     """Return (group, key, default, source) of every setting; short and paper recipes apart."""
     import dataclasses
 
-    from detkit.config import Recipe, describe
+    from detkit.config import THE_RECIPE, Recipe, describe
 
     rows = [("detector", *row) for row in describe(backend.config_class)]
     for group, recipe in (("short", backend.short_recipe), ("paper", backend.recipe)):
@@ -72,6 +72,8 @@ def _settings(backend: type[Detector]) -> list[tuple[str, str, Any, str]]:
             value = getattr(recipe, field.name)
             if group == "short" and value != field.default:
                 source = "ours: `--recipe short`"
+            elif source == THE_RECIPE or value != field.default:
+                source = backend.recipe_source
             rows.append((f"recipe {group}", field.name, value, source))
     return rows
 
@@ -112,4 +114,4 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, tuple):
         return ",".join(_shown(one) for one in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -389,7 +389,7 @@ class FastRCNN(RegionDetector):
     paper: ClassVar[str] = "Girshick 2015, arXiv:1504.08083"
     config_class: ClassVar[type[DetectorConfig]] = FastRCNNConfig
     proposal_method: ClassVar[str | None] = "selective-search"
-    # Secs. 2.3 and 4: 2 images a batch, 30k steps at .001 and 10k at .0001.
+    recipe_source: ClassVar[str] = "sec. 2.3: 2 images a batch, 30k steps at .001 and 10k at .0001"
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=2, max_steps=40_000, milestones=(0.75,), bias_lr_factor=2.0
     )

@@ -116,7 +116,9 @@ class FasterRCNN(RegionDetector):
     name: ClassVar[str] = "faster-rcnn"
     paper: ClassVar[str] = "Ren et al. 2015, arXiv:1506.01497"
     config_class: ClassVar[type[DetectorConfig]] = FasterRCNNConfig
-    # Released code, `faster_rcnn_end2end`: 1 image a batch, 70k steps, .1 at 50k.
+    recipe_source: ClassVar[str] = (
+        "released code, faster_rcnn_end2end: 1 image a batch, 70k steps at .001, .1 of it from 50k"
+    )
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=1, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
     )

@@ -193,7 +193,9 @@ class RCNN(Detector):
     paper: ClassVar[str] = "Girshick et al. 2014, arXiv:1311.2524"
     config_class: ClassVar[type[DetectorConfig]] = RCNNConfig
     proposal_method: ClassVar[str | None] = "selective-search"
-    # Sec. 2.3 and the released code: .001, a tenth of it after each 20k of 70k steps.
+    recipe_source: ClassVar[str] = (
+        "sec. 2.3 and released code: .001, a tenth of it after each 20k of 70k steps"
+    )
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=16, max_steps=70_000, milestones=(2 / 7, 4 / 7, 6 / 7), bias_lr_factor=2.0
     )

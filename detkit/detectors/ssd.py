@@ -229,7 +229,10 @@ class SSD(Detector):
     name: ClassVar[str] = "ssd"
     paper: ClassVar[str] = "Liu et al. 2016, arXiv:1512.02325"
     config_class: ClassVar[type[DetectorConfig]] = SSDConfig
-    recipe: ClassVar[Recipe] = Recipe()  # sec. 3.1; VOC07+12: 120k steps, .1 at 80k and 100k
+    recipe_source: ClassVar[str] = (
+        "sec. 3.1 and released code, VOC07+12: 120k steps of 32 at .001, .1 of it from 80k and 100k"
+    )
+    recipe: ClassVar[Recipe] = Recipe()
     short_recipe: ClassVar[Recipe] = Recipe(
         batch_size=8,
         max_steps=3000,

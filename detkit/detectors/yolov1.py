@@ -215,7 +215,10 @@ class YOLOv1(Detector):
     name: ClassVar[str] = "yolov1"
     paper: ClassVar[str] = "Redmon et al. 2016, arXiv:1506.02640"
     config_class: ClassVar[type[DetectorConfig]] = YOLOv1Config
-    recipe: ClassVar[Recipe] = Recipe(  # sec. 2.2
+    recipe_source: ClassVar[str] = (
+        "sec. 2.2: 135 epochs in batches of 64, from .001 to .01, .1 of it from epochs 75 and 105"
+    )
+    recipe: ClassVar[Recipe] = Recipe(
         batch_size=64,
         max_steps=34_900,  # 135 epochs of the 16,551 images of VOC07+12
         lr=1e-2,
