@@ -147,17 +147,6 @@ def test_scoring_predictions_never_imports_torch(demo: Path, tmp_path: Path) -> 
         (["models", "ssdd"], "did you mean ssd?"),
     ],
 )
-def test_models_names_the_backends_own_paper_as_the_source_of_its_recipe() -> None:
-    report = json.loads(detkit("models", "fast-rcnn", "--json").stdout)
-    recipe = {
-        one["key"]: one
-        for one in report["backends"][0]["settings"]
-        if one["group"] == "recipe paper"
-    }
-    for key in ("batch_size", "max_steps", "lr", "milestones", "bias_lr_factor"):
-        assert recipe[key]["source"].startswith("sec. 2.3: 2 images a batch"), key
-
-
 def test_wrong_usage_exits_2_and_says_what_was_meant(
     words: list[str], hint: str, demo: Path, tmp_path: Path
 ) -> None:
@@ -508,3 +497,14 @@ def test_drawings_of_images_with_one_name_get_names_of_their_own(tmp_path: Path)
     assert len(written) == drawings.count == 5
     assert "1.jpg" in written
     assert "clip.mp4#00010.jpg" in written
+
+
+def test_models_names_the_backends_own_paper_as_the_source_of_its_recipe() -> None:
+    report = json.loads(detkit("models", "fast-rcnn", "--json").stdout)
+    recipe = {
+        one["key"]: one
+        for one in report["backends"][0]["settings"]
+        if one["group"] == "recipe paper"
+    }
+    for key in ("batch_size", "max_steps", "lr", "milestones", "bias_lr_factor"):
+        assert recipe[key]["source"].startswith("sec. 2.3: 2 images a batch"), key
