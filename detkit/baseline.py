@@ -9,6 +9,8 @@ must be of the same protocol and split.
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from detkit.errors import DetkitError, UsageError
 from detkit.evaluation import pair, score
 from detkit.predictions import ImagePredictions
 from detkit.structures import Detections, Scores, Truth
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,13 @@ def read_baseline(path: Path) -> Baseline:
         images = report.get("images")
         return Baseline(
             path=path,
-            mean=None if report["mAP"] is None else float(report["mAP"]),
+            mean=None if report["mAP"] is None else _share("mAP", report["mAP"]),
             protocol=str(report["protocol"]),
             split=str(report["split"]),
             num_images=int(report["num_images"]),
             images=None if images is None else [_image(one) for one in images],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DetkitError(
             f"{path}: not the JSON of `detkit eval --json` ({type(error).__name__}: {error})"
         ) from error
@@ -85,13 +89,14 @@ def compare(
 ) -> Drop:
     """Return how far the mean AP of `scores`, which are those of `detections`, fell.
 
+    Detections of the baseline whose class is not scored here are left out, which is logged.
     Raises DetkitError when either has no mean AP or the two cannot be compared.
     """
     if scores.mean is None:
         raise DetkitError("mAP has no value, for want of objects: nothing to hold to a baseline")
     if baseline.images is not None:
         iou = None if "AP50" in scores.extra else scores.iou_thresh
-        known = [one.of_classes(class_names) for one in baseline.images]
+        known = _of_classes(baseline.path, baseline.images, class_names)
         before = pair(known, records, class_names).detections
         drawn = bootstrap_map(
             before, truths, class_names, metric=scores.metric, iou_thresh=iou, others=detections
@@ -111,6 +116,40 @@ def compare(
     return Drop(baseline.mean, scores.mean, None)
 
 
+def _of_classes(
+    path: Path, images: Sequence[ImagePredictions], class_names: Sequence[str]
+) -> list[ImagePredictions]:
+    """Return the baseline's detections of these classes; what is left out is logged.
+
+    Raises DetkitError when none of its detections is of one.
+    """
+    counts = Counter(label for one in images for label in one.labels)
+    foreign = [label for label in counts if label not in class_names]
+    theirs, ours = ", ".join(foreign[:5]), ", ".join(class_names[:5])
+    if foreign and len(foreign) == len(counts):
+        raise DetkitError(
+            f"{path}: its detections are of {theirs}, none of a class that is scored here "
+            f"({ours}); were classes renamed? Write it anew"
+        )
+    if foreign:
+        logger.warning(
+            "%s: %d detections of %s are left out: no class that is scored here (%s)",
+            path,
+            sum(counts[label] for label in foreign),
+            theirs,
+            ours,
+        )
+    return [one.of_classes(class_names) for one in images]
+
+
+def _share(name: str, value: Any) -> float:
+    """Return a figure in [0, 1]; raise ValueError for any other, NaN above all."""
+    share = float(value)
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"{name} is {share}, not between 0 and 1")
+    return share
+
+
 def _told(protocol: str, split: str, num_images: int) -> str:
     return f"{protocol} on {num_images} images of {split}"
 
@@ -118,11 +157,15 @@ def _told(protocol: str, split: str, num_images: int) -> str:
 def _image(values: dict[str, Any]) -> ImagePredictions:
     """Return the detections of one image; raises what a wrong value raises."""
     found = values["detections"]
+    scores = np.array([one["score"] for one in found], np.float32)
+    boxes = np.array([one["box"] for one in found], np.float32).reshape(len(found), 4)
+    if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+        raise ValueError(f"a score or box in {values['image']} is not finite")
     return ImagePredictions(
         image=str(values["image"]),
         width=int(values["width"]),
         height=int(values["height"]),
         labels=tuple(str(one["label"]) for one in found),
-        scores=np.array([one["score"] for one in found], np.float32),
-        boxes=np.array([one["box"] for one in found], np.float32).reshape(len(found), 4),
+        scores=scores,
+        boxes=boxes,
     )

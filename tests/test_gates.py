@@ -109,6 +109,58 @@ def test_what_is_no_baseline_is_told_in_a_line(tmp_path: Path, data: Path) -> No
     assert detkit(*words, "--with-detections").returncode == 2
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-0.1", "50.8"])
+def test_a_baseline_whose_map_is_no_share_is_refused(
+    tmp_path: Path, data: Path, value: str
+) -> None:
+    good = write_found(tmp_path / "found.jsonl", data, 1.0)
+    report = json.dumps(evaluated(good, data) | {"mAP": "VALUE"})
+    (tmp_path / "old.json").write_text(report.replace('"VALUE"', value))
+    done = detkit("eval", "--predictions", good, data, "--baseline", tmp_path / "old.json")
+    assert done.returncode == 3 and "not between 0 and 1" in done.stderr
+
+
+def test_a_baseline_with_a_score_that_is_no_number_is_refused(tmp_path: Path, data: Path) -> None:
+    good = write_found(tmp_path / "found.jsonl", data, 1.0)
+    report = evaluated(good, data, "--with-detections")
+    report["images"][0]["detections"][0]["score"] = float("nan")
+    (tmp_path / "old.json").write_text(json.dumps(report))
+    done = detkit("eval", "--predictions", good, data, "--baseline", tmp_path / "old.json")
+    assert done.returncode == 3 and "not finite" in done.stderr
+
+
+def test_a_baseline_nested_too_deeply_is_told_in_a_line(tmp_path: Path, data: Path) -> None:
+    good = write_found(tmp_path / "found.jsonl", data, 1.0)
+    (tmp_path / "old.json").write_text("[" * 100_000)
+    done = detkit("eval", "--predictions", good, data, "--baseline", tmp_path / "old.json")
+    assert done.returncode == 3 and "not the JSON of `detkit eval --json`" in done.stderr
+
+
+def test_labels_of_a_baseline_that_the_data_lack_are_named_and_not_all_may(
+    tmp_path: Path, data: Path
+) -> None:
+    good, bad = (write_found(tmp_path / f"{x}.jsonl", data, x) for x in (1.0, 0.4))
+    report, old = evaluated(good, data, "--with-detections"), tmp_path / "old.json"
+    first, *_ = names = open_dataset(data).class_names
+    words = ("eval", "--predictions", bad, data, "--baseline", old, "--max-drop", "1")
+
+    def with_renamed(renamed: tuple[str, ...]) -> None:
+        for image in report["images"]:
+            for one in image["detections"]:
+                if one["label"] in renamed:
+                    one["label"] = one["label"].upper()
+        old.write_text(json.dumps(report))
+
+    with_renamed((first,))
+    done = detkit(*words)
+    assert done.returncode == 0
+    assert f"detections of {first.upper()} are left out" in done.stderr
+    with_renamed(names)
+    done = detkit(*words)
+    assert done.returncode == 3
+    assert "none of a class that is scored here" in done.stderr
+
+
 def test_tables_and_json_say_the_same_of_rules_errors_and_intervals(
     tmp_path: Path, data: Path
 ) -> None:
