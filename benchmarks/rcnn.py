@@ -7,17 +7,20 @@ calls the same network on batches of 128, in torch's default layout. Both sides 
 weights, image and proposals, and give each proposal's probabilities. How far the network's two
 forms differ on equal crops is printed, and how far the whole answers do: the loop rounds crops to
 whole pixels, as R-CNN's released code does, and does not smooth where it shrinks. Runs alternate,
-and the medians are compared. Two more rows say where the floor is: the network alone on ready
-crops, in our form and in the loop's. `--weights FILE` takes a torchvision classifier's.
+and the medians are compared. A row more where `--precision auto` chooses bf16; and two that say
+where the floor is: the network alone on ready crops, in our form and in the loop's. `--weights
+FILE` takes a torchvision classifier's.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -28,7 +31,7 @@ from torch import Tensor
 from detkit import backbones
 from detkit.crops import with_context
 from detkit.detectors.rcnn import CHUNK, CHUNK_GPU, RCNN, RCNNConfig, without_norms
-from detkit.precision import memory_format
+from detkit.precision import DTYPES, choose_precision, for_inference
 from detkit.structures import Sample
 from detkit.transforms import mean_colour
 
@@ -92,7 +95,11 @@ def main() -> None:
     torch.nn.init.normal_(peer.class_logits.weight)  # so that classes differ, as in a trained one
     ours = RCNN(config, CLASSES).eval().to(device)
     ours.load_state_dict(peer.state_dict())
-    ours = ours.to(memory_format=memory_format(ours, device, training=False))
+    ours = for_inference(ours, device)
+    chosen, reason = choose_precision("auto", device)
+    reduced = copy.deepcopy(ours)
+    reduced.detect_in(DTYPES[chosen])
+    print(reason)
     pixels = street(375, 500)
     proposals = given(arguments.proposals, 375, 500)
     nothing = torch.zeros(0)
@@ -105,9 +112,11 @@ def main() -> None:
     )
     results: dict[str, Tensor] = {}
 
-    def batched() -> None:
-        (found,) = ours.candidates(ours.prepare([sample]).to(device))
-        results["detkit"] = found.scores.cpu()
+    def batched(detector: RCNN = ours, name: str = "detkit") -> None:
+        batch = detector.prepare([sample]).to(device)
+        with torch.autocast(device.type, DTYPES[chosen], enabled=detector is reduced):
+            (found,) = detector.candidates(batch)
+        results[name] = found.scores.cpu()
 
     def loop() -> None:
         regions = with_context(proposals, config.crop_size, config.crop_context).tolist()
@@ -136,6 +145,7 @@ def main() -> None:
     runs: dict[str, Callable[[], None]] = {
         "loop": loop,
         "detkit": batched,
+        **({"detkit in bf16": partial(batched, reduced, "bf16")} if chosen != "32-true" else {}),
         "network in the loop's form": plain_network,
         "network in ours": network,
     }
