@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""Files that are whole or not there: written beside their place, then renamed; and their locks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,39 @@ import errno
 import os
 import shlex
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from detkit.errors import DetkitError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
+
+
+class FileLock:
+    """A lock file that one process at a time holds, from its making to `release`.
+
+    The operating system lets go of it when the process ends, however it ends, so no stale lock
+    can be left, though its file can.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock; raises BlockingIOError when it is held already."""
+        self.path = path
+        self._descriptor = _locked(path)
+
+    def release(self) -> None:
+        """Let others in, and delete the file."""
+        if fcntl is not None:
+            self.path.unlink(missing_ok=True)  # while it is ours: see the end of `_locked`
+            os.close(self._descriptor)
+            return
+        os.close(self._descriptor)
+        with suppress(OSError):  # Windows deletes no open file: another process may have it by now
+            self.path.unlink()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -61,3 +91,28 @@ def not_written(path: Path, error: OSError) -> str:
             "(files written earlier are whole)"
         )
     return f"{path}: cannot be written: {error.strerror or error}"
+
+
+def _locked(path: Path) -> int:
+    """Return the open descriptor of a lock file, held by it alone."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError as error:
+            os.close(descriptor)
+            raise BlockingIOError(errno.EWOULDBLOCK, "is locked", str(path)) from error
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # the holder before us deleted it between our open and our lock
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from running import detkit, process
 from detkit import proposals
 from detkit.data.demo import write_demo
 from detkit.proposals.file import read_proposals
+from detkit.proposals.writing import ProposalWriter
 from detkit.structures import Proposals
 
 QUICK = ("--num-workers", "0", "--precision", "32-true", "--device", "cpu")
+ANY_BOX = ("--set", "positive_thresh=0.05")  # the few boxes of these tests lie on no object
 COLUMNS = ["proposals", "boxes", "recall@0.5", "recall@0.7", "recall@0.9", "MABO"]
 PLUGIN = Path(__file__).parent / "given_boxes.py"
 
@@ -94,8 +97,52 @@ def test_an_interrupted_file_is_taken_up_again(
     done = detkit("propose", demo, "-o", out)
     assert done.returncode == 0 and f"{kept} images are done, going on" in done.stderr
     assert len(asked) <= 12 - kept
+    assert f": 12 images, 3 boxes each ({kept} done before" in done.stderr
     names = read_proposals(out).images
     assert len(names) == len(set(names)) == 12 and not partial.exists()
+
+
+def test_a_second_command_on_the_same_file_is_refused_and_the_first_ends_whole(
+    demo: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "p.jsonl"
+    image = next((demo / "JPEGImages").iterdir())
+    with ProposalWriter(out, {}) as first:
+        for options in ((), ("--force",)):
+            second = detkit("propose", image, "-o", out, *options)
+            assert second.returncode == 3 and "another `detkit propose` is writing" in second.stderr
+        first.write("a.jpg", (9, 9), Proposals(np.ones((0, 4), np.float32), np.ones(0, np.float32)))
+    assert not asked and read_proposals(out).images == ("a.jpg",)
+    assert [path.name for path in tmp_path.glob("*p.*")] == ["p.jsonl"]
+    assert detkit("propose", image, "-o", out, "--force").returncode == 0
+
+
+@pytest.mark.parametrize("notes", ["my notes\n", "my notes", '{"mine": 1}\n', "[" * 100_000, "\0"])
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_file_of_the_users_where_unfinished_proposals_go_is_left_alone(
+    demo: Path, tmp_path: Path, asked: list[str], notes: str, force: tuple[str, ...]
+) -> None:
+    partial = tmp_path / "p.jsonl.partial"
+    partial.write_text(notes)
+    refused = detkit("propose", demo, "-o", tmp_path / "p.jsonl", *force)
+    assert refused.returncode == 3 and f"{partial}: " in refused.stderr
+    assert "something else" in refused.stderr and not asked
+    assert partial.read_text() == notes
+    assert [path.name for path in tmp_path.glob("*p.*")] == [partial.name]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_pipe_is_written_to_and_never_replaced(
+    demo: Path, tmp_path: Path, asked: list[str], force: tuple[str, ...]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as reader:
+        done = detkit("propose", demo, "-o", pipe, *force)
+        assert done.returncode == 0, done.stderr
+        assert len(reader.read().splitlines()) == 12
+    assert pipe.is_fifo() and [path.name for path in tmp_path.glob("*p*")] == ["pipe"]
 
 
 def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_3(
@@ -118,6 +165,8 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_3(
         (["--method", "edgeboxes", "-o", "p.jsonl"], "did you mean edge-boxes?"),
         ([], "-o FILE is missing"),
         (["-o", "p.mat"], "JSON Lines are written"),
+        (["-o", "-"], "-o -: proposals go to a file"),
+        (["-o", ".", "--force"], "-o .: is a folder; name a file in it"),
         (["--max-boxes", "0", "-o", "p.jsonl"], "--max-boxes 0: must be at least 1"),
         (["--edge-model", "m.yml", "-o", "p.jsonl"], "--edge-model: is for edge-boxes"),
     ],
@@ -172,7 +221,7 @@ def test_train_detect_and_eval_take_proposals_of_a_file(
     detkit("propose", demo, "--method", "edge-boxes", "--max-boxes", "7", "-o", out)
     asked.clear()
     plugin = ("--plugin", PLUGIN)
-    begun = ("train", demo, "--model", "given-boxes", *plugin, *QUICK, "-o", run)
+    begun = ("train", demo, "--model", "given-boxes", *plugin, *QUICK, *ANY_BOX, "-o", run)
     assert detkit(*begun, "--proposals", out, "--max-steps", "2").returncode == 0
     more = detkit("train", "--resume", "-o", run, "--max-steps", "3")
     assert more.returncode == 0, more.stderr
@@ -206,7 +255,7 @@ def test_a_model_of_a_foreign_file_asks_for_one_or_a_method(
     lines = [{"image": str(one), "boxes": [[0, 0, 50, 50], [9, 9, 60, 70]]} for one in images]
     out.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     plugin = ("--plugin", PLUGIN)
-    words = ("train", demo, "--model", "given-boxes", *plugin, *QUICK, "-o", run)
+    words = ("train", demo, "--model", "given-boxes", *plugin, *QUICK, *ANY_BOX, "-o", run)
     assert detkit(*words, "--proposals", out, "--max-steps", "1").returncode == 0
     model = run / "last.safetensors"
     refused = detkit("detect", model, images[0], *plugin)

@@ -77,6 +77,8 @@ def propose(
     """
     if out is None:
         raise UsageError("-o FILE is missing: where to write the proposals")
+    if str(out) == "-":
+        raise UsageError("-o -: proposals go to a file, which can be taken up again; name one")
     from detkit.machine import num_cores
     from detkit.proposals import Proposer
     from detkit.proposals.cache import ProposalCache
@@ -98,15 +100,15 @@ def propose(
         made = make_all(ComputedProposals(proposer, cache), missing, num_cores())
         with contextlib.closing(made):
             try:
-                counts = _write(console, writer, made, total)
+                num_bad = _write(console, writer, made, total)
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"stopped; the same command goes on, what was done is in {writer.partial}"
                 ) from None
-    num_images, num_boxes, num_bad = counts
+    each = writer.num_boxes / max(writer.num_images, 1)
     console.note(
-        f"{out}: {num_images} images, {num_boxes / max(num_images, 1):.0f} boxes each "
-        f"({cache.hits} of them kept from before; {cache.size_text()})"
+        f"{out}: {writer.num_images} images, {each:.0f} boxes each "
+        f"({len(writer.done)} done before, {cache.hits} from the cache; {cache.size_text()})"
     )
     if num_bad:
         console.error(f"{num_bad} {'image' if num_bad == 1 else 'images'} could not be read")
@@ -198,23 +200,19 @@ def recall(
     console.data(f"\n{scoring.PROTOCOL}; {part}, {len(records)} images")
 
 
-def _write(
-    console: Console, writer: ProposalWriter, made: Any, total: int | None
-) -> tuple[int, int, int]:
-    """Write what is made; return how many images, boxes, and images that could not be read."""
-    num_images = num_boxes = num_bad = 0
+def _write(console: Console, writer: ProposalWriter, made: Any, total: int | None) -> int:
+    """Write what is made; return how many images could not be read."""
+    num_bad = 0
     one: Made
     for one in console.track(made, total, "proposing"):
-        if one.found is None:
-            num_bad += 1
-            reason = str(one.error).removeprefix(f"{one.image}: ")
-            console.warn(f"{one.image}: {reason}")
-            writer.write_error(one.image, reason)
+        if one.found is not None:
+            writer.write(one.image, one.size, one.found)
             continue
-        writer.write(one.image, one.size, one.found)
-        num_images += 1
-        num_boxes += len(one.found.boxes)
-    return num_images, num_boxes, num_bad
+        num_bad += 1
+        reason = str(one.error).removeprefix(f"{one.image}: ")
+        console.warn(f"{one.image}: {reason}")
+        writer.write_error(one.image, reason)
+    return num_bad
 
 
 def _of_file(path: Path, records: Sequence[ImageRecord]) -> list[FloatArray]:

@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import not_written, write_bytes
+from detkit.files import FileLock, not_written, write_bytes
 from detkit.proposals.file import line_of
 from detkit.structures import Proposals
 
+OPENING = b'{"image"'  # of every line that is written
+
 
 class ProposalWriter:
-    """Writes `FILE.partial`, which becomes FILE when it is whole, and is taken up again if not."""
+    """Writes `FILE.partial`, which becomes FILE when it is whole, and is taken up again if not.
+
+    One writer at a time works on a FILE. `num_images` and `num_boxes` count all that it holds.
+    """
 
     def __init__(self, path: Path, parameters: Mapping[str, Any], *, force: bool = False) -> None:
         """Begin, or go on with the partial file that is there; `done` are the images it holds.
 
-        `force` begins anew and replaces a FILE there. Raises UsageError when there is one
-        without `force`, or a partial file made with other parameters.
+        `force` begins anew and replaces a FILE there; a device or pipe is written to, never
+        replaced. Raises UsageError when there is a FILE without `force`, or a partial file made
+        with other parameters; DetkitError when another writer is at it, or a partial file is not
+        of ours.
         """
         if path.suffix.lower() == ".mat":
             raise UsageError(f"-o {path}: JSON Lines are written; name it .jsonl")
-        if path.exists() and not force:
-            raise UsageError(f"-o {path}: exists already; add --force to replace it")
+        if path.is_dir():
+            raise UsageError(f"-o {path}: is a folder; name a file in it")
         self.path = path
-        self.partial = path.with_name(f"{path.name}.partial")
         self.parameters = dict(parameters)
         self.done: set[str] = set()
+        self.num_images = self.num_boxes = 0
+        self._lock: FileLock | None = None
+        is_special = path.exists() and not path.is_file()
+        self.partial = path if is_special else path.with_name(f"{path.name}.partial")
         try:
-            if force:
-                self.partial.unlink(missing_ok=True)
-            elif self.partial.exists():
-                self._take_up()
+            if not is_special:
+                self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+                self._begin(force)
             # File names need not be Unicode.
             self._file = self.partial.open(
                 "a", encoding="utf-8", errors="surrogateescape", newline="\n"
             )
-        except OSError as error:
-            raise DetkitError(not_written(self.partial, error)) from error
+        except BlockingIOError as error:
+            raise DetkitError(
+                f"{path}: another `detkit propose` is writing it; wait for it or name another -o"
+            ) from error
+        except BaseException as error:
+            self._release()
+            if isinstance(error, OSError):
+                raise DetkitError(not_written(self.partial, error)) from error
+            raise
 
     def __enter__(self) -> ProposalWriter:
         """Return the writer."""
@@ -56,6 +72,8 @@ class ProposalWriter:
         """Name the file if the block did not fail; else the partial one stays."""
         try:
             self._file.close()
+            if self.partial == self.path:
+                return
             if kind is None:
                 self.partial.replace(self.path)
             elif not self.partial.stat().st_size:
@@ -63,10 +81,14 @@ class ProposalWriter:
         except OSError as failure:
             if kind is None:
                 raise DetkitError(not_written(self.path, failure)) from failure
+        finally:
+            self._release()
 
     def write(self, image: str, size: tuple[int, int], found: Proposals) -> None:
         """Add the proposals of an image of `size` (height, width)."""
         self._add(line_of(image, size, found, self.parameters))
+        self.num_images += 1
+        self.num_boxes += len(found.boxes)
 
     def write_error(self, image: str, reason: str) -> None:
         """Add the line of an image that could not be read."""
@@ -79,15 +101,24 @@ class ProposalWriter:
         except OSError as error:
             raise DetkitError(not_written(self.partial, error)) from error
 
-    def _take_up(self) -> None:
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _begin(self, force: bool) -> None:
         """Keep the partial file's whole lines; those of unreadable images are tried again."""
+        if self.path.exists() and not force:
+            raise UsageError(f"-o {self.path}: exists already; add --force to replace it")
+        if not self.partial.exists():
+            return
+        lines = _whole_lines(self.partial)
+        if force:
+            next(lines, None)  # a file that is not ours stays all the same
+            self.partial.unlink()
+            return
         kept = []
-        for line in self.partial.read_bytes().splitlines(keepends=True):
-            try:
-                values = json.loads(line.decode(errors="surrogateescape"))
-            except ValueError:  # the line that was cut short
-                continue
-            if not line.endswith(b"\n") or not isinstance(values, dict) or "error" in values:
+        for line, values in lines:
+            if "error" in values:
                 continue
             if values.get("parameters") != self.parameters:
                 raise UsageError(
@@ -95,8 +126,43 @@ class ProposalWriter:
                     f"{_words(self.parameters)}; name another -o, or begin anew with --force"
                 )
             kept.append(line)
-            self.done.add(str(values.get("image")))
+            self.done.add(values["image"])
+            self.num_images += 1
+            self.num_boxes += len(values["boxes"])
         write_bytes(self.partial, b"".join(kept))
+
+
+def _whole_lines(partial: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the lines of a partial file, each with its object, but a last one cut short.
+
+    Raises DetkitError for a file that we did not write.
+    """
+    foreign = DetkitError(
+        f"{partial}: is where unfinished proposals are kept, but holds something else; move it "
+        "away or name another -o"
+    )
+    if not partial.is_file():
+        raise foreign
+    with partial.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") and (line.startswith(OPENING) or OPENING.startswith(line)):
+                return
+            try:
+                values = json.loads(line.decode(errors="surrogateescape"))
+            except (ValueError, RecursionError):
+                raise foreign from None
+            if not _is_ours(values):
+                raise foreign
+            yield line, values
+
+
+def _is_ours(values: Any) -> bool:
+    """Return whether a line's JSON value is one that the writer writes."""
+    return (
+        isinstance(values, dict)
+        and isinstance(values.get("image"), str)
+        and ("error" in values or isinstance(values.get("boxes"), list))
+    )
 
 
 def _words(parameters: Any) -> str:
