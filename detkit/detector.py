@@ -333,6 +333,13 @@ class Detector(nn.Module, ABC):
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return each image's scored boxes before NMS, in network pixels."""
 
+    def candidates_by_head(self, batch: Batch) -> dict[str, list[Candidates]]:
+        """Return `candidates` of each head that judges the same features, the config's first.
+
+        Most backends have one head, which has no name.
+        """
+        return {"": self.candidates(batch)}
+
     @property
     def preparation(self) -> Preparation:
         """What turns samples into a batch; the data workers hold only this, not the network."""
@@ -370,8 +377,14 @@ class Detector(nn.Module, ABC):
         """
         with self._in_dtype(batch):
             candidates = self.candidates(batch)
-        with self.stopwatch.stage("selection"):
-            return [self._selected(batch, index, found) for index, found in enumerate(candidates)]
+        return self._all_selected(batch, candidates)
+
+    @torch.inference_mode()
+    def detect_by_head(self, batch: Batch) -> dict[str, list[Detections]]:
+        """Return what `detect` would by each head of `candidates_by_head`, from one pass."""
+        with self._in_dtype(batch):
+            by_head = self.candidates_by_head(batch)
+        return {name: self._all_selected(batch, found) for name, found in by_head.items()}
 
     @staticmethod
     def _inside(found: Candidates, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -380,6 +393,11 @@ class Detector(nn.Module, ABC):
         flat = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) < SMALLEST_SIDE
         none = flat if flat.ndim == 2 else flat[:, None]
         return boxes, found.scores.float().masked_fill(none, -math.inf)
+
+    def _all_selected(self, batch: Batch, candidates: Sequence[Candidates]) -> list[Detections]:
+        """Return what is left of each image's candidates after NMS, in its own pixels."""
+        with self.stopwatch.stage("selection"):
+            return [self._selected(batch, index, found) for index, found in enumerate(candidates)]
 
     def _selected(self, batch: Batch, index: int, found: Candidates) -> Detections:
         """Return what is left of image `index`'s candidates after NMS, in its own pixels."""

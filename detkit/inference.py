@@ -64,6 +64,7 @@ def predict(
     nms_thresh: float | None = None,
     proposals: ProposalSource | None = None,
     timing: dict[str, float] | None = None,
+    detect: Callable[[Batch], list[Detections]] | None = None,
 ) -> Iterator[ImagePredictions]:
     """Yield what the detector finds in each image; `detect_images` without the pixels."""
     found = detect_images(
@@ -76,6 +77,7 @@ def predict(
         nms_thresh=nms_thresh,
         proposals=proposals,
         timing=timing,
+        detect=detect,
     )
     with contextlib.closing(found):
         for one in found:
@@ -93,6 +95,7 @@ def detect_images(
     nms_thresh: float | None = None,
     proposals: ProposalSource | None = None,
     timing: dict[str, float] | None = None,
+    detect: Callable[[Batch], list[Detections]] | None = None,
 ) -> Generator[Prediction, None, None]:
     """Return a generator of what the detector finds in each image, in the images' order.
 
@@ -102,7 +105,8 @@ def detect_images(
     the least one of single classes; like `nms_thresh` they stand in for the config's. A
     detector that wants proposals gets those of `proposals`, by default as its config says.
     Seconds go to `timing`: of "decode", "propose" and "prepare", all in threads, of "network",
-    "selection" (NMS) and whatever finer stages the detector's `stopwatch` has.
+    "selection" (NMS) and whatever finer stages the detector's `stopwatch` has. `detect` stands in
+    for the detector's own.
 
     Closing the generator stops the threads. Raises UsageError for a threshold that the
     detector's config does not allow or of a class that it does not have, and for proposals that
@@ -125,7 +129,9 @@ def detect_images(
     if timing is not None:
         timing.update({stage: timing.get(stage, 0.0) for stage in stages})
     reading = _Reading(detector.prepare, source)
-    return _detect(detector, images, batch_size or BATCH_SIZE, config, limits, reading, timing)
+    detect = detect or detector.detect
+    size = batch_size or BATCH_SIZE
+    return _detect(detector, detect, images, size, config, limits, reading, timing)
 
 
 def _limits(
@@ -145,6 +151,7 @@ def _limits(
 
 def _detect(
     detector: Detector,
+    detect: Callable[[Batch], list[Detections]],
     images: Iterable[ImageSource | Path | str],
     batch_size: int,
     config: DetectorConfig,
@@ -164,7 +171,7 @@ def _detect(
                 for stage, spent in _seconds_of(window):
                     timing[stage] = timing.get(stage, 0.0) + spent
             with detector.stopwatch.stage("network"):
-                found = _detections(detector, window, config)
+                found = _detections(detector, detect, window, config)
             for detections in found:
                 # Nothing here may hold the image any longer than the caller does.
                 yield _prediction(window.popleft(), detections, limits, detector.class_names)
@@ -176,7 +183,10 @@ def _detect(
 
 
 def _detections(
-    detector: Detector, window: Sequence[_Image], config: DetectorConfig
+    detector: Detector,
+    detect: Callable[[Batch], list[Detections]],
+    window: Sequence[_Image],
+    config: DetectorConfig,
 ) -> list[Detections | None]:
     """Return what is found in each image of a window; None where there is no image."""
     groups: dict[tuple[int, int], list[int]] = {}
@@ -190,7 +200,7 @@ def _detections(
     try:
         for indices in groups.values():
             batch = _joined([one for one in (window[i].batch for i in indices) if one is not None])
-            for index, detections in zip(indices, detector.detect(batch.to(device)), strict=True):
+            for index, detections in zip(indices, detect(batch.to(device)), strict=True):
                 found[index] = detections
     finally:
         detector.config = own_config

@@ -196,6 +196,25 @@ def test_probabilities_stand_in_until_there_are_svms() -> None:
         torch.testing.assert_close(detector.scores(top), probs)
 
 
+def test_both_heads_judge_one_pass_as_each_would_alone() -> None:
+    detector = make()
+    torch.nn.init.normal_(detector.svm_weights)
+    torch.nn.init.normal_(detector.box_weights, std=1e-4)
+    batch = batch_of(detector)
+    assert list(detector.detect_by_head(batch)) == ["softmax"]  # no SVMs yet
+    detector.svm_fitted.fill_(True)
+    own = detector.config
+    for order in (("svm", "softmax"), ("softmax", "svm")):
+        detector.config = dataclasses.replace(own, head=order[0])  # type: ignore[arg-type]
+        by_head = detector.detect_by_head(batch)
+        assert tuple(by_head) == order
+        for head, found in by_head.items():
+            detector.config = dataclasses.replace(own, head=head)  # type: ignore[arg-type]
+            for one, alone in zip(found, detector.detect(batch), strict=True):
+                np.testing.assert_array_equal(one.scores, alone.scores)
+                np.testing.assert_array_equal(one.boxes, alone.boxes)
+
+
 def test_without_proposals_the_error_says_so() -> None:
     detector = make()
     bare = dataclasses.replace(batch_of(detector), proposals=None)

@@ -282,24 +282,48 @@ class RCNN(Detector):
 
         Probabilities take the margins' place with `head=softmax`, and until SVMs are fitted.
         """
+        (found,) = self._judged(batch, self.heads[:1]).values()
+        return found
+
+    def candidates_by_head(self, batch: Batch) -> dict[str, list[Candidates]]:
+        """Return `candidates` by the SVMs and by softmax, as appendix B compares them."""
+        return self._judged(batch, self.heads)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that have been trained, the config's first if it is among them."""
+        if not bool(self.svm_fitted.all()):
+            return ("softmax",)
+        return ("svm", "softmax") if self.config.head == "svm" else ("softmax", "svm")
+
+    def _judged(self, batch: Batch, heads: Sequence[str]) -> dict[str, list[Candidates]]:
+        """Return each image's moved proposals with the scores of each of `heads`."""
         proposals = self._proposals(batch)
         num_classes = len(self.class_names)
-        scores, deltas = [batch.images.new_empty(0, num_classes)], []
+        scores = {head: [batch.images.new_empty(0, num_classes)] for head in heads}
+        deltas = []
         for pooled, top in self._seen(batch, proposals):
             with self.stopwatch.stage("classes"):
-                scores.append(self.scores(top))
+                for head in heads:
+                    scores[head].append(self.scores(top, head))
                 if self.config.box_regression:
                     deltas.append(_product(pooled, self.box_weights, self.box_biases))
         boxes = torch.cat(list(proposals))[:, None].expand(-1, num_classes, -1)
         if deltas:
             boxes = decode(torch.cat(deltas).view(-1, num_classes, 4), boxes)
         counts = [len(one) for one in proposals]
-        pairs = zip(torch.split(boxes, counts), torch.split(torch.cat(scores), counts))
-        return [Candidates(*pair) for pair in pairs]
+        of_images = torch.split(boxes, counts)
+        return {
+            head: [Candidates(*pair) for pair in zip(of_images, torch.split(torch.cat(s), counts))]
+            for head, s in scores.items()
+        }
 
-    def scores(self, top: Tensor) -> Tensor:
-        """Return the (R, C) scores of (R, D) features: margins, or probabilities."""
-        if self.config.head == "svm" and bool(self.svm_fitted.all()):
+    def scores(self, top: Tensor, head: str | None = None) -> Tensor:
+        """Return the (R, C) scores of (R, D) features: the SVMs' margins, or probabilities.
+
+        `head` is one of `heads`, by default the first.
+        """
+        if (head or self.heads[0]) == "svm":
             return _product(top, self.svm_weights, self.svm_biases)
         logits: Tensor = self.class_logits(top)
         return logits.float().softmax(dim=-1)[:, 1:]
