@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -253,6 +254,26 @@ def test_what_leaves_the_loader_is_normalised_like_prepare_and_zero_around_the_i
     image = batch.images[index]
     assert torch.allclose(image[:, :23, :31], wanted, atol=1e-6)
     assert image[:, 23:].count_nonzero() == image[:, :, 31:].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_workers_memory_is_used_again_only_when_its_batch_has_been_unpacked(
+    records: list[ImageRecord], workers: int
+) -> None:
+    for record, side in zip(records, range(20, 60, 4)):  # batches of many sizes
+        image = cv2.imread(str(record.path))
+        cv2.imencode(".png", cv2.resize(image, (side, side + 3)))[1].tofile(record.path)
+    preparation = Preparation(OwnSize(), (0.5,) * 3, (0.25,) * 3, antialias=True)
+    draw = Draw(TrainingImages(records, CLASSES), Compose([]), 0.0, OwnSize(), seed=5)
+    stream = BatchStream(draw, preparation, 2)
+    loader = batches(open_loader(stream, 0, num_workers=workers, pin_memory=False))
+    for number in range(24):
+        batch = next(loader)
+        if number % 5 == 0:
+            time.sleep(0.1)  # the workers go as far ahead as they may
+        wanted = stream[number]
+        assert isinstance(wanted, Shipment)
+        assert_equal(batch, wanted.unpack())
 
 
 def test_images_travel_as_bytes_and_are_finished_on_arrival(records: list[ImageRecord]) -> None:
