@@ -88,6 +88,7 @@ LAYERS = {
         "config",
         "errors",
         "files",
+        "shown",
         "stopwatch",
         "machine",
         "memory",

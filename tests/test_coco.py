@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes
 
 from detkit.data import open_dataset
+from detkit.data.check import check
 from detkit.errors import DetkitError
 
 CATEGORIES = [{"id": 7, "name": "zebra"}, {"id": 2, "name": "ant"}]
@@ -190,6 +191,15 @@ def test_a_broken_file_is_a_finding_beside_a_good_one(tmp_path, text, code):
     data = open_dataset(tmp_path)
     assert code in codes(data, "error")
     assert sizes(data) == {"train": 1}
+
+
+@pytest.mark.parametrize(
+    "width", [10**400, -(10**400), float("inf"), float("nan"), "40", [40]], ids=range(6)
+)
+def test_a_size_that_no_image_has_is_taken_as_not_stated(tmp_path, width):
+    data = open_dataset(folder(tmp_path, images=[{**IMAGE, "width": width}]))
+    assert [one.width for one in data.splits["all"]] == [None]
+    assert {one.code for one in check(data)} <= {"empty-split"}
 
 
 def test_a_byte_order_mark_is_accepted(tmp_path):

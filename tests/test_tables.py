@@ -190,3 +190,20 @@ def test_the_csv_of_real_xml_labels_has_the_same_boxes():
     assert {name: sorted(things) for name, things in boxes(data).items()} == expected
     assert data.findings == ()
     assert sizes(open_dataset(SHARED / "raccoon" / "data")) == {"train": 160, "test": 40}
+
+
+def test_a_row_that_csv_cannot_hold_is_an_error_with_its_line_and_the_others_are_read(tmp_path):
+    long = "x" * 200_000
+    root = table(tmp_path, HEADER + f"a.jpg,40,20,{long},1,2,40,20\nb.jpg,40,20,cat,3,4,5,6\n")
+    data = open_dataset(root)
+    assert [(one.code, one.line) for one in data.findings if one.severity == "error"] == [
+        ("bad-row", 2)
+    ]
+    assert boxes(data) == {"images/b.jpg": [("cat", (2, 3, 5, 6))]}
+    alone = open_dataset(table(tmp_path / "alone", HEADER + f"a.jpg,40,20,{long},1,2,40,20\n"))
+    assert codes(alone) == ["bad-row"]
+
+
+def test_a_table_of_something_else_is_no_finding_however_broken(tmp_path):
+    put(tmp_path, {"results.csv": "epoch,note\n1," + "x" * 200_000 + "\n"})
+    assert codes(open_dataset(table(tmp_path, HEADER + "a.jpg,40,20,car,1,2,40,20\nb.jpg\n"))) == []

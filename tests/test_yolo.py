@@ -1,4 +1,5 @@
 import shutil
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -287,3 +288,23 @@ def test_the_yolo_twin_of_real_voc_labels_has_the_same_boxes(tmp_path):
         assert [cls for cls, _ in rows] == [cls for cls, _ in expected]
         for (_, got), (_, wanted) in zip(rows, expected, strict=True):
             assert got == pytest.approx(wanted, abs=1e-3)
+
+
+def test_names_that_are_endless_when_written_out_are_refused_at_once_in_short_lines(tmp_path):
+    anchors = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for above, name in zip("abcdefgh", "bcdefghi"):
+        anchors.append(f"{name}: &{name} [{', '.join([f'*{above}'] * 9)}]")
+    yaml = "\n".join([*anchors, "names: [*i, *i, car]", "train: images"])
+    began = time.monotonic()
+    data = open_dataset(one_image(tmp_path, "2 0.5 0.5 0.5 0.5\n", yaml))
+    assert time.monotonic() - began < 5
+    assert codes(data) == ["bad-yaml"] * 2
+    assert all(len(one.message) < 200 for one in data.findings)
+    assert boxes(data, "train") == {"images/a.jpg": [("car", (10, 5, 30, 15))]}
+
+
+def test_an_index_of_thousands_of_digits_is_no_class(tmp_path):
+    yaml = f"train: images\nnames:\n  0: car\n  ? '{'1' * 5000}'\n  : cat\n"
+    data = open_dataset(one_image(tmp_path, ROW, yaml))
+    assert codes(data) == ["bad-yaml"]
+    assert data.class_names == ("car",)

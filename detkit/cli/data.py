@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 SkipUnread = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out labels and images that cannot be read.")
 ]
+# In a name that is not UTF-8. No stream takes one as it is; JSON has a way to write it.
+SURROGATE = re.compile("[\ud800-\udfff]")
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
 
 
@@ -94,7 +97,8 @@ def check(
     with console.counting("checking") as progress:
         findings = find_mistakes(dataset, read_images=images, progress=progress)
     if as_json:
-        console.data(json.dumps(_report(dataset, findings), indent=2, ensure_ascii=False))
+        text = json.dumps(_report(dataset, findings), indent=2, ensure_ascii=False)
+        console.data(SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
     else:
         _tell_report(console, dataset, findings)
     if _severities(findings)[0]:
@@ -129,7 +133,7 @@ def convert(
     dataset = _readable(console, dataset, skip_bad)
     with console.counting("copying") as progress:
         write_as(dataset, out, to, force=force, progress=progress)
-    console.note(f"{out}: {counted(dataset)} as {to}")
+    console.note(f"{out}: {split_counts(dataset)} as {to}")
 
 
 def split(
@@ -170,7 +174,7 @@ def split(
     form = to or format_like(dataset)
     with console.counting("copying") as progress:
         write_as(divided, out, form, force=force, progress=progress)
-    console.note(f"{out}: {counted(divided)} as {form}")
+    console.note(f"{out}: {split_counts(divided)} as {form}")
 
 
 def tell_notes(console: Console, dataset: Dataset) -> None:
@@ -212,9 +216,13 @@ def _readable(console: Console, dataset: Dataset, skip_bad: bool) -> Dataset:
     )
 
 
-def counted(dataset: Dataset) -> str:
-    """Return `train 205 images, val 87 images`."""
-    return ", ".join(f"{name} {len(records)} images" for name, records in dataset.splits.items())
+def split_counts(dataset: Dataset) -> str:
+    """Return `train 205 images, val 1 image`."""
+    from detkit.data.groups import counted
+
+    return ", ".join(
+        f"{name} {counted(len(records), 'image')}" for name, records in dataset.splits.items()
+    )
 
 
 def _report(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -237,6 +245,7 @@ def _report(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, Any]:
 def _tell_report(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
     """Write what `check` writes for people: findings, then counts by split."""
     from detkit.data.check import format_finding
+    from detkit.data.groups import counted
     from detkit.data.summary import SIZE_EDGES, summarize
 
     for finding in findings:
@@ -262,7 +271,7 @@ def _tell_report(console: Console, dataset: Dataset, findings: Sequence[Finding]
     rows = [(what, *map(str, values)) for what, values in counts]
     console.table(("", *names), rows, right=range(1, len(names) + 1))
     errors, warnings = _severities(findings)
-    console.data(f"\n{errors} errors, {warnings} warnings")
+    console.data(f"\n{counted(errors, 'error')}, {counted(warnings, 'warning')}")
 
 
 def _severities(findings: Sequence[Finding]) -> tuple[int, int]:

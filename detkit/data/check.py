@@ -23,7 +23,9 @@ from detkit.data.images import image_size, read_image
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.data.set_findings import check_duplicates, check_names, check_splits
 from detkit.errors import DetkitError
+from detkit.shown import printable
 
+MAX_LINE = 2000  # signs of a finding; all 80 names of COCO's classes fit
 SAME_SCALE = 0.01  # relative difference of two scales that still count as one resize
 
 _LOSSES = frozenset(["missing-image", "unreadable-image", "missing-label"])
@@ -120,7 +122,13 @@ def format_finding(finding: Finding, root: Path) -> str:
     if finding.object_number is not None:
         what = f"object {finding.object_number}"
         what += f' "{finding.class_name}": ' if finding.class_name is not None else ": "
-    return f"{where}: {what}{finding.message}"
+    return _cut(printable(f"{where}: {what}{finding.message}"))
+
+
+def _cut(line: str) -> str:
+    """Return a line without its middle when it is endless: a label file may state anything."""
+    half = MAX_LINE // 2
+    return line if len(line) <= MAX_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def findings_to_json(findings: Iterable[Finding], root: Path) -> list[dict[str, Any]]:

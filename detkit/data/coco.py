@@ -8,7 +8,6 @@ findings name the annotation by its id.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 from detkit.data.groups import in_order, named_splits, without_union
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree, folder_of, images_finding, name_of, split_in, split_in_stem
+from detkit.shown import short
 
 MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
 
@@ -171,9 +171,9 @@ class _Page:
     def _add_category(self, category: Any) -> None:
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip() or not _is_id(category.get("id")):
-            self._say("bad-category", f"category without id and name ({_short(category)})")
+            self._say("bad-category", f"category without id and name ({short(category)})")
         elif category["id"] in self.categories:
-            self._say("duplicate-id", f"category id {category['id']} is given twice")
+            self._say("duplicate-id", f"category id {short(category['id'])} is given twice")
         else:
             self.categories[category["id"]] = name.strip()
             self.groups.add(str(category.get("supercategory", "")))
@@ -181,11 +181,11 @@ class _Page:
     def _add_image(self, image: Any) -> None:
         name = image.get("file_name") if isinstance(image, dict) else None
         if not isinstance(name, str) or not name.strip() or not _is_id(image.get("id")):
-            self._say("bad-image", f"image without id and file_name ({_short(image)})")
+            self._say("bad-image", f"image without id and file_name ({short(image)})")
             return
         key = image["id"]
         if key in self._heads:
-            self._say("duplicate-id", f"image id {key} is given twice; {name} is not used")
+            self._say("duplicate-id", f"image id {short(key)} is given twice; {name} is not used")
             return
         self._heads[key], self._objects[key] = None, []
         found = self._tree.find_images(name, self.file, self.split)
@@ -207,12 +207,12 @@ class _Page:
 
     def _add_annotation(self, annotation: Any) -> None:
         if not isinstance(annotation, dict):
-            self._say("bad-annotation", f"annotation is no object ({_short(annotation)})")
+            self._say("bad-annotation", f"annotation is no object ({short(annotation)})")
             return
         key, category = annotation.get("image_id"), annotation.get("category_id")
-        what = f"annotation {annotation.get('id', 'without id')}"
+        what = f"annotation {short(annotation['id']) if 'id' in annotation else 'without id'}"
         if not _is_id(key) or key not in self._heads:
-            self._say("unknown-image", f"{what}: no image has the id {_short(key)}")
+            self._say("unknown-image", f"{what}: no image has the id {short(key)}")
             return
         head = self._heads[key]
         if head is None:
@@ -220,7 +220,7 @@ class _Page:
         self._counts[key] += 1
         image, number = head.image_id, self._counts[key]
         if not _is_id(category) or category not in self.categories:
-            message = f"{what}: no category has the id {_short(category)}"
+            message = f"{what}: no category has the id {short(category)}"
             self._say("unknown-class", message, image=image, number=number)
             return
         name = self.categories[category]
@@ -233,7 +233,7 @@ class _Page:
                     "polygon", message, severity="warning", image=image, number=number, name=name
                 )
         if box is None:
-            stated = _short(annotation.get("bbox"))
+            stated = short(annotation.get("bbox"))
             message = f"{what}: bbox {stated} is not four numbers [x, y, width, height]"
             self._say("bad-number", message, image=image, number=number, name=name)
             return
@@ -301,15 +301,9 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _short(value: Any) -> str:
-    """Return a JSON value as text for a message, cut where it is long."""
-    text = repr(value).replace("\n", " ")
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _whole(value: Any) -> int | None:
-    """Return a stated size as whole pixels, or None when it is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a stated size as whole pixels, or None when it is no number of any image."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         return None
     return round(value)
 

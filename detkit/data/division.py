@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
 from detkit.data.duplicates import identical_files
+from detkit.data.groups import rank
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import UsageError
 
@@ -58,11 +58,9 @@ def _groups(records: Sequence[ImageRecord], seed: int) -> list[list[ImageRecord]
             del group_of[path]
         group_of[paths[0]] = together
 
-    def rank(group: list[ImageRecord]) -> bytes:
-        first = min(record.image_id for record in group)
-        return hashlib.sha256(f"{seed}:{first}".encode()).digest()
-
-    return sorted(group_of.values(), key=rank)
+    return sorted(
+        group_of.values(), key=lambda group: rank(min(one.image_id for one in group), seed)
+    )
 
 
 def _rooms(count: int, shares: dict[str, float]) -> dict[str, int]:

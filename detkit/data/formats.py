@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detkit.data.coco import coco_files, read_coco
 from detkit.data.groups import summary
+from detkit.data.names import without_bad_names
 from detkit.data.records import Dataset
 from detkit.data.tables import read_tables, table_files
 from detkit.data.tree import Tree
@@ -45,7 +46,7 @@ def read_folder(path: Path) -> Dataset:
     """
     if not path.exists():
         raise DetkitError(f"{path}: no such folder; name a folder of labelled images")
-    dataset = _of_file(path) if path.is_file() else _of_folder(path)
+    dataset = without_bad_names(_of_file(path) if path.is_file() else _of_folder(path))
     return replace(dataset, notes=(summary(dataset), *dataset.notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from detkit.data.records import Dataset, Finding, ImageRecord
@@ -16,6 +17,12 @@ def in_order(splits: dict[str, Records]) -> dict[str, Records]:
     """Return the splits as train, trainval, val, test, then the others by name; no empty ones."""
     names = sorted(splits, key=lambda name: (_ORDER.get(name, 9), name))
     return {name: splits[name] for name in names if splits[name]}
+
+
+def rank(image_id: str, seed: int) -> bytes:
+    """Return an image's place in the order in which a seed deals images out."""
+    # Bytes even for a name that is not UTF-8: nothing else needs it to be.
+    return hashlib.sha256(f"{seed}:{image_id}".encode(errors="surrogatepass")).digest()
 
 
 def folder_splits(

@@ -58,7 +58,7 @@ class ImageSets:
         splits: dict[str, dict[str, ImageRecord]] = {}
         for file in lists:
             split = splits.setdefault(split_name(stem_of(file)) or stem_of(file), {})
-            text = self._tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+            text = self._tree.text(file)
             for line, content in enumerate(text.splitlines(), 1):
                 if content.strip():
                     self._add(split, file, line, content.strip())

@@ -1,12 +1,51 @@
-"""Class names that look like one name spelt in two ways."""
+"""Class names that no label file can keep, and those that look like one spelt in two ways."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
+from detkit.data.records import Dataset, Finding
+from detkit.shown import is_plain, printable
+
 MIN_LETTERS = 4  # "cat" and "car" are two words; "person" and "persom" most likely one
+
+
+def without_bad_names(dataset: Dataset) -> Dataset:
+    """Return the data set without classes whose name is not plain text, each an error finding.
+
+    Such a name breaks the line it stands in, a terminal, or the file it is written to.
+    """
+    records = [record for members in dataset.splits.values() for record in members]
+    objects = [one for record in records for one in record.objects]
+    every = dict.fromkeys([*dataset.class_names, *(one.name for one in objects)])
+    bad = [name for name in every if not is_plain(name)]
+    if not bad:
+        return dataset
+    findings = []
+    for name in bad:
+        first = next((one for one in objects if one.name == name), None)
+        message = (
+            f'the class name "{printable(name)}" is not UTF-8 or holds control characters; its '
+            "objects are not used: rename it, or save the file as UTF-8"
+        )
+        file, line = (first.file, first.line) if first else (None, None)
+        findings.append(Finding("error", "bad-class-name", message, file, line, class_name=name))
+    splits = {
+        split: tuple(
+            replace(one, objects=tuple(thing for thing in one.objects if thing.name not in bad))
+            for one in members
+        )
+        for split, members in dataset.splits.items()
+    }
+    return replace(
+        dataset,
+        class_names=tuple(name for name in dataset.class_names if name not in bad),
+        splits=splits,
+        findings=(*dataset.findings, *findings),
+    )
 
 
 def similar_names(names: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detkit.data.formats import read_folder
-from detkit.data.groups import Records, counted, in_order
-from detkit.data.records import Dataset, ImageRecord
+from detkit.data.groups import Records, counted, in_order, rank
+from detkit.data.records import Dataset
 from detkit.data.tree import split_name
 from detkit.errors import UsageError
 
@@ -69,12 +68,9 @@ def divide(records: Records, fraction: float, seed: int) -> tuple[Records, Recor
         raise UsageError(f"{fraction}: the share kept for validation must lie between 0 and 1")
     if len(records) < 2:
         return records, ()
-
-    def rank(record: ImageRecord) -> bytes:
-        return hashlib.sha256(f"{seed}:{record.image_id}".encode()).digest()
-
     number = min(max(round(len(records) * fraction), 1), len(records) - 1)
-    cut_ids = {one.image_id for one in sorted(records, key=rank)[:number]}
+    ranked = sorted(records, key=lambda one: rank(one.image_id, seed))
+    cut_ids = {one.image_id for one in ranked[:number]}
     kept = tuple(one for one in records if one.image_id not in cut_ids)
     return kept, tuple(one for one in records if one.image_id in cut_ids)
 

@@ -123,25 +123,35 @@ def _open(tree: Tree, file: str, findings: list[Finding], rows: int | None = Non
     `rows` is how many rows are read at most.
     """
     path = tree.path(file)
+    broken: list[Finding] = []
     try:
         if tree.size(file) > MAX_CSV_BYTES:
             findings.append(Finding("error", "too-large", "too large for labels", file=path))
             return None
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
             start = opened.readline()
             opened.seek(0)
             delimiter = max(",;\t", key=start.count)
             lines = csv.reader(opened, delimiter=delimiter)
             read: list[tuple[int, list[str]]] = []
-            for cells in lines:
+            while rows is None or len(read) <= rows:
+                try:
+                    cells = next(lines)
+                except StopIteration:
+                    break
+                except csv.Error as error:
+                    message = f"the row cannot be read ({error}); a quote too many?"
+                    broken.append(Finding("error", "bad-row", message, path, lines.line_num))
+                    continue
                 if any(cell.strip() for cell in cells):
                     read.append((lines.line_num, [cell.strip() for cell in cells]))
-                if rows is not None and len(read) > rows:
-                    break
-    except (OSError, csv.Error) as error:
+    except OSError as error:
         findings.append(Finding("error", "bad-csv", f"cannot be read ({error})", file=path))
         return None
-    return _understood(file, read) if read else None
+    table = _understood(file, read) if read else None
+    if table is not None:
+        findings += broken
+    return table
 
 
 def _plain(name: str) -> str:

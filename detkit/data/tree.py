@@ -3,7 +3,8 @@
 Nothing named in a label file is opened by that name. It is looked up here, among the files
 that were seen in the folder, so no path written in a label can lead out of it; a symbolic
 link that does is not followed. Letter case and Unicode form (macOS writes decomposed
-accents) are forgiven where the exact name is not there.
+accents) are forgiven where the exact name is not there. A file whose name no text can hold
+is a finding and not in the listing, so that nobody behind this file meets one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from detkit.data.images import IMAGE_SUFFIXES
 from detkit.data.records import Finding
+from detkit.shown import is_plain, printable
 
 # How people call the three parts; the year of "train2017" is dropped before looking here.
 _SPLIT_NAMES = {
@@ -40,6 +42,7 @@ _LAYOUT_FOLDERS = frozenset(
 )
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
 _MASK_FOLDERS = frozenset({"segmentationclass", "segmentationobject", "mask", "masks", "depth"})
+_LABEL_SUFFIXES = frozenset({".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".data"})
 
 
 def split_name(word: str) -> str | None:
@@ -128,6 +131,9 @@ class Tree:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 path = f"{folder}/{entry.name}" if folder else entry.name
+                if not is_plain(entry.name):
+                    self._refuse_name(path, is_folder=entry.is_dir())
+                    continue
                 if entry.is_symlink():
                     target = Path(entry.path).resolve()
                     if not target.is_relative_to(self._real_root):
@@ -155,6 +161,15 @@ class Tree:
                 )
             )
 
+    def _refuse_name(self, path: str, *, is_folder: bool) -> None:
+        """Add the finding about a folder, image or label file whose name no text can hold."""
+        if is_folder or suffix_of(path) in IMAGE_SUFFIXES | _LABEL_SUFFIXES:
+            message = (
+                "the name is not UTF-8 or holds control characters, so no list or label file can "
+                "name it; rename it"
+            )
+            self.findings.append(Finding("error", "bad-file-name", message, file=self.path(path)))
+
     def __contains__(self, relative: str) -> bool:
         """Return whether the folder holds this file."""
         return relative in self._exact
@@ -166,6 +181,10 @@ class Tree:
     def size(self, relative: str) -> int:
         """Return the size of a file in bytes."""
         return self.path(relative).stat().st_size
+
+    def text(self, relative: str) -> str:
+        """Return a text file's content; a byte that is not UTF-8 is a surrogate (PEP 383)."""
+        return self.path(relative).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Return the files with one of these lower-case suffixes, sorted."""
@@ -181,7 +200,7 @@ class Tree:
     def expected(self, text: str, near: str) -> str | None:
         """Return where an image that is not there ought to be, as the file `near` names it.
 
-        None when the path leads out of the data folder.
+        None when the path leads out of the data folder. What is not plain text in it is escaped.
         """
         stated = self._inside(text)
         if stated is None or stated.startswith("/") or re.match(r"[A-Za-z]:", stated):
@@ -194,7 +213,7 @@ class Tree:
             above = folder_of(folder)
             counterparts = [f"{above}/{name}".lstrip("/") for name in ("JPEGImages", "images")]
             folder = next((one for one in counterparts if one in self.folders), folder)
-        path = "/".join([folder, *parts] if folder else parts)
+        path = printable("/".join([folder, *parts] if folder else parts))
         return path if parts and self._is_inside(path) else None
 
     def find(self, text: str, near: str = "") -> str | None:

@@ -338,7 +338,7 @@ def _class_names(tree: Tree, used: set[str], notes: list[str]) -> tuple[str, ...
     for file in tree.with_suffix(".txt", ".names"):
         if "/" in file or (file != "classes.txt" and suffix_of(file) != ".names"):
             continue
-        text = tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+        text = tree.text(file)
         names = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
         if used and used <= set(names):
             notes.append(f"classes in the order of {file}")

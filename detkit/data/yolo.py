@@ -88,8 +88,7 @@ class _Reader:
                     return True
                 if self.tree.size(label) > MAX_LABEL_BYTES:
                     continue
-                text = self.tree.path(label).read_text(encoding="utf-8-sig", errors="replace")
-                rows = (line.split() for line in text.splitlines())
+                rows = (line.split() for line in self.tree.text(label).splitlines())
                 if any(_parse_row(row, keypoints=False) for row in rows if row):
                     return True
         return False
@@ -149,7 +148,7 @@ class _Reader:
         """Return the images that a list of paths names, one a line."""
         self._lists.add(file)
         records: dict[str, ImageRecord] = {}
-        text = self.tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+        text = self.tree.text(file)
         for line, content in enumerate(text.splitlines(), 1):
             if not content.strip():
                 continue
@@ -205,7 +204,7 @@ class _Reader:
         """Return whether a .txt file's first line is the path of an image."""
         if self.tree.size(file) > MAX_LABEL_BYTES:
             return False
-        text = self.tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+        text = self.tree.text(file)
         first = next((line for line in text.splitlines() if line.strip()), "")
         return bool(self.tree.find_images(first.strip(), file)) if first else False
 
@@ -247,13 +246,12 @@ class _Reader:
 
     def _rows(self, label: str, image: str) -> list[_Row]:
         """Return the sound rows of a label file; the others become findings."""
-        path = self.tree.path(label)
         rows: list[_Row] = []
         polygons: list[int] = []
         if self.tree.size(label) > MAX_LABEL_BYTES:
             self._say("error", "too-large", "too large for one image's labels", label, None, image)
             return rows
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = self.tree.text(label)
         number = 0
         for line, content in enumerate(text.splitlines(), 1):
             words = content.split()

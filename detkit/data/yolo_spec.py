@@ -8,8 +8,10 @@ from typing import Any
 
 from detkit.data.records import Finding
 from detkit.data.tree import Tree, name_of, split_name, stem_of, suffix_of
+from detkit.shown import short
 
 MAX_SPEC_BYTES = 1 << 20  # ours: names and paths; more is something else
+MAX_DIGITS = 9  # ours: of a class's index; Python refuses thousands
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels", "classes.names")
 
@@ -129,14 +131,22 @@ def _names(value: Any, refuse: Any) -> dict[int, str] | None:
     pairs: Iterable[tuple[Any, Any]]
     pairs = enumerate(value) if isinstance(value, list) else value.items()
     names: dict[int, str] = {}
+    taken: set[str] = set()
     for key, name in pairs:
-        if not str(key).strip().isdecimal() or not isinstance(name, str) or not name.strip():
-            refuse(f"names: {key}: {name!r} is no class; write a list, or index: name")
-        elif name.strip() in names.values():
+        index = str(key).strip()
+        if not (index.isdecimal() and len(index) <= MAX_DIGITS) or not _is_name(name):
+            refuse(f"names: {short(key)}: {short(name)} is no class; write a list, or index: name")
+        elif name.strip() in taken:
             refuse(f"names: {name.strip()} is given twice; rename one")
         else:
-            names[int(key)] = name.strip()
+            names[int(index)] = name.strip()
+            taken.add(name.strip())
     return names
+
+
+def _is_name(value: Any) -> bool:
+    """Return whether a YAML value can name a class."""
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _read_data_file(tree: Tree, file: str) -> Spec:
@@ -144,7 +154,7 @@ def _read_data_file(tree: Tree, file: str) -> Spec:
     spec = Spec()
     if tree.size(file) > MAX_SPEC_BYTES:
         return spec
-    text = tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+    text = tree.text(file)
     values: dict[str, str] = {}
     for line in text.splitlines():
         key, equals, value = line.partition("=")
@@ -181,7 +191,7 @@ def _read_names(tree: Tree, spec: Spec) -> None:
 
 def _lines(tree: Tree, file: str) -> dict[int, str]:
     """Return the lines of a file of names by their index; empty lines at the end do not count."""
-    text = tree.path(file).read_text(encoding="utf-8-sig", errors="replace")
+    text = tree.text(file)
     lines = [line.strip() for line in text.rstrip().splitlines()]
     return {index: name for index, name in enumerate(lines) if name}
 
