@@ -12,8 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from detkit.data.demo import write_demo
 from detkit.data.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size, read_image, write_image
 from detkit.errors import DetkitError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 VOC100 = Path(__file__).parents[2] / "shared" / "data" / "voc100" / "JPEGImages"
 
@@ -279,6 +285,21 @@ def test_a_wrong_suffix_does_not_matter_to_the_reader_but_does_to_the_writer(tmp
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
     with pytest.raises(DetkitError, match="cannot be written"):
         write_image(tmp_path / "absent" / "a.png", picture())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(resource is None, reason="Windows has no limit that stands for a full disk")
+def test_an_image_for_which_the_disk_has_no_room_says_so_and_leaves_nothing(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        with pytest.raises(DetkitError, match=r"a\.png: not written, the disk is full"):
+            write_image(tmp_path / "a.png", noise)
+        with pytest.raises(DetkitError, match=r"demo: cannot be written: File too large"):
+            write_demo(tmp_path / "demo", num_images=6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -314,4 +314,4 @@ def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
     )
     if not done:
         raise DetkitError(f"{path}: the picture could not be encoded")
-    data.tofile(path)
+    path.write_bytes(data.tobytes())  # not `tofile`, which forgets why it failed

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
+from detkit.files import not_written
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -118,12 +119,11 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         raise DetkitError(f"{path}: an image of shape {image.shape} cannot be encoded")
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        encoded.tofile(beside)
+        beside.write_bytes(encoded.tobytes())  # `tofile` forgets why it failed
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise DetkitError(f"{path}: the image cannot be written: {reason}") from error
+        raise DetkitError(not_written(path, error)) from error
 
 
 def _complaint(path: Path, error: Exception) -> str:
