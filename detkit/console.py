@@ -6,11 +6,14 @@ Rich is imported only where something is drawn, so that `detkit --help` does not
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0  # of training progress, where there is no terminal to draw on
+# Control characters, line separators and what turns the direction of writing: in a file name or
+# a class they would steer the terminal, or show another name than there is.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -28,24 +34,27 @@ class Console:
     quiet: bool = False
 
     def data(self, text: str) -> None:
-        """Write a line of results to stdout."""
-        sys.stdout.write(text + "\n")
+        """Write results to stdout: a line, or several with newlines between them."""
+        sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
 
     def note(self, text: str) -> None:
         """Write a line for people to stderr, unless quiet."""
         if not self.quiet:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{printable(text)}\n")
             sys.stderr.flush()
 
     def warn(self, text: str) -> None:
         """Write a warning to stderr, quiet or not."""
-        sys.stderr.write(f"detkit: warning: {text}\n")
+        sys.stderr.write(f"detkit: warning: {printable(text)}\n")
         sys.stderr.flush()
 
     def error(self, text: str) -> None:
         """Write an error to stderr, on one line."""
-        sys.stdout.flush()
-        sys.stderr.write(f"detkit: error: {' '.join(text.split(chr(10)))}\n")
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads on, or its disk is full: the error is still to be told
+            send_nowhere(sys.stdout)
+        sys.stderr.write(f"detkit: error: {printable(' '.join(text.split(chr(10))))}\n")
         sys.stderr.flush()
 
     def table(
@@ -75,12 +84,12 @@ class Console:
         )
         for index, name in enumerate(header):
             table.add_column(
-                Text(name),
+                Text(printable(name)),
                 justify="right" if index in right else "left",
                 no_wrap=not sys.stdout.isatty(),
             )
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         width = None if sys.stdout.isatty() else 1000
         out = RichConsole(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
         with out.capture() as capture:
@@ -152,7 +161,9 @@ class TrainingReport:
         if self.progress is None:
             self.console.note(text)
         else:
-            self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.progress.console.print(
+                printable(text), markup=False, highlight=False, soft_wrap=True
+            )
 
     def _draw(self, progress: Progress, step: Step) -> None:
         if self.task is None:
@@ -164,6 +175,73 @@ class TrainingReport:
             completed=step.step,
             status=f"epoch {step.epoch:.1f}  {step_line(step)}",
         )
+
+
+class LastingStderr(io.TextIOWrapper):
+    """A stderr that outlives its reader: what nobody hears any more does not end the work."""
+
+    def write(self, text: str) -> int:
+        """Return how many characters were taken."""
+        try:
+            return super().write(text)
+        except OSError:
+            send_nowhere(self)
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written, if anybody takes it."""
+        try:
+            super().flush()
+        except OSError:
+            send_nowhere(self)
+
+
+@contextlib.contextmanager
+def sound_streams() -> Iterator[None]:
+    """Have standard streams that can be written to: open, in UTF-8, stderr read or not."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by `>&-`; in order, each gets its own number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    before = sys.stderr
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Windows' pipes are not UTF-8 by themselves, and a file name need not be.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if isinstance(before, io.TextIOWrapper):
+        sys.stderr = LastingStderr(
+            before.buffer, encoding="utf-8", errors="surrogateescape", line_buffering=True
+        )
+    try:
+        yield
+    finally:
+        if isinstance(sys.stderr, LastingStderr):
+            sys.stderr.detach()
+        sys.stderr = before
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Write what the block has to say until nobody reads it; what comes after is done anyhow."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        send_nowhere(sys.stdout)
+
+
+def send_nowhere(stream: IO[str]) -> None:
+    """Send what a stream still holds, and all it will get, to nowhere: its reader is gone."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, io.UnsupportedOperation):
+        return
+
+
+def printable(text: str) -> str:
+    """Return the text with what is not to be seen written out, as JSON does: `\\u001b`."""
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def step_line(step: Step) -> str:

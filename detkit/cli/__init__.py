@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import io
 import os
 import signal
 import sys
@@ -29,7 +28,7 @@ from detkit.cli.models import models
 from detkit.cli.plot import plot
 from detkit.cli.propose import propose, recall
 from detkit.cli.train import train
-from detkit.console import Console
+from detkit.console import Console, send_nowhere, sound_streams
 from detkit.errors import DetkitError, ExitCode
 
 EPILOG = """
@@ -89,7 +88,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except BrokenPipeError:
-            _close_quietly()
+            send_nowhere(sys.stdout)
         except KeyboardInterrupt:
             Console().error("interrupted")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -109,10 +108,12 @@ def _show_logging(*, quiet: bool) -> None:
     """Send what the package logs (a download, a choice it made) to stderr."""
     import logging
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    class ToConsole(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            Console().note(self.format(record))
+
     logger = logging.getLogger("detkit")
-    logger.handlers = [handler]
+    logger.handlers = [ToConsole()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
@@ -135,15 +136,6 @@ def _explain(error: Exception) -> tuple[str, ExitCode]:
 
 def _debug_wanted() -> bool:
     return bool(os.environ.get("DETKIT_DEBUG"))
-
-
-def _close_quietly() -> None:
-    """Send what is still buffered for a closed pipe to nowhere: its reader had enough."""
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, io.UnsupportedOperation):
-        return
 
 
 app.command("demo")(guarded(demo))
@@ -170,16 +162,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "--debug" in own:
         words.remove("--debug")
         os.environ["DETKIT_DEBUG"] = "1"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Windows' pipes are not UTF-8 by themselves, and a file name need not be.
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: files put away, 130
     try:
-        app(args=words, prog_name="detkit")
+        with sound_streams():
+            sys.exit(_run(words))
     finally:
         os.environ.pop("DETKIT_DEBUG", None)
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread:
             signal.signal(signal.SIGTERM, before)
+
+
+def _run(words: Sequence[str]) -> int | str | None:
+    """Run the command line; return its exit code, once all it wrote is on its way."""
+    code: int | str | None = ExitCode.DONE
+    try:
+        try:
+            app(args=words, prog_name="detkit")
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        send_nowhere(sys.stdout)
+    except OSError as error:  # a full disk; commands are guarded, help texts are not
+        message, code = _explain(error)
+        Console().error(message)
+    return code
