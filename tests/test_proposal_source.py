@@ -201,13 +201,14 @@ def test_a_file_of_our_own_method_is_put_down_as_that_method(tmp_path: Path) -> 
     config = config_for(GivenBoxesConfig(), ours)
     assert (config.proposals, config.max_proposals, config.proposal_side) == ("edge-boxes", 300, 0)
     assert Proposer.of(config).parameters == made
-    for other in ({}, {**made, "version": 99}, {**made, "edge_model": "abc"}):
+    others = {"version": 99}, {"edge_model": "abc"}, {"min_area": 100.0}, {"max_boxes": True}
+    for other in ({}, *({**made, **one} for one in others)):
         file = write_file(tmp_path / "theirs.jsonl", ["a.png"], **other)
         assert config_for(GivenBoxesConfig(), open_source(str(file))).proposals == "file"
 
 
 def test_a_model_trained_on_a_file_asks_for_one() -> None:
-    with pytest.raises(UsageError, match="trained on proposals from a file: .* --proposals FILE"):
+    with pytest.raises(UsageError, match="judges proposals from a file: .* by --proposals FILE"):
         source_for(make(proposals="file"))
 
 
@@ -223,7 +224,9 @@ def test_what_is_neither_a_method_nor_a_file_is_wrong_usage() -> None:
         open_source("slective")
 
 
-@pytest.mark.parametrize("wrong", [{"max_proposals": 0}, {"proposal_side": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_proposals": 0}, {"proposal_side": -1}, {"proposal_seed": -1}]
+)
 def test_settings_no_proposals_can_be_made_with_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         replace(GivenBoxesConfig(), **wrong).validate()

@@ -73,7 +73,8 @@ def _read_lines(path: Path) -> ProposalFile:
                 values = _object(line, f"{path}:{number}")
                 if "error" in values:
                     continue
-                found[values["image"]] = _proposals(values, f"{path}:{number}"), _size(values)
+                size = _size(values, f"{path}:{number}")
+                found[values["image"]] = _proposals(values, f"{path}:{number}"), size
                 if values.get("parameters") not in known:
                     known.append(values.get("parameters"))
     except OSError as error:
@@ -89,7 +90,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
     """Return the object of a line that names an image."""
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DetkitError(
             f"{where}: not JSON ({error}); expected a line an image, as `detkit propose` writes"
         ) from error
@@ -98,23 +99,35 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return values
 
 
-def _size(values: Mapping[str, Any]) -> tuple[int, int] | None:
+def _size(values: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     """Return the (height, width) that a line's object states, None when it states none."""
     height, width = values.get("height"), values.get("width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    if height is None or width is None:
+        return None
+    if not (is_whole(height) and is_whole(width) and min(height, width) > 0):
+        raise DetkitError(f"{where}: width and height: expected whole numbers above 0")
+    return height, width
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a JSON value is a whole number; Python takes true and false for such."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _proposals(values: Mapping[str, Any], where: str) -> Proposals:
     """Return the proposals of a line's object."""
-    boxes = _numbers(values.get("boxes"), f"{where}: boxes")
+    if values.get("boxes") is None:
+        raise DetkitError(f'{where}: expected an object with "image" and "boxes"')
+    boxes = _numbers(values["boxes"], f"{where}: boxes")
     boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise DetkitError(f"{where}: boxes: expected a list of [x1, y1, x2, y2]")
-    scores = values.get("scores")
-    if scores is not None and np.shape(_numbers(scores, f"{where}: scores")) != (len(boxes),):
+    if values.get("scores") is None:
+        return ranked(boxes, None, where)
+    scores = _numbers(values["scores"], f"{where}: scores")
+    if scores.shape != (len(boxes),):
         raise DetkitError(f"{where}: scores: expected one for each of the {len(boxes)} boxes")
-    given = None if scores is None else _numbers(scores, f"{where}: scores")
-    return ranked(boxes, given, where)
+    return ranked(boxes, scores, where)
 
 
 def ranked(boxes: FloatArray, scores: FloatArray | None, where: str) -> Proposals:

@@ -18,11 +18,14 @@ from detkit.errors import DetkitError, UsageError
 from detkit.image_names import ImageNames
 from detkit.proposals import METHODS, VERSIONS, Proposer
 from detkit.proposals.cache import ProposalCache, key_of
-from detkit.proposals.file import ProposalFile, read_proposals
+from detkit.proposals.file import ProposalFile, is_whole, read_proposals
 from detkit.structures import Proposals
 
 if TYPE_CHECKING:
     from detkit.detector import Detector
+
+# The parameters of a method that a config has a place for.
+IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
 
 
 class ProposalSource(Protocol):
@@ -168,8 +171,8 @@ def source_for(detector: Detector, given: ProposalSource | None = None) -> Propo
         return ComputedProposals(Proposer(detector.proposal_method), ProposalCache())
     if config.proposals == "file":
         raise UsageError(
-            "this model was trained on proposals from a file: give those of these images by "
-            f"--proposals FILE, or a method ({', '.join(METHODS)})"
+            "this model judges proposals from a file: give those of these images by --proposals "
+            f"FILE, or a method ({', '.join(METHODS)})"
         )
     return ComputedProposals(Proposer.of(config), ProposalCache())
 
@@ -200,6 +203,6 @@ def _is_ours(made: Mapping[str, Any]) -> bool:
     numbers = (made.get("max_boxes"), made.get("max_side"), made.get("seed", 0))
     return (
         VERSIONS.get(str(made.get("method"))) == made.get("version")
-        and all(isinstance(number, int) for number in numbers)
-        and "edge_model" not in made
+        and all(is_whole(number) for number in numbers)
+        and set(made) <= IN_CONFIG
     )
