@@ -94,8 +94,9 @@ class ProposalConfig(DetectorConfig):
         super().validate()
         if self.max_proposals < 1:
             raise UsageError(f"--set max_proposals={self.max_proposals}: must be at least 1")
-        if self.proposal_side < 0:
-            raise UsageError(f"--set proposal_side={self.proposal_side}: must not be below 0")
+        for name in ("proposal_side", "proposal_seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--set {name}={getattr(self, name)}: must not be below 0")
 
 
 @dataclass(frozen=True, kw_only=True)

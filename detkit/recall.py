@@ -102,6 +102,11 @@ def recall(
     )
 
 
+def counts_up_to(most: int) -> tuple[int, ...]:
+    """Return the usual numbers of boxes below `most`, and `most` itself."""
+    return (*(count for count in COUNTS if count < most), most)
+
+
 def best_overlaps(
     objects: FloatArray, proposals: FloatArray, counts: Sequence[int]
 ) -> NDArray[np.float64]:

@@ -446,3 +446,12 @@ def test_cells_of_low_contrast_are_found() -> None:
             total += 1
     assert total > 10
     assert found >= 0.7 * total
+
+
+def test_a_strip_too_long_to_be_searched_as_it_is_is_scaled_down() -> None:
+    strip = np.zeros((3, 33_000, 3), np.uint8)
+    strip[:, 9_000:20_000] = 255
+    found = edge_boxes(strip)
+    assert (found.boxes <= [33_000, 3, 33_000, 3]).all()
+    with pytest.raises(UsageError, match="33000 x 3 pixels to search, .* lower max_side"):
+        edge_boxes(strip, max_side=40_000)

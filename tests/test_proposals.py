@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,13 +54,53 @@ def test_unknown_methods_and_numbers_without_sense_are_wrong_usage(tmp_path: Pat
         Proposer("edge-boxes", max_boxes=0)
     with pytest.raises(UsageError, match="--max-side -1"):
         Proposer("edge-boxes", max_side=-1)
+    with pytest.raises(UsageError, match="--seed -1"):
+        Proposer("selective-search", seed=-1)
+    with pytest.raises(UsageError, match="--min-area: is for edge-boxes"):
+        Proposer("selective-search", min_area=100)
+    with pytest.raises(UsageError, match="--max-aspect-ratio 0.5: must be from 1"):
+        Proposer("edge-boxes", max_aspect_ratio=0.5)
+    for area in (15, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="--min-area .*: must be at least 16 pixels"):
+            Proposer("edge-boxes", min_area=area)
     with pytest.raises(UsageError, match="--edge-model: is for edge-boxes"):
         Proposer("selective-search", edge_model=tmp_path)
     with pytest.raises(DetkitError, match="no such edge model file"):
         Proposer("edge-boxes", edge_model=tmp_path / "none.yml.gz")
 
 
-def test_the_parameters_name_all_that_the_boxes_depend_on(tmp_path: Path) -> None:
+def test_an_edge_model_is_read_before_any_image_is(tmp_path: Path) -> None:
+    model = tmp_path / "model.yml.gz"
+    model.write_bytes(b"words")
+    with mock.patch.dict(vars(cv2)):
+        vars(cv2).pop("ximgproc", None)
+        with pytest.raises(DetkitError, match="opencv-contrib-python-headless"):
+            Proposer("edge-boxes", edge_model=model)
+    ximgproc = mock.Mock()
+    ximgproc.createStructuredEdgeDetection.side_effect = cv2.error("bad file")
+    with (
+        mock.patch.object(cv2, "ximgproc", ximgproc, create=True),
+        pytest.raises(DetkitError, match="no structured edge model"),
+    ):
+        Proposer("edge-boxes", edge_model=model)
+
+
+def test_edge_boxes_windows_are_as_large_and_as_long_as_asked_for() -> None:
+    image = picture(60, 90)
+    small = Proposer("edge-boxes", min_area=64)
+    assert small.parameters == {**Proposer("edge-boxes").parameters, "min_area": 64.0}
+    usual, more = Proposer("edge-boxes")(image), small(image)
+    areas = [np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1) for found in (usual, more)]
+    assert areas[1].min() < 200 < areas[0].min()  # the refinement makes windows smaller
+    square = Proposer("edge-boxes", max_aspect_ratio=1)
+    assert square.parameters["max_aspect_ratio"] == 1.0
+    assert len(square(image).boxes) < len(usual.boxes)
+
+
+def test_the_parameters_name_all_that_the_boxes_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "ximgproc", mock.Mock(), raising=False)
     of_search = Proposer("selective-search", 300, 0, 7).parameters
     assert of_search == {
         "method": "selective-search",
@@ -135,7 +177,11 @@ def test_a_line_of_image_and_boxes_alone_is_enough_and_scores_rank_it(tmp_path: 
         ('{"boxes": []}', r"p.jsonl:2: expected an object"),
         ('{"image": "b", "boxes": [[1, 2, 3]]}', r"p.jsonl:2: boxes: expected a list of \[x1"),
         ('{"image": "b", "boxes": [[1, 2], [3]]}', r"p.jsonl:2: boxes: expected numbers"),
-        ('{"image": "b"}', r"p.jsonl:2: boxes: expected"),
+        ('{"image": "b"}', r'p.jsonl:2: expected an object with "image" and "boxes"'),
+        ("[" * 100_000, r"p.jsonl:2: not JSON"),
+        ('{"image": "b", "boxes": [], "width": true, "height": 5}', r"p.jsonl:2: width and height"),
+        ('{"image": "b", "boxes": [], "width": 0, "height": 5}', r"p.jsonl:2: width and height"),
+        ('{"image": "b", "boxes": 7}', r"p.jsonl:2: boxes: expected a list of finite numbers"),
         ('{"image": "b", "boxes": [[1, 2, 3, NaN]]}', r"p.jsonl:2: boxes: expected a list of fin"),
         ('{"image": "b", "boxes": [[5, 2, 3, 4]]}', r"box 1 \(5, 2, 3, 4\) encloses nothing"),
         (

@@ -167,7 +167,14 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_3(
         (["-o", "p.mat"], "JSON Lines are written"),
         (["-o", "-"], "-o -: proposals go to a file"),
         (["-o", ".", "--force"], "-o .: is a folder; name a file in it"),
-        (["--max-boxes", "0", "-o", "p.jsonl"], "--max-boxes 0: must be at least 1"),
+        (["--max-boxes", "0", "-o", "p.jsonl"], "Invalid value for '--max-boxes'"),
+        (["--max-side", "-1", "-o", "p.jsonl"], "Invalid value for '--max-side'"),
+        (["--seed", "-1", "-o", "p.jsonl"], "--seed -1: must not be below 0"),
+        (["--min-area", "400", "-o", "p.jsonl"], "--min-area: is for edge-boxes; add --method"),
+        (
+            ["--method", "edge-boxes", "--max-aspect-ratio", "0", "-o", "p.jsonl"],
+            "--max-aspect-ratio 0: must be from 1 to 1000",
+        ),
         (["--edge-model", "m.yml", "-o", "p.jsonl"], "--edge-model: is for edge-boxes"),
     ],
 )
@@ -198,9 +205,56 @@ def test_recall_compares_files_and_methods_in_one_table(
     assert rows[0].split()[1:] == rows[4].split()[1:]  # the same boxes
     assert "difficult objects left out" in rows[-1] and "train" in rows[-1]
     assert plot.read_bytes().startswith(b"\x89PNG")
-    report = json.loads(detkit(*words, "--json").stdout)
+    report = json.loads(detkit(*words, "--json", "--force").stdout)
     assert [one["name"] for one in report["proposals"]] == [str(out), "edge-boxes"]
     assert report["proposals"][0]["all"]["num_objects"] > 0
+
+
+def test_recall_counts_no_more_boxes_than_are_asked_for(
+    demo: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "p.jsonl"
+    detkit("propose", demo, "-o", out)
+    words = ("recall", out, demo, "--method", "edge-boxes", "--split", "train")
+    done = detkit(*words, "--max-boxes", "300")
+    rows = done.stdout.splitlines()
+    assert [row.split()[1] for row in rows[1:5]] == ["100", "300"] * 2 and not rows[5]
+    assert rows[6].startswith("first 300 boxes ")
+    one = json.loads(detkit(*words, "--max-boxes", "1", "--json").stdout)["proposals"][0]
+    assert [count["boxes"] for count in one["all"]["counts"]] == [1]
+    assert one["boxes_per_image"] == 1
+
+
+def test_recall_replaces_a_plot_only_by_force(demo: Path, tmp_path: Path, asked: list[str]) -> None:
+    plot = tmp_path / "r.png"
+    plot.write_text("a picture of mine")
+    words = ("recall", demo, "--method", "edge-boxes", "--split", "train", "--plot", plot)
+    refused = detkit(*words)
+    assert refused.returncode == 2 and f"{plot}: exists already; add --force" in refused.stderr
+    assert plot.read_text() == "a picture of mine" and not asked
+    assert detkit(*words, "--force").returncode == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("proposals", [("--method", "selective-search"), ("p.jsonl",)])
+def test_recall_takes_no_options_of_edge_boxes_without_it(
+    demo: Path, tmp_path: Path, asked: list[str], proposals: tuple[str, ...]
+) -> None:
+    model = tmp_path / "model.yml.gz"
+    model.write_bytes(b"")
+    for option, value in (("--edge-model", model), ("--min-area", "100")):
+        done = detkit("recall", *proposals, demo, "--split", "train", option, value)
+        assert done.returncode == 2 and f"{option}: is for edge-boxes" in done.stderr
+
+
+def test_an_edge_model_that_cannot_be_used_is_told_once_and_nothing_is_written(
+    demo: Path, tmp_path: Path
+) -> None:
+    model, out = tmp_path / "model.yml.gz", tmp_path / "p.jsonl"
+    model.write_bytes(b"words")
+    done = detkit("propose", demo, "--method", "edge-boxes", "--edge-model", model, "-o", out)
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
+    assert str(model) in done.stderr and not list(tmp_path.glob("*p.jsonl*"))
 
 
 def test_recall_needs_proposals_of_every_image(

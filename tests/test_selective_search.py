@@ -313,6 +313,8 @@ def test_wrong_options_are_named() -> None:
         selective_search(image, mode="slow")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least 1"):
         selective_search(image, max_boxes=0)
+    with pytest.raises(UsageError, match="seed is -1"):
+        selective_search(image, seed=-1)
 
 
 def test_plain_python_gives_the_same_boxes_as_compiled_code() -> None:

@@ -19,14 +19,30 @@ from detkit.errors import ExitCode, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from detkit.data import ImageRecord
+    from detkit.proposals import Proposer
     from detkit.proposals.making import Made
     from detkit.proposals.writing import ProposalWriter
     from detkit.recall import Coverage, RecallScores
     from detkit.structures import FloatArray
 
-MaxBoxes = Annotated[int, typer.Option(metavar="N", help="The best so many boxes of an image.")]
+MaxBoxes = Annotated[
+    int, typer.Option(min=1, metavar="N", help="The best so many boxes of an image.")
+]
 MaxSide = Annotated[
-    int, typer.Option(metavar="PX", help="Images are shrunk to this longer side; 0: never.")
+    int, typer.Option(min=0, metavar="PX", help="Images are shrunk to this longer side; 0: never.")
+]
+MinArea = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PX",
+        help="Edge Boxes: the least area of a box, in pixels of the shrunk image. [default: 400]",
+    ),
+]
+MaxAspectRatio = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Edge Boxes: the longer over the shorter side at most. [default: 3]"
+    ),
 ]
 EdgeModel = Annotated[
     Path | None,
@@ -59,6 +75,8 @@ def propose(
     max_side: MaxSide = 500,
     seed: Seed = 0,
     edge_model: EdgeModel = None,
+    min_area: MinArea = None,
+    max_aspect_ratio: MaxAspectRatio = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -80,7 +98,6 @@ def propose(
     if str(out) == "-":
         raise UsageError("-o -: proposals go to a file, which can be taken up again; name one")
     from detkit.machine import num_cores
-    from detkit.proposals import Proposer
     from detkit.proposals.cache import ProposalCache
     from detkit.proposals.making import make_all
     from detkit.proposals.source import ComputedProposals
@@ -88,7 +105,9 @@ def propose(
     from detkit.sources import count_images, find_images
 
     console = Console(quiet)
-    proposer = Proposer(method, max_boxes, max_side, seed, edge_model)
+    (proposer,) = _proposers(
+        (method,), (max_boxes, max_side, seed), (edge_model, min_area, max_aspect_ratio)
+    )
     images = find_images(sources, stdin=sys.stdin)
     total = count_images(sources)
     cache = ProposalCache()
@@ -135,10 +154,13 @@ def recall(
     max_side: MaxSide = 500,
     seed: Seed = 0,
     edge_model: EdgeModel = None,
+    min_area: MinArea = None,
+    max_aspect_ratio: MaxAspectRatio = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Plot recall over IoU and over boxes: .png, .svg, .pdf."),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -160,29 +182,31 @@ def recall(
         raise UsageError(
             "expected: detkit recall FILE... DATA, or detkit recall DATA --method NAME"
         )
+    if plot is not None and plot.exists() and not force:
+        raise UsageError(f"{plot}: exists already; add --force to replace it")
     from detkit import recall as scoring
     from detkit.data import open_dataset
-    from detkit.proposals import Proposer
 
     console = Console(quiet)
-    proposers = [
-        Proposer(name, max_boxes, max_side, seed, edge_model if name == "edge-boxes" else None)
-        for name in method or ()
-    ]
+    proposers = _proposers(
+        method or (), (max_boxes, max_side, seed), (edge_model, min_area, max_aspect_ratio)
+    )
     dataset = open_dataset(Path(data), classes=class_list(classes))
     part = choose_split(dataset, split)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     records, truths = dataset.splits[part], dataset.truths(part)
-    found = {name: _of_file(Path(name), records) for name in files}
+    found = {name: _of_file(Path(name), records, max_boxes) for name in files}
     found |= {one.method: _of_method(console, one, records) for one in proposers}
     if plot is not None:
         from detkit.recall_plot import save_recall_plot
 
         save_recall_plot(found, truths, dataset.class_names, plot, count=max_boxes)
         console.note(f"recall over IoU and number of boxes: {plot}")
+    counts = scoring.counts_up_to(max_boxes)
     scores = {
-        name: scoring.recall(boxes, truths, dataset.class_names) for name, boxes in found.items()
+        name: scoring.recall(boxes, truths, dataset.class_names, counts=counts)
+        for name, boxes in found.items()
     }
     if as_json:
         report: dict[str, Any] = {
@@ -215,18 +239,40 @@ def _write(console: Console, writer: ProposalWriter, made: Any, total: int | Non
     return num_bad
 
 
-def _of_file(path: Path, records: Sequence[ImageRecord]) -> list[FloatArray]:
-    """Return the (P, 4) boxes that a file has for each record."""
+def _proposers(
+    methods: Sequence[str],
+    numbers: tuple[int, int, int],
+    of_edges: tuple[Path | None, float | None, float | None],
+) -> list[Proposer]:
+    """Return one a method, of the `numbers` max_boxes, max_side and seed.
+
+    `of_edges` are Edge Boxes' model, min_area and max_aspect_ratio, None where they were not
+    given; UsageError when one was and edge-boxes is not among the methods.
+    """
+    from detkit.proposals import Proposer
+
+    names = ("edge_model", "min_area", "max_aspect_ratio")
+    given: dict[str, Any] = {name: own for name, own in zip(names, of_edges) if own is not None}
+    if given and "edge-boxes" not in methods:
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option}: is for edge-boxes; add --method edge-boxes")
+    return [Proposer(name, *numbers, **(given if name == "edge-boxes" else {})) for name in methods]
+
+
+def _of_file(path: Path, records: Sequence[ImageRecord], max_boxes: int) -> list[FloatArray]:
+    """Return the best (P, 4) boxes that a file has for each record."""
     from detkit.data import image_size
     from detkit.proposals.file import read_proposals
     from detkit.proposals.source import FileProposals
 
-    source = FileProposals.of(read_proposals(path))
+    source = FileProposals.of(read_proposals(path), max_boxes)
     source.require(str(record.path) for record in records)
     return [source.find(str(one.path), image_size(one.path)).boxes for one in records]
 
 
-def _of_method(console: Console, proposer: Any, records: Sequence[ImageRecord]) -> list[FloatArray]:
+def _of_method(
+    console: Console, proposer: Proposer, records: Sequence[ImageRecord]
+) -> list[FloatArray]:
     """Return the (P, 4) boxes that a method proposes for each record."""
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache

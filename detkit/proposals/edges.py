@@ -14,7 +14,10 @@ next to nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,11 +55,10 @@ def gradient_edges(image: NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
     return _thinned(edges, orientation), orientation
 
 
-def structured_edges(image: NDArray[np.uint8], model_file: Path) -> tuple[FloatArray, FloatArray]:
-    """Return (edge map, orientation), each (H, W), by the structured forest in `model_file`.
+def edge_detector(model_file: Path) -> Any:
+    """Return OpenCV's detector of the structured forest in `model_file`, its `model.yml.gz`.
 
-    `image` is (H, W, 3) RGB or (H, W) grey; the file is OpenCV's `model.yml.gz`. Raises
-    DetkitError when the installed OpenCV lacks `ximgproc` or cannot read the file.
+    Raises DetkitError when the installed OpenCV lacks `ximgproc` or cannot read the file.
     """
     if not model_file.is_file():
         raise DetkitError(f"{model_file}: there is no such edge model file")
@@ -66,18 +68,34 @@ def structured_edges(image: NDArray[np.uint8], model_file: Path) -> tuple[FloatA
             "opencv-contrib-python-headless in place of opencv-python-headless, or leave the "
             "edge model out for detkit's own edges"
         )
+    with _told(model_file):
+        return cv2.ximgproc.createStructuredEdgeDetection(str(model_file))
+
+
+def structured_edges(image: NDArray[np.uint8], model_file: Path) -> tuple[FloatArray, FloatArray]:
+    """Return (edge map, orientation), each (H, W), by the structured forest in `model_file`.
+
+    `image` is (H, W, 3) RGB or (H, W) grey. Raises DetkitError as `edge_detector` does.
+    """
+    detector = edge_detector(model_file)
     colour = np.ascontiguousarray(_three_channels(image), np.float32) / 255
-    try:
-        detector = cv2.ximgproc.createStructuredEdgeDetection(str(model_file))
+    with _told(model_file):
         strength = detector.detectEdges(colour)
         orientation = detector.computeOrientation(strength)
         edges = detector.edgesNms(strength, orientation)
+    return np.asarray(edges, np.float32), _modulo_pi(np.asarray(orientation, np.float32))
+
+
+@contextmanager
+def _told(model_file: Path) -> Iterator[None]:
+    """Tell what OpenCV does not like about the model in one line."""
+    try:
+        yield
     except (cv2.error, SystemError) as error:
         reason = " ".join(str(error).split())
         raise DetkitError(
             f"{model_file}: is no structured edge model that OpenCV can read ({reason})"
         ) from error
-    return np.asarray(edges, np.float32), _modulo_pi(np.asarray(orientation, np.float32))
 
 
 def _three_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -79,11 +79,14 @@ def selective_search(
     a side under `min_side` own pixels (under the image's own side, where that is smaller); the
     first `max_boxes` are kept. An image with a side above `max_side` is scaled down to it for the
     search (R-CNN's released code: 500), but never to fewer than 64 pixels across: time and
-    memory, 120 bytes a pixel (quality: 220), are those of the scaled image. The boxes do not
-    depend on `threads`. Raises UsageError for another mode or a limit below 1.
+    memory, 120 bytes a pixel (quality: 220), are those of the scaled image. 6000 x 4000 pixels
+    take about 1 s and 300 MB at 500, 41 s and 3 GB at 6000 (one shared core). The boxes do not
+    depend on `threads`. Raises UsageError for another mode, a limit below 1 or a seed below 0.
     """
     if mode not in STRATEGIES:
         raise UsageError(f"mode {mode!r}: selective search has {' and '.join(STRATEGIES)}")
+    if seed < 0:
+        raise UsageError(f"selective search: seed is {seed}, and has to be at least 0")
     if min(max_boxes, max_side, threads) < 1:
         raise UsageError("selective search: max_boxes, max_side and threads are at least 1")
     height, width = image.shape[:2]
