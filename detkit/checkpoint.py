@@ -75,7 +75,7 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
     """Return the detector of a model file, in eval mode on `device`.
 
     Raises DetkitError when the file is missing, broken, of a newer detkit or of a backend that
-    is not here, or when its weights do not fit its config.
+    is not here, or when its weights do not fit its config or are not finite.
     """
     path = Path(path)
     info = model_info(path)
@@ -95,6 +95,9 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise DetkitError(f"{path}: cannot be read, the file is broken ({error})") from error
+    name = _not_finite(tensors)
+    if name is not None:
+        raise DetkitError(f"{path}: the weights {name} are not finite; train the model anew")
     with torch.random.fork_rng(devices=[]):  # the random start that the file replaces
         detector = kind(config, info["class_names"])
     try:
@@ -237,14 +240,22 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 def require_finite(detector: Detector, path: Path) -> None:
     """Raise DetkitError, naming one, when a weight is NaN or infinite and may not be saved."""
-    finite = {name: weight.isfinite().all() for name, weight in detector.named_parameters()}
-    if not finite or torch.stack(list(finite.values())).all():
+    name = _not_finite(detector.state_dict())
+    if name is None:
         return
-    name = next(name for name, good in finite.items() if not good)
     raise DetkitError(
         f"{path}: not written, since the weights {name} are not finite; lower --lr or "
         "--set clip_norm=10, and go on with --resume"
     )
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a tensor that holds a NaN or an infinity; None when there is none."""
+    # One answer from the device, not one a tensor.
+    finite = {name: tensor.isfinite().all() for name, tensor in state.items()}
+    if not finite or torch.stack(list(finite.values())).all():
+        return None
+    return next(name for name, good in finite.items() if not good)
 
 
 def _stored(tensor: Tensor) -> Tensor:
@@ -257,9 +268,12 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _check_header(info: Mapping[str, Any]) -> None:
-    """Raise TypeError when a value of the header is not of the kind that is written there."""
+    """Raise TypeError or ValueError when a value of the header is not as it is written there."""
     names = info["class_names"]
     if not isinstance(info["config"], dict) or not isinstance(info["backend"], str):
         raise TypeError("config and backend must be an object and a string")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TypeError("class_names must be a list of strings")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the class {twice!r} is named twice")

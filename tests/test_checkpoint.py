@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -126,6 +127,7 @@ def test_weights_of_another_program_are_not_a_model(tmp_path: Path) -> None:
         ({"class_names": ["car"]}, "do not fit toy with 1 classes: size mismatch"),
         ({"class_names": "car"}, "its header is broken"),
         ({"class_names": None}, "its header is broken"),
+        ({"class_names": ["car", "car"]}, "the class 'car' is named twice"),
         ({"config": {"depth": 3}}, "unknown field depth"),
         ({"config": {"nms_thresh": 7.0}}, "nms_thresh=7.0: must lie between 0 and 1"),
         ({"config": [1]}, "its header is broken"),
@@ -148,6 +150,20 @@ def test_weights_that_are_not_finite_leave_the_old_model(model: Path) -> None:
     with pytest.raises(DetkitError, match=r"not written, since the weights head\.bias"):
         save_model(model, toy)
     assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["head.bias", "backbone.1.running_var"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_whose_weights_are_not_finite_is_refused(
+    model: Path, name: str, value: float
+) -> None:
+    tensors = safetensors.torch.load_file(model)
+    tensors[name][0] = value
+    with safetensors.safe_open(model, framework="np") as file:
+        metadata = file.metadata()
+    model.write_bytes(safetensors.torch.save(tensors, metadata))
+    with pytest.raises(DetkitError, match=f"the weights {re.escape(name)} are not finite"):
+        load_model(model)
 
 
 # A full disk
