@@ -15,6 +15,7 @@ from detkit.cli.model_choice import load_plugins, open_model, open_proposals, re
 from detkit.cli.options import (
     Device,
     Force,
+    Model,
     Plugin,
     Precision,
     ProposalsFrom,
@@ -40,9 +41,7 @@ WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def detect(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model file, or a name: ssd300-coco.")
-    ],
+    model: Model,
     sources: Annotated[
         list[str],
         typer.Argument(

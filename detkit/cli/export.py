@@ -8,15 +8,13 @@ from typing import Annotated
 import typer
 
 from detkit.cli.model_choice import load_plugins, open_model
-from detkit.cli.options import Force, Plugin, Quiet
+from detkit.cli.options import Force, Model, Plugin, Quiet
 from detkit.console import Console
 from detkit.errors import UsageError
 
 
 def export(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model file, or a name: ssd300-coco.")
-    ],
+    model: Model,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FILE", help="The ONNX file to write.")
     ],

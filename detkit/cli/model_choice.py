@@ -40,13 +40,18 @@ def open_model(
 ) -> Detector:
     """Return the detector of a model file or of published weights, in eval mode on its device.
 
-    An ONNX file that `detkit export` wrote runs on the CPU, whatever the device. `settings` are
-    those of `--set`, which stand in for the model's; `precision` is what `detect` computes in.
+    A run folder stands for its best model. An ONNX file that `detkit export` wrote runs on the
+    CPU, whatever the device. `settings` are those of `--set`, which stand in for the model's;
+    `precision` is what `detect` computes in.
 
     Raises DetkitError when there is neither, naming the nearest published name, and UsageError
     for a setting or a precision there is not.
     """
     require_model(model)
+    if Path(model).is_dir():
+        from detkit.measuring import model_of
+
+        model = str(model_of(Path(model)))
     from detkit.checkpoint import changed, load_model
     from detkit.detectors import backend_names, load_backend
     from detkit.precision import DTYPES, choose_precision, find_device, for_inference

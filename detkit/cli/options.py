@@ -12,6 +12,12 @@ import typer
 from detkit.errors import UsageError
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="The labelled folder.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model file, a run folder (its best), or a name: ssd300-coco."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress on stderr.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of a table.")]
