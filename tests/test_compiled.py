@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -79,3 +80,74 @@ def test_code_that_cannot_be_kept_is_announced_in_each_process(
     assert [record.message for record in caplog.records] == [
         "compiling the proposal code for this process, about 3 s"
     ]
+
+
+inner = twice
+
+
+def calls_another(x: int) -> int:
+    return int(inner(x)) + 1
+
+
+def broken(kind: str, folder: Path) -> None:
+    """Break the files of numba's cache as a crash or an upgrade would."""
+    for path in folder.rglob("*.nbi" if kind == "empty index" else "*.nbc"):
+        content = path.read_bytes()
+        path.write_bytes(
+            {
+                "empty index": b"",
+                "code cut short": content[: len(content) // 2],
+                "a module that is gone": b"\x80\x04cmodule_that_is_gone\nName\n.",
+            }[kind]
+        )
+
+
+@pytest.mark.parametrize("kind", ["empty index", "code cut short", "a module that is gone"])
+def test_broken_files_are_said_once_and_replaced(
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for _ in range(2):  # into another process's files, as it were
+        monkeypatch.setitem(globals(), "inner", compiled(twice))
+        assert compiled(calls_another)(4) == 9
+        assert not caplog.records
+    broken(kind, tmp_path)
+    inner = compiled(twice)
+    monkeypatch.setitem(globals(), "inner", inner)
+    assert inner(4) == 8 and compiled(calls_another)(4) == 9
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert str(tmp_path) in caplog.text and "broken" in caplog.text
+    caplog.clear()
+    module._warn_once.cache_clear()
+    again = compiled(twice)
+    assert again(4) == 8 and not caplog.records
+    assert again.stats.cache_hits  # type: ignore[attr-defined]
+
+
+def test_where_the_disk_is_full_it_is_said_once_and_the_code_runs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setitem(globals(), "inner", compiled(twice))
+    outer = compiled(calls_another)
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("os.replace", full)
+    assert outer(4) == 9 and outer(5) == 11
+    assert outer.signatures  # type: ignore[attr-defined]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be kept there (File too large)" in caplog.text
+
+
+def test_code_that_does_not_compile_is_no_matter_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    with pytest.raises(numba.TypingError):
+        compiled(twice)(None)  # type: ignore[arg-type]
+    assert not caplog.records
