@@ -82,6 +82,16 @@ def test_the_least_recently_used_go_when_the_bound_is_passed(tmp_path: Path) -> 
     assert "of at most" in cache.size_text()
 
 
+def test_a_lower_bound_holds_without_anything_being_written(tmp_path: Path) -> None:
+    for number in range(10):
+        ProposalCache(tmp_path).put(f"{number:02d}", made())
+    told = ProposalCache(tmp_path, max_bytes=10_740).size_text()
+    assert told == f"{tmp_path / 'proposals'}: 0.0 MiB of at most 1e-05 GiB"
+    assert len(list(tmp_path.rglob("*.npy"))) == 4  # of 2128 bytes each, at most .9 of the bound
+    ProposalCache(tmp_path, max_bytes=0).size_text()
+    assert len(list(tmp_path.rglob("*.npy"))) == 4
+
+
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     cache = ProposalCache(tmp_path)
     cache.put("ab12", made())

@@ -125,9 +125,10 @@ def propose(
                     f"stopped; the same command goes on, what was done is in {writer.partial}"
                 ) from None
     each = writer.num_boxes / max(writer.num_images, 1)
+    before = f"{len(writer.done)} done before, " if writer.done else ""
     console.note(
         f"{out}: {writer.num_images} images, {each:.0f} boxes each "
-        f"({len(writer.done)} done before, {cache.hits} from the cache; {cache.size_text()})"
+        f"({before}{cache.hits} from the cache; {cache.size_text()})"
     )
     if num_bad:
         console.error(f"{num_bad} {'image' if num_bad == 1 else 'images'} could not be read")

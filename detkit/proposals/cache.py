@@ -117,7 +117,10 @@ class ProposalCache:
             self.trim()
 
     def trim(self) -> int:
-        """Return the bytes kept, after removing the least recently used files above the bound."""
+        """Return the bytes kept, after removing the least recently used files above the bound.
+
+        A bound of 0 keeps nothing more and leaves what is there.
+        """
         files, total = [], 0
         for path, size, used in self._files():
             if path.suffix != ".npy":
@@ -127,7 +130,7 @@ class ProposalCache:
                 continue
             files.append((used, size, path))
             total += size
-        if total > self.max_bytes:
+        if total > self.max_bytes > 0:
             for _, size, path in sorted(files):
                 if total <= ROOM * self.max_bytes:
                     break
@@ -138,9 +141,9 @@ class ProposalCache:
         return total
 
     def size_text(self) -> str:
-        """Return where the cache is, how large it is and may become, for people."""
-        used = sum(size for _, size, _ in self._files())
-        return f"{self.folder}: {used / 2**20:.1f} MiB of at most {self.max_bytes / 2**30:g} GiB"
+        """Return where the cache is, how large it is, once trimmed, and may become, for people."""
+        used, bound = self.trim() / 2**20, self.max_bytes / 2**30
+        return f"{self.folder}: {used:.1f} MiB of at most {bound:.3g} GiB"
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npy"
