@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import UsageError
+from detkit.files import write_bytes
 from detkit.recall import recall
 from detkit.report import SUFFIXES
 from detkit.structures import FloatArray, Truth
@@ -42,12 +45,14 @@ def save_recall_plot(
     counts = [number for number in COUNTS if number < most] + [max(most, 1)]
     for number, (name, found) in enumerate(proposals.items()):
         colour = f"C{number % 10}"
+        # matplotlib sees a formula between dollar signs, and hides what begins with "_".
+        shown = f" {name}".replace("$", r"\$")
         over_iou = recall(found, truths, class_names, counts=[count], ious=IOUS)
-        by_iou.plot(IOUS, over_iou.all.recall[0], color=colour, label=name)
+        by_iou.plot(IOUS, over_iou.all.recall[0], color=colour, label=shown)
         over_count = recall(found, truths, class_names, counts=counts, ious=list(STYLES))
         for column, (iou, style) in enumerate(STYLES.items()):
             shares = over_count.all.recall[:, column]
-            label = f"{name}, IoU {iou:g}"
+            label = f"{shown}, IoU {iou:g}"
             by_count.plot(counts, shares, style, color=colour, label=label)
     by_iou.set(xlabel="IoU", xlim=(0.5, 1), title=f"first {count} boxes an image")
     by_count.set(xlabel="boxes an image", xscale="log", title="by number of boxes")
@@ -55,10 +60,8 @@ def save_recall_plot(
         axes.set(ylabel="recall", ylim=(0, 1.02), yticks=np.arange(0, 1.1, 0.2))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        figure.savefig(partial, dpi=150)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters the font lacks, and the like
+        figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
+    write_bytes(path, content.getbuffer())

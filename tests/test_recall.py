@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from detkit.errors import UsageError
-from detkit.recall import COUNTS, best_overlaps, recall, recall_to_json
+from detkit.recall import COUNTS, best_overlaps, counts_up_to, recall, recall_to_json
 from detkit.recall_plot import save_recall_plot
 from detkit.structures import FloatArray, Truth
 
@@ -125,6 +126,23 @@ def test_the_plot_is_a_picture_and_other_suffixes_are_refused(tmp_path: Path) ->
     with pytest.raises(UsageError, match="written as one of"):
         save_recall_plot({"ö": objects}, [truth(objects[0])], ("a",), tmp_path / "r.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["r.png"]
+
+
+def test_the_plot_names_files_as_they_are_called(tmp_path: Path) -> None:
+    objects = [boxes((0, 0, 10, 10))]
+    names = ("_of $\\me$.jsonl", "提案.jsonl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = dict.fromkeys(names, objects)
+        save_recall_plot(found, [truth(objects[0])], ("a",), tmp_path / "r.svg")
+    drawn = (tmp_path / "r.svg").read_text(encoding="utf-8")
+    assert all(f"<!--  {name} -->" in drawn.replace(r"\$", "$") for name in names)
+
+
+def test_the_numbers_of_boxes_end_with_the_one_asked_for() -> None:
+    assert counts_up_to(2000) == COUNTS and counts_up_to(50) == (50,)
+    assert counts_up_to(1500) == (100, 300, 1000, 1500)
+    assert counts_up_to(5000) == (*COUNTS, 5000)
 
 
 def test_recall_and_proposing_import_no_torch() -> None:
