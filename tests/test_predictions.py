@@ -453,6 +453,19 @@ def test_coco_numbers_count_from_0_when_there_is_a_0(tmp_path):
 COCO_ROW = '"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]'
 
 
+def coco_results(**parts):
+    """A COCO document of one result; parts of the result or of the document are replaced."""
+    row = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 20}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [row],
+    }
+    for key, value in parts.items():
+        (row if key in row else document)[key] = value
+    return json.dumps(document)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -513,6 +526,49 @@ COCO_ROW = '"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]'
         ("a.txt", "3 0.5 10 20 30 40\n", "class number 3, but there are 3 classes"),
         ("a.txt", "1 nan 10 20 30 40\n", r"a\.txt:1: score nan is not finite"),
         ("comp4_det_test_car.txt", "a .5 1 2\n", r"car\.txt:1: expected `image score"),
+        ("a.json", '[{"image": "a", "detections": ""}]', "'' is no list"),
+        ("a.json", '[{"image": "a", "boxes": [], "labels": {}, "scores": []}]', "{} is no list"),
+        (
+            "a.json",
+            coco_results(bbox=["1", "2", "3", "4"]),
+            r"annotation 1: box \['1', .* is not 4",
+        ),
+        ("a.json", coco_results(bbox="1234"), "annotation 1: box '1234' is not 4 numbers"),
+        ("a.json", coco_results(bbox=[1, 2, True, 4]), "is not 4 numbers"),
+        ("a.json", coco_results(bbox=[1, 2, 10**400, 4]), "annotation 1: box .* is not finite"),
+        ("a.json", coco_results(bbox=[1, 2, 1e300, 4]), "annotation 1: box .* is not finite"),
+        ("a.json", coco_results(score=10**400), "annotation 1: score 1000.* is not finite"),
+        ("a.json", coco_results(score="0.5"), "annotation 1: score '0.5' is not a number"),
+        ("a.json", coco_results(score=[0.5]), r"annotation 1: score \[0.5\] is not a number"),
+        ("a.json", coco_results(category_id=[1]), r"annotation 1: label \[1\] is not a class"),
+        ("a.json", coco_results(category_id=10**400), "annotation 1: no class has the number 1000"),
+        ("a.json", coco_results(image_id=[1]), r"annotation 1: 'image_id' is \[1\], no whole"),
+        ("a.json", coco_results(images=[{}]), "images 1: no 'id'"),
+        ("a.json", coco_results(images=["a"]), "images 1: expected an object, not str"),
+        ("a.json", coco_results(images=None), '"images" is None, no list'),
+        ("a.json", coco_results(images=5), '"images" is 5, no list'),
+        ("a.json", coco_results(images=[{"id": True}]), "images 1: 'id' is True"),
+        ("a.json", coco_results(categories=[{}]), "categories 1: no 'id'"),
+        ("a.json", coco_results(categories=[{"id": [1]}]), r"categories 1: 'id' is \[1\]"),
+        ("a.json", coco_results(categories=[{"id": 1}]), "categories 1: no 'name'"),
+        ("a.json", coco_results(categories="abc"), "\"categories\" is 'abc', no list"),
+        ("a.json", f"[{'9' * 6000}]", r"a\.json:1: JSON with an endless number"),
+        ("a.jsonl", '{"image": 1,\n"error": ' + "9" * 6000 + "}", r"a\.jsonl:1: JSON with an"),
+        (
+            "a.csv",
+            f"image,label,score,x1,y1,x2,y2\n{'a' * 200_000},car,.5,1,2,3,4\n",
+            r"a\.csv:2: not CSV: field larger",
+        ),
+        (
+            "a.csv",
+            f"image,label,score,x1,y1,x2,y2\na,{'1' * 5000},.5,1,2,3,4\n",
+            r"a\.csv:2: class number of 5000 digits, but there are 3 classes",
+        ),
+        (
+            "a.csv",
+            "image,label,score,x1,y1,x2,y2\na,car,.5,1,2,1e39,4\n",
+            "csv:2: box .* not finite",
+        ),
     ],
 )
 def test_what_cannot_be_understood_is_one_line_with_its_place(name, text, message, tmp_path):
@@ -522,6 +578,54 @@ def test_what_cannot_be_understood_is_one_line_with_its_place(name, text, messag
         read_predictions(path, class_names=NAMES)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [float("inf"), float("nan"), 10**400, 1e300, -5, "40", None])
+def test_a_width_that_no_image_has_is_not_known(width, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(coco_results(images=[{"id": 1, "width": width, "height": 20}]))
+    (found,) = read_predictions(path, class_names=NAMES)
+    assert (found.width, found.height) == (0, 20)
+    assert found.boxes.tolist() == [[1, 2, 4, 6]]
+
+
+@pytest.mark.parametrize("size", ["inf,20", "40,nan", "40,-20", "40", "40,20,1", "a,b"])
+def test_a_list_of_sizes_that_no_image_has_is_refused_with_its_line(size, tmp_path):
+    write("yolo", tmp_path / "out", [image("a.jpg", ("car", 0.5, (0, 0, 9, 9)))])
+    (tmp_path / "out" / "images.csv").write_text(f"image,width,height\na.jpg,{size}\n")
+    with pytest.raises(DetkitError, match=r"images\.csv:2: "):
+        read_predictions(tmp_path / "out", class_names=NAMES)
+
+
+image_keys = ["image", "image_id", "file_name", "id", "name", "width", "error"]
+list_keys = ["detections", "annotations", "images", "categories", "boxes", "labels", "scores"]
+keys = st.sampled_from([*image_keys, *list_keys, "bbox", "box", "label", "category_id", "score"])
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 90)
+    | st.floats()
+    | st.sampled_from(["", "a.jpg", "car", 10**400, "9" * 5000, [1, 2, 3, 4], []])
+)
+anything = st.recursive(
+    leaves, lambda one: st.lists(one, max_size=4) | st.dictionaries(keys, one, max_size=6)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    value=st.lists(st.dictionaries(keys, anything), min_size=1) | st.dictionaries(keys, anything)
+)
+def test_whatever_json_a_file_holds_is_read_or_refused_in_one_line(value, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "a.json"
+    path.write_text(json.dumps(value))
+    try:
+        found = read_predictions(path, class_names=NAMES)
+    except DetkitError as error:
+        assert "\n" not in str(error)
+        assert str(path) in str(error)
+    else:
+        assert all(np.isfinite(one.boxes).all() for one in found)
 
 
 def test_numbers_without_class_names_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
+from detkit.shown import short
 
 IMAGE_KEYS = ("image", "file_name", "filename", "image_id", "path", "file")
 WHAT_IS_READ = (
     "expected detkit's jsonl, json or csv, COCO results, a folder of VOC comp4 files, or a "
     "folder of one .txt an image"
 )
+LARGEST = 1e30  # ours: no score or pixel is as large, and float32 holds sums of two such
+LARGEST_SIDE = 1 << 31  # ours: pixels of an image
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Collected:
     places: list[str] = field(default_factory=list)
     error: str | None = None
     normalised: bool = False
+    is_sized: bool = False  # boxes are x y w h
 
     def add(self, label: Any, score: Any, box: Any, place: str) -> None:
         """Add a detection."""
@@ -42,7 +47,10 @@ class Collected:
     def finish(self) -> ImagePredictions:
         """Return the detections as arrays; raise DetkitError for one that makes no sense."""
         # As float32 first: -1 and back of a 1-based format must not put corners out of order.
-        boxes = _numbers(self.boxes, 4, "box", self.places).astype(np.float32)
+        wide = _numbers(self.boxes, 4, "box", self.places)
+        if self.is_sized:
+            wide[:, 2:] += wide[:, :2]
+        boxes = wide.astype(np.float32)
         scores = _numbers([[score] for score in self.scores], 1, "score", self.places)[:, 0]
         for number in np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1)):
             x1, y1, x2, y2 = boxes[number].tolist()
@@ -52,7 +60,7 @@ class Collected:
             )
         for place, label in zip(self.places, self.labels, strict=True):
             if not isinstance(label, str):
-                raise DetkitError(f"{place}: label {label!r} is not a class name")
+                raise DetkitError(f"{place}: label {short(label)} is not a class name")
         return ImagePredictions(
             image=self.name,
             width=self.width,
@@ -68,21 +76,20 @@ class Collected:
 def _numbers(values: list[Any], width: int, what: str, places: list[str]) -> NDArray[np.float64]:
     """Return rows of `width` finite numbers as (N, width); DetkitError names what is not."""
     try:
-        array = np.array(values, np.float64).reshape(len(values), width)
-        if np.isfinite(array).all():
-            return array
-    except (TypeError, ValueError):
+        # numpy would take the text "1" and true for numbers as well.
+        if set(map(type, chain.from_iterable(values))) <= {int, float}:
+            array = np.array(values, np.float64).reshape(len(values), width)
+            if (np.abs(array) < LARGEST).all():
+                return array
+    except (TypeError, ValueError, OverflowError):
         pass
     for value, place in zip(values, places, strict=True):
-        shown = value[0] if width == 1 else value
-        try:
-            row = np.array(value, np.float64)
-        except (TypeError, ValueError):
-            raise DetkitError(f"{place}: {what} {shown!r} is not {_numbers_of(width)}") from None
-        if row.shape != (width,):
-            raise DetkitError(f"{place}: {what} {shown!r} is not {_numbers_of(width)}")
-        if not np.isfinite(row).all():
-            raise DetkitError(f"{place}: {what} {shown!r} is not finite; did training diverge?")
+        shown = short(value[0] if width == 1 else value)
+        is_row = isinstance(value, list | tuple) and len(value) == width
+        if not is_row or not {type(one) for one in value} <= {int, float}:
+            raise DetkitError(f"{place}: {what} {shown} is not {_numbers_of(width)}")
+        if not all(abs(one) < LARGEST for one in value):
+            raise DetkitError(f"{place}: {what} {shown} is not finite; did training diverge?")
     raise AssertionError("a row that is fine alone is fine among others")
 
 
@@ -91,5 +98,5 @@ def _numbers_of(width: int) -> str:
 
 
 def size_or_zero(value: Any) -> int:
-    """Return a width or height; 0 when it is not known."""
-    return int(value) if isinstance(value, (int, float)) and value > 0 else 0
+    """Return a width or height; 0 when it is not known, or none that an image can have."""
+    return int(value) if isinstance(value, int | float) and 0 < value < LARGEST_SIDE else 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError
 from detkit.predictions.collected import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
 from detkit.predictions.image import coco_category_ids
+from detkit.shown import short
+
+COCO_KEYS = ("image_id", "category_id", "bbox", "score")
+Id = int | str
 
 
 class JsonReader:
@@ -47,6 +51,8 @@ class JsonReader:
             ) from error
         except RecursionError as error:
             raise DetkitError(f"{self.path}:{line}: JSON nested too deeply") from error
+        except ValueError as error:  # a number of thousands of digits
+            raise DetkitError(f"{self.path}:{line}: JSON with an endless number") from error
 
     def _read_object(self, document: dict[str, Any]) -> list[Collected]:
         """Return the detections of a file that is one object."""
@@ -63,9 +69,7 @@ class JsonReader:
 
     def _read_entries(self, entries: Sequence[Any], places: Sequence[str]) -> list[Collected]:
         """Return the detections of objects by image, or by detection as COCO's results are."""
-        for entry, place in zip(entries, places, strict=True):
-            if not isinstance(entry, dict):
-                raise DetkitError(f"{place}: expected an object, not {type(entry).__name__}")
+        _check_objects(entries, places)
         if entries and "bbox" in entries[0]:
             return self._read_coco(entries, places, {})
         images = [self._image(*pair) for pair in zip(entries, places, strict=True)]
@@ -85,9 +89,11 @@ class JsonReader:
             return image
         try:
             if "detections" in entry:
-                rows = [(one["label"], one["score"], one["box"]) for one in entry["detections"]]
+                found = _list(entry["detections"])
+                rows = [(one["label"], one["score"], one["box"]) for one in found]
             else:
-                rows = list(zip(entry["labels"], entry["scores"], entry["boxes"], strict=True))
+                columns = [_list(entry[key]) for key in ("labels", "scores", "boxes")]
+                rows = list(zip(*columns, strict=True))
         except (KeyError, TypeError, ValueError) as error:
             problem = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise DetkitError(
@@ -103,49 +109,59 @@ class JsonReader:
     ) -> list[Collected]:
         """Return COCO results; `document` may name their images and categories."""
         images: dict[str, Collected] = {}
-        for one in document.get("images", []):
-            key = str(one["id"])
-            name = str(one.get("file_name", key))
-            images[key] = Collected(
-                name, size_or_zero(one.get("width")), size_or_zero(one.get("height"))
-            )
+        for one, place in self._listed(document, "images"):
+            key = str(_id(one, "id", place))
+            name = str(_id(one, "file_name", place)) if "file_name" in one else key
+            width, height = (size_or_zero(one.get(side)) for side in ("width", "height"))
+            images[key] = Collected(name, width, height, is_sized=True)
+        _check_objects(rows, places)
         for row, place in zip(rows, places, strict=True):
-            try:
-                key = str(row["image_id"])
-                x, y, width, height = row["bbox"]
-                box = (x, y, x + width, y + height)
-                label, score = row["category_id"], row["score"]
-            except (KeyError, TypeError, ValueError) as error:
-                problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+            missing = [key for key in COCO_KEYS if key not in row]
+            if missing:
                 raise DetkitError(
-                    f"{place}: {problem}; a COCO result has image_id, category_id, bbox "
+                    f"{place}: no {missing[0]!r}; a COCO result has image_id, category_id, bbox "
                     "[x, y, w, h] and score"
-                ) from error
-            images.setdefault(key, Collected(key)).add(label, score, box, place)
+                )
+            key = str(_id(row, "image_id", place))
+            if key not in images:
+                images[key] = Collected(key, is_sized=True)
+            images[key].add(row["category_id"], row["score"], row["bbox"], place)
         found = list(images.values())
-        categories = document.get("categories")
-        ids = {one["id"]: str(one["name"]) for one in categories} if categories else None
-        self._name_numbers(found, ids)
+        ids = {
+            _id(one, "id", place): str(_id(one, "name", place))
+            for one, place in self._listed(document, "categories")
+        }
+        self._name_numbers(found, ids or None)
         return found
 
-    def _name_numbers(self, images: Sequence[Collected], ids: dict[int, str] | None) -> None:
+    def _listed(self, document: Mapping[str, Any], key: str) -> list[tuple[dict[str, Any], str]]:
+        """Return the objects that a document lists under a key, each with its place."""
+        if key not in document:
+            return []
+        if not isinstance(document[key], list):
+            raise DetkitError(f'{self.path}: "{key}" is {short(document[key])}, no list')
+        places = [f"{self.path}: {key} {n}" for n in range(1, len(document[key]) + 1)]
+        _check_objects(document[key], places)
+        return list(zip(document[key], places, strict=True))
+
+    def _name_numbers(self, images: Sequence[Collected], ids: Mapping[Id, str] | None) -> None:
         """Put class names in the place of category numbers; names stay."""
         numbers = {label for image in images for label in image.labels if type(label) is int}
         if not numbers:
             return
-        names = self._numbering(numbers) if ids is None else ids
+        names: Mapping[Id, str] = self._numbering(numbers) if ids is None else ids
         for image in images:
             for index, label in enumerate(image.labels):
                 if type(label) is not int:
                     continue
                 if label not in names:
                     raise DetkitError(
-                        f"{image.places[index]}: no class has the number {label} "
-                        f"({len(names)} classes, {min(names)} to {max(names)})"
+                        f"{image.places[index]}: no class has the number {short(label)} "
+                        f"({len(names)} classes: {short(list(names))})"
                     )
                 image.labels[index] = names[label]
 
-    def _numbering(self, numbers: set[int]) -> dict[int, str]:
+    def _numbering(self, numbers: set[int]) -> dict[Id, str]:
         """Return the class of each number: the data set's ids, COCO's, or counted from 1.
 
         A 0 among the numbers shows that a tool counted from 0.
@@ -163,5 +179,28 @@ def _json_or_none(text: str) -> Any:
     """Return the value of a JSON text, None if it is none."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+
+
+def _check_objects(values: Sequence[Any], places: Sequence[str]) -> None:
+    """Raise DetkitError for a value that is no JSON object."""
+    for value, place in zip(values, places, strict=True):
+        if not isinstance(value, dict):
+            raise DetkitError(f"{place}: expected an object, not {type(value).__name__}")
+
+
+def _id(entry: Mapping[str, Any], key: str, place: str) -> Id:
+    """Return the number or text by which an object names something; DetkitError for another."""
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        stated = f"{key!r} is {short(value)}, no whole number or text" if key in entry else None
+        raise DetkitError(f"{place}: {stated or f'no {key!r}'}")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    """Return the list that a JSON value is; TypeError for another."""
+    if not isinstance(value, list):
+        raise TypeError(f"{short(value)} is no list")
+    return value

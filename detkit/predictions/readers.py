@@ -14,16 +14,18 @@ Read are the six formats that detkit writes, and beside them:
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from detkit.errors import DetkitError
-from detkit.predictions.collected import IMAGE_KEYS, WHAT_IS_READ, Collected
+from detkit.predictions.collected import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.json_reader import JsonReader
+from detkit.shown import short
 
 CSV_NAMES = {
     "image": (*IMAGE_KEYS, "image_name"),
@@ -106,7 +108,9 @@ def _read_voc(files: Iterable[Path]) -> list[Collected]:
         for place, line in _lines(path):
             cells = line.rsplit(maxsplit=5)
             if len(cells) != 6:
-                raise DetkitError(f"{place}: expected `image score xmin ymin xmax ymax`: {line!r}")
+                raise DetkitError(
+                    f"{place}: expected `image score xmin ymin xmax ymax`: {short(line)}"
+                )
             score, x1, y1, x2, y2 = _floats(cells[1:], place)
             image = images.setdefault(cells[0], Collected(cells[0]))
             image.add(label, score, (x1 - 1, y1 - 1, x2, y2), place)
@@ -132,7 +136,7 @@ def _read_text_files(
                     f"{place}: five values, so no score; Ultralytics writes it with save_conf=True"
                 )
             if len(cells) != 6:
-                raise DetkitError(f"{place}: expected a class and five numbers: {line!r}")
+                raise DetkitError(f"{place}: expected a class and five numbers: {short(line)}")
             rows.append((image, place, cells[0], _floats(cells[1:], place)))
     if not rows:
         return images
@@ -161,16 +165,16 @@ def _with_sizes(images: list[Collected], list_file: Path) -> list[Collected]:
     """Return the images of detkit's `images.csv`, in its order, with boxes in pixels."""
     by_stem = {image.name: image for image in images}
     listed = []
-    for number, cells in enumerate(csv.reader(_text(list_file).split("\n")), start=1):
-        if number == 1 or not cells:
-            continue
-        place = f"{list_file}:{number}"
-        if len(cells) != 3:
-            raise DetkitError(f"{place}: expected `image,width,height`: {','.join(cells)!r}")
-        width, height = _floats(cells[1:], place)
+    rows = _rows(list_file, _text(list_file), ",")
+    next(rows, None)  # the header
+    for place, cells in rows:
+        numbers = _floats(cells[1:], place) if len(cells) == 3 else []
+        width, height = map(size_or_zero, numbers or (0, 0))
+        if not width or not height:
+            raise DetkitError(f"{place}: expected `image,width,height`: {short(','.join(cells))}")
         stem = Path(cells[0].replace("\\", "/")).stem
         image = by_stem.pop(stem, Collected(stem))
-        image.name, image.width, image.height = cells[0], int(width), int(height)
+        image.name, image.width, image.height = cells[0], width, height
         if image.normalised:
             image.boxes = [
                 (x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in image.boxes
@@ -186,8 +190,9 @@ def _read_csv(
     path: Path, text: str, delimiter: str, class_names: Sequence[str] | None
 ) -> list[Collected]:
     """Return the detections of a table with a header, a row a detection."""
-    reader = csv.reader(text.split("\n"), delimiter=delimiter)
-    header = [name.strip().lower() for name in next(reader)]
+    rows = _rows(path, text, delimiter)
+    _, names_of_columns = next(rows, ("", []))
+    header = [name.strip().lower() for name in names_of_columns]
     columns = {}
     for column, names in CSV_NAMES.items():
         present = [name for name in names if name in header]
@@ -198,10 +203,7 @@ def _read_csv(
             )
         columns[column] = header.index(present[0])
     images: dict[str, Collected] = {}
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        place = f"{path}:{reader.line_num}"
+    for place, cells in rows:
         if len(cells) <= max(columns.values()):
             raise DetkitError(f"{place}: {len(cells)} cells, fewer than the header's")
         name = cells[columns["image"]]
@@ -232,9 +234,10 @@ def _class_names(
         raise DetkitError(f"{places[0]}: classes are numbers; their names are needed")
     names = class_names or ()
     for label, place in zip(labels, places, strict=True):
-        if int(label) >= len(names):
+        if len(label) > 9 or int(label) >= len(names):
+            number = label if len(label) <= 9 else f"of {len(label)} digits"
             raise DetkitError(
-                f"{place}: class number {label}, but there are {len(names)} classes, from 0"
+                f"{place}: class number {number}, but there are {len(names)} classes, from 0"
             )
     return [names[int(label)] for label in labels]
 
@@ -244,7 +247,18 @@ def _floats(cells: Sequence[str], place: str) -> list[float]:
     try:
         return [float(cell) for cell in cells]
     except ValueError as error:
-        raise DetkitError(f"{place}: not numbers: {' '.join(cells)!r}") from error
+        raise DetkitError(f"{place}: not numbers: {short(' '.join(cells))}") from error
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield `file:line` and the cells of each row of a table that is not empty."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield f"{path}:{reader.line_num}", cells
+    except csv.Error as error:
+        raise DetkitError(f"{path}:{reader.line_num}: not CSV: {error}") from error
 
 
 def _lines(path: Path) -> Iterable[tuple[str, str]]:
