@@ -19,6 +19,7 @@ from detkit.predictions import (
     read_predictions,
     to_json,
 )
+from detkit.shown import is_plain
 from detkit.structures import Detections
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -284,6 +285,30 @@ def test_a_writer_that_fails_leaves_nothing_and_keeps_what_was_there(format, tmp
     for path, content in before.items():
         assert path.is_dir() or path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ["\udcff\udcfe", "\ud800", "a\nb", "a\x1b[2J"])
+def test_a_name_that_is_no_line_of_text_is_kept_whole_or_refused_in_one_line(
+    format, name, tmp_path
+):
+    target, found = tmp_path / "out", image(f"{name}.jpg", ("car", 0.5, (1, 2, 3, 4)))
+    if format in ("jsonl", "json", "coco"):
+        write(format, target, [found])
+        (back,) = read_predictions(target, class_names=NAMES)
+        assert back.image == f"{name}.jpg"
+        return
+    with pytest.raises(DetkitError, match="the name is not UTF-8 or holds control") as caught:
+        write(format, target, [image("b.jpg"), found])
+    assert is_plain(str(caught.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FOLDER_FORMATS)
+def test_a_class_that_is_no_line_of_text_is_refused_before_anything_is_written(format, tmp_path):
+    with pytest.raises(DetkitError, match=r"class c\\n\\ud800: the name is not UTF-8"):
+        open_writer(format, tmp_path / "out", class_names=["car", "c\n\ud800"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -612,7 +637,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     value=st.lists(st.dictionaries(keys, anything), min_size=1) | st.dictionaries(keys, anything)
 )

@@ -14,7 +14,7 @@ import numpy as np
 from detkit.errors import UsageError
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.texts import UniqueNames, exact, pure
-from detkit.predictions.writer import PredictionWriter, not_written, partial
+from detkit.predictions.writer import PredictionWriter, not_written, partial, require_plain
 
 
 class FolderWriter(PredictionWriter):
@@ -27,6 +27,8 @@ class FolderWriter(PredictionWriter):
             raise UsageError(f"{folder}: is a file; name a folder")
         if not force and folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder}: is not empty; name another folder or add --force")
+        for name in class_names:
+            require_plain(name, "class")
         self.folder = folder
         self.class_names = tuple(class_names)
         self.names = UniqueNames("file name")
@@ -36,6 +38,13 @@ class FolderWriter(PredictionWriter):
             self.partial.mkdir(parents=True)
         except OSError as error:
             raise not_written(folder, error) from error
+
+    def stem_of(self, image: str) -> str:
+        """Return what an image is called here; DetkitError for a name taken or not to be kept."""
+        require_plain(image, "image")
+        stem = pure(image).stem
+        self.names.add(stem, image)
+        return stem
 
     def put(self, name: str, lines: Iterable[str]) -> None:
         """Append lines to a file of the folder."""
@@ -85,8 +94,7 @@ class VocWriter(FolderWriter):
         """Add one image's detections; raise DetkitError for a second image of its name."""
         if predictions.error is not None:
             return
-        stem = pure(predictions.image).stem
-        self.names.add(stem, predictions.image)
+        stem = self.stem_of(predictions.image)
         lines: dict[str, list[str]] = {}
         for label, score, box in zip(
             predictions.labels, exact(predictions.scores), exact(predictions.boxes), strict=True
@@ -113,8 +121,7 @@ class YoloWriter(FolderWriter):
         """Add one image's detections; raise DetkitError for a second image of its name."""
         if predictions.error is not None:
             return
-        stem = pure(predictions.image).stem
-        self.names.add(stem, predictions.image)
+        stem = self.stem_of(predictions.image)
         size = np.array([predictions.width, predictions.height], np.float64)
         boxes = predictions.boxes.astype(np.float64)
         low, high = boxes[:, :2] / size, boxes[:, 2:] / size

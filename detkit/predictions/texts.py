@@ -14,6 +14,7 @@ import numpy as np
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions, coco_category_ids
+from detkit.predictions.writer import require_plain
 from detkit.structures import FloatArray
 
 POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(23)])  # all exact
@@ -50,6 +51,7 @@ def csv_text(predictions: ImagePredictions) -> str:
     """Return an image's rows; one with empty cells when nothing was found."""
     if predictions.error is not None:
         return ""
+    require_plain(predictions.image, "image")
     rows: list[list[Any]] = [
         [predictions.image, label, score, *box]
         for label, score, box in zip(

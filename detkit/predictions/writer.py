@@ -9,6 +9,7 @@ from types import TracebackType
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
+from detkit.shown import is_plain, printable
 
 
 class PredictionWriter(ABC):
@@ -51,3 +52,12 @@ def partial(path: Path) -> Path:
 def not_written(path: Path, error: OSError) -> DetkitError:
     """Return the error of a file that could not be written."""
     return DetkitError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def require_plain(name: str, what: str) -> None:
+    """Raise DetkitError for the name of a class or an image that no line of text can hold."""
+    if not is_plain(name):
+        raise DetkitError(
+            f"{what} {printable(name)}: the name is not UTF-8 or holds control characters, which "
+            "this format cannot keep; rename it, or write -f jsonl"
+        )
