@@ -33,9 +33,10 @@ from detkit.boxes import iou
 from detkit.config import Recipe
 from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
-from detkit.detector import Detector, Preparation
+from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.machine import memory_of_machine, num_cores
+from detkit.preparation import Preparation
 from detkit.proposals.source import ProposalSource
 from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Batch, Sample, Truth

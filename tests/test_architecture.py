@@ -50,6 +50,7 @@ LAYERS = {
     4: ("data", "detectors"),
     3: ("detector",),
     2: (
+        "preparation",
         "transforms",
         "mosaic",
         "photometric",

@@ -18,9 +18,9 @@ from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
 
 from detkit import loading
 from detkit.data.records import ImageRecord
-from detkit.detector import Preparation
 from detkit.errors import DetkitError, UsageError
 from detkit.loading import BatchStream, Draw, Shipment, TrainingImages, batches, open_loader
+from detkit.preparation import Preparation
 from detkit.structures import Batch
 from detkit.transforms import Compose, light_augmentation
 

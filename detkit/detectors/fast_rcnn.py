@@ -32,10 +32,11 @@ from detkit import backbones
 from detkit.backbones import read_state_dict
 from detkit.boxes import decode, encode, iou
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
-from detkit.detector import Detector, Preparation
+from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.matching import IGNORED, NEGATIVE, match, sample_balanced
 from detkit.network_size import shorter_side
+from detkit.preparation import Preparation
 from detkit.pyramid import Pyramid, SingleMap, initialise
 from detkit.roi_pooling import RoIPooling
 from detkit.structures import Batch, Candidates
