@@ -70,7 +70,9 @@ def test_the_shell_refuses_such_a_file_in_one_line_and_leaves_it_out_when_told_t
     assert r"\xff\n\x1b.jpg: the name" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "new").exists()
-    assert detkit("convert", root, tmp_path / "new", "--to", "voc", "--skip-bad").returncode == 0
+    written = detkit("convert", root, tmp_path / "new", "--to", "voc", "--skip-bad")
+    assert written.returncode == 0
+    assert written.stderr.endswith("new: all 1 image as voc\n")
     assert boxes(open_dataset(tmp_path / "new")) == {"JPEGImages/a.jpg": [("car", (0, 0, 9, 9))]}
 
 
@@ -91,7 +93,9 @@ def test_a_class_that_no_line_can_hold_is_one_error_and_is_not_used(
     data = open_dataset(root)
     assert codes(data, "error") == ["bad-class-name"]
     assert data.class_names == ()
-    (line,) = (line for line in detkit("check", root).stdout.split("\n") if "error: " in line)
+    said = detkit("check", root).stdout
+    assert said.endswith("\n1 error, 1 warning\n")
+    (line,) = (line for line in said.split("\n") if "error: " in line)
     assert f"the class name {shown} is not UTF-8 or holds control characters" in line
     assert detkit("convert", root, tmp_path / "new", "--to", "voc").returncode == 3
     text = detkit("check", root, "--json").stdout

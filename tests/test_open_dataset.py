@@ -284,3 +284,16 @@ def test_reading_changes_nothing_in_the_folder():
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     open_dataset(folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_images_of_kinds_that_are_not_looked_for_are_a_warning_unless_a_label_names_them(tmp_path):
+    labelled(tmp_path, ["a"])
+    put(tmp_path, {"b.gif": "", "c.heic": "", "masks/d.gif": "", "notes.pdf": ""})
+    (finding,) = open_dataset(tmp_path).findings
+    assert (finding.severity, finding.code) == ("warning", "unread-image")
+    assert finding.message.startswith("2 images (first: b.gif) of a kind that is not looked for")
+    put(tmp_path, {"b.xml": xml(("car", 1, 1, 9, 9), filename="b.gif")})
+    put(tmp_path, {"c.xml": xml(("car", 1, 1, 9, 9), filename="c.heic")})
+    data = open_dataset(tmp_path)
+    assert ids(data, "all") == ["a.jpg", "b.gif", "c.heic"]
+    assert data.findings == ()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from detkit.data.coco import coco_files, read_coco
 from detkit.data.groups import summary
 from detkit.data.names import without_bad_names
-from detkit.data.records import Dataset
+from detkit.data.records import Dataset, Finding
 from detkit.data.tables import read_tables, table_files
-from detkit.data.tree import Tree
+from detkit.data.tree import Tree, images_finding, suffix_of
 from detkit.data.voc import read_voc
 from detkit.data.yolo import read_yolo
 from detkit.data.yolo_spec import spec_files
@@ -59,7 +59,11 @@ def _of_folder(path: Path) -> Dataset:
     for name, reader in _READERS.items():
         dataset = reader(tree)
         if dataset is not None:
-            return replace(dataset, notes=(*dataset.notes, *_also_seen(tree, name)))
+            return replace(
+                dataset,
+                findings=(*dataset.findings, *_not_looked_for(tree, dataset)),
+                notes=(*dataset.notes, *_also_seen(tree, name)),
+            )
     hint = ""
     if tree.with_suffix(".mat"):
         hint = "; a .mat file is read after writetable(groundTruth, 'labels.csv') in MATLAB"
@@ -82,6 +86,16 @@ def _of_file(path: Path) -> Dataset:
     if dataset is None:
         raise DetkitError(f"{path}: no labels in it; {_LOOKED_FOR}")
     return dataset
+
+
+def _not_looked_for(tree: Tree, dataset: Dataset) -> Iterator[Finding]:
+    """Yield the warning about images of kinds that only count where a label file names them."""
+    used = {one.image_id for part in dataset.splits.values() for one in part}
+    left = [image for image in tree.other_images if image not in used]
+    if left:
+        kinds = ", ".join(sorted({suffix_of(image) for image in left}))
+        message = f"of a kind that is not looked for ({kinds}); not used: save as PNG or JPEG"
+        yield images_finding(tree, "unread-image", left, message)
 
 
 def _also_seen(tree: Tree, read: str) -> list[str]:

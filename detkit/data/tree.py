@@ -40,6 +40,10 @@ _LAYOUT_FOLDERS = frozenset(
         *("label", "labels", "txt"),
     }
 )
+# Pictures that people have and that are not looked for: a file of labels may still name one.
+_OTHER_IMAGES = frozenset(
+    {*(".gif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm"), *(".heic", ".heif", ".avif", ".jxl")}
+)
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
 _MASK_FOLDERS = frozenset({"segmentationclass", "segmentationobject", "mask", "masks", "depth"})
 _LABEL_SUFFIXES = frozenset({".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".data"})
@@ -113,13 +117,16 @@ class Tree:
         self._by_name: dict[str, list[str]] = {}
         self._by_stem: dict[tuple[str, bool], list[str]] = {}
         self.images: list[str] = []
+        self.other_images: list[str] = []
         for file in self.files:
             suffix = suffix_of(file)
-            is_image = suffix in IMAGE_SUFFIXES and not _is_mask(file)
-            if is_image:
+            is_picture = not _is_mask(file)
+            if suffix in IMAGE_SUFFIXES and is_picture:
                 self.images.append(file)
                 self._by_name.setdefault(fold(name_of(file)), []).append(file)
                 self._by_stem.setdefault((fold(stem_of(file)), True), []).append(file)
+            elif suffix in _OTHER_IMAGES and is_picture:
+                self.other_images.append(file)
             elif suffix == ".txt":
                 self._by_stem.setdefault((fold(stem_of(file)), False), []).append(file)
 
