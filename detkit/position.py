@@ -29,17 +29,19 @@ class RunOptions:
     data_hash: str | None = None
     settings: Mapping[str, Any] | None = None
 
+    def validate(self) -> None:
+        """Raise UsageError for a budget that is not above 0 and finite."""
+        for value in (self.max_steps, self.max_epochs, self.max_minutes):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
+
     def budgets(
         self, stages: Sequence[Stage], num_images: int, batch_size: int
     ) -> list[StageBudget]:
         """Return each stage's part of the budget that was asked for.
 
         A stage that is a pass takes one over all images, and of time what the others leave.
-        Raises UsageError for a budget that is not above 0 and finite.
         """
-        for value in (self.max_steps, self.max_epochs, self.max_minutes):
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
         limits = [] if self.max_steps is None else [self.max_steps]
         if self.max_epochs is not None:
             limits.append(math.ceil(self.max_epochs * num_images / batch_size))

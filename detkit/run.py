@@ -108,7 +108,6 @@ class Run:
         self._identity |= {"seed": seed, "precision": precision}
         self.notes += self.detector.remarks(self.images.labelled())
         self.fabric.seed_everything(seed + self.fabric.global_rank, verbose=False)
-        self._write_config()
 
     def go_on(self, saved: Mapping[str, Any], seed: int) -> None:
         """Continue where the resume file was written; UsageError if it is of another run."""
@@ -125,11 +124,11 @@ class Run:
         self._began -= self.at.seconds
         self._saved, self._saved_step = saved, self.at.step
         self.notes.append(f"resumed at step {self.at.step}")
-        if self.folder is not None:
-            self.folder.forget_metrics_after(self.at.step)
         if saved.get("data_hash") != self.options.data_hash:
             self.notes.append("the data are not what they were when this run was saved")
-        self._write_config()  # the next --resume goes by what this one was asked for
+        self._begin_folder()  # the next --resume goes by what this one was asked for
+        if self.folder is not None:
+            self.folder.forget_metrics_after(self.at.step)
 
     def steps(self) -> Iterator[Step]:
         """Yield every step that is left, stage after stage."""
@@ -168,7 +167,12 @@ class Run:
         while at.progress < 1 and not stopped and not self._out_of_patience():
             started = time.monotonic()
             factor = lr_factor(stage.recipe, at.progress)
-            losses = self._learn(learner, next_batch(self.fabric, stream), factor)
+            try:
+                batch = next_batch(self.fabric, stream)
+            except DetkitError as error:
+                self._keep(learner)
+                raise self._with_way_on(error) from error
+            losses = self._learn(learner, batch, factor)
             self._speed.add(time.monotonic() - started)
             stopped = self._agree(budget)
             scores, is_best = None, False
@@ -183,8 +187,7 @@ class Run:
             if self._stop.received and self.fabric.world_size == 1:  # while others had the step
                 stopped = at.progress < 1
         if stopped:
-            if at.stage_step:  # else what `begin` changed would be changed again
-                self._save(learner)
+            self._keep(learner)
             raise Interrupted(self._farewell())
         self._end(learner, is_last)
 
@@ -210,7 +213,7 @@ class Run:
                 now = time.monotonic()
                 self._speed.add(now - began)
                 began = now
-                at.step, at.stage_step = at.step + 1, at.stage_step + 1
+                self._count_step()
                 step = replace(self._step(stage, 0.0, {}), figures=figures)
         at.progress = 1.0
         if step is not None:
@@ -229,12 +232,22 @@ class Run:
         Raises Interrupted when the run is told to stop.
         """
         at, images, seed = self.at, self.images, self._identity["seed"]
-        size, done = stage.recipe.batch_size, 0
-        for batch in batches_once(images, self.detector, size, seed, self.fabric.device):
+        size, done, began = stage.recipe.batch_size, 0, time.monotonic()
+        stream = batches_once(images, self.detector, size, seed, self.fabric.device)
+        while done < len(images):
+            try:
+                batch = next(stream)
+            except DetkitError as error:
+                raise self._with_way_on(error) from error
             if self._agree(self.budgets[at.stage]):
                 raise Interrupted(self._farewell())
             if done and at.progress >= 1:
-                self.notes.append(f"{stage.name}: time for {done} of {len(images)} images")
+                more = (time.monotonic() - began) * (len(images) / done - 1) / 60
+                self.notes.append(
+                    f"{stage.name}: time for {done} of {len(images)} images; the others would "
+                    f"take {max(0.1, more):.1f} minutes more: raise --max-minutes, or lower what "
+                    f"this pass looks at (detkit models {self.detector.name})"
+                )
                 return
             done += len(batch)
             at.images += len(batch)
@@ -290,14 +303,6 @@ class Run:
     def _learn(self, learner: Learner, batch: Batch, factor: float) -> dict[str, float]:
         """Return the losses of a step, after making it and counting it."""
         at, config = self.at, self.detector.config
-        if at.step == 0 and self.folder is not None:
-            write_samples(
-                self.folder.path / "samples",
-                batch,
-                mean=config.mean,
-                std=config.std,
-                class_names=self.detector.class_names,
-            )
         losses = learner.gradients(batch)
         if not all(math.isfinite(loss) for loss in losses.values()):
             raise DetkitError(
@@ -306,10 +311,23 @@ class Run:
                 f"--set clip_norm=10 (saved before: {self._path('resume.ckpt')})"
             )
         learner.update(factor)
-        at.step += 1
-        at.stage_step += 1
+        self._count_step()
         at.images += len(batch) * self.fabric.world_size
+        if at.step == 1 and self.folder is not None:
+            write_samples(
+                self.folder.path / "samples",
+                batch,
+                mean=config.mean,
+                std=config.std,
+                class_names=self.detector.class_names,
+            )
         return losses
+
+    def _count_step(self) -> None:
+        """Count a step that was made; with the first one the folder becomes this run's."""
+        self.at.step += 1
+        self.at.stage_step += 1
+        self._begin_folder()
 
     def _agree(self, budget: StageBudget) -> bool:
         """Bring `at.progress` up to date; return whether to stop, the same in all processes."""
@@ -377,6 +395,11 @@ class Run:
         self._save(learner, scores, is_best=is_best)
         return scores, is_best
 
+    def _keep(self, learner: Learner) -> None:
+        """Save what a stage that ends too early has learnt, if anything."""
+        if self.at.stage_step:  # else what `begin` changed would be changed again
+            self._save(learner)
+
     def _save(
         self, learner: Learner | None, scores: Scores | None = None, *, is_best: bool = False
     ) -> None:
@@ -386,6 +409,7 @@ class Run:
         if folder is None:
             return
         require_finite(self.detector, folder.resume)
+        self._begin_folder()  # where time was up before the first step
         at.seconds = self.seconds
         record = None if scores is None else scores_record(scores)
         with averaged(learner):
@@ -457,10 +481,10 @@ class Run:
         estimate = at.step + round(left / max(self._speed.step_seconds, 1e-9))
         return min(estimate, steps) if steps else estimate
 
-    def _write_config(self) -> None:
-        """Write `config.json`, from which this run is repeated or goes on."""
-        if self.folder is not None and self.options.settings is not None:
-            self.folder.write_config(self.options.settings)
+    def _begin_folder(self) -> None:
+        """Make the folder this run's, with a `config.json` to repeat it or go on from; once."""
+        if self.folder is not None:
+            self.folder.begin(self.options.settings)
 
     def _out_of_patience(self) -> bool:
         """Return whether the last validations brought nothing better."""
@@ -481,10 +505,20 @@ class Run:
         step, folder = self.at.step, shell_word(self.folder.path)
         return f"stopped at step {step}; go on with: detkit train --resume -o {folder}"
 
+    def _with_way_on(self, error: DetkitError) -> DetkitError:
+        """Return an image's or a data worker's error, with how to go on once it is mended."""
+        folder = self.folder
+        if self.at.step == 0 or folder is None:
+            return error
+        command = f"detkit train --resume -o {shell_word(folder.path)}"
+        return DetkitError(f"{error} (what was learnt is saved; once this is mended: {command})")
+
     def _path(self, name: str) -> str:
-        """Return where a file of the run folder is, "nothing" if it was not written yet."""
-        exists = self.folder is not None and (self.folder.path / name).exists()
-        return str(self.folder.path / name) if self.folder is not None and exists else "nothing"
+        """Return where a file of the run folder is, "nothing" if this run has not written it."""
+        folder = self.folder
+        if folder is None or not folder.has_begun or not (folder.path / name).exists():
+            return "nothing"
+        return str(folder.path / name)
 
 
 def _short(value: object) -> str:

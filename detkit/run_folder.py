@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +17,7 @@ from typing import Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.files import append_text, write_bytes
+from detkit.samples import clear_samples
 
 try:
     import fcntl
@@ -32,27 +33,34 @@ FILES = (
     "last.safetensors",
     "resume.ckpt",
 )
+PARTIAL = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})\.\d+\.partial")
 
 
 class RunFolder:
-    """An opened run folder: locked against a second run until `close`."""
+    """An opened run folder: locked against a second run until `close`.
+
+    Until `begin` an earlier run's files stay as they were, so a run that fails on its way to the
+    first step costs nobody anything and leaves nothing behind.
+    """
 
     def __init__(self, path: Path, *, resume: bool = False, force: bool = False) -> None:
-        """Create the folder or take it over.
+        """Create the folder, or open one that is there.
 
         Raises UsageError when another run is writing there, when there is something in the
-        folder (unless `resume` or `force`), or nothing to resume. `force` deletes an earlier
-        run's files, never anything else. `was_killed` tells of a run that left its lock behind.
+        folder (unless `resume`, or `force` and it is an earlier run's), or nothing to resume.
+        `was_killed` tells of a run that left its lock behind.
         """
         self.path = path
+        self._created = [one for one in (path, *path.parents) if not one.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
         self.was_killed = (path / ".lock").exists()  # or is in use, which `_lock` refuses
+        self.has_begun, self._resumes = False, resume
         self._lock = _lock(path)
         try:
-            self._take_over(resume, force)
+            self._require_free(resume, force)
         except BaseException:
             self.close()
             raise
@@ -72,30 +80,48 @@ class RunFolder:
         """Return the place of what a run needs to go on."""
         return self.path / "resume.ckpt"
 
-    def close(self) -> None:
-        """Let others in."""
-        lock = self.path / ".lock"
-        if fcntl is not None:
-            lock.unlink(missing_ok=True)  # while it is ours: see the end of `_lock`
-            os.close(self._lock)
-            return
-        os.close(self._lock)
-        with suppress(OSError):  # Windows deletes no open file: another run may have it by now
-            lock.unlink()
+    def begin(self, config: Mapping[str, Any] | None) -> None:
+        """Make the folder this run's: clear away an earlier one, write `config.json`; once.
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write `config.json`, from which `--config` repeats the run."""
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        write_bytes(self.path / "config.json", text.encode())
+        `--config` repeats the run from that file. Without a `config` there is none.
+        """
+        if self.has_begun:
+            return
+        self.has_begun = True
+        for partial in self.path.iterdir():  # of a run that was killed while writing
+            if PARTIAL.fullmatch(partial.name):
+                partial.unlink()
+        if not self._resumes:
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+            clear_samples(self.path / "samples")
+        if config is not None:
+            text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+            write_bytes(self.path / "config.json", text.encode())
+
+    def close(self) -> None:
+        """Let others in; a folder that was created for nothing goes again."""
+        lock = self.path / ".lock"
+        keep = self.was_killed and not self.has_begun  # it has still to be told of
+        if fcntl is not None and not keep:
+            lock.unlink(missing_ok=True)  # while it is ours: see the end of `_lock`
+        os.close(self._lock)
+        if fcntl is None and not keep:
+            with suppress(OSError):  # Windows deletes no open file: another run may have it by now
+                lock.unlink()
+        with suppress(OSError):  # there is something in it
+            for folder in self._created:
+                folder.rmdir()
 
     def log(self, line: str) -> None:
         """Add a line to `log.txt`, with the time of day."""
         append_text(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-    def log_if_possible(self, line: str) -> None:
-        """Add a line to `log.txt` unless that fails: the line is about a failure already."""
-        with suppress(DetkitError):
-            self.log(line)
+    def log_failure(self, line: str) -> None:
+        """Add a line to `log.txt`, if it is this run's by now and can be written."""
+        if self.has_begun:
+            with suppress(DetkitError):
+                self.log(line)
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
@@ -117,11 +143,10 @@ class RunFolder:
                 kept.append(line + "\n")
         write_bytes(path, "".join(kept).encode())
 
-    def _take_over(self, resume: bool, force: bool) -> None:
-        """Raise UsageError unless the folder may be used; clear it for a forced new run."""
-        for partial in self.path.glob(".*.partial"):  # of a run that was killed while writing
-            partial.unlink()
-        held = sorted(file.name for file in self.path.iterdir() if file.name != ".lock")
+    def _require_free(self, resume: bool, force: bool) -> None:
+        """Raise UsageError unless the folder may be used."""
+        names = (file.name for file in self.path.iterdir())
+        held = [name for name in names if name != ".lock" and not PARTIAL.fullmatch(name)]
         if resume:
             if not self.resume.exists():
                 raise UsageError(f"{self.path}: nothing to resume, there is no resume.ckpt")
@@ -132,10 +157,30 @@ class RunFolder:
                 f"{self.path}: is not empty; add {go_on}--force to replace an earlier run, or "
                 "name another folder"
             )
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
-        if (self.path / "samples").exists():
-            shutil.rmtree(self.path / "samples")
+        if held and not self._is_a_run():
+            raise UsageError(
+                f"{self.path}: holds no earlier run that --force could replace; name another folder"
+            )
+
+    def _is_a_run(self) -> bool:
+        """Return whether a run has written here: its plan, or the figures of its first step."""
+        config, metrics = self.path / "config.json", self.path / "metrics.jsonl"
+        plan = _json_object(config.read_bytes()) if config.is_file() else {}
+        if "detkit" in plan and "plan" in plan:
+            return True
+        if not metrics.is_file():
+            return False
+        with metrics.open("rb") as file:
+            return {"step", "stage", "epoch"} <= set(_json_object(file.readline()))
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    """Return the JSON object, {} when it is something else."""
+    try:
+        values = json.loads(content)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _lock(folder: Path) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,6 +16,7 @@ from detkit.drawing import draw
 from detkit.structures import Batch
 
 NUM_SAMPLES = 8
+OURS = re.compile(rf"\.?[1-{NUM_SAMPLES}]-.*\.jpg(\.\d+\.tmp)?", re.DOTALL)
 
 
 def write_samples(
@@ -40,6 +43,17 @@ def write_samples(
         # A mosaic's name is those of its four images: the first will do.
         name = PurePosixPath(batch.image_ids[index].partition("+")[0]).stem
         write_image(folder / f"{index + 1}-{name}.jpg", image)
+
+
+def clear_samples(folder: Path) -> None:
+    """Delete what `write_samples` wrote, and the folder when nothing else is in it."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def shown_pixels(

@@ -69,10 +69,24 @@ def train(
 
     Raises UsageError for a folder that is in use or not empty, DetkitError for an image that
     cannot be read, a loss that is not finite or a full disk, and Interrupted after Ctrl-C or
-    SIGTERM. Files written before stay whole.
+    SIGTERM. Files written before stay whole, and before the first step is made nothing is
+    written and, with `force`, nothing deleted.
     """
     began = time.monotonic()
     recipe.validate()
+    options = RunOptions(
+        validation=validation,
+        num_validations=num_validations,
+        patience=patience,
+        max_steps=max_steps,
+        max_epochs=max_epochs,
+        max_minutes=max_minutes,
+        num_workers=num_workers,
+        proposals=proposals,
+        data_hash=data_hash,
+        settings=settings,
+    )
+    options.validate()
     if not records:
         raise DetkitError("no images to train on: the training split is empty")
     keep_freed_memory()
@@ -88,18 +102,6 @@ def train(
     folder = RunFolder(run_dir, resume=resume, force=force) if fabric.global_rank == 0 else None
     try:
         fabric.launch()
-        options = RunOptions(
-            validation=validation,
-            num_validations=num_validations,
-            patience=patience,
-            max_steps=max_steps,
-            max_epochs=max_epochs,
-            max_minutes=max_minutes,
-            num_workers=num_workers,
-            proposals=proposals,
-            data_hash=data_hash,
-            settings=settings,
-        )
         run = Run(fabric, detector, records, recipe, options, folder, began)
         run.notes.append(reason)
         if folder is not None and folder.was_killed:
@@ -114,7 +116,7 @@ def train(
         leave_group()
     except DetkitError as error:
         if folder is not None:
-            folder.log_if_possible(str(error))
+            folder.log_failure(str(error))
         if isinstance(error, Interrupted):
             leave_group()
             if folder is None:

@@ -48,6 +48,12 @@ def stop_after(steps: Iterator[Step], count: int) -> list[Step]:
     return made
 
 
+def hold(folder: Path) -> dict[str, bytes]:
+    """Return what every file below a folder holds."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 

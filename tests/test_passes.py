@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import metrics, run, stop_after
+from runs import assert_same_run, metrics, run, stop_after
 from torch import Tensor
 from toy import RECIPE, Toy, scores_of, write_images
 
@@ -134,9 +134,12 @@ def test_a_pass_that_time_cuts_short_says_so(
     notes = [note for step in steps for note in step.notes]
     assert toy.seen and len(toy.seen) < 10
     assert float(toy.counted) == len(toy.seen)
-    said = f"count: time for {len(toy.seen)} of 10 images"
-    assert said in notes
-    assert said in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    said = f"count: time for {len(toy.seen)} of 10 images; the others would take "
+    (line,) = (note for note in notes if note.startswith(said))
+    assert line.endswith(
+        "raise --max-minutes, or lower what this pass looks at (detkit models toy)"
+    )
+    assert line in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
 
 
 def test_time_is_kept_back_for_a_pass_by_what_it_is_expected_to_cost(
@@ -162,3 +165,18 @@ def test_an_unreadable_image_ends_a_pass_with_its_name(
     images = TrainingImages(records, ("car", "dog"))
     with pytest.raises(DetkitError, match="bïld-3.png"):
         list(passes.batches_once(images, Counting(), 4, seed=0))
+
+
+def test_a_pass_that_an_image_ended_is_made_anew_once_that_is_mended(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    whole = Counting()
+    list(run(records, tmp_path / "whole", toy=whole))
+    image = records[3].path.read_bytes()
+    with pytest.raises(DetkitError, match=r"bïld-3.png.*detkit train --resume -o "):
+        for step in run(records, tmp_path / "run", toy=Counting()):
+            if step.step == 2:  # the last before the pass
+                records[3].path.write_bytes(b"")
+    records[3].path.write_bytes(image)
+    list(run(records, tmp_path / "run", toy=Counting(seed=1), resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "run")

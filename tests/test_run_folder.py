@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from runs import (
-    run,
-)
-from toy import write_images
+import torch
+from runs import hold, run
+from toy import RECIPE, Toy, make_toy, write_images
 
 from detkit.data.records import ImageRecord
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
+from detkit.loading import TrainingImages
 from detkit.run_folder import RunFolder
 
 
@@ -61,12 +63,104 @@ def test_the_lock_of_a_killed_run_does_not_last(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
     assert done.returncode == 9
     assert (tmp_path / "run" / ".lock").exists()
-    RunFolder(tmp_path / "run").close()
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(None)
+    folder.close()
     assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_what_a_kill_left_half_written_is_swept_up(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".resume.ckpt.123.partial").write_bytes(b"half")
-    RunFolder(tmp_path / "run").close()
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(None)
+    folder.close()
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_that_a_run_was_killed_is_told_until_another_has_begun(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    told = []
+    for begins in (False, True, True):
+        folder = RunFolder(tmp_path / "run")
+        told.append(folder.was_killed)
+        if begins:
+            folder.begin(None)
+        folder.close()
+    assert told == [True, True, False]
+
+
+def test_force_replaces_no_folder_that_holds_no_run(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    (tmp_path / "proj" / "samples").mkdir(parents=True)
+    (tmp_path / "proj" / "samples" / "important.txt").write_text("three years")
+    (tmp_path / "proj" / "config.json").write_text("{}")
+    (tmp_path / "proj" / "metrics.jsonl").write_text("[1]\n")
+    before = hold(tmp_path / "proj")
+    with pytest.raises(UsageError, match="holds no earlier run that --force could replace"):
+        list(run(records, tmp_path / "proj", force=True))
+    assert hold(tmp_path / "proj") == before
+
+
+def test_of_the_samples_force_deletes_those_that_a_run_has_written(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    samples = tmp_path / "run" / "samples"
+    list(run(records, tmp_path / "run", max_steps=1))
+    (samples / "important.txt").write_text("three years")
+    before = hold(samples)
+    list(run(records, tmp_path / "run", max_steps=1, seed=3, force=True))
+    after = hold(samples)
+    assert after["important.txt"] == before["important.txt"]
+    assert len(after) == len(before) == RECIPE.batch_size + 1
+    assert after != before
+
+
+def broken_image(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -> None:
+    records[3].path.write_bytes(b"")
+
+
+def loss_that_is_not_finite(
+    records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch
+) -> None:
+    with torch.no_grad():
+        toy.head.weight.fill_(torch.nan)
+
+
+def interrupt(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -> None:
+    def fill(images: TrainingImages) -> str:
+        raise KeyboardInterrupt
+
+    patch.setattr(TrainingImages, "fill_cache", fill)
+
+
+FAILURES = [broken_image, loss_that_is_not_finite, interrupt]
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_a_run_that_fails_before_its_first_step_leaves_an_earlier_one_as_it_was(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch, fail: Any
+) -> None:
+    list(run(records, tmp_path / "run", max_steps=2, settings={"seed": 0}))
+    before = hold(tmp_path / "run")
+    toy, recipe = make_toy(), replace(RECIPE, cache_size=64)
+    fail(records, toy, monkeypatch)
+    with pytest.raises((DetkitError, KeyboardInterrupt)):
+        list(run(records, tmp_path / "run", toy=toy, recipe=recipe, settings={}, force=True))
+    assert hold(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_a_run_that_fails_before_its_first_step_leaves_no_folder_that_it_made(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch, fail: Any
+) -> None:
+    toy, recipe = make_toy(), replace(RECIPE, cache_size=64)
+    fail(records, toy, monkeypatch)
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "new" / "run", tmp_path / "mine"):
+        with pytest.raises((DetkitError, KeyboardInterrupt)):
+            list(run(records, folder, toy=toy, recipe=recipe, settings={}))
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "mine").iterdir()) == []

@@ -85,6 +85,26 @@ def test_stopping_says_how_to_go_on_and_has_exit_code_130(
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_vanishes_on_the_way_costs_nothing_that_was_learnt(
+    tmp_path: Path, records: list[ImageRecord], workers: int
+) -> None:
+    list(run(records, tmp_path / "whole"))
+    before = {record.path: record.path.read_bytes() for record in records}
+    steps = run(records, tmp_path / "run", num_workers=workers)
+    made = [next(steps), next(steps)]
+    for path in before:
+        path.unlink()
+    with pytest.raises(DetkitError, match=r"bïld-.*no such image.*detkit train --resume") as caught:
+        made += steps
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+    for path, content in before.items():
+        path.write_bytes(content)
+    made += run(records, tmp_path / "run", resume=True)
+    assert [step.step for step in made] == list(range(1, RECIPE.max_steps + 1))
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
     tmp_path: Path, records: list[ImageRecord]
 ) -> None:

@@ -135,6 +135,7 @@ def test_a_budget_of_nothing_or_without_end_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="must be above 0"):
         list(run(records, tmp_path / "run", **budget))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_in_minutes_is_kept_and_the_schedule_ends_with_it(
