@@ -196,15 +196,53 @@ def train(
     overrides = {"batch_size": batch_size, "lr": lr}
     words = [f"{key}={value}" for key, value in overrides.items() if value is not None]
     words += settings or ()
-    dataset, last = _run(console, plan, words, out, resume=resume, force=force)
+    plan = _settled(plan, words)
+    _judge(plan, out, resume=resume, force=force)
+    dataset, last = _run(console, plan, out, resume=resume, force=force)
     if _rank() == 0:
         if last is None:
             console.note("nothing was left to do; a larger budget, as --max-steps, trains on")
-        _tell_end(console, out, data or Path(plan.data), list(dataset.splits))
+        _tell_end(console, out, data or Path(str(plan.data)), list(dataset.splits))
+
+
+def _settled(plan: Plan, words: Sequence[str]) -> Plan:
+    """Return the plan with every setting of detector and recipe, those of `--set` put in.
+
+    Raises UsageError for a setting there is not, or a value that nothing can work with.
+    """
+    from detkit.config import from_json, override, parse_settings, to_json
+    from detkit.detectors import load_backend
+
+    backend = load_backend(str(plan.model))
+    start = starting_config(backend, plan.backbone, plan.weights)
+    config = from_json(backend.config_class, {**to_json(start), **plan.detector})
+    chosen = backend.short_recipe if plan.recipe_name == "short" else backend.recipe
+    recipe = from_json(type(chosen), {**to_json(chosen), **plan.recipe})
+    config, recipe = override(config, recipe, parse_settings(words))
+    return dataclasses.replace(plan, detector=to_json(config), recipe=to_json(recipe))
+
+
+def _judge(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
+    """Raise UsageError for what is wrong whatever the data are: to look at those takes minutes."""
+    from detkit.data.apart import require_apart
+    from detkit.position import RunOptions
+    from detkit.precision import choose_precision, find_device
+    from detkit.run_folder import RunFolder
+
+    budget = RunOptions(
+        max_steps=plan.max_steps, max_epochs=plan.epochs, max_minutes=plan.max_minutes
+    )
+    budget.validate()
+    choose_precision(plan.precision, find_device(plan.device), measure=False)
+    for folder in (plan.data, plan.val):
+        if folder is not None and Path(folder).is_dir():
+            require_apart(Path(folder), out)
+    if _rank() == 0:
+        RunFolder(out, resume=resume, force=force).close()
 
 
 def _run(
-    console: Console, plan: Plan, words: Sequence[str], out: Path, *, resume: bool, force: bool
+    console: Console, plan: Plan, out: Path, *, resume: bool, force: bool
 ) -> tuple[Dataset, Step | None]:
     """Check the data, build the detector and train it; return the data and the last step."""
     from detkit.config import to_json
@@ -213,9 +251,9 @@ def _run(
 
     dataset = _sound_data(console, plan)
     records, held_out = _splits(console, dataset, plan)
-    detector, recipe = _build(plan, words, dataset.class_names, records)
+    detector, recipe = _build(plan, dataset.class_names, records)
     source = _proposals(plan, detector, [*records, *held_out])
-    plan = dataclasses.replace(plan, detector=to_json(detector.config), recipe=to_json(recipe))
+    plan = dataclasses.replace(plan, detector=to_json(detector.config))
     last: Step | None = None
     steps = steps_of(
         detector,
@@ -280,10 +318,18 @@ def _sound_data(console: Console, plan: Plan) -> Dataset:
 def _splits(
     console: Console, dataset: Dataset, plan: Plan
 ) -> tuple[Sequence[ImageRecord], Sequence[ImageRecord]]:
-    """Return the images to train on and those to validate on, saying how they were chosen."""
+    """Return the images to train on and those to validate on, saying how they were chosen.
+
+    Raises DetkitError when there is no object to learn from.
+    """
     from detkit.data import training_splits
 
     records, held_out, notes = training_splits(dataset, plan.val, plan.seed)
+    if not any(record.objects for record in records):
+        raise DetkitError(
+            f"no object is labelled in the {len(records)} training images of {plan.data}: there "
+            "is nothing to learn"
+        )
     for note in notes:
         console.note(note)
     console.note(f"{len(records)} images to train on, {len(held_out)} to validate on")
@@ -291,24 +337,20 @@ def _splits(
 
 
 def _build(
-    plan: Plan, words: Sequence[str], class_names: Sequence[str], records: Sequence[ImageRecord]
+    plan: Plan, class_names: Sequence[str], records: Sequence[ImageRecord]
 ) -> tuple[Detector, Recipe]:
-    """Return the detector with its starting weights, and the recipe, `--set` put in."""
+    """Return the detector of a settled plan with its starting weights, and the recipe."""
     import torch
 
     from detkit.checkpoint import is_model, model_info
-    from detkit.config import from_json, override, parse_settings, to_json
+    from detkit.config import from_json
     from detkit.detectors import load_backend
     from detkit.loading import TrainingImages
 
     backend = load_backend(str(plan.model))
-    start = starting_config(backend, plan.backbone, plan.weights)
-    config = from_json(backend.config_class, {**to_json(start), **plan.detector})
-    chosen = backend.short_recipe if plan.recipe_name == "short" else backend.recipe
-    recipe = from_json(type(chosen), {**to_json(chosen), **plan.recipe})
-    config, recipe = override(config, recipe, parse_settings(words))
     labelled = TrainingImages(records, tuple(class_names), 0).labelled()
-    config = backend.suited_config(config, labelled)
+    config = backend.suited_config(from_json(backend.config_class, plan.detector), labelled)
+    recipe = from_json(type(backend.recipe), plan.recipe)
     torch.manual_seed(plan.seed)
     detector = backend(config, class_names)
     known = model_info(plan.weights)["class_names"] if is_model(plan.weights) else None

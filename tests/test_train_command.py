@@ -1,0 +1,101 @@
+"""Tests of what `detkit train` refuses: in time, and without touching anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from labelled_folders import put, xml
+from running import detkit
+from runs import hold
+
+from detkit.data import check
+from detkit.errors import ExitCode
+
+WORDS = ("--model", "ssd", "--device", "cpu", "--num-workers", "0", "--batch-size", "2")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A labelled folder whose second image cannot be read."""
+    car = ("car", 3, 3, 30, 18)
+    files = {
+        "a.jpg": None,
+        "a.xml": xml(car, filename="a.jpg"),
+        "b.jpg": b"no image",
+        "b.xml": xml(car, filename="b.jpg"),
+    }
+    folder: Path = put(tmp_path / "photos", files)
+    return folder
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A folder that looks like an earlier run's."""
+    files = {"config.json": '{"detkit": "1", "plan": {}}', "best.safetensors": "weeks of work"}
+    folder: Path = put(tmp_path / "run", {**files, "resume.ckpt": "more", "log.txt": "so far"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--max-minutes", "0"),
+        ("--epochs", "nan"),
+        ("--set", "nms_thresh=2"),
+        ("--set", "no_such=1"),
+        ("--lr", "0"),
+        ("--precision", "int8"),
+        ("--device", "warp"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_is_told_before_the_data_are_looked_at_and_deletes_nothing(
+    photos: Path, earlier: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(check, "check", None)
+    before = hold(earlier)
+    done = detkit("train", photos, *WORDS, "-o", earlier, "--force", *wrong)
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert hold(earlier) == before
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_the_data_are_looked_at(
+    photos: Path, earlier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "check", None)
+    done = detkit("train", photos, *WORDS, "-o", earlier)
+    assert done.returncode == ExitCode.USAGE
+    assert "is not empty; add --resume" in done.stderr
+
+
+def test_data_with_errors_leave_an_earlier_run_and_make_no_folder(
+    photos: Path, earlier: Path, tmp_path: Path
+) -> None:
+    before = hold(earlier)
+    for out in (earlier, tmp_path / "new" / "run"):
+        done = detkit("train", photos, *WORDS, "-o", out, "--force")
+        assert done.returncode == ExitCode.BAD_INPUT, done.stderr
+    assert hold(earlier) == before
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["photos", "photos/run", "."])
+def test_a_run_is_not_written_into_the_data_nor_around_them(
+    photos: Path, tmp_path: Path, place: str
+) -> None:
+    before = hold(tmp_path)
+    done = detkit("train", photos, *WORDS, "-o", tmp_path / place, "--force")
+    assert done.returncode == ExitCode.USAGE
+    assert "the source folder" in done.stderr
+    assert hold(tmp_path) == before
+
+
+def test_without_any_object_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    put(tmp_path / "photos", {f"{name}.jpg": None for name in "ab"})
+    put(tmp_path / "photos", {f"{name}.xml": xml(filename=f"{name}.jpg") for name in "ab"})
+    done = detkit("train", tmp_path / "photos", *WORDS, "-o", tmp_path / "run", "-q")
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "no object is labelled in " in done.stderr and "nothing to learn" in done.stderr
+    assert not (tmp_path / "run").exists()
