@@ -68,7 +68,8 @@ class MinedSVM:
     """The SVM of one class, trained while its examples stream by: R-CNN sec. 2.3.
 
     All positives are kept, and of the negatives those that are hard for the SVM so far
-    (Felzenszwalb et al. 2010, sec. 4.4), at most `capacity` examples in all.
+    (Felzenszwalb et al. 2010, sec. 4.4), at most `capacity` examples in all. Positives may fill
+    half of it; `num_dropped` counts those that came when it was full.
     """
 
     def __init__(self, settings: SVMSettings, num_features: int, capacity: int) -> None:
@@ -79,6 +80,7 @@ class MinedSVM:
         self.negatives = np.zeros((0, num_features), np.float32)
         self.weights: FloatArray | None = None
         self.bias = 0.0
+        self.num_dropped = 0
         self._waiting: list[FloatArray] = []
         self._new = 0
 
@@ -97,7 +99,9 @@ class MinedSVM:
         """Take in (N, D) examples of one image; train anew when there are enough new ones."""
         settings = self.settings
         if len(positives):
-            self.positives = np.concatenate([self.positives, positives])[: self.capacity // 2]
+            places = self.capacity // 2 - len(self.positives)
+            self.positives = np.concatenate([self.positives, positives[:places]])
+            self.num_dropped += max(0, len(positives) - places)
         if self.weights is not None:
             negatives = negatives[self.margins(negatives) > settings.hard_margin]
         room = self.capacity - len(self.positives) - self.num_negatives

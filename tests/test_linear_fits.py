@@ -101,6 +101,17 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     streamed(64)
 
 
+def test_positives_that_there_is_no_room_for_are_counted() -> None:
+    svm = MinedSVM(SETTINGS, 5, 64)
+    near = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    told = []
+    for part in np.split(near, [20, 30, 40]):
+        svm.add(part, part[:0])
+        told.append((len(svm.positives), svm.num_dropped))
+    assert told == [(20, 0), (30, 0), (32, 8), (32, 18)]
+    np.testing.assert_array_equal(svm.positives, near[:32])
+
+
 def test_without_positives_there_is_no_svm() -> None:
     svm = MinedSVM(SETTINGS, 5, 1000)
     svm.add(np.zeros((0, 5), np.float32), np.ones((100, 5), np.float32))
