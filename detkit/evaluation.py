@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from detkit.coco_map import coco_map
+from detkit.data.groups import counted
 from detkit.data.records import ImageRecord
+from detkit.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, breakdown
 from detkit.errors import DetkitError, UsageError
 from detkit.image_names import ImageNames
 from detkit.predictions import ImagePredictions
@@ -117,6 +119,27 @@ def score(
             thresh = 0.5 if iou_thresh is None else iou_thresh
             return voc_map(detections, truths, class_names, metric=voc_metric, iou_thresh=thresh)
     raise UsageError(f"--metric {metric}: choose from {', '.join(METRICS)}")
+
+
+def errors_of(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    class_names: Sequence[str],
+    scores: Scores,
+) -> ErrorBreakdown:
+    """Return what each kind of error costs the scores of `detections[i]`, at their own IoU.
+
+    TIDE speaks of one IoU: of COCO's several it is the loosest; and of VOC's metrics the area
+    is nearest to COCO's.
+    """
+    return breakdown(
+        detections,
+        truths,
+        class_names,
+        iou_thresh=scores.iou_thresh,
+        background_thresh=min(BACKGROUND_IOU, scores.iou_thresh),
+        metric="voc07" if scores.metric == "voc07" else "voc12",
+    )
 
 
 def evaluate(
@@ -325,8 +348,8 @@ def _warnings(
     failed = [one for one in predictions if one.error is not None]
     if failed:
         warnings.append(
-            f"{len(failed)} images could not be read by the detector and count as missed "
-            f"(first: {failed[0].image}: {failed[0].error})"
+            f"{counted(len(failed), 'image')} could not be read by the detector, which counts as "
+            f"missed (first: {failed[0].image}: {failed[0].error})"
         )
     lowest = min((float(one.scores.min()) for one in predictions if len(one.scores)), default=0.0)
     if lowest > np.float32(HARMLESS_CUT):  # scores are float32: their .05 lies above ours

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from running import detkit, process
@@ -460,15 +459,6 @@ def test_an_exception_nobody_thought_of_is_still_one_line_and_asks_for_a_report(
     assert done.returncode == ExitCode.BAD_INPUT
     assert len(done.stderr.splitlines()) == 1
     assert "report" in done.stderr
-
-
-def test_running_out_of_memory_names_the_options_that_help(
-    demo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("detkit.data.open_dataset", mock.Mock(side_effect=MemoryError))
-    done = detkit("check", demo)
-    assert done.returncode == ExitCode.BAD_INPUT
-    assert "--batch-size" in done.stderr
 
 
 def test_config_of_a_run_gives_way_to_what_the_command_line_says(run_dir: Path) -> None:

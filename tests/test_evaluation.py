@@ -169,7 +169,7 @@ def test_images_the_detector_could_not_read_are_said():
     predictions = [predicted(one.image_id) for one in RECORDS[1:]]
     predictions.append(predicted("000042.jpg", error="truncated"))
     (warning,) = pair(predictions, RECORDS, ["car"]).warnings
-    assert "1 images could not be read" in warning
+    assert warning.startswith("1 image could not be read")
     assert "truncated" in warning
 
 

@@ -13,13 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from report_samples import EMPTY, HOSTILE, write_folder, write_found
 from running import detkit
 
 from detkit.bootstrap import Interval
+from detkit.checkpoint import save_model
 from detkit.comparison import Comparison, Row
 from detkit.data import open_dataset
 from detkit.data.summary import data_hash
+from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.error_breakdown import breakdown
 from detkit.errors import DetkitError
 from detkit.evaluation import pair, score
@@ -162,9 +165,39 @@ def test_a_report_of_predictions_needs_no_torch(folder: Path, tmp_path: Path) ->
 
 def test_a_report_that_cannot_be_written_is_an_error_in_one_line(folder: Path) -> None:
     found = write_found(folder.parent / "found.jsonl")
-    here = detkit("eval", "--predictions", found, folder, "--report", folder / "no" / "r.html")
-    assert here.returncode == 3
-    assert here.stderr.splitlines()[-1].startswith("detkit: error: ")
+    for place in (folder.parent / "no" / "r.html", folder.parent):
+        here = detkit("eval", "--predictions", found, folder, "--report", place)
+        assert here.returncode == 2
+        assert here.stderr.startswith("detkit: error: --report ")
+        assert len(here.stderr.splitlines()) == 1
+
+
+def test_the_page_of_a_model_says_at_which_stage_objects_were_lost_as_eval_errors_does(
+    folder: Path, tmp_path: Path
+) -> None:
+    dataset = open_dataset(folder)
+    model, page = tmp_path / "model.safetensors", tmp_path / "r.html"
+    torch.manual_seed(0)
+    save_model(model, SSD(SSDConfig(size=64), dataset.class_names))
+    words = ("eval", model, folder, "--device", "cpu", "--json")
+    here = detkit(*words, "--errors", "--report", page)
+    assert here.returncode == 0, here.stderr
+    misses = json.loads(here.stdout)["misses"]
+    parsed = Parsed(page.read_text(encoding="utf-8"))
+    assert json.loads(parsed.scripts["figures"])["misses"] == misses["stages"]
+    assert sum(one["missed"] for one in misses["stages"]) == len(misses["objects"]) > 0
+    classes = [
+        ", ".join(f"{name} {count}" for name, count in one["classes"].items())
+        for one in misses["stages"]
+    ]
+    assert parsed.tables["misses"][1:] == [
+        [one["stage"], str(one["missed"]), one["reason"], text]
+        for one, text in zip(misses["stages"], classes, strict=True)
+    ]
+
+
+def test_the_page_of_a_file_has_no_stages(done: tuple[dict[str, Any], str]) -> None:
+    assert "misses" not in Parsed(done[1]).tables
 
 
 def evaluated(folder: Path) -> tuple[list[Detections], list[Truth], tuple[str, ...]]:

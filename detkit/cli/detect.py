@@ -24,14 +24,14 @@ from detkit.cli.options import (
     named_numbers,
     nearest,
 )
-from detkit.console import Console
+from detkit.console import Console, printable
 from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from detkit.inference import Prediction
+    from detkit.inference import ImageSource, Prediction
     from detkit.predictions import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
@@ -113,13 +113,16 @@ def detect(
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
     """
     require_model(model)
+    from detkit.data.groups import counted
     from detkit.inference import detect_images, find_images
 
     console = Console(quiet)
     form = form_of(form, out)
-    _check_drawn(draw, force)
+    if out is not None and out.suffix.lower() in WRITTEN_SUFFIXES:
+        raise UsageError(f"-o {out}: named like an image; --draw DIR is for those")
+    _check_drawn(draw, sources, force)
     load_plugins(plugin)
-    images = find_images(sources, stdin=sys.stdin, every=every)
+    images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
     detector = open_model(model, device, settings, precision)
     names = detector.class_names
     single = named_numbers("--threshold", threshold, names)
@@ -153,11 +156,11 @@ def detect(
         elapsed = time.perf_counter() - began
         console.note(timing_line(seconds, elapsed, max(num_images, 1)))
     if draw is not None:
-        console.note(f"{drawn.count} images drawn into {draw}, {look_words(look)}")
+        console.note(f"{counted(drawn.count, 'image')} drawn into {draw}, {look_words(look)}")
     if out is not None:
         console.note(f"detections: {out}")
     if num_bad:
-        console.error(f"{num_bad} {'image' if num_bad == 1 else 'images'} could not be read")
+        console.error(f"{counted(num_bad, 'image')} could not be read")
         raise typer.Exit(ExitCode.BAD_INPUT)
 
 
@@ -238,7 +241,10 @@ class Drawings:
             class_names=self._class_names,
         )
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_image(self._folder / self._free_name(found.image), picture)
+        target = self._folder / self._free_name(found.image)
+        if target.exists() and Path(found.image).exists() and target.samefile(found.image):
+            raise UsageError(f"--draw {self._folder}: {target} is {found.image} itself, by a link")
+        write_image(target, picture)
 
     def _free_name(self, image: str) -> str:
         """Return the image's name, with as many of its folders as it takes to be its own."""
@@ -256,14 +262,34 @@ class Drawings:
         return name
 
 
-def _check_drawn(folder: Path | None, force: bool) -> None:
-    """Raise UsageError when drawings would go among other files."""
-    if folder is None or force or not folder.exists():
+def _check_drawn(folder: Path | None, sources: Sequence[str], force: bool) -> None:
+    """Raise UsageError when drawings would go among other files, or below the images read."""
+    if folder is None:
+        return
+    place = folder.resolve()
+    for source in map(Path, sources):
+        is_below = source.is_dir() and place.is_relative_to(source.resolve())
+        is_image = source.suffix.lower() in WRITTEN_SUFFIXES  # a glob's is seen, too
+        if is_below or (is_image and place == source.parent.resolve()):
+            raise UsageError(f"--draw {folder}: {source} is read from there; name another")
+    if force or not folder.exists():
         return
     if not folder.is_dir():
         raise UsageError(f"--draw {folder}: is a file; name a folder")
     if any(folder.iterdir()):
         raise UsageError(f"--draw {folder}: is not empty; name another folder or add --force")
+
+
+def _not_drawn_over(images: Iterable[ImageSource], folder: Path | None) -> Iterator[ImageSource]:
+    """Yield the images; raise UsageError at one that lies where the drawings go.
+
+    It, or one yet to be read, would be replaced by a drawing of its name, by `--force` too.
+    """
+    place = None if folder is None else folder.resolve()
+    for image in images:
+        if place is not None and Path(image.name).parent.resolve() == place:
+            raise UsageError(f"--draw {folder}: {image.name} is read from there; name another")
+        yield image
 
 
 def _tracked(
@@ -294,12 +320,13 @@ def _opened(
 
 def _tell(console: Console, found: ImagePredictions, width: int) -> None:
     """Write one image's rows of the table."""
+    image = printable(found.image)
     if found.error is not None:
-        console.data(f"{'-':<{width}}  {found.image}: {found.error}")
+        console.data(f"{'-':<{width}}  {image}: {printable(found.error)}")
         return
     rows = zip(found.labels, found.scores.tolist(), found.boxes.tolist())
     for label, score, box in rows:
         corners = " ".join(f"{value:8.1f}" for value in box)
-        console.data(f"{label:<{width}}  {score:5.3f} {corners}  {found.image}")
+        console.data(f"{printable(label):<{width}}  {score:5.3f} {corners}  {image}")
     if not found.labels:
-        console.data(f"{'-':<{width}}  {'nothing':<41}  {found.image}")
+        console.data(f"{'-':<{width}}  {'nothing':<41}  {image}")

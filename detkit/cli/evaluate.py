@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
-from detkit.cli.model_choice import load_plugins, open_model, open_proposals
+from detkit.cli.judged import Judged, choose_split, judge_file, judge_model
+from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
     Classes,
     Device,
+    Force,
     Plugin,
     Precision,
     ProposalsFrom,
@@ -24,16 +23,15 @@ from detkit.cli.options import (
     Settings,
     class_list,
 )
+from detkit.cli.outputs import require_free
 from detkit.cli.scores import tell_errors, tell_interval, tell_misses, tell_rules, tell_scores
-from detkit.console import Console
+from detkit.console import Console, reader_may_leave
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.baseline import Drop
-    from detkit.data import Dataset
-    from detkit.detector import Detector
-    from detkit.proposals.source import ProposalSource
-    from detkit.structures import Detections, Scores
+
+__all__ = ["choose_split", "evaluate"]
 
 
 def evaluate(
@@ -41,7 +39,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[MODEL] DATA",
-            help="The model (not with --predictions), then the labelled folder.",
+            help="The model or its run folder (not with --predictions), then the labelled folder.",
         ),
     ],
     predictions: Annotated[
@@ -119,6 +117,7 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = "32-true",
     plugin: Plugin = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a model, or any tool's detections.
@@ -146,8 +145,16 @@ def evaluate(
         raise UsageError(f"expected: detkit eval {form}; got {len(places)} arguments")
     if with_detections and not as_json:
         raise UsageError("--with-detections puts them into the JSON: add --json")
-    from detkit.evaluation import parse_gate
+    data = Path(places[-1])
+    require_free("--report", page, force=force, data=data)
+    require_free("--junit", junit, force=force, data=data)
+    require_free("--pr-curve", pr_curve, force=force, data=data)
+    from detkit.evaluation import check_gates, parse_gate
 
+    if pr_curve is not None:
+        from detkit.report import require_plot
+
+        require_plot(pr_curve)
     console = Console(quiet)
     names = class_list(classes)
     gates = [parse_gate(word) for word in fail_under or ()]
@@ -158,10 +165,10 @@ def evaluate(
         old = read_baseline(baseline)
     if predictions is None:
         load_plugins(plugin)
-        judged = _score_model(
+        judged = judge_model(
             console,
             places[0],
-            Path(places[1]),
+            data,
             names,
             split,
             metric,
@@ -171,12 +178,13 @@ def evaluate(
             precision=precision,
             proposals=proposals,
             settings=settings,
+            check=lambda scores: check_gates(scores, gates),
         )
     else:
         if proposals is not None or settings:
             option = "--set" if proposals is None else "--proposals"
             raise UsageError(f"{option} is for a model; --predictions are scored as they are")
-        judged = _score_file(console, predictions, Path(places[0]), names, split, metric, iou)
+        judged = judge_file(console, predictions, data, names, split, metric, iou)
     scores = judged.scores
     outcomes = least_outcomes(scores, gates)
     report: dict[str, Any] = {}
@@ -197,27 +205,28 @@ def evaluate(
             scores,
             source=source,
             notes=judged.warnings,
+            misses=judged.misses,
         )
         console.note(f"report: {page}")
-    if not as_json:
-        tell_scores(console, scores, judged.split)
-    if interval:
-        report["interval"] = _interval(console, judged, as_json)
-    if explain:
-        report["explain"] = _explain(console, judged, as_json)
-    if errors:
-        report |= _errors(console, judged, as_json)
+    with reader_may_leave():  # the gates are judged all the same
+        if not as_json:
+            tell_scores(console, scores, judged.split)
+        if interval:
+            report["interval"] = _interval(console, judged, as_json)
+        if explain:
+            report["explain"] = _explain(console, judged, as_json)
+        if errors:
+            report |= _errors(console, judged, as_json)
     if old is not None:
         from detkit.baseline import compare
 
-        truths, dataset = judged.dataset.truths(judged.split), judged.dataset
         drop = compare(
             old,
             scores,
             judged.detections,
-            dataset.splits[judged.split],
-            truths,
-            dataset.class_names,
+            judged.dataset.splits[judged.split],
+            judged.truths,
+            judged.dataset.class_names,
             judged.split,
         )
         outcome = drop_outcome(drop, old.path, max_drop, scores)
@@ -226,122 +235,23 @@ def evaluate(
             console.note(tell_drop(drop, old.path, scores))
         report["baseline"] = _drop_json(drop, max_drop)
     if as_json:
-        _write_json(console, judged, report, with_detections)
+        with reader_may_leave():
+            _write_json(console, judged, report, with_detections)
     if junit is not None:
         write_junit(junit, scores, judged.split, outcomes)
     leave(console, outcomes)
 
 
-def choose_split(dataset: Dataset, split: str | None) -> str:
-    """Return the split to score on: the one asked for, else test, else val, else the only one.
-
-    Raises UsageError naming the splits there are.
-    """
-    if split is not None:
-        if split not in dataset.splits:
-            known = ", ".join(dataset.splits)
-            raise UsageError(f"--split {split}: {dataset.root} has {known}")
-        return split
-    for name in ("test", "val"):
-        if dataset.splits.get(name):
-            return name
-    if len(dataset.splits) == 1:
-        return next(iter(dataset.splits))
-    raise UsageError(
-        f"{dataset.root}: no test or val split; choose by --split from {', '.join(dataset.splits)}"
-    )
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Detections of a split with their scores, and the model they are of, if any."""
-
-    dataset: Dataset
-    split: str
-    detections: list[Detections]
-    scores: Scores
-    iou: float | None  # as asked for
-    detector: Detector | None = None
-    proposals: ProposalSource | None = None
-    warnings: tuple[str, ...] = ()  # what may make the scores mean something else
-
-
-def _score_model(
-    console: Console,
-    model: str,
-    data: Path,
-    names: Sequence[str] | None,
-    split: str | None,
-    metric: str,
-    iou: float | None,
-    *,
-    batch_size: int,
-    device: str,
-    precision: str,
-    proposals: str | None,
-    settings: Sequence[str] | None,
-) -> _Judged:
-    """Return a model's scores on a split of a data set."""
-    from detkit import evaluation
-    from detkit.data import open_dataset
-
-    dataset = open_dataset(data, classes=names)
-    part = choose_split(dataset, split)
-    detector = open_model(model, device, settings, precision)
-    tell_notes(console, dataset)
-    warn_of_unread(console, dataset)
-    evaluation.score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
-    source = open_proposals(proposals, detector)
-    detections = evaluation.detect_split(
-        detector, dataset, part, batch_size=batch_size, proposals=source
-    )
-    scores = evaluation.score(detections, dataset.truths(part), dataset.class_names, metric, iou)
-    return _Judged(dataset, part, detections, scores, iou, detector, source)
-
-
-def _score_file(
-    console: Console,
-    predictions: Path,
-    data: Path,
-    names: Sequence[str] | None,
-    split: str | None,
-    metric: str,
-    iou: float | None,
-) -> _Judged:
-    """Return the scores of a file of detections on a split of a data set; without torch."""
-    from detkit import evaluation
-    from detkit.data import open_dataset
-    from detkit.data.splits import select_classes
-    from detkit.predictions import read_predictions
-
-    # A file's numbers and labels are those of all classes, not of the ones chosen here.
-    whole = open_dataset(data)
-    dataset = whole if names is None else select_classes(whole, names)
-    part = choose_split(dataset, split)
-    tell_notes(console, dataset)
-    warn_of_unread(console, dataset)
-    found = read_predictions(predictions, class_names=whole.class_names)
-    not_chosen = set(whole.class_names) - set(dataset.class_names)
-    found = [one.of_classes(set(one.labels) - not_chosen) for one in found]
-    paired = evaluation.pair(found, dataset.splits[part], dataset.class_names)
-    for warning in paired.warnings:
-        console.warn(warning)
-    scores = evaluation.score(
-        paired.detections, dataset.truths(part), dataset.class_names, metric, iou
-    )
-    return _Judged(dataset, part, paired.detections, scores, iou, warnings=paired.warnings)
-
-
 # --- what an option adds: told as a table, or returned as JSON ------------------------------
 
 
-def _interval(console: Console, judged: _Judged, as_json: bool) -> dict[str, Any]:
+def _interval(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
     from detkit.bootstrap import bootstrap_map, interval_to_json
 
     names = judged.dataset.class_names
     drawn = bootstrap_map(
         judged.detections,
-        judged.dataset.truths(judged.split),
+        judged.truths,
         names,
         metric=judged.scores.metric,
         iou_thresh=judged.iou,
@@ -355,12 +265,12 @@ def _interval(console: Console, judged: _Judged, as_json: bool) -> dict[str, Any
     }
 
 
-def _explain(console: Console, judged: _Judged, as_json: bool) -> list[dict[str, Any]]:
+def _explain(console: Console, judged: Judged, as_json: bool) -> list[dict[str, Any]]:
     from detkit.explain import explain, rules_to_json
 
     rules = explain(
         judged.detections,
-        judged.dataset.truths(judged.split),
+        judged.truths,
         judged.dataset.class_names,
         metric=judged.scores.metric,
         iou_thresh=judged.iou,
@@ -370,38 +280,18 @@ def _explain(console: Console, judged: _Judged, as_json: bool) -> list[dict[str,
     return rules_to_json(rules)
 
 
-def _errors(console: Console, judged: _Judged, as_json: bool) -> dict[str, Any]:
-    from detkit.error_breakdown import BACKGROUND_IOU, breakdown, breakdown_to_json
+def _errors(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
+    from detkit.error_breakdown import breakdown_to_json
 
-    iou = judged.scores.iou_thresh
-    costs = breakdown(
-        judged.detections,
-        judged.dataset.truths(judged.split),
-        judged.dataset.class_names,
-        iou_thresh=iou,
-        background_thresh=min(BACKGROUND_IOU, iou),
-        # TIDE speaks of one IoU; of VOC's metrics the area is nearest to COCO's.
-        metric="voc07" if judged.scores.metric == "voc07" else "voc12",
-    )
-    report: dict[str, Any] = {"errors": breakdown_to_json(costs)}
+    report: dict[str, Any] = {"errors": breakdown_to_json(judged.errors)}
     if not as_json:
-        tell_errors(console, costs)
-    if judged.detector is not None:
-        from detkit.misses import find_misses, misses_to_json
+        tell_errors(console, judged.errors)
+    if judged.misses is not None:
+        from detkit.misses import misses_to_json
 
-        misses = list(
-            find_misses(
-                judged.detector,
-                judged.dataset,
-                judged.split,
-                costs.found,
-                iou_thresh=iou,
-                proposals=judged.proposals,
-            )
-        )
-        report["misses"] = misses_to_json(misses)
+        report["misses"] = misses_to_json(judged.misses)
         if not as_json:
-            tell_misses(console, misses)
+            tell_misses(console, judged.misses)
     return report
 
 
@@ -417,7 +307,7 @@ def _drop_json(drop: Drop, max_drop: float) -> dict[str, Any]:
 
 
 def _write_json(
-    console: Console, judged: _Judged, added: dict[str, Any], with_detections: bool
+    console: Console, judged: Judged, added: dict[str, Any], with_detections: bool
 ) -> None:
     """Write the scores and what was added to them; of the detections an image a line."""
     from detkit.evaluation import scores_to_json

@@ -9,6 +9,7 @@ import typer
 
 from detkit.cli.model_choice import load_plugins, open_model
 from detkit.cli.options import Force, Model, Plugin, Quiet
+from detkit.cli.outputs import require_free
 from detkit.console import Console
 from detkit.errors import UsageError
 
@@ -44,6 +45,7 @@ def export(
       detkit export run/best.safetensors -o model.onnx
       detkit export run/best.safetensors -o model.onnx --verify photos
     """
+    from detkit.data.groups import counted
     from detkit.export import export_onnx, require_target
     from detkit.inference import find_images
 
@@ -60,7 +62,7 @@ def export(
         force=force,
     )
     console.note(
-        f"compared with {model} on {parity.num_images} images: scores differ by at most "
+        f"compared with {model} on {counted(parity.num_images, 'image')}: scores differ by at most "
         f"{parity.scores:.2g}, boxes by at most {parity.boxes:.2g} network pixels"
     )
     console.note(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
@@ -95,8 +97,7 @@ def compress(
     from detkit.checkpoint import load_model, model_info, save_model
 
     console = Console(quiet)
-    if out.exists() and not force:
-        raise UsageError(f"{out}: exists; name another file or add --force")
+    require_free("-o", out, force=force)
     load_plugins(plugin)
     words = svd.split(",")
     if len(words) != 2 or not all(word.strip().isdigit() for word in words):

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from detkit.cli.options import Force, Quiet
+from detkit.cli.outputs import require_free
 from detkit.console import Console
-from detkit.errors import UsageError
 
 
 def plot(
@@ -31,8 +31,7 @@ def plot(
     Examples:
       detkit plot run -o run.png
     """
-    if out.exists() and not force:
-        raise UsageError(f"{out}: exists already; add --force to replace it")
+    require_free("-o", out, force=force)
     from detkit.run_plot import save_run_plot
 
     save_run_plot(run, out)

@@ -11,15 +11,15 @@ import datetime
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from detkit import __version__
 from detkit.data.records import Dataset
 from detkit.data.summary import data_hash
-from detkit.error_breakdown import BACKGROUND_IOU, FIGURES, KINDS, ErrorBreakdown, breakdown
-from detkit.evaluation import scores_to_json
+from detkit.error_breakdown import FIGURES, KINDS, ErrorBreakdown
+from detkit.evaluation import errors_of, scores_to_json
 from detkit.files import write_bytes
 from detkit.report.confusion import confusion_matrices, found_objects
 from detkit.report.curve_points import at_thresholds, curve_points
@@ -27,6 +27,9 @@ from detkit.report.pictures import MOST_BOXES, Picture, pictures, worst_first
 from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
 from detkit.report.sizes import scores_by_size
 from detkit.structures import Detections, FloatArray, Scores, Truth
+
+if TYPE_CHECKING:
+    from detkit.misses import Miss
 
 NUM_THRESHOLDS = 101  # steps of the sliders
 NUM_MATRICES = 21  # steps of the confusion matrix's slider
@@ -42,15 +45,22 @@ def write_report(
     *,
     source: str,
     notes: Sequence[str] = (),
+    misses: Sequence[Miss] | None = None,
 ) -> None:
     """Write the page of `scores`, those of `detections[i]` in the i-th image of the split.
 
     `source` says where the detections are from: a model or a file. `notes` are what a reader
-    has to know to judge the figures. Raises DetkitError when the file cannot be written.
+    has to know to judge the figures, `misses` what became of the objects that a model missed.
+    Raises DetkitError when the file cannot be written.
     """
     records, truths = dataset.splits[split], dataset.truths(split)
     names = dataset.class_names
-    errors = _breakdown(detections, truths, names, scores)
+    errors = errors_of(detections, truths, names, scores)
+    figures = {"data": str(dataset.root), "split": split, **scores_to_json(scores)}
+    if misses is not None:
+        from detkit.misses import misses_to_json  # imports torch, which a file's page spares
+
+        figures["misses"] = misses_to_json(misses)["stages"]
     chosen, unread = pictures(worst_first(detections, truths, errors.kinds, scores), records)
     bins = score_bins(detections, errors.kinds, len(names))
     low, high = bins.low, bins.high
@@ -77,7 +87,7 @@ def write_report(
         "report.html.j2",
         title=f"{dataset.root.name}: {split}",
         data=data,
-        figures={"data": str(dataset.root), "split": split, **scores_to_json(scores)},
+        figures=figures,
         facts=_facts(dataset, split, detections, truths, scores, source),
         notes=[*notes, *_notes(unread, scores)],
         scores=scores,
@@ -85,6 +95,7 @@ def write_report(
         errors=errors,
         error_kinds=FIGURES[:6],
         error_sums=FIGURES[6:],
+        misses=figures.get("misses"),
         matrix=matrices[shown_level],
         calibration=calibration_error(bins),
         num_images=len(truths),
@@ -118,23 +129,6 @@ def render(template: str, **values: Any) -> str:
 def _figure(value: float | None) -> str:
     """Return a score as tables have it: three places, or that there is none."""
     return "n/a" if value is None else f"{value:.3f}"
-
-
-def _breakdown(
-    detections: Sequence[Detections],
-    truths: Sequence[Truth],
-    class_names: Sequence[str],
-    scores: Scores,
-) -> ErrorBreakdown:
-    """Return the errors at the evaluation's own IoU, as `eval --errors` has them."""
-    return breakdown(
-        detections,
-        truths,
-        class_names,
-        iou_thresh=scores.iou_thresh,
-        background_thresh=min(BACKGROUND_IOU, scores.iou_thresh),
-        metric="voc07" if scores.metric == "voc07" else "voc12",
-    )
 
 
 def _facts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from detkit.errors import DetkitError, UsageError
@@ -11,14 +12,19 @@ SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 MOST_CURVES = 20  # more lines than this cannot be told apart; the weakest classes are shown
 
 
+def require_plot(path: Path) -> None:
+    """Raise UsageError when no plot is written under that suffix."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: a plot is written as one of {', '.join(SUFFIXES)}")
+
+
 def save_pr_curve(scores: Scores, path: Path) -> None:
     """Write a plot of precision over recall, a curve a class, with its AP in the legend.
 
     The format goes by the suffix. With more than 20 classes those of lowest AP are drawn.
     Raises UsageError for an unknown suffix and DetkitError when the file cannot be written.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a plot is written as one of {', '.join(SUFFIXES)}")
+    require_plot(path)
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,7 +43,8 @@ def save_pr_curve(scores: Scores, path: Path) -> None:
             [one.precision[0] if len(one.precision) else 0.0, *one.precision.tolist()],
             where="post",
             color=palette(number % palette.N),
-            label=f"{one.name}  {ap:.3f}",
+            # matplotlib sees a formula between dollar signs, and hides what begins with "_".
+            label=f"{ap:.3f}  {one.name}".replace("$", r"\$"),
         )
     mean = "n/a" if scores.mean is None else f"{scores.mean:.4f}"
     left_out = f" (lowest {MOST_CURVES} of {len(judged)} classes)" if judged[MOST_CURVES:] else ""
@@ -48,7 +55,9 @@ def save_pr_curve(scores: Scores, path: Path) -> None:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        figure.savefig(partial, dpi=150)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of letters the font lacks, and the like
+            figure.savefig(partial, dpi=150)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

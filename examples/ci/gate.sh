@@ -12,4 +12,4 @@ if [ ! -f "$baseline" ]; then
     exit 0
 fi
 detkit eval --predictions "$detections" "$data" --json \
-    --baseline "$baseline" --max-drop .01 --junit "$out/detkit.xml" > "$out/scores.json"
+    --baseline "$baseline" --max-drop .01 --junit "$out/detkit.xml" --force > "$out/scores.json"

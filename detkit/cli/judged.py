@@ -1,0 +1,153 @@
+"""What `detkit eval` judges: the detections of a model or a file, and how they score."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detkit.cli.data import tell_notes, warn_of_unread
+from detkit.cli.model_choice import open_model, open_proposals
+from detkit.console import Console
+from detkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from detkit.data import Dataset
+    from detkit.detector import Detector
+    from detkit.error_breakdown import ErrorBreakdown
+    from detkit.misses import Miss
+    from detkit.proposals.source import ProposalSource
+    from detkit.structures import Detections, Scores, Truth
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Detections of a split with their scores, and the model they are of, if any."""
+
+    dataset: Dataset
+    split: str
+    truths: list[Truth]
+    detections: list[Detections]
+    scores: Scores
+    iou: float | None  # as asked for
+    detector: Detector | None = None
+    proposals: ProposalSource | None = None
+    warnings: tuple[str, ...] = ()  # what may make the scores mean something else
+
+    @functools.cached_property
+    def errors(self) -> ErrorBreakdown:
+        """Return what each kind of error costs."""
+        from detkit.evaluation import errors_of
+
+        return errors_of(self.detections, self.truths, self.dataset.class_names, self.scores)
+
+    @functools.cached_property
+    def misses(self) -> list[Miss] | None:
+        """Return the missed objects with the stage that lost each; None without a model."""
+        if self.detector is None:
+            return None
+        from detkit.misses import find_misses
+
+        return list(
+            find_misses(
+                self.detector,
+                self.dataset,
+                self.split,
+                self.errors.found,
+                iou_thresh=self.scores.iou_thresh,
+                proposals=self.proposals,
+            )
+        )
+
+
+def choose_split(dataset: Dataset, split: str | None) -> str:
+    """Return the split to score on: the one asked for, else test, else val, else the only one.
+
+    Raises UsageError naming the splits there are.
+    """
+    if split is not None:
+        if split not in dataset.splits:
+            known = ", ".join(dataset.splits)
+            raise UsageError(f"--split {split}: {dataset.root} has {known}")
+        return split
+    for name in ("test", "val"):
+        if dataset.splits.get(name):
+            return name
+    if len(dataset.splits) == 1:
+        return next(iter(dataset.splits))
+    raise UsageError(
+        f"{dataset.root}: no test or val split; choose by --split from {', '.join(dataset.splits)}"
+    )
+
+
+def judge_model(
+    console: Console,
+    model: str,
+    data: Path,
+    names: Sequence[str] | None,
+    split: str | None,
+    metric: str,
+    iou: float | None,
+    *,
+    batch_size: int,
+    device: str,
+    precision: str,
+    proposals: str | None,
+    settings: Sequence[str] | None,
+    check: Callable[[Scores], object],
+) -> Judged:
+    """Return a model's scores on a split of a data set.
+
+    `check` gets the scores of no detections at all, before the model runs: whatever asks for a
+    figure they do not have is told at once.
+    """
+    from detkit import evaluation
+    from detkit.data import open_dataset
+
+    dataset = open_dataset(data, classes=names)
+    part = choose_split(dataset, split)
+    check(evaluation.score([], [], dataset.class_names, metric, iou))
+    detector = open_model(model, device, settings, precision)
+    tell_notes(console, dataset)
+    warn_of_unread(console, dataset)
+    source = open_proposals(proposals, detector)
+    detections = evaluation.detect_split(
+        detector, dataset, part, batch_size=batch_size, proposals=source
+    )
+    truths = dataset.truths(part)
+    scores = evaluation.score(detections, truths, dataset.class_names, metric, iou)
+    return Judged(dataset, part, truths, detections, scores, iou, detector, source)
+
+
+def judge_file(
+    console: Console,
+    predictions: Path,
+    data: Path,
+    names: Sequence[str] | None,
+    split: str | None,
+    metric: str,
+    iou: float | None,
+) -> Judged:
+    """Return the scores of a file of detections on a split of a data set; without torch."""
+    from detkit import evaluation
+    from detkit.data import open_dataset
+    from detkit.data.splits import select_classes
+    from detkit.predictions import read_predictions
+
+    # A file's numbers and labels are those of all classes, not of the ones chosen here.
+    whole = open_dataset(data)
+    dataset = whole if names is None else select_classes(whole, names)
+    part = choose_split(dataset, split)
+    tell_notes(console, dataset)
+    warn_of_unread(console, dataset)
+    found = read_predictions(predictions, class_names=whole.class_names)
+    not_chosen = set(whole.class_names) - set(dataset.class_names)
+    found = [one.of_classes(set(one.labels) - not_chosen) for one in found]
+    paired = evaluation.pair(found, dataset.splits[part], dataset.class_names)
+    for warning in paired.warnings:
+        console.warn(warning)
+    truths = dataset.truths(part)
+    scores = evaluation.score(paired.detections, truths, dataset.class_names, metric, iou)
+    return Judged(dataset, part, truths, paired.detections, scores, iou, warnings=paired.warnings)

@@ -1,0 +1,131 @@
+"""Where a command's words go, and what becomes of it when nobody takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from running import detkit
+
+from detkit.console import Console
+from detkit.errors import ExitCode
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small demo data set."""
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    assert detkit("demo", folder, "--num-images", "12").returncode == 0
+    return folder
+
+
+def closed_early(number: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command whose stdout (1) or stderr (2), or both (3), is a pipe nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "detkit", *map(str, words)],
+            stdout=writer if number & 1 else subprocess.PIPE,
+            stderr=writer if number & 2 else subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_gate_is_judged_though_nobody_reads_the_output(
+    demo: Path, tmp_path: Path, number: int
+) -> None:
+    names = (demo / "ImageSets" / "Main" / "test.txt").read_text().split()
+    lines = [json.dumps({"image": f"{name}.jpg", "detections": []}) for name in names]
+    found = tmp_path / "found.jsonl"
+    found.write_text("\n".join(lines))
+    words = ("eval", "--predictions", found, demo, "--with-detections", "--json")
+    assert closed_early(number, *words).returncode == 0
+    assert closed_early(number, *words, "--fail-under", "mAP=.9").returncode == ExitCode.NOT_MET
+
+
+def test_a_training_goes_on_when_nobody_reads_its_notes(demo: Path, tmp_path: Path) -> None:
+    words = ("--max-steps", "2", "--batch-size", "2", "--num-workers", "0", "--device", "cpu")
+    out = tmp_path / "run"
+    done = closed_early(2, "train", demo, "--model", "ssd", "-o", out, *words, "--set", "size=64")
+    assert done.returncode == 0
+    assert len((out / "metrics.jsonl").read_text().splitlines()) >= 2
+    assert (out / "best.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a Unix shell closes streams")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_defect(demo: Path, closed: str) -> None:
+    command = f'"{sys.executable}" -m detkit check "$1" {closed}'
+    done = subprocess.run(["sh", "-c", command, "sh", demo], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["models", "ssd"], ["check", "-h"]])
+def test_results_that_do_not_fit_on_the_disk_exit_3_in_one_line(
+    tmp_path: Path, words: list[str]
+) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    with (tmp_path / "out.txt").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-B", "-m", "detkit", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=limit,
+        )
+    assert done.returncode == ExitCode.BAD_INPUT, done.stderr
+    assert done.stderr.startswith("detkit: error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    name = "a\x1b[2Jb\nc\u202ed"
+    console.note(name)
+    console.warn(name)
+    console.error(name)
+    console.table((name,), [(name,)], title="")
+    console.data(json.dumps({"name": name, "more": "ä\x9b"}, indent=2, ensure_ascii=False))
+    out, errors = capsys.readouterr()
+    assert "\x1b" not in out + errors and "\u202e" not in out + errors
+    assert errors.splitlines()[:2] == [
+        "a\\u001b[2Jb\\u000ac\\u202ed",
+        "detkit: warning: a\\u001b[2Jb\\u000ac\\u202ed",
+    ]
+    assert json.loads(out[out.index("{") :]) == {"name": name, "more": "ä\x9b"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        type("_ArrayMemoryError", (MemoryError,), {})("Unable to allocate 1 TiB"),
+        RuntimeError("OpenCV(4) alloc.cpp: error: (-4:Insufficient memory) Failed to allocate"),
+    ],
+)
+def test_no_memory_is_no_defect(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("detkit.data.open_dataset", mock.Mock(side_effect=error))
+    done = detkit("check", demo)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "out of memory; lower --batch-size" in done.stderr

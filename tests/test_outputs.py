@@ -1,0 +1,162 @@
+"""Where results may go: nothing is overwritten unasked, nothing is written to the data."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from report_samples import write_folder, write_found
+from running import Done, detkit
+
+from detkit.checkpoint import save_model
+from detkit.detectors.ssd import SSD, SSDConfig
+
+IMAGES = "JPEGImages"
+OPTIONS = (("--report", "r.html"), ("--junit", "r.xml"), ("--pr-curve", "r.png"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "dätä")
+
+
+def scored(folder: Path, *words: str | Path) -> Done:
+    found = write_found(folder.parent / "found.jsonl")
+    return detkit("eval", "--predictions", found, folder, *words)
+
+
+@pytest.mark.parametrize(("option", "name"), OPTIONS)
+def test_eval_overwrites_nothing_without_force(
+    folder: Path, tmp_path: Path, option: str, name: str
+) -> None:
+    out = tmp_path / name
+    assert scored(folder, option, out).returncode == 0
+    before = out.read_bytes()
+    out.write_bytes(b"mine")
+    refused = scored(folder, option, out)
+    assert refused.returncode == 2 and "--force" in refused.stderr
+    assert out.read_bytes() == b"mine"
+    assert scored(folder, option, out, "--force").returncode == 0
+    assert len(out.read_bytes()) == len(before)
+
+
+@pytest.mark.parametrize(("option", "name"), OPTIONS)
+def test_eval_writes_nothing_into_the_labelled_folder_even_with_force(
+    folder: Path, option: str, name: str
+) -> None:
+    done = scored(folder, option, folder / name, "--force")
+    assert done.returncode == 2 and "lies in the source folder" in done.stderr
+    assert not (folder / name).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes")
+def test_a_pipe_is_no_file_to_overwrite(folder: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "junit"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    assert scored(folder, "--junit", pipe).returncode == 0
+    reader.join(60)
+    assert "<testsuites" in read[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fail-under", "moon=.1"], "--fail-under moon=0.1: no such class"),
+        (["--pr-curve", "OUT/r.gif"], "a plot is written as one of"),
+        (["--report", "OUT/no/r.html"], "there is no folder"),
+        (["--junit", "OUT"], "is a folder"),
+    ],
+)
+def test_a_wrong_option_is_told_before_the_model_is_opened(
+    folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"no model")
+    done = detkit("eval", model, folder, *(word.replace("OUT", str(tmp_path)) for word in words))
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_plot_names_classes_that_look_like_formulas_and_says_nothing(
+    folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for path in (folder / "Annotations").glob("*.xml"):
+        path.write_text(path.read_text().replace("car", "猫 $\\frac$").replace("dog", "_dog"))
+    found = write_found(tmp_path / "found.jsonl")
+    text = found.read_text().replace("car", "猫 $\\\\frac$").replace("dog", "_dog")
+    found.write_text(text, encoding="utf-8")
+    words = ("eval", "--predictions", found, folder, "--pr-curve", tmp_path / "pr.svg")
+    done = detkit(*words)
+    assert done.returncode == 0, done.stderr
+    assert not [one for one in recwarn if "matplotlib" in one.filename or "plots" in one.filename]
+    assert (tmp_path / "pr.svg").stat().st_size > 1000
+
+
+@pytest.fixture
+def model(folder: Path, tmp_path: Path) -> Path:
+    """Return a model that has learnt nothing."""
+    torch.manual_seed(0)
+    save_model(tmp_path / "m.safetensors", SSD(SSDConfig(size=64), ("car", "dog")))
+    return tmp_path / "m.safetensors"
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "glob", "list", "stdin", "below"])
+def test_no_drawing_replaces_an_image_that_is_read_even_with_force(
+    folder: Path, tmp_path: Path, model: Path, kind: str
+) -> None:
+    images = folder / IMAGES
+    before = {path: path.read_bytes() for path in images.iterdir()}
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(map(str, before)))
+    source: str | Path = {
+        "folder": images,
+        "file": images / "one.jpg",
+        "glob": images / "*.jpg",
+        "list": listed,
+        "stdin": "-",
+        "below": folder,
+    }[kind]
+    stdin = listed.read_text()
+    done = detkit("detect", model, source, "--draw", images, "--force", "-q", stdin=stdin)
+    assert done.returncode == 2
+    assert "is read from there" in done.stderr
+    assert {path: path.read_bytes() for path in images.iterdir()} == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
+def test_no_drawing_goes_through_a_link_onto_its_image(
+    folder: Path, tmp_path: Path, model: Path
+) -> None:
+    image, drawn = folder / IMAGES / "one.jpg", tmp_path / "drawn"
+    drawn.mkdir()
+    (drawn / "one.jpg").symlink_to(image)
+    before = image.read_bytes()
+    done = detkit("detect", model, image, "--draw", drawn, "--force", "-q")
+    assert done.returncode == 2
+    assert image.read_bytes() == before
+
+
+def test_detections_do_not_go_where_an_image_is(folder: Path, model: Path) -> None:
+    image = folder / IMAGES / "one.jpg"
+    before = image.read_bytes()
+    done = detkit("detect", model, image, "-f", "jsonl", "-o", image, "--force")
+    assert done.returncode == 2 and "named like an image" in done.stderr
+    assert image.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_detect_writes_names_out_that_would_steer_the_terminal(
+    folder: Path, tmp_path: Path, model: Path
+) -> None:
+    image = tmp_path / "a\x1b[2J\n.jpg"
+    image.write_bytes((folder / IMAGES / "one.jpg").read_bytes())
+    done = detkit("detect", model, image, "-f", "table", "--score", "0", "-q")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "a\\u001b[2J\\u000a.jpg" in done.stdout.splitlines()[1]
