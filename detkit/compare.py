@@ -9,16 +9,18 @@ one is not that of the next.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,8 @@ def _earlier(cell: Cell, conditions: Conditions, resume: bool, force: bool) -> M
         raise DetkitError(
             f"{cell.result}: not a result of this detkit ({error}); begin anew with --force"
         ) from error
+    if measured is None and not (cell.training and (cell.run / "resume.ckpt").exists()):
+        return None  # nothing there that other options could be mixed with
     for name, value in _asked(cell, conditions).items():
         if before.get(name) != value:
             raise UsageError(
@@ -192,10 +196,39 @@ def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str]
 
 
 def _measure(cell: Cell, conditions: Conditions) -> Measured:
-    """Return what is measured of a cell's model, in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        future = pool.submit(
-            measure,
+    """Return what is measured of a cell's model, in a process of its own.
+
+    Raises DetkitError saying why it failed, Interrupted when it was told to stop.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, cell, conditions))
+    try:
+        with _deaf_to_ctrl_c():
+            process.start()
+        sender.close()  # its other end is the only one: a process that is killed ends the pipe
+        found: Measured | str = receiver.recv()
+    except EOFError:
+        found = "measuring was killed; was there enough memory?"
+    except KeyboardInterrupt:
+        if process.pid is not None:
+            process.terminate()
+        raise Interrupted("interrupted; go on with the same command and --resume") from None
+    finally:
+        receiver.close()
+        if process.pid is not None:
+            process.join()
+    if isinstance(found, str):
+        raise DetkitError(found)
+    return found
+
+
+def _answer(sender: Connection, cell: Cell, conditions: Conditions) -> None:
+    """Send what is measured of a cell's model, or why it cannot be; runs in the other process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    found: Measured | str
+    try:
+        found = measure(
             cell.run,
             conditions.data,
             conditions.split,
@@ -205,16 +238,24 @@ def _measure(cell: Cell, conditions: Conditions) -> Measured:
             batch_size=conditions.batch_size,
             plugins=conditions.plugins,
         )
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            raise DetkitError("measuring was killed; was there enough memory?") from error
-        except DetkitError:
-            raise
-        except Exception as error:  # a defect, or no memory, of this model: the others go on
-            raise DetkitError(f"measuring failed: {type(error).__name__}: {error}") from error
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; go on with the same command and --resume") from None
+    except DetkitError as error:
+        found = str(error)
+    except Exception as error:  # a defect, or no memory, of this model: the others go on
+        found = f"measuring failed: {type(error).__name__}: {error}"
+    sender.send(found)
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Have processes begun that do not hear Ctrl-C, from their first moment on: it is for us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _short(value: object) -> str:

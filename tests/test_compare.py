@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import statistics
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +17,20 @@ from typing import Any
 import pytest
 from report_samples import write_folder, write_found
 from running import detkit, process
+from toy import make_toy
 
 from detkit import compare as comparing
 from detkit.bootstrap import bootstrap_map
+from detkit.checkpoint import save_model
 from detkit.compare import Cell, Conditions, Outcome, compare
 from detkit.comparison import comparison_to_json, summarise
 from detkit.data import open_dataset
-from detkit.errors import DetkitError, Interrupted, UsageError
+from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.evaluation import pair, score
 from detkit.measuring import Measured, model_of
 from detkit.predictions import read_predictions
 
+TOY = Path(__file__).parent / "toy.py"
 MEASURED = Measured("toy", 3, 0.6, {"network": 0.3}, 200.0, 1000, 60.0, 300.0, 5, "hash")
 CONDITIONS = Conditions(Path("data"), "hash", "test")
 
@@ -246,20 +253,96 @@ def test_the_model_of_a_run_is_its_best(tmp_path: Path) -> None:
         (["-o", "out", "--models", "sdd", "--max-steps", "1"], "did you mean ssd?"),
         (["-o", "out", "--run", "gone"], "there is no gone"),
         (["-o", "out", "--models", "ssd", "--max-steps", "1"], "which they are trained on"),
+        (["-o", "dätä/out", "--run", "run"], "lies in the source folder"),
+        (["-o", "out", "--run", "run", "--report", "no/c.html"], "there is no folder"),
+        (["-o", "out", "--run", "run", "--report", "there.html"], "--force"),
+        (["-o", "out", "--run", "run", "--metric", "foo"], "--metric foo"),
+        (["-o", "out", "--run", "run", "--iou", "7"], "--iou 7"),
     ],
 )
 def test_a_wrong_comparison_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data = write_folder(tmp_path / "data")
+    data = write_folder(tmp_path / "dätä")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "there.html").touch()
     here = detkit("compare", data, *words)
     assert here.returncode == 2
     assert message in here.stderr
     assert not (tmp_path / "out").exists()
 
 
-TOY = Path(__file__).parent / "toy.py"
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "nosuch=3"], "ssd: --set nosuch=3: no such setting"),
+        (["--set", "nms_thresh=7"], "must lie between 0 and 1"),
+        (["--weights", "nosuch.pth"], "nosuch.pth"),
+        (["--backbone", "nosuch"], "nosuch"),
+        (["--val", "nosuch"], "nosuch"),
+        (["--max-minutes", "0"], "above 0"),
+    ],
+)
+def test_an_option_no_training_can_work_with_is_refused_before_the_first(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    detkit("demo", tmp_path / "data", "--num-images", "12")
+    fixed = ("-o", tmp_path / "out", "--models", "ssd,yolov1", "--max-steps", "1")
+    here = detkit("compare", tmp_path / "data", *fixed, *words, "-q")
+    assert here.returncode in (2, 3)
+    assert message in here.stderr
+    assert not (tmp_path / "out").exists()
+    assert len(here.stderr.splitlines()) == 1
+
+
+def test_a_comparison_whose_training_never_began_takes_other_options(
+    tmp_path: Path, work: list[str]
+) -> None:
+    wanted = cells(tmp_path, "bad")
+    list(compare(wanted, CONDITIONS))
+    longer = [dataclasses.replace(one, training=("data", "--max-steps", "9")) for one in wanted]
+    assert [one.error for one in compare(longer, CONDITIONS, resume=True)] != [None]
+    wanted[0].run.mkdir()
+    (wanted[0].run / "resume.ckpt").touch()
+    with pytest.raises(UsageError, match="--max-steps 9"):
+        list(compare(wanted, CONDITIONS, resume=True))
+    assert work == ["train bad"] * 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("to_all", [True, False], ids=["ctrl-c", "sigterm"])
+def test_a_measurement_that_is_interrupted_ends_at_once_in_one_line(
+    tmp_path: Path, to_all: bool
+) -> None:
+    model, marker, plugin = (tmp_path / name for name in ("m.safetensors", "there", "slow.py"))
+    data = write_folder(tmp_path / "data")
+    save_model(model, make_toy())
+    plugin.write_text(
+        f"{TOY.read_text()}\n\nimport multiprocessing, time\n\n"
+        "if multiprocessing.parent_process() is not None:\n"
+        f"    open({str(marker)!r}, 'w').close()\n    time.sleep(100)\n"
+    )
+    words = ["compare", data, "--run", f"m={model}", "-o", tmp_path / "out", "--plugin", plugin]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "detkit", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not marker.exists():
+        time.sleep(0.05)
+    if to_all:  # as a terminal does
+        os.killpg(running.pid, signal.SIGINT)
+    else:
+        running.terminate()
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == ExitCode.INTERRUPTED, errors
+    assert "Traceback" not in errors
+    assert errors.endswith(
+        "measuring\ndetkit: error: interrupted; go on with the same command and --resume\n"
+    )
 
 
 @pytest.mark.slow
@@ -267,24 +350,26 @@ def test_models_are_trained_measured_and_put_into_one_table(tmp_path: Path) -> N
     data, out = tmp_path / "dätä", tmp_path / "öut"
     detkit("demo", data, "--num-images", "12")
     words: list[str | Path] = ["compare", data, "-o", out, "--plugin", TOY, "--json"]
-    words += ["--models", "toy,ssd", "--max-steps", "2", "--num-workers", "0", "--device", "cpu"]
-    # What the toy has no use for makes it fail, and ssd go on.
-    done = process(
-        *words, "--set", "size=64", "--backbone", "tiny", "--report", tmp_path / "c.html"
-    )
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "best.safetensors").write_bytes(b"no model")
+    save_model(tmp_path / "toy.safetensors", make_toy())
+    runs = ("--run", f"toy={tmp_path / 'toy.safetensors'}", "--run", tmp_path / "bad")
+    words += ["--models", "ssd", "--max-steps", "2", "--num-workers", "0", "--device", "cpu"]
+    done = process(*words, *runs, "--set", "size=64", "--report", out / "c.html")
     report = json.loads(done.stdout)
     by_name = {row["name"]: row for row in report["models"]}
     assert done.returncode == 3, done.stderr
-    assert "toy-0: " in done.stderr.splitlines()[-1]
-    assert by_name["toy"]["mAP"] is None
-    assert by_name["toy"]["errors"]
+    assert "bad.run-0: " in done.stderr.splitlines()[-1]
+    assert by_name["bad"]["mAP"] is None
+    assert by_name["bad"]["errors"]
+    assert by_name["toy"]["mAP"] == 0
     ssd = by_name["ssd"]
     assert ssd["mAP"] is not None
     assert set(ssd["stages"]) >= {"decode", "network"}
     assert ssd["seconds"] > 0
     assert ssd["model_bytes"] == (out / "ssd-0" / "best.safetensors").stat().st_size
     assert ssd["training_seconds"] > 0
-    assert "ssd" in (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "ssd" in (out / "c.html").read_text(encoding="utf-8")
     again = process(*words[:4], "--run", f"ssd={out / 'ssd-0'}", "--json", "--resume")
     assert again.returncode == 0, again.stderr
     [row] = json.loads(again.stdout)["models"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit.cli.data import tell_notes, warn_of_unread
-from detkit.cli.evaluate import choose_split
-from detkit.cli.model_choice import load_plugins
+from detkit.cli.judged import choose_split
+from detkit.cli.model_choice import load_plugins, starting_config
 from detkit.cli.options import (
     AsJson,
     Classes,
@@ -23,6 +23,7 @@ from detkit.cli.options import (
     class_list,
     nearest,
 )
+from detkit.cli.outputs import require_free
 from detkit.console import Console, duration, figure
 from detkit.errors import ExitCode, UsageError
 
@@ -107,7 +108,10 @@ def compare(
         typer.Option("--report", metavar="FILE.html", help="Write a page to look at: one file."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the comparison in DIR.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the comparison in DIR; its page is written anew."
+        ),
     ] = False,
     plugin: Plugin = None,
     force: Force = False,
@@ -121,7 +125,8 @@ def compare(
     by size of object, time, memory, size and training time.
 
     DIR holds a run folder for each; --resume keeps those that are finished and goes on with
-    the others. A model that fails is a row with its error, and the exit code is 3 at the end.
+    the others. A model that fails is a row with its error, and the exit code is 3 at the end;
+    an option that no training could work with is told before the first begins.
 
     \b
     Examples:
@@ -136,11 +141,19 @@ def compare(
     if models and max_minutes is None and max_steps is None:
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
     console = Console(quiet)
+    from detkit.data.apart import require_apart
+    from detkit.evaluation import score
+
     load_plugins(plugin)
     names = _backends(models)
     dataset, conditions = _conditions(
         console, data, class_list(classes), split, device, batch_size, plugin, names != []
     )
+    if data.is_dir():
+        require_apart(data, out)
+    require_free("--report", page, force=force or resume, data=data, made=out)
+    score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
+    _judge_training(names, dataset, backbone, weights, settings or (), val, max_steps, max_minutes)
     options = {
         "--max-minutes": max_minutes,
         "--max-steps": max_steps,
@@ -232,6 +245,35 @@ def _conditions(
         plugins=tuple(str(_absolute(place)) for place in plugin or ()),
     )
     return dataset, conditions
+
+
+def _judge_training(
+    names: Sequence[str],
+    dataset: Dataset,
+    backbone: str | None,
+    weights: str | None,
+    settings: Sequence[str],
+    val: str | None,
+    max_steps: int | None,
+    max_minutes: float | None,
+) -> None:
+    """Raise what each training would end with at once, before the first of them has begun."""
+    from detkit.config import override, parse_settings
+    from detkit.data import training_splits
+    from detkit.detectors import load_backend
+    from detkit.position import RunOptions
+
+    if names:
+        RunOptions(max_steps=max_steps, max_minutes=max_minutes).validate()
+        training_splits(dataset, val, 0)
+    for name in names:
+        backend = load_backend(name)
+        try:
+            config = starting_config(backend, backbone, weights or "none")
+            config, _ = override(config, backend.short_recipe, parse_settings(settings))
+            backend(config, dataset.class_names)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
 
 
 def _to_train(names: Sequence[str], seeds: int, shared: Sequence[str], out: Path) -> list[Cell]:
