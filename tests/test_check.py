@@ -518,3 +518,15 @@ def test_real_data_sets_have_the_errors_they_are_known_for(
     if name == "bccd":
         named = sorted(Path(str(finding.image_id)).stem for finding in found)
         assert named == ["BloodImage_00338", "BloodImage_00343"]
+
+
+@pytest.mark.parametrize(
+    "box", [(0.1, 0.2, 0.5, 0.6), (-0.9, -0.8, 0.5, 0.6), (0.0, 0.0, 1.0, 1.0)]
+)
+def test_boxes_that_are_shares_of_the_image_are_one_error(folder: Folder, box: Box) -> None:
+    folder.add("train", [one("car", box, 1, line=3)])
+    folder.add("train", [one("car", (0.2, 0.2, 0.9, 0.8), 1)])
+    finding = only(check(folder.dataset()))
+    assert (finding.code, finding.severity, finding.line) == ("normalised-boxes", "error", 3)
+    folder.add("train", [one("car", (1, 1, 9, 9))])
+    assert check(folder.dataset()) == []

@@ -12,6 +12,7 @@ from labelled_folders import boxes, codes, ids, put, xml
 from running import detkit
 
 from detkit.data import open_dataset
+from detkit.data.convert import FORMATS, convert
 from detkit.data.records import ImageRecord
 from detkit.data.splits import divide
 
@@ -120,3 +121,36 @@ def test_a_seed_divides_images_whatever_they_are_called() -> None:
     names = ["a.jpg", "\udcff\udcfe.jpg", "\ud800.jpg", "b.jpg"]
     kept, cut = divide(tuple(ImageRecord(name, Path(name)) for name in names), 0.5, seed=0)
     assert len(kept) == len(cut) == 2
+
+
+ODD = ["c\\d", " h ", "classes", "labels", "readme", "license_plate_1", "k.l", "a,b;'c\""]
+ODD += ["street", "street 1", "train", "aeroplane_train", "-1", "~#%", "n&o", "ä ö"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a file cannot be called so")
+@pytest.mark.parametrize("to", FORMATS)
+def test_odd_names_that_a_text_can_hold_keep_their_labels_in_every_format(
+    tmp_path: Path, to: str
+) -> None:
+    files: dict[str, str | None] = {f"images/{name}.jpg": None for name in ODD}
+    for number, name in enumerate(ODD):
+        files[f"labels/{name}.txt"] = f"{number} .5 .5 .5 .5\n"
+    files["data.yaml"] = f"names: [{', '.join(f'n{number}' for number in range(len(ODD)))}]\ntrain:"
+    data = open_dataset(put(tmp_path / "old", files))
+    assert codes(data, "error") == []
+    found = sorted(one.name for record in data.splits["all"] for one in record.objects)
+    assert len(found) == len(ODD)
+    convert(data, tmp_path / "new", to)
+    back = open_dataset(tmp_path / "new")
+    assert back.findings == ()
+    assert sorted(one.name for record in back.splits["all"] for one in record.objects) == found
+    assert all(record.path.is_file() for record in back.splits["all"])
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_hidden_image_that_a_label_names_is_not_hidden_in_the_copy(
+    tmp_path: Path, to: str
+) -> None:
+    data = open_dataset(put(tmp_path / "old", {".a.jpg": None, "l.json": coco("car", ".a.jpg")}))
+    convert(data, tmp_path / "new", to)
+    assert [len(one) for one in boxes(open_dataset(tmp_path / "new")).values()] == [1]

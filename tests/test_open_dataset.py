@@ -297,3 +297,36 @@ def test_images_of_kinds_that_are_not_looked_for_are_a_warning_unless_a_label_na
     data = open_dataset(tmp_path)
     assert ids(data, "all") == ["a.jpg", "b.gif", "c.heic"]
     assert data.findings == ()
+
+
+TABLE = "filename,class,xmin,ymin,xmax,ymax\na.jpg,{},1,1,9,9\n"
+COCO = (
+    '{{"images": [{{"id": 1, "file_name": "a.jpg"}}], "categories": [{{"id": 1, "name": "{}"}}], '
+    '"annotations": [{{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}}]}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        ("a.csv", "b.csv", TABLE),
+        ("a.json", "b.json", COCO),
+        ("a.xml", "Annotations/a.xml", xml(("{}", 1, 1, 9, 9))),
+    ],
+)
+def test_other_labels_of_an_image_in_a_second_file_are_an_error_and_the_same_ones_are_not(
+    tmp_path, first, second, text
+):
+    put(tmp_path, {"a.jpg": None, first: text.format("car"), second: text.format("bus")})
+    data = open_dataset(tmp_path)
+    assert len(codes(data, "error")) == 1
+    assert sum(map(len, boxes(data).values())) == 1
+    put(tmp_path, {second: text.format("car")})
+    assert codes(open_dataset(tmp_path), "error") == []
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", TABLE), ("a.json", COCO)])
+def test_a_folder_of_images_that_no_file_names_is_told_of(tmp_path, name, text):
+    put(tmp_path, {"x/a.jpg": None, "y/b.jpg": None, name: text.format("car")})
+    (finding,) = open_dataset(tmp_path).findings
+    assert (finding.code, finding.file) == ("unlabelled-folder", tmp_path / "y")

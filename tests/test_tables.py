@@ -201,7 +201,7 @@ def test_a_row_that_csv_cannot_hold_is_an_error_with_its_line_and_the_others_are
     ]
     assert boxes(data) == {"images/b.jpg": [("cat", (2, 3, 5, 6))]}
     alone = open_dataset(table(tmp_path / "alone", HEADER + f"a.jpg,40,20,{long},1,2,40,20\n"))
-    assert codes(alone) == ["bad-row"]
+    assert codes(alone, "error") == ["bad-row"]
 
 
 def test_a_table_of_something_else_is_no_finding_however_broken(tmp_path):

@@ -116,6 +116,23 @@ def check_origin(records: Iterable[ImageRecord], format_name: str) -> Iterator[F
         )
 
 
+def check_shares(records: Iterable[ImageRecord]) -> Iterator[Finding]:
+    """Yield the error that boxes in a format of pixels are given as shares of the image."""
+    objects = [(record, one) for record in records for one in record.objects]
+    # Shares lie in [0, 1]; a format that counts from 1 takes 1 off the first corner. A single
+    # box may be so small.
+    if len(objects) > 1 and all(-1 <= value <= 1 for _, one in objects for value in one.box):
+        record, one = objects[0]
+        yield Finding(
+            "error",
+            "normalised-boxes",
+            f"all {len(objects)} boxes lie within the first pixel ({_values(one)}): shares of the "
+            "image's width and height? write pixels",
+            file=one.file or record.label_file,
+            line=one.line,
+        )
+
+
 def fits(one: ObjectRecord, size: Size) -> bool:
     """Return whether a box lies in an image of this size, to a pixel."""
     x1, y1, x2, y2 = one.box

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkit.data.box_findings import Size, check_boxes, check_origin, fits
+from detkit.data.box_findings import Size, check_boxes, check_origin, check_shares, fits
 from detkit.data.images import image_size, read_image
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.data.set_findings import check_duplicates, check_names, check_splits
@@ -56,6 +56,7 @@ def check(
         if progress is not None:
             progress(number, len(records))
     findings += check_origin((record for _, record in records.values()), dataset.format)
+    findings += check_shares(record for _, record in records.values())
     findings += check_splits(dataset)
     findings += check_names(dataset)
     if read_images:

@@ -13,8 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from detkit.data.groups import in_order, named_splits, without_union
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.groups import (
+    counted,
+    in_order,
+    named_splits,
+    unlabelled_folder,
+    without_union,
+)
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree, folder_of, images_finding, name_of, split_in, split_in_stem
 from detkit.shown import short
 
@@ -52,8 +58,8 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
         if folder in folders:
             message = 'in no JSON file; not used: list images without objects under "images"'
             findings.append(images_finding(tree, "unlisted-image", images, message))
-        elif split_in(f"{folder}/x"):
-            notes.append(f"{folder}: {len(images)} images in no JSON file, not used")
+        else:
+            findings.append(unlabelled_folder(tree, folder, images))
     return Dataset(
         root=tree.root,
         format="coco",
@@ -259,16 +265,19 @@ def _grouped(
     for page in pages:
         group = groups.setdefault(page.split, {})
         records = page.records()
-        again = [one.image_id for one in records if one.image_id in group]
+        again = [one for one in records if one.image_id in group]
+        other = [one for one in again if labels_differ(one.objects, group[one.image_id].objects)]
         if again:
-            findings.append(
-                Finding(
-                    "warning" if len(pages) > 1 else "error",
-                    "image-twice",
-                    f"{len(again)} images listed before (first: {again[0]}); the first is used",
-                    file=tree.path(page.file),
+            count = f"{counted(len(again), 'image')} listed before (first: {again[0].image_id})"
+            message = f"{count}; the first is used"
+            if other:
+                message += (
+                    f", and the other labels of {len(other)} (first: {other[0].image_id}) are "
+                    "lost: gather them in one file, or name the file to read"
                 )
-            )
+            severity = "error" if other or len(pages) == 1 else "warning"
+            where = tree.path(page.file)
+            findings.append(Finding(severity, "image-twice", message, file=where))
         for record in records:
             group.setdefault(record.image_id, record)
     seen = {image for group in groups.values() for image in group}

@@ -133,7 +133,7 @@ def _new_names(dataset: Dataset, layout: _Layout) -> dict[tuple[str, Path], str]
 
 def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
     """Return a new name that is not in `used`, and add it there."""
-    path = PurePosixPath(image_id)
+    path = PurePosixPath("/".join(map(_plain_part, image_id.split("/"))))
     folders = [part for part in path.parts[:-1] if part not in ("/", "..", ".")]
     telling = [part for part in folders if part.lower() not in _IMAGE_FOLDERS]
     own = [part for part in telling if re.sub(r"\d{4}$", "", part.lower()) not in _SPLIT_FOLDERS]
@@ -148,6 +148,12 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
             used.add(key)
             return name
     raise DetkitError(f"{image_id}: no free name for the image was found")  # pragma: no cover
+
+
+def _plain_part(part: str) -> str:
+    """Return a part of a path as every list and label file can hold it, not hidden either."""
+    stem, dot, suffix = part.replace("\\", "_").rpartition(".")
+    return f"{stem.strip(' .')}{dot}{suffix.strip()}" if stem.strip(" .") else part.strip(" .")
 
 
 def _copy(dataset: Dataset, record: ImageRecord, target: Path) -> tuple[int, int]:

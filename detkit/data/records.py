@@ -7,6 +7,7 @@ A reader (voc.py, coco.py, yolo.py, tables.py) turns a folder into a `Dataset` o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,6 +40,14 @@ class ImageRecord:
     height: int | None = None
     label_file: Path | None = None  # None: the image has no label file at all
     key: str | None = None  # another name for the image: COCO's numeric id
+
+
+def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:
+    """Return whether two files state other objects, whatever their order."""
+    first, second = (
+        sorted((one.name, one.box, one.difficult) for one in each) for each in (objects, others)
+    )
+    return first != second
 
 
 @dataclass(frozen=True, slots=True)

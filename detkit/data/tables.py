@@ -21,9 +21,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detkit.data.groups import in_order, named_splits
+from detkit.data.groups import in_order, named_splits, unlabelled_folder
 from detkit.data.images import IMAGE_SUFFIXES
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import (
     Tree,
     folder_of,
@@ -91,7 +91,11 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
             if record.image_id in group:
                 message = f"{record.image_id} has rows in another file already; these are not used"
                 where = tree.path(table.file)
-                findings.append(Finding("warning", "image-twice", message, file=where))
+                lost = labels_differ(record.objects, group[record.image_id].objects)
+                severity = "error" if lost else "warning"
+                if lost:
+                    message += ", though they differ: gather them in one file"
+                findings.append(Finding(severity, "image-twice", message, file=where))
                 continue
             group[record.image_id] = record
     ordered = {split: [group[image] for image in sorted(group)] for split, group in groups.items()}
@@ -101,6 +105,8 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
         if folder in folders:
             message = "in no row; not used: give an image without objects a row of its name alone"
             findings.append(images_finding(tree, "unlisted-image", images, message))
+        else:
+            findings.append(unlabelled_folder(tree, folder, images))
     used = {one.name for group in groups.values() for rec in group.values() for one in rec.objects}
     names = tuple(dict.fromkeys(name for table in tables for name in table.classes))
     return Dataset(

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import ParseError
 
 from detkit.data.groups import folder_splits, in_order, unlabelled_folder
 from detkit.data.imagesets import ImageSets, split_lists
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree, folder_of, name_of, posix, stem_of, suffix_of
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
@@ -246,9 +246,12 @@ def _records(
             label_of[image] = label
         else:
             other = label
-        if labels[label_of[image]].objects != labels[other].objects:
-            message = f"{image} has its labels from {label_of[image]}; this file is not used"
-            findings.append(Finding("warning", "two-labels", message, tree.path(other)))
+        if labels_differ(labels[label_of[image]].objects, labels[other].objects):
+            message = (
+                f"{image} has other labels in {label_of[image]}, which are used; these are lost: "
+                "keep one of the two files"
+            )
+            findings.append(Finding("error", "two-labels", message, tree.path(other)))
     records = {
         image: ImageRecord(
             image_id=image,

@@ -86,12 +86,16 @@ class _Reader:
             for label in self._labels_of(image):
                 if "labels" in label.lower().split("/")[:-1]:
                     return True
-                if self.tree.size(label) > MAX_LABEL_BYTES:
-                    continue
-                rows = (line.split() for line in self.tree.text(label).splitlines())
-                if any(_parse_row(row, keypoints=False) for row in rows if row):
+                if self._has_row(label):
                     return True
         return False
+
+    def _has_row(self, label: str) -> bool:
+        """Return whether a text file has a row that reads as a box."""
+        if self.tree.size(label) > MAX_LABEL_BYTES:
+            return False
+        rows = (line.split() for line in self.tree.text(label).splitlines())
+        return any(_parse_row(row, keypoints=False) for row in rows if row)
 
     def stated_splits(self) -> dict[str, Records]:
         """Return the splits that data.yaml or obj.data names."""
@@ -213,7 +217,7 @@ class _Reader:
         return [
             text
             for text in self.tree.texts_like(image)
-            if text not in self._lists and not is_name_file(text)
+            if text not in self._lists and (not is_name_file(text) or self._has_row(text))
         ]
 
     def _record(self, image: str) -> ImageRecord:

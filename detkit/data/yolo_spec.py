@@ -197,6 +197,6 @@ def _lines(tree: Tree, file: str) -> dict[int, str]:
 
 
 def is_name_file(file: str) -> bool:
-    """Return whether a .txt file is a list of class names or of words, not of boxes."""
+    """Return whether a .txt file is by its name a list of class names or of words, not of boxes."""
     name = name_of(file).lower()
-    return name in _NAME_FILES or name.startswith(("readme", "license", "licence"))
+    return name in _NAME_FILES or name.partition(".")[0] in ("readme", "license", "licence")
