@@ -30,15 +30,14 @@ class FileLock:
         self.path = path
         self._descriptor = _locked(path)
 
-    def release(self) -> None:
-        """Let others in, and delete the file."""
-        if fcntl is not None:
+    def release(self, *, keep_file: bool = False) -> None:
+        """Let others in, and delete the file unless it has still to tell of a killed holder."""
+        if fcntl is not None and not keep_file:
             self.path.unlink(missing_ok=True)  # while it is ours: see the end of `_locked`
-            os.close(self._descriptor)
-            return
         os.close(self._descriptor)
-        with suppress(OSError):  # Windows deletes no open file: another process may have it by now
-            self.path.unlink()
+        if fcntl is None and not keep_file:
+            with suppress(OSError):  # Windows deletes no open file: another may have it by now
+                self.path.unlink()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -16,14 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import append_text, write_bytes
+from detkit.files import FileLock, append_text, write_bytes
 from detkit.samples import clear_samples
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-    import msvcrt
 
 FILES = (
     "config.json",
@@ -56,9 +49,14 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
-        self.was_killed = (path / ".lock").exists()  # or is in use, which `_lock` refuses
+        self.was_killed = (path / ".lock").exists()  # or is in use, which is refused
         self.has_begun, self._resumes = False, resume
-        self._lock = _lock(path)
+        try:
+            self._lock = FileLock(path / ".lock")
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{path}: another run is writing there; wait for it or name another folder"
+            ) from error
         try:
             self._require_free(resume, force)
         except BaseException:
@@ -101,14 +99,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others in; a folder that was created for nothing goes again."""
-        lock = self.path / ".lock"
-        keep = self.was_killed and not self.has_begun  # it has still to be told of
-        if fcntl is not None and not keep:
-            lock.unlink(missing_ok=True)  # while it is ours: see the end of `_lock`
-        os.close(self._lock)
-        if fcntl is None and not keep:
-            with suppress(OSError):  # Windows deletes no open file: another run may have it by now
-                lock.unlink()
+        # Of a run that was killed, and whose end nobody was told of, the file stays.
+        self._lock.release(keep_file=self.was_killed and not self.has_begun)
         with suppress(OSError):  # there is something in it
             for folder in self._created:
                 folder.rmdir()
@@ -181,35 +173,3 @@ def _json_object(content: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _lock(folder: Path) -> int:
-    """Return the open descriptor of the folder's lock file, held by this process alone.
-
-    The operating system lets go of it when the process ends, however it ends, so no stale lock
-    can be left. Raises UsageError when another process holds it.
-    """
-    path = folder / ".lock"
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError as error:
-            os.close(descriptor)
-            raise UsageError(
-                f"{folder}: another run is writing there; wait for it or name another folder"
-            ) from error
-        if _is_at(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # the holder before us deleted it between our open and our lock
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether the open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
