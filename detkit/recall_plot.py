@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detkit.errors import UsageError
 from detkit.files import write_bytes
 from detkit.recall import recall
-from detkit.report import SUFFIXES
+from detkit.report import require_plot
 from detkit.structures import FloatArray, Truth
 
 IOUS = tuple(round(0.5 + 0.025 * step, 3) for step in range(21))
@@ -33,8 +32,7 @@ def save_recall_plot(
     `proposals` are those of each method by its name. The format goes by the suffix. Raises
     UsageError for an unknown suffix and DetkitError when the file cannot be written.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a plot is written as one of {', '.join(SUFFIXES)}")
+    require_plot(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -232,6 +232,8 @@ def test_recall_replaces_a_plot_only_by_force(demo: Path, tmp_path: Path, asked:
     refused = detkit(*words)
     assert refused.returncode == 2 and f"{plot}: exists already; add --force" in refused.stderr
     assert plot.read_text() == "a picture of mine" and not asked
+    other = detkit(*words[:-1], tmp_path / "r.txt")
+    assert other.returncode == 2 and "written as one of" in other.stderr and not asked
     assert detkit(*words, "--force").returncode == 0
     assert plot.read_bytes().startswith(b"\x89PNG")
 

@@ -14,6 +14,7 @@ import typer
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.evaluate import choose_split
 from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list
+from detkit.cli.outputs import require_free
 from detkit.console import Console, figure
 from detkit.errors import ExitCode, Interrupted, UsageError
 
@@ -183,8 +184,11 @@ def recall(
         raise UsageError(
             "expected: detkit recall FILE... DATA, or detkit recall DATA --method NAME"
         )
-    if plot is not None and plot.exists() and not force:
-        raise UsageError(f"{plot}: exists already; add --force to replace it")
+    require_free("--plot", plot, force=force, data=Path(data))
+    if plot is not None:
+        from detkit.report import require_plot
+
+        require_plot(plot)
     from detkit import recall as scoring
     from detkit.data import open_dataset
 
