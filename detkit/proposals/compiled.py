@@ -43,6 +43,8 @@ def compiled(function: Function) -> Function:
             "process; name a writable folder in NUMBA_CACHE_DIR"
         )
         return cast(Function, numba.njit(nogil=True)(function))
+    if dispatcher is function:  # NUMBA_DISABLE_JIT
+        return function
     # numba calls it by this name for a call and for a function that calls this one.
     dispatcher.compile = _whatever_is_kept(dispatcher, numba.errors.NumbaError)
     return cast(Function, dispatcher)
