@@ -223,11 +223,13 @@ class Detector(nn.Module, ABC):
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return each image's scored boxes before NMS, in network pixels."""
 
-    def candidates_by_head(self, batch: Batch) -> dict[str, list[Candidates]]:
-        """Return `candidates` of each head that judges the same features, the config's first.
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads that judge the same features, the config's first; mostly one."""
+        return ("",)
 
-        Most backends have one head, which has no name.
-        """
+    def candidates_by_head(self, batch: Batch) -> dict[str, list[Candidates]]:
+        """Return `candidates` of each of `heads`, from one pass of the network."""
         return {"": self.candidates(batch)}
 
     @property

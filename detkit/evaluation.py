@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,8 +20,8 @@ from detkit.data.records import ImageRecord
 from detkit.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, breakdown
 from detkit.errors import DetkitError, UsageError
 from detkit.image_names import ImageNames
-from detkit.predictions import ImagePredictions
-from detkit.structures import Detections, FloatArray, Scores, Truth
+from detkit.predictions import ImagePredictions, from_detections
+from detkit.structures import Batch, Detections, FloatArray, Scores, Truth
 from detkit.voc_map import VocMetric, voc_map
 
 if TYPE_CHECKING:
@@ -169,10 +169,12 @@ def detect_split(
     *,
     batch_size: int = 8,
     proposals: ProposalSource | None = None,
+    detect: Callable[[Batch], list[Detections]] | None = None,
 ) -> list[Detections]:
     """Return what a detector finds in each image of a split, labelled as the data set is.
 
     A detector that wants proposals gets those of `proposals`, by default as its config says.
+    `detect` stands in for the detector's own.
     Raises UsageError for an unknown split, and DetkitError when an image cannot be
     read or has no proposals: a score that leaves it out would not be the split's. Classes are
     compared by name: detections of one that the data set does not have are left out, and one
@@ -189,11 +191,41 @@ def detect_split(
     paths = [record.path for record in records]
     if proposals is not None:
         proposals.require(map(str, paths))
-    for one in predict(detector, paths, batch_size=batch_size, proposals=proposals):
+    for one in predict(detector, paths, batch_size=batch_size, proposals=proposals, detect=detect):
         if one.error is not None:
             raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists what cannot be read")
         predictions.append(one.of_classes(dataset.class_names))
     return pair(predictions, records, dataset.class_names).detections
+
+
+def detect_heads(
+    detector: Detector,
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_size: int = 8,
+    proposals: ProposalSource | None = None,
+) -> dict[str, list[Detections]]:
+    """Return what `detect_split` does by each of the detector's heads, from one pass."""
+    found: dict[str, dict[str, Detections]] = {head: {} for head in detector.heads}
+
+    def detect(batch: Batch) -> list[Detections]:
+        by_head = detector.detect_by_head(batch)
+        for head, detections in by_head.items():
+            found[head].update((one.image_id, one) for one in detections)
+        return by_head[detector.heads[0]]
+
+    own = detect_split(
+        detector, dataset, split, batch_size=batch_size, proposals=proposals, detect=detect
+    )
+    by_head = {detector.heads[0]: own}
+    records = dataset.splits[split]
+    for head in detector.heads[1:]:
+        of_images = ((str(one.path), found[head][str(one.path)]) for one in records)
+        named = [from_detections(one, detector.class_names, path, 0, 0) for path, one in of_images]
+        mapped = [one.of_classes(dataset.class_names) for one in named]
+        by_head[head] = pair(mapped, records, dataset.class_names).detections
+    return by_head
 
 
 def parse_gate(text: str) -> Gate:

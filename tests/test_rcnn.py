@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import pytest
 import torch
 import torchvision
 from numpy.typing import NDArray
+from running import detkit
 from runs import run, stop_after
 from toy import write_images
 
 from detkit import backbones
 from detkit.boxes import iou
-from detkit.checkpoint import changed, load_model
+from detkit.checkpoint import changed, load_model, save_model
 from detkit.config import Recipe, override
+from detkit.data.demo import write_demo
 from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, add_examples, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
@@ -401,3 +404,30 @@ def test_a_run_fine_tunes_then_fits_and_goes_on_after_an_interruption(tmp_path: 
     assert rest[2].figures["positives"] == sum(len(record.objects) for record in records)
     model = load_model(tmp_path / "run" / "best.safetensors")
     assert isinstance(model, RCNN) and bool(model.svm_fitted.all())
+
+
+def test_eval_scores_both_heads_of_a_model_as_it_scores_each_alone(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_demo(data, num_images=6)
+    few = ["--set", "max_proposals=40", "--set", "size=32"]
+    trained = detkit("train", data, "--model", "rcnn", *few, "--max-steps", "3", "-o", run, "-q")
+    assert trained.returncode == 0, trained.stderr
+    model, words = run / "last.safetensors", [data, "--split", "train", "--json", "-q"]
+    both = json.loads(detkit("eval", model, *words, "--heads").stdout)
+    assert list(both["heads"]) == ["svm", "softmax"]
+    for head, scores in both["heads"].items():
+        alone = json.loads(detkit("eval", model, *words, "--set", f"head={head}").stdout)
+        assert scores["mAP"] == alone["mAP"] and scores["classes"] == alone["classes"]
+    assert both["mAP"] == both["heads"]["svm"]["mAP"]
+    table = detkit("eval", model, data, "--split", "train", "--heads", "-q").stdout
+    assert "by head, on the same features" in table
+    softmax = detkit("eval", model, *words, "--heads", "--set", "head=softmax").stdout
+    assert list(json.loads(softmax)["heads"]) == ["softmax", "svm"]
+
+
+def test_heads_are_refused_of_a_model_with_one(tmp_path: Path) -> None:
+    write_demo(tmp_path / "data", num_images=6)
+    save_model(tmp_path / "m.safetensors", make(), data_hash=None, scores=None)
+    done = detkit("eval", tmp_path / "m.safetensors", tmp_path / "data", "--heads")
+    assert done.returncode == 2
+    assert "m.safetensors has one head only" in done.stderr

@@ -24,7 +24,14 @@ from detkit.cli.options import (
     class_list,
 )
 from detkit.cli.outputs import require_free
-from detkit.cli.scores import tell_errors, tell_interval, tell_misses, tell_rules, tell_scores
+from detkit.cli.scores import (
+    tell_errors,
+    tell_heads,
+    tell_interval,
+    tell_misses,
+    tell_rules,
+    tell_scores,
+)
 from detkit.console import Console, reader_may_leave
 from detkit.errors import UsageError
 
@@ -95,6 +102,14 @@ def evaluate(
     interval: Annotated[
         bool,
         typer.Option("--interval", help="Show how far mAP moves on other draws of the images."),
+    ] = False,
+    heads: Annotated[
+        bool,
+        typer.Option(
+            "--heads",
+            help="Score each head of a model that has several, like R-CNN's SVMs and softmax, on "
+            "the same features.",
+        ),
     ] = False,
     with_detections: Annotated[
         bool,
@@ -178,11 +193,12 @@ def evaluate(
             precision=precision,
             proposals=proposals,
             settings=settings,
+            heads=heads,
             check=lambda scores: check_gates(scores, gates),
         )
     else:
-        if proposals is not None or settings:
-            option = "--set" if proposals is None else "--proposals"
+        if proposals is not None or settings or heads:
+            option = "--proposals" if proposals else "--set" if settings else "--heads"
             raise UsageError(f"{option} is for a model; --predictions are scored as they are")
         judged = judge_file(console, predictions, data, names, split, metric, iou)
     scores = judged.scores
@@ -211,6 +227,8 @@ def evaluate(
     with reader_may_leave():  # the gates are judged all the same
         if not as_json:
             tell_scores(console, scores, judged.split)
+        if heads:
+            report["heads"] = _heads(console, judged, as_json)
         if interval:
             report["interval"] = _interval(console, judged, as_json)
         if explain:
@@ -243,6 +261,14 @@ def evaluate(
 
 
 # --- what an option adds: told as a table, or returned as JSON ------------------------------
+
+
+def _heads(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
+    from detkit.evaluation import scores_to_json
+
+    if not as_json:
+        tell_heads(console, judged.heads)
+    return {head: scores_to_json(scores) for head, scores in judged.heads.items()}
 
 
 def _interval(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class Judged:
     detector: Detector | None = None
     proposals: ProposalSource | None = None
     warnings: tuple[str, ...] = ()  # what may make the scores mean something else
+    heads: Mapping[str, Scores] = field(default_factory=dict)  # of each head, if asked for
 
     @functools.cached_property
     def errors(self) -> ErrorBreakdown:
@@ -96,12 +97,14 @@ def judge_model(
     precision: str,
     proposals: str | None,
     settings: Sequence[str] | None,
+    heads: bool,
     check: Callable[[Scores], object],
 ) -> Judged:
     """Return a model's scores on a split of a data set.
 
     `check` gets the scores of no detections at all, before the model runs: whatever asks for a
-    figure they do not have is told at once.
+    figure they do not have is told at once. With `heads` each head of the model is scored, too;
+    raises UsageError when it has but one.
     """
     from detkit import evaluation
     from detkit.data import open_dataset
@@ -113,12 +116,28 @@ def judge_model(
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     source = open_proposals(proposals, detector)
-    detections = evaluation.detect_split(
-        detector, dataset, part, batch_size=batch_size, proposals=source
-    )
+    if heads and len(detector.heads) == 1:
+        raise UsageError(f"--heads: {model} has one head only")
+    run = evaluation.detect_heads if heads else evaluation.detect_split
+    detected = run(detector, dataset, part, batch_size=batch_size, proposals=source)
+    by_head = detected if isinstance(detected, dict) else {detector.heads[0]: detected}
     truths = dataset.truths(part)
-    scores = evaluation.score(detections, truths, dataset.class_names, metric, iou)
-    return Judged(dataset, part, truths, detections, scores, iou, detector, source)
+    scores = {
+        head: evaluation.score(detections, truths, dataset.class_names, metric, iou)
+        for head, detections in by_head.items()
+    }
+    own = detector.heads[0]
+    return Judged(
+        dataset,
+        part,
+        truths,
+        by_head[own],
+        scores[own],
+        iou,
+        detector,
+        source,
+        heads=scores,
+    )
 
 
 def judge_file(

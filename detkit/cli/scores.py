@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detkit.console import Console, figure
@@ -39,6 +39,18 @@ def tell_scores(console: Console, scores: Scores, split: str) -> None:
     without = [one.name for one in scores.classes if one.ap is None]
     if without:
         console.warn(f"no objects of {', '.join(without)} in {split}: not part of the mean")
+
+
+def tell_heads(console: Console, heads: Mapping[str, Scores]) -> None:
+    """Write how each head of a model scores, by class and in the mean."""
+    names = [one.name for one in next(iter(heads.values())).classes]
+    rows = [
+        (head, *(figure(one.ap) for one in scores.classes), figure(scores.mean))
+        for head, scores in heads.items()
+    ]
+    console.data("")
+    console.data("by head, on the same features")
+    console.table(("head", *names, "mAP"), rows, right=range(1, len(names) + 2))
 
 
 def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]) -> None:
