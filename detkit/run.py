@@ -1,4 +1,4 @@
-"""A training run under way: where it is, what is due next, and what it writes."""
+"""A training run under way: where it is, what is due next, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from detkit.checkpoint import (
-    random_state,
-    require_finite,
-    save_model,
-    save_resume,
-    set_random_state,
-)
+from detkit.checkpoint import random_state, set_random_state
+from detkit.clock import Clock
 from detkit.config import ProposalConfig, Recipe, to_json
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Fit, Stage
-from detkit.errors import DetkitError, Interrupted, UsageError
+from detkit.errors import DetkitError, Interrupted
 from detkit.files import shell_word
 from detkit.learner import Learner, averaged, next_batch, over_devices
 from detkit.loading import (
@@ -39,13 +34,13 @@ from detkit.position import Position, RunOptions
 from detkit.proposals.coverage import coverage
 from detkit.proposals.source import source_for
 from detkit.run_folder import RunFolder
-from detkit.run_log import RunLog, SpeedMeter, losses_text, memory_mib, scores_record
+from detkit.run_log import RunLog, losses_text, memory_mib
 from detkit.samples import write_samples
+from detkit.saving import Saver
 from detkit.schedule import StageBudget, lr_factor
 from detkit.stopping import StopSignal
 from detkit.structures import Batch, Scores, Step
 
-SAVE_SECONDS = 300.0  # between resume files, besides those at each validation
 VALIDATION_SHARE = 0.1  # of the time used that validations on the way may take
 
 
@@ -74,7 +69,8 @@ class Run:
         self.stages = detector.stages(recipe)
         self.batch_size = recipe.batch_size
         self.budgets = options.budgets(self.stages, len(records), recipe.batch_size)
-        self._identity: dict[str, Any] = {
+        self.clock = Clock(began, options.max_minutes, self.stages, self.budgets, len(records))
+        identity: dict[str, Any] = {
             "backend": detector.name,
             "class_names": list(detector.class_names),
             "batch_size": recipe.batch_size,
@@ -83,52 +79,28 @@ class Run:
             **json.loads(json.dumps(to_json(detector.config))),
         }
         if source is not None:
-            self._identity["proposals from"] = source.identity
+            identity["proposals from"] = source.identity
+        self.saver = Saver(folder, detector, options, identity)
         self._saved: Mapping[str, Any] | None = None
-        self._began = began
-        self._saved_at, self._saved_step = time.monotonic(), -1
-        self._speed = SpeedMeter()
-        self._step_seconds = 0.0  # of the optimiser steps before a pass
         self._log = RunLog(folder)
         self._stop = StopSignal()
 
-    @property
-    def seconds(self) -> float:
-        """Return the time used, interrupted parts of the run included."""
-        return time.monotonic() - self._began
-
-    @property
-    def max_seconds(self) -> float | None:
-        """Return the budget in seconds, if it is one of time."""
-        minutes = self.options.max_minutes
-        return None if minutes is None else 60 * minutes
-
     def start(self, seed: int, precision: str) -> None:
         """Begin a new run."""
-        self._identity |= {"seed": seed, "precision": precision}
+        self.saver.identity |= {"seed": seed, "precision": precision}
         self.notes += self.detector.remarks(self.images.labelled())
         self.fabric.seed_everything(seed + self.fabric.global_rank, verbose=False)
 
     def go_on(self, saved: Mapping[str, Any], seed: int) -> None:
         """Continue where the resume file was written; UsageError if it is of another run."""
-        for name, value in (self._identity | {"seed": seed}).items():
-            before = saved["run"].get(name)
-            if before != value:
-                raise UsageError(
-                    f"--resume: this run was started with {name} {_short(before)}, not "
-                    f"{_short(value)}; give what it was started with, or start anew with --force"
-                )
-        self._identity = saved["run"]
+        self.saver.go_on(saved, seed)
         # The budget may be another one now, so progress is measured anew.
         self.at = replace(Position(**saved["position"]), progress=0.0)
-        self._began -= self.at.seconds
-        self._saved, self._saved_step = saved, self.at.step
+        self.clock.began -= self.at.seconds
+        self._saved = saved
         self.notes.append(f"resumed at step {self.at.step}")
         if saved.get("data_hash") != self.options.data_hash:
             self.notes.append("the data are not what they were when this run was saved")
-        self._begin_folder()  # the next --resume goes by what this one was asked for
-        if self.folder is not None:
-            self.folder.forget_metrics_after(self.at.step)
 
     def steps(self) -> Iterator[Step]:
         """Yield every step that is left, stage after stage."""
@@ -136,7 +108,7 @@ class Run:
         with self._stop:
             for number in range(self.at.stage, len(self.stages)):
                 yield from self._stage(number)
-        self._log.say(f"done: {self.at.step} steps in {self.seconds / 60:.1f} minutes")
+        self._log.say(f"done: {self.at.step} steps in {self.clock.seconds / 60:.1f} minutes")
 
     def _fill(self) -> None:
         """Get ready in memory what every epoch needs again."""
@@ -150,7 +122,7 @@ class Run:
                 line = coverage(*self.images.proposal_overlaps(), config.positive_thresh)
                 self.notes += [line] if line else []
             # Else a budget of minutes would buy less the first time than with a filled cache.
-            self._began += time.monotonic() - started
+            self.clock.began += time.monotonic() - started
         note = self.images.fill_cache()
         if note:
             self.notes.append(note)
@@ -163,7 +135,7 @@ class Run:
             yield from self._pass(stage, stage.fit, is_last=is_last)
             return
         learner, stream = self._begin(stage)
-        stopped = self._agree(budget)
+        stopped = self._agree()
         while at.progress < 1 and not stopped and not self._out_of_patience():
             started = time.monotonic()
             factor = lr_factor(stage.recipe, at.progress)
@@ -173,12 +145,12 @@ class Run:
                 self._keep(learner)
                 raise self._with_way_on(error) from error
             losses = self._learn(learner, batch, factor)
-            self._speed.add(time.monotonic() - started)
-            stopped = self._agree(budget)
+            self.clock.speed.add(time.monotonic() - started)
+            stopped = self._agree()
             scores, is_best = None, False
             if is_last and not stopped and self._validation_due(budget):
                 scores, is_best = self._validate(learner)
-            elif time.monotonic() - self._saved_at > SAVE_SECONDS:
+            elif self.saver.is_due:
                 self._save(learner)
             step = self._step(stage, factor, losses)
             step = replace(step, scores=scores, is_best=is_best)
@@ -204,14 +176,14 @@ class Run:
         if not at.stage_step:
             if stage.begin is not None:
                 stage.begin()
-            self._step_seconds, self._speed = self._speed.step_seconds, SpeedMeter()
+            self.clock.begin_pass()
             began = time.monotonic()
             for figures in fit(self._images_once(stage)):
                 if step is not None:
                     self._log.step(step, last=False)
                     yield step
                 now = time.monotonic()
-                self._speed.add(now - began)
+                self.clock.speed.add(now - began)
                 began = now
                 self._count_step()
                 step = replace(self._step(stage, 0.0, {}), figures=figures)
@@ -231,7 +203,7 @@ class Run:
 
         Raises Interrupted when the run is told to stop.
         """
-        at, images, seed = self.at, self.images, self._identity["seed"]
+        at, images, seed = self.at, self.images, self.saver.identity["seed"]
         size, done, began = stage.recipe.batch_size, 0, time.monotonic()
         stream = batches_once(images, self.detector, size, seed, self.fabric.device)
         while done < len(images):
@@ -239,7 +211,7 @@ class Run:
                 batch = next(stream)
             except DetkitError as error:
                 raise self._with_way_on(error) from error
-            if self._agree(self.budgets[at.stage]):
+            if self._agree():
                 raise Interrupted(self._farewell())
             if done and at.progress >= 1:
                 more = (time.monotonic() - began) * (len(images) / done - 1) / 60
@@ -270,7 +242,9 @@ class Run:
         within = saved is not None and self.at.stage_step > 0
         if saved is not None and within:
             self.detector.load_state_dict(saved["model"])  # `begin` may have changed it
-        learner = Learner(self.fabric, self.detector, stage.recipe, self._identity["precision"])
+        learner = Learner(
+            self.fabric, self.detector, stage.recipe, self.saver.identity["precision"]
+        )
         if learner.note:
             self.notes.append(learner.note)
         kind = self.fabric.device.type
@@ -283,7 +257,7 @@ class Run:
             make_augmentation(self.detector, stage.recipe),
             stage.recipe.mosaic,
             self.detector.network_size(),
-            self._identity["seed"],
+            self.saver.identity["seed"],
         )
         stream = BatchStream(
             draw,
@@ -308,7 +282,7 @@ class Run:
             raise DetkitError(
                 f"step {at.step + 1}: the loss is not finite ({losses_text(losses)}); images: "
                 f"{', '.join(batch.image_ids)}; check their boxes (detkit check), lower --lr or "
-                f"--set clip_norm=10 (saved before: {self._path('resume.ckpt')})"
+                f"--set clip_norm=10 (saved before: {self.saver.path('resume.ckpt')})"
             )
         learner.update(factor)
         self._count_step()
@@ -327,32 +301,18 @@ class Run:
         """Count a step that was made; with the first one the folder becomes this run's."""
         self.at.step += 1
         self.at.stage_step += 1
-        self._begin_folder()
+        self.saver.begin()
 
-    def _agree(self, budget: StageBudget) -> bool:
+    def _agree(self) -> bool:
         """Bring `at.progress` up to date; return whether to stop, the same in all processes."""
         at = self.at
-        # The last validation, too, is to fit into a budget of time.
-        used = self.seconds - at.stage_began + at.last_validation
-        if self.max_seconds is not None and budget.seconds is not None:
-            left = budget.seconds
-            if self.stages[at.stage].fit is not None:  # all that is left
-                left = self.max_seconds - at.stage_began
-            budget = replace(budget, seconds=left - self._reserved(self.max_seconds))
-        progress, stopped = budget.progress(at.stage_step, used), self._stop.received
+        progress, stopped = self.clock.progress(at), self._stop.received
         if self.fabric.world_size > 1:
             both = torch.tensor([progress, float(stopped)], device=self.fabric.device)
             progress, stop = over_devices(self.fabric, both, "max").tolist()
             stopped = stop > 0
         at.progress = max(at.progress, progress)
         return stopped and at.progress < 1  # what is complete may as well be finished
-
-    def _reserved(self, whole: float) -> float:
-        """Return the seconds that later passes are expected to take, at most half of `whole`."""
-        later = sum(stage.fit_cost for stage in self.stages[self.at.stage + 1 :])
-        here = self.stages[self.at.stage]
-        step = self._speed.step_seconds if here.fit is None else self._step_seconds
-        return min(later * len(self.images) * step, whole / 2)
 
     def _validation_due(self, budget: StageBudget) -> bool:
         """Return whether the detector is to be judged after this step."""
@@ -366,7 +326,7 @@ class Run:
             every = max(epoch, math.ceil(budget.steps / options.num_validations))
             return at.stage_step % every == 0
         due = at.progress * options.num_validations >= at.validations + 1
-        share = VALIDATION_SHARE * (self.seconds - at.stage_began)
+        share = VALIDATION_SHARE * (self.clock.seconds - at.stage_began)
         costs = at.validation_seconds + at.last_validation > share
         return bool(self.fabric.broadcast(due and not costs))  # clocks differ, one decides
 
@@ -403,32 +363,15 @@ class Run:
     def _save(
         self, learner: Learner | None, scores: Scores | None = None, *, is_best: bool = False
     ) -> None:
-        """Write `last`, the resume file and, if these weights are the best, `best`."""
-        self._saved_at, self._saved_step = time.monotonic(), self.at.step
-        folder, at = self.folder, self.at
-        if folder is None:
-            return
-        require_finite(self.detector, folder.resume)
-        self._begin_folder()  # where time was up before the first step
-        at.seconds = self.seconds
-        record = None if scores is None else scores_record(scores)
-        with averaged(learner):
-            for path in [folder.last, folder.best] if is_best else [folder.last]:
-                save_model(path, self.detector, data_hash=self.options.data_hash, scores=record)
-        state = {
-            "run": self._identity,
-            "data_hash": self.options.data_hash,
-            "position": asdict(at),
-            "model": self.detector.state_dict(),
-            "stages": self.detector.stage_state(),
-            "learner": learner.state() if learner is not None and at.stage_step else {},
-            "random": random_state(),
-        }
-        save_resume(folder.resume, state)
+        """Save where the run is; the time used goes with it."""
+        self.at.seconds = self.clock.seconds
+        self.saver.save(learner, self.at, scores, is_best=is_best)
 
     def _end(self, learner: Learner | None, is_last: bool) -> None:
         """Save, and leave the averaged weights in the detector."""
-        if self._saved_step != self.at.step:  # else the last validation has saved, with scores
+        if not self.saver.has_saved(
+            self.at.step
+        ):  # else the last validation has saved, with scores
             self._save(learner)
         if learner is not None and learner.average is not None:
             learner.average.apply()
@@ -436,19 +379,15 @@ class Run:
         self.detector.eval()
         if not is_last:
             self.at.stage, self.at.stage_step = self.at.stage + 1, 0
-            self.at.progress, self.at.stage_began = 0.0, self.seconds
+            self.at.progress, self.at.stage_began = 0.0, self.clock.seconds
             self._save(learner)
-        elif self.folder is not None and self.at.best is None:
-            save_model(self.folder.best, self.detector, data_hash=self.options.data_hash)
+        elif self.at.best is None:
+            self.saver.save_only()
 
     def _step(self, stage: Stage, factor: float, losses: Mapping[str, float]) -> Step:
         """Return what there is to tell of the step just made."""
-        at, seconds, total = self.at, self._speed.step_seconds, self._total_steps()
-        left = None
-        if self.max_seconds is not None:
-            left = max(0.0, self.max_seconds - self.seconds)
-        elif total is not None:
-            left = (total - at.step) * (seconds + at.validation_seconds / at.step)
+        at, seconds = self.at, self.clock.speed.step_seconds
+        total = self.clock.total_steps(at)
         return Step(
             stage=stage.name,
             step=at.step,
@@ -457,7 +396,7 @@ class Run:
             losses=losses,
             lr=stage.recipe.lr * factor,
             images_per_second=stage.recipe.batch_size / seconds if seconds else 0.0,
-            seconds_left=left,
+            seconds_left=self.clock.seconds_left(at, total),
             memory_mib=memory_mib(self.fabric.device),
             notes=self._taken_notes(),
         )
@@ -469,23 +408,6 @@ class Run:
             self._log.say(note)
         return notes
 
-    def _total_steps(self) -> int | None:
-        """Return how many steps there will be; an estimate when the budget is one of time."""
-        at, limits = self.at, [budget.steps for budget in self.budgets]
-        steps = 0 if None in limits else sum(limit or 0 for limit in limits)
-        if self.max_seconds is None:
-            return steps
-        if at.step < 5:  # too early to tell
-            return None
-        left = max(0.0, self.max_seconds - self.seconds) if at.progress < 1 else 0.0
-        estimate = at.step + round(left / max(self._speed.step_seconds, 1e-9))
-        return min(estimate, steps) if steps else estimate
-
-    def _begin_folder(self) -> None:
-        """Make the folder this run's, with a `config.json` to repeat it or go on from; once."""
-        if self.folder is not None:
-            self.folder.begin(self.options.settings)
-
     def _out_of_patience(self) -> bool:
         """Return whether the last validations brought nothing better."""
         return self.options.patience is not None and self.at.stale >= self.options.patience
@@ -495,7 +417,7 @@ class Run:
         if self.fabric.global_rank == 0:
             set_random_state(state)
         else:
-            seed = self._identity["seed"] + self.fabric.global_rank + self.at.step
+            seed = self.saver.identity["seed"] + self.fabric.global_rank + self.at.step
             self.fabric.seed_everything(seed, verbose=False)
 
     def _farewell(self) -> str:
@@ -512,16 +434,3 @@ class Run:
             return error
         command = f"detkit train --resume -o {shell_word(folder.path)}"
         return DetkitError(f"{error} (what was learnt is saved; once this is mended: {command})")
-
-    def _path(self, name: str) -> str:
-        """Return where a file of the run folder is, "nothing" if this run has not written it."""
-        folder = self.folder
-        if folder is None or not folder.has_begun or not (folder.path / name).exists():
-            return "nothing"
-        return str(folder.path / name)
-
-
-def _short(value: object) -> str:
-    """Return a value as text that fits into a line."""
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -35,6 +35,8 @@ LAYERS = {
         "sources",
         "learner",
         "run",
+        "saving",
+        "clock",
         "passes",
         "position",
         "proposals.source",

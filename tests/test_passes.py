@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from torch import Tensor
 from toy import RECIPE, Toy, scores_of, write_images
 
 from detkit import passes
-from detkit import run as running
 from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Stage
@@ -122,7 +122,7 @@ def test_a_finished_pass_is_not_made_again(tmp_path: Path, records: list[ImageRe
 def tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every look at the clock of a run take a second."""
     clock = iter(range(10**6))
-    monkeypatch.setattr(running.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
 
 
 def test_a_pass_that_time_cuts_short_says_so(

@@ -171,11 +171,11 @@ def test_ctrl_c_while_the_command_is_being_imported_is_quiet() -> None:
 
 KILL_BETWEEN_TWO_FILES = """
 import os, signal, sys
-from detkit import run
+from detkit import saving
 from detkit.cli import main
 
-real, calls = run.save_resume, []
-run.SAVE_SECONDS = 0.0  # save at every step
+real, calls = saving.save_resume, []
+saving.SAVE_SECONDS = 0.0  # save at every step
 
 def save(*words):
     calls.append(words)
@@ -183,7 +183,7 @@ def save(*words):
         os.kill(os.getpid(), signal.SIGKILL)
     real(*words)
 
-run.save_resume = save
+saving.save_resume = save
 main(sys.argv[1:])
 """
 

@@ -180,11 +180,11 @@ sys.path.insert(0, {tests!r})
 from dataclasses import replace
 from runs import steady_toy
 from toy import RECIPE, write_images
-from detkit import run
+from detkit import saving
 from detkit.training import train
 
 if __name__ == "__main__":
-    run.SAVE_SECONDS = {save_seconds}
+    saving.SAVE_SECONDS = {save_seconds}
     records = write_images(Path({images!r}))
     for step in train(
         steady_toy(), records, recipe=replace(RECIPE, ema_decay=0.0, mosaic=0.0),

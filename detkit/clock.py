@@ -1,0 +1,80 @@
+"""The time a run has used, and what is left of its budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from detkit.detector import Stage
+from detkit.position import Position
+from detkit.run_log import SpeedMeter
+from detkit.schedule import StageBudget
+
+
+class Clock:
+    """Measures a run against its budget, of steps, of minutes or of both."""
+
+    def __init__(
+        self,
+        began: float,
+        max_minutes: float | None,
+        stages: Sequence[Stage],
+        budgets: Sequence[StageBudget],
+        num_images: int,
+    ) -> None:
+        """Take each stage's budget; `began` is when, by `time.monotonic()`, time began to run."""
+        self.began = began
+        self.max_seconds = None if max_minutes is None else 60 * max_minutes
+        self.speed = SpeedMeter()
+        self._stages, self._budgets, self._num_images = stages, budgets, num_images
+        self._step_seconds = 0.0  # of the optimiser steps before a pass
+
+    @property
+    def seconds(self) -> float:
+        """Return the time used, interrupted parts of the run included."""
+        return time.monotonic() - self.began
+
+    def begin_pass(self) -> None:
+        """Measure the steps of a pass apart from those before it."""
+        self._step_seconds, self.speed = self.speed.step_seconds, SpeedMeter()
+
+    def progress(self, at: Position) -> float:
+        """Return the share, in [0, 1], of its stage's budget that a run has used."""
+        budget = self._budgets[at.stage]
+        # The last validation, too, is to fit into a budget of time.
+        used = self.seconds - at.stage_began + at.last_validation
+        if self.max_seconds is not None and budget.seconds is not None:
+            left = budget.seconds
+            if self._stages[at.stage].fit is not None:  # all that is left
+                left = self.max_seconds - at.stage_began
+            budget = replace(budget, seconds=left - self._reserved(at, self.max_seconds))
+        return budget.progress(at.stage_step, used)
+
+    def _reserved(self, at: Position, whole: float) -> float:
+        """Return the seconds that later passes are expected to take, at most half of `whole`."""
+        later = sum(stage.fit_cost for stage in self._stages[at.stage + 1 :])
+        here = self._stages[at.stage]
+        step = self.speed.step_seconds if here.fit is None else self._step_seconds
+        return min(later * self._num_images * step, whole / 2)
+
+    def total_steps(self, at: Position) -> int | None:
+        """Return how many steps there will be; an estimate when the budget is one of time."""
+        limits = [budget.steps for budget in self._budgets]
+        steps = 0 if None in limits else sum(limit or 0 for limit in limits)
+        if self.max_seconds is None:
+            return steps
+        if at.step < 5:  # too early to tell
+            return None
+        left = max(0.0, self.max_seconds - self.seconds) if at.progress < 1 else 0.0
+        estimate = at.step + round(left / max(self.speed.step_seconds, 1e-9))
+        return min(estimate, steps) if steps else estimate
+
+    def seconds_left(self, at: Position, total_steps: int | None) -> float | None:
+        """Return the time until the budget is used up; None when that cannot be told yet."""
+        if self.max_seconds is not None:
+            return max(0.0, self.max_seconds - self.seconds)
+        if total_steps is None:
+            return None
+        each = self.speed.step_seconds + at.validation_seconds / at.step
+        return (total_steps - at.step) * each

@@ -1,0 +1,117 @@
+"""What a run keeps: its models, and the state that it goes on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from detkit.checkpoint import random_state, require_finite, save_model, save_resume
+from detkit.detector import Detector
+from detkit.errors import UsageError
+from detkit.learner import Learner, averaged
+from detkit.position import Position, RunOptions
+from detkit.run_folder import RunFolder
+from detkit.run_log import scores_record
+from detkit.structures import Scores
+
+SAVE_SECONDS = 300.0  # between resume files, besides those at each validation
+
+
+class Saver:
+    """Writes a run's models and resume file; of several processes only the first has a folder.
+
+    `identity` is what a run cannot go on without: the resume file holds it, and must agree.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        detector: Detector,
+        options: RunOptions,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """Take the parts; nothing is saved yet."""
+        self.folder = folder
+        self.detector = detector
+        self.options = options
+        self.identity = dict(identity)
+        self._saved_at, self._saved_step = time.monotonic(), -1
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether the last save is long ago."""
+        return time.monotonic() - self._saved_at > SAVE_SECONDS
+
+    def has_saved(self, step: int) -> bool:
+        """Return whether this step is the one that was saved last."""
+        return self._saved_step == step
+
+    def begin(self) -> None:
+        """Make the folder this run's, with a `config.json` to repeat it or go on from; once."""
+        if self.folder is not None:
+            self.folder.begin(self.options.settings)
+
+    def go_on(self, saved: Mapping[str, Any], seed: int) -> None:
+        """Take the identity of the run that was saved; UsageError if it is another one's."""
+        for name, value in (self.identity | {"seed": seed}).items():
+            before = saved["run"].get(name)
+            if before != value:
+                raise UsageError(
+                    f"--resume: this run was started with {name} {_short(before)}, not "
+                    f"{_short(value)}; give what it was started with, or start anew with --force"
+                )
+        self.identity = saved["run"]
+        self._saved_step = saved["position"]["step"]
+        self.begin()  # the next --resume goes by what this one was asked for
+        if self.folder is not None:
+            self.folder.forget_metrics_after(self._saved_step)
+
+    def save(
+        self,
+        learner: Learner | None,
+        at: Position,
+        scores: Scores | None = None,
+        *,
+        is_best: bool = False,
+    ) -> None:
+        """Write `last`, the resume file and, if these weights are the best, `best`."""
+        self._saved_at, self._saved_step = time.monotonic(), at.step
+        folder = self.folder
+        if folder is None:
+            return
+        require_finite(self.detector, folder.resume)
+        self.begin()  # where time was up before the first step
+        record = None if scores is None else scores_record(scores)
+        with averaged(learner):
+            for path in [folder.last, folder.best] if is_best else [folder.last]:
+                save_model(path, self.detector, data_hash=self.options.data_hash, scores=record)
+        state = {
+            "run": self.identity,
+            "data_hash": self.options.data_hash,
+            "position": asdict(at),
+            "model": self.detector.state_dict(),
+            "stages": self.detector.stage_state(),
+            "learner": learner.state() if learner is not None and at.stage_step else {},
+            "random": random_state(),
+        }
+        save_resume(folder.resume, state)
+
+    def save_only(self) -> None:
+        """Write `best` for a run in which no validation has chosen one."""
+        if self.folder is not None:
+            save_model(self.folder.best, self.detector, data_hash=self.options.data_hash)
+
+    def path(self, name: str) -> str:
+        """Return where a file of the run folder is, "nothing" if this run has not written it."""
+        folder = self.folder
+        if folder is None or not folder.has_begun or not (folder.path / name).exists():
+            return "nothing"
+        return str(folder.path / name)
+
+
+def _short(value: object) -> str:
+    """Return a value as text that fits into a line."""
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
