@@ -355,6 +355,22 @@ def test_what_force_replaces_is_kept_when_the_conversion_fails(tmp_path: Path) -
     assert hashes(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("split", ["fold1", "../../../evil", "car_train", ":"])
+def test_a_split_that_the_format_cannot_name_is_kept_or_refused(
+    tmp_path: Path, to: str, split: str
+) -> None:
+    source = small(tmp_path / "source")
+    source = replace(source, splits={"train": source.splits["train"], split: source.splits["val"]})
+    if (to, split) == ("voc", "fold1"):
+        convert(source, tmp_path / "out", to)
+        assert set(open_dataset(tmp_path / "out").splits) == {"train", "fold1"}
+        return
+    with pytest.raises(UsageError, match=f'the split "{split}" would be lost'):
+        convert(source, tmp_path / "out", to)
+    assert [one.name for one in tmp_path.iterdir()] == ["source"]
+
+
 def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="voc, coco, yolo, csv"):
         convert(small(tmp_path / "source"), tmp_path / "out", "pascal")

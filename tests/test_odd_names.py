@@ -97,7 +97,7 @@ def test_a_class_that_no_line_can_hold_is_one_error_and_is_not_used(
     said = detkit("check", root).stdout
     assert said.endswith("\n1 error, 1 warning\n")
     (line,) = (line for line in said.split("\n") if "error: " in line)
-    assert f"the class name {shown} is not UTF-8 or holds control characters" in line
+    assert f"the class name {shown} is empty, not UTF-8 or holds control characters" in line
     assert detkit("convert", root, tmp_path / "new", "--to", "voc").returncode == 3
     text = detkit("check", root, "--json").stdout
     report = json.loads(text.encode())  # which a text that is not UTF-8 would not bear

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes
 
 from detkit.data import open_dataset
+from detkit.data.check import check
 from detkit.errors import DetkitError
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
@@ -207,3 +208,25 @@ def test_a_row_that_csv_cannot_hold_is_an_error_with_its_line_and_the_others_are
 def test_a_table_of_something_else_is_no_finding_however_broken(tmp_path):
     put(tmp_path, {"results.csv": "epoch,note\n1," + "x" * 200_000 + "\n"})
     assert codes(open_dataset(table(tmp_path, HEADER + "a.jpg,40,20,car,1,2,40,20\nb.jpg\n"))) == []
+
+
+def test_optional_columns_may_be_missing_at_the_end_of_a_row(tmp_path):
+    header = "filename,class,xmin,ymin,xmax,ymax,difficult,split\n"
+    rows = "a.jpg,car,1,2,40,20\na.jpg,cat,3,4,5,6,1\nb.jpg\n"
+    data = open_dataset(table(tmp_path, header + rows))
+    assert data.findings == ()
+    assert [one.difficult for one in data.splits["all"][0].objects] == [False, True]
+
+
+def test_a_class_without_a_name_is_an_error(tmp_path):
+    data = open_dataset(table(tmp_path, 'imageFilename,car,\na.jpg,,"[1 1 5 5]"\nb.jpg,,\n'))
+    assert codes(data) == ["bad-class-name"]
+    assert data.class_names == ("car",)
+
+
+def test_an_image_name_longer_than_any_file_has_is_an_error(tmp_path):
+    data = open_dataset(
+        table(tmp_path, HEADER + f"{'9' * 5000},40,20,car,1,2,40,20\na.jpg\nb.jpg\n")
+    )
+    assert [(one.code, one.line) for one in data.findings] == [("path-outside", 2)]
+    assert "path-outside" in {one.code for one in check(data)}

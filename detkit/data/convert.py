@@ -26,8 +26,10 @@ from pathlib import Path, PurePosixPath
 
 from detkit.data.division import split_dataset
 from detkit.data.images import image_size
+from detkit.data.imagesets import is_class_list
 from detkit.data.records import Dataset, ImageRecord
 from detkit.data.staging import new_folder
+from detkit.data.tree import split_name
 from detkit.data.writers import Labelled, coco_json, csv_table, voc_xml, yolo_txt, yolo_yaml
 from detkit.errors import DetkitError, UsageError
 
@@ -74,12 +76,14 @@ def convert(
     """Write the data set as a folder `out` in the format `to`, one of `FORMATS`.
 
     `out` appears when everything is written, or not at all. `progress` hears (images done,
-    images in all). Raises UsageError for an unknown format or an `out` that is not empty or
-    overlaps the source; DetkitError for an image that is missing, unreadable or unlabelled.
+    images in all). Raises UsageError for an unknown format, a split that the format cannot name
+    or an `out` that is not empty or overlaps the source; DetkitError for an image that is
+    missing, unreadable or unlabelled.
     """
     if to not in FORMATS:
         raise UsageError(f"--to {to}: no such format; choose from {', '.join(FORMATS)}")
     _check_apart(dataset.root, out)
+    _check_splits(dataset, to)
     layout = _LAYOUTS[to]
     names = _new_names(dataset, layout)
     with new_folder(out, force=force) as root:
@@ -116,6 +120,22 @@ def _check_apart(source: Path, out: Path) -> None:
         raise UsageError(f"{out}: lies in the source folder {source}; write it elsewhere")
     if new in old.parents:
         raise UsageError(f"{out}: holds the source folder {source}; write it elsewhere")
+
+
+def _check_splits(dataset: Dataset, to: str) -> None:
+    """Raise UsageError for a split that the format would not give back under its name.
+
+    VOC's lists may be called anything that is no path and not one class's list.
+    """
+    for split in dataset.splits:
+        is_known = split == "all" or split_name(split) == split
+        is_list_name = re.fullmatch(r"\w[\w -]*", split) and not is_class_list(split)
+        if not is_known and not (to == "voc" and is_list_name):
+            raise UsageError(
+                f'--to {to}: the split "{split}" would be lost, as {to} knows train, val, test and '
+                "trainval; divide the images anew with detkit split"
+                + (", or write --to voc" if is_list_name else "")
+            )
 
 
 def _new_names(dataset: Dataset, layout: _Layout) -> dict[tuple[str, Path], str]:

@@ -27,14 +27,14 @@ def split_lists(tree: Tree) -> list[str]:
         file
         for file in tree.with_suffix(".txt")
         if "imagesets" in (part.lower() for part in file.split("/")[-3:-1])
-        and not _is_class_list(stem_of(file))
+        and not is_class_list(stem_of(file))
     ]
     main = [file for file in lists if file.split("/")[-2].lower() == "main"]
     direct = [file for file in lists if file.split("/")[-2].lower() == "imagesets"]
     return main or direct
 
 
-def _is_class_list(stem: str) -> bool:
+def is_class_list(stem: str) -> bool:
     """Return whether a list is one of VOC's for a single class: "aeroplane_train"."""
     head, _, tail = stem.rpartition("_")
     return bool(head) and split_name(tail) is not None

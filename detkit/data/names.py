@@ -21,15 +21,15 @@ def without_bad_names(dataset: Dataset) -> Dataset:
     records = [record for members in dataset.splits.values() for record in members]
     objects = [one for record in records for one in record.objects]
     every = dict.fromkeys([*dataset.class_names, *(one.name for one in objects)])
-    bad = [name for name in every if not is_plain(name)]
+    bad = [name for name in every if not name or not is_plain(name)]
     if not bad:
         return dataset
     findings = []
     for name in bad:
         first = next((one for one in objects if one.name == name), None)
         message = (
-            f'the class name "{printable(name)}" is not UTF-8 or holds control characters; its '
-            "objects are not used: rename it, or save the file as UTF-8"
+            f'the class name "{printable(name)}" is empty, not UTF-8 or holds control characters; '
+            "its objects are not used: rename it, or save the file as UTF-8"
         )
         file, line = (first.file, first.line) if first else (None, None)
         findings.append(Finding("error", "bad-class-name", message, file, line, class_name=name))

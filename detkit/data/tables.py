@@ -304,10 +304,10 @@ class _Reader:
         corners = [columns[name] for name in _ONE_BASED]
         shift = 1.0 if self._table.one_based else 0.0
         for line, cells in self._table.rows:
-            cells = cells + [""] * (width - len(cells)) if len(cells) == 1 else cells
-            if len(cells) < width:
+            if 1 < len(cells) < width:
                 self._say("bad-row", f"{len(cells)} fields instead of {width}; mend the row", line)
                 continue
+            cells = cells + [""] * (1 + max(columns.values()) - len(cells))
             head = self._image(cells[columns["image"]], line)
             if head is None:
                 continue

@@ -221,7 +221,17 @@ class Tree:
             counterparts = [f"{above}/{name}".lstrip("/") for name in ("JPEGImages", "images")]
             folder = next((one for one in counterparts if one in self.folders), folder)
         path = printable("/".join([folder, *parts] if folder else parts))
-        return path if parts and self._is_inside(path) else None
+        return path if parts and self._is_inside(path) and self._is_possible(path) else None
+
+    def _is_possible(self, relative: str) -> bool:
+        """Return whether the system could hold a file called so."""
+        try:
+            self.path(relative).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # a name too long
+            return False
+        return True
 
     def find(self, text: str, near: str = "") -> str | None:
         """Return the file that a path written in the file `near` means, or None.
