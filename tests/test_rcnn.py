@@ -282,6 +282,22 @@ def test_svms_tell_the_truths_from_what_lies_elsewhere() -> None:
     assert own.min() > others.max()
 
 
+def test_what_the_memory_has_no_room_for_is_among_the_figures() -> None:
+    detector = make(dataclasses.replace(SMALL, cache_gb=1e-9))  # room for 64 examples a class
+    batch = batch_of(detector)
+    crowded = dataclasses.replace(
+        batch,
+        boxes=[one.repeat(40, 1) for one in batch.boxes],
+        labels=[one.repeat(40) for one in batch.labels],
+    )
+    (svm,) = detector.fit_svms(iter([crowded]))
+    assert svm["positives"] + svm["positives_left_out"] == 160
+    assert svm["positives"] == 64  # half of the room of two classes
+    figures = list(detector.fit_boxes(iter([batch] * 40)))
+    assert "pairs_left_out" not in figures[0]
+    assert figures[-1]["pairs"] + figures[-1]["pairs_left_out"] == 40 * figures[0]["pairs"]
+
+
 def test_fitted_boxes_lie_closer_to_the_truths_than_the_proposals() -> None:
     config = dataclasses.replace(SMALL, ridge_penalty=0.1)
     detector = make(config)

@@ -83,7 +83,9 @@ class RCNNConfig(ProposalConfig):
     box_regression: bool = setting(True, "sec. 3.5 and appendix C")
     ridge_penalty: float = setting(1000.0, "appendix C: lambda = 1000")
     ridge_thresh: float = setting(0.6, "appendix C: pairs with an IoU above .6")
-    cache_gb: float = setting(1.0, "ours: memory for features while SVMs and boxes are fitted")
+    cache_gb: float = setting(
+        1.0, "ours: memory for features while SVMs and boxes are fitted; the log says what it costs"
+    )
     score_thresh: float = setting(
         -1.5, "released code: the least margin; of probabilities that is every one"
     )
@@ -390,9 +392,12 @@ class RCNN(Detector):
             for truths, labels, boxes, top in zip(batch.boxes, batch.labels, regions, tops):
                 overlaps = iou(truths, boxes).cpu().numpy()
                 add_examples(svms, top * scale, labels.cpu().numpy(), overlaps, self.config)
+            dropped = sum(svm.num_dropped for svm in svms)
             yield {
                 "positives": float(sum(len(svm.positives) for svm in svms)),
                 "hard_negatives": float(sum(svm.num_negatives for svm in svms)),
+                # What `cache_gb` has no room for is said where it happens.
+                **({"positives_left_out": float(dropped)} if dropped else {}),
             }
         for number, svm in enumerate(svms):
             trained = svm.train()
@@ -436,7 +441,14 @@ class RCNN(Detector):
                 of_row = classes.cpu().numpy()
                 for number in np.unique(of_row):
                     pairs[number].add(rows[of_row == number])
-            yield {"pairs": float(sum(len(one.rows) for one in pairs))}
+            kept, seen = (
+                sum(len(one.rows) for one in pairs),
+                sum(one.num_seen for one in pairs),
+            )
+            yield {
+                "pairs": float(kept),
+                **({"pairs_left_out": float(seen - kept)} if seen > kept else {}),
+            }
         for number, sample in enumerate(pairs):
             part = slice(4 * number, 4 * number + 4)
             self.box_weights[part], self.box_biases[part] = 0.0, 0.0
