@@ -330,3 +330,21 @@ def test_a_folder_of_images_that_no_file_names_is_told_of(tmp_path, name, text):
     put(tmp_path, {"x/a.jpg": None, "y/b.jpg": None, name: text.format("car")})
     (finding,) = open_dataset(tmp_path).findings
     assert (finding.code, finding.file) == ("unlabelled-folder", tmp_path / "y")
+
+
+def test_letter_case_tells_files_apart_where_both_are_there(tmp_path):
+    put(tmp_path / "voc", {"a.png": None, "A.png": None})
+    if len(list((tmp_path / "voc").iterdir())) < 2:
+        pytest.skip("letter case does not tell files apart here")
+    put(tmp_path / "voc", {"a.xml": xml(("car", 1, 1, 9, 9)), "A.xml": xml(("bus", 1, 1, 5, 5))})
+    data = open_dataset(tmp_path / "voc")
+    expected = {"A.png": [("bus", (0, 0, 5, 5))], "a.png": [("car", (0, 0, 9, 9))]}
+    assert (data.findings, boxes(data)) == ((), expected)
+    put(tmp_path / "yolo", {"a.png": None, "A.png": None, "classes.txt": "car\nbus\n"})
+    put(tmp_path / "yolo", {"a.txt": "0 .5 .5 .5 .5\n", "A.txt": "1 .5 .5 .5 .5\n"})
+    data = open_dataset(tmp_path / "yolo")
+    assert data.findings == ()
+    assert {image: one[0][0] for image, one in boxes(data).items()} == {
+        "a.png": "car",
+        "A.png": "bus",
+    }

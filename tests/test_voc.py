@@ -395,3 +395,12 @@ def test_real_folders_give_their_documented_counts(name, images, objects, classe
         assert {one.file.stem for one in points} == {"BloodImage_00338", "BloodImage_00343"}
     if name == "raccoon":
         assert any("data/raccoon_labels.csv" in note for note in data.notes)
+
+
+def test_an_object_with_two_boxes_is_an_error_and_neither_is_taken(tmp_path):
+    text = xml(("car", 1, 1, 9, 9), ("bus", 1, 1, 5, 5)).replace(
+        "</bndbox>", "</bndbox><bndbox><xmin>2</xmin></bndbox>", 1
+    )
+    data = open_dataset(put(tmp_path, {"a.jpg": None, "a.xml": text}))
+    assert [(one.code, one.object_number) for one in data.findings] == [("two-boxes", 1)]
+    assert boxes(data) == {"a.jpg": [("bus", (0, 0, 5, 5))]}

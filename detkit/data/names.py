@@ -55,8 +55,10 @@ def similar_names(names: Sequence[str]) -> list[tuple[str, str, str]]:
     or more. Two digits that differ ("type1", "type2") are two classes.
     """
     pairs = []
-    for name, other in combinations(names, 2):
-        short, long = sorted((_plain(name), _plain(other)), key=len)
+    for (name, one), (other, two) in combinations([(name, _plain(name)) for name in names], 2):
+        if abs(len(one) - len(two)) > 1:
+            continue
+        short, long = sorted((one, two), key=len)
         if short == long:
             pairs.append((name, other, "in case, spaces or hyphens"))
         elif len(short) >= MIN_LETTERS and _one_edit_apart(short, long):

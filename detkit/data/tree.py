@@ -328,7 +328,9 @@ class Tree:
 
         best = max(rank(path) for path in allowed)
         winners = [path for path in allowed if rank(path) == best]
-        exact = [path for path in winners if name_of(path) == name_of(stated)]
+        # By what the label file says, or by its own name where it says nothing.
+        named = name_of(stated) or stem_of(near)
+        exact = [path for path in winners if named in (name_of(path), stem_of(path))]
         return exact or winners
 
     def unused_images(self, used: Iterable[str]) -> dict[str, list[str]]:

@@ -43,6 +43,7 @@ class _Object:
     line: int
     texts: dict[str, str] = field(default_factory=dict)
     box: dict[str, str] | None = None
+    num_boxes: int = 0
 
 
 class _Target:
@@ -69,6 +70,7 @@ class _Target:
             self.objects.append(_Object(self.expat.CurrentLineNumber))
         elif len(above) == 2 and tag == "bndbox" and above[1] == "object":
             self.objects[-1].box = {}
+            self.objects[-1].num_boxes += 1
         above.append(tag)
         self._text.clear()
 
@@ -153,6 +155,10 @@ def _add_object(found: Annotation, texts: _Object, number: int, file: Path) -> N
         return
     if texts.box is None:
         finding("error", "no-box", "no <bndbox>; draw the box or remove the object")
+        return
+    if texts.num_boxes > 1:
+        message = f"{texts.num_boxes} <bndbox> in one object; make each an object of its own"
+        finding("error", "two-boxes", message)
         return
     missing = [side for side in _SIDES if not texts.box.get(side)]
     if missing:
