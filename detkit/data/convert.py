@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from detkit.data.apart import require_apart
 from detkit.data.division import split_dataset
 from detkit.data.images import image_size
 from detkit.data.imagesets import is_class_list
@@ -82,7 +83,7 @@ def convert(
     """
     if to not in FORMATS:
         raise UsageError(f"--to {to}: no such format; choose from {', '.join(FORMATS)}")
-    _check_apart(dataset.root, out)
+    require_apart(dataset.root, out)
     _check_splits(dataset, to)
     layout = _LAYOUTS[to]
     names = _new_names(dataset, layout)
@@ -111,15 +112,6 @@ def convert(
 def format_like(dataset: Dataset) -> str:
     """Return the format of `FORMATS` that is the data set's own or nearest to it."""
     return dataset.format if dataset.format in FORMATS else "csv"
-
-
-def _check_apart(source: Path, out: Path) -> None:
-    """Raise UsageError when writing `out` would touch the source folder."""
-    old, new = source.resolve(), out.resolve()
-    if new == old or old in new.parents:
-        raise UsageError(f"{out}: lies in the source folder {source}; write it elsewhere")
-    if new in old.parents:
-        raise UsageError(f"{out}: holds the source folder {source}; write it elsewhere")
 
 
 def _check_splits(dataset: Dataset, to: str) -> None:
