@@ -26,6 +26,7 @@ FILES = (
     "last.safetensors",
     "resume.ckpt",
 )
+NOT_HELD = (".lock", ".DS_Store", "Thumbs.db")  # these make no folder a full one
 PARTIAL = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})\.\d+\.partial")
 
 
@@ -138,20 +139,21 @@ class RunFolder:
     def _require_free(self, resume: bool, force: bool) -> None:
         """Raise UsageError unless the folder may be used."""
         names = (file.name for file in self.path.iterdir())
-        held = [name for name in names if name != ".lock" and not PARTIAL.fullmatch(name)]
+        held = [name for name in names if name not in NOT_HELD and not PARTIAL.fullmatch(name)]
         if resume:
             if not self.resume.exists():
                 raise UsageError(f"{self.path}: nothing to resume, there is no resume.ckpt")
             return
+        if held and not self._is_a_run():
+            raise UsageError(
+                f"{self.path}: is not empty, and holds no earlier run that --force could replace; "
+                "name another folder"
+            )
         if held and not force:
             go_on = "--resume to go on with that run, " if self.resume.exists() else ""
             raise UsageError(
                 f"{self.path}: is not empty; add {go_on}--force to replace an earlier run, or "
                 "name another folder"
-            )
-        if held and not self._is_a_run():
-            raise UsageError(
-                f"{self.path}: holds no earlier run that --force could replace; name another folder"
             )
 
     def _is_a_run(self) -> bool:

@@ -89,7 +89,7 @@ def test_a_folder_without_a_resume_file_is_not_said_to_be_resumable(
     tmp_path: Path, records: list[ImageRecord]
 ) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.json").write_text('{"detkit": "1", "plan": {}}')
     with pytest.raises(UsageError, match="not empty; add --force"):
         list(run(records, tmp_path / "run"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,9 @@ import torch
 from runs import hold, run
 from toy import RECIPE, Toy, make_toy, write_images
 
+from detkit.config import Recipe
 from detkit.data.records import ImageRecord
+from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.loading import TrainingImages
 from detkit.run_folder import RunFolder
@@ -29,8 +32,18 @@ def test_a_folder_that_holds_something_is_refused(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("three years")
-    with pytest.raises(UsageError, match="not empty; add --force"):
+    with pytest.raises(UsageError, match="not empty, and holds no earlier run"):
         list(run(records, tmp_path / "run"))
+    list(run(records, tmp_path / "other", max_steps=1))
+    with pytest.raises(UsageError, match="not empty; add --resume .* --force to replace"):
+        list(run(records, tmp_path / "other"))
+
+
+def test_what_a_file_browser_leaves_makes_no_folder_a_full_one(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".DS_Store").touch()
+    RunFolder(tmp_path / "run").close()
+    assert (tmp_path / "run" / ".DS_Store").exists()
 
 
 def test_force_replaces_a_run_and_nothing_else(tmp_path: Path, records: list[ImageRecord]) -> None:
@@ -136,7 +149,15 @@ def interrupt(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -
     patch.setattr(TrainingImages, "fill_cache", fill)
 
 
-FAILURES = [broken_image, loss_that_is_not_finite, interrupt]
+def stop_signal(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -> None:
+    def parameter_groups(toy: Toy, recipe: Recipe) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return Detector.parameter_groups(toy, recipe)
+
+    patch.setattr(Toy, "parameter_groups", parameter_groups)
+
+
+FAILURES = [broken_image, loss_that_is_not_finite, interrupt, stop_signal]
 
 
 @pytest.mark.parametrize("fail", FAILURES)
