@@ -21,6 +21,12 @@ from detkit.errors import UsageError
 Config = TypeVar("Config")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+KINDS = {
+    "float": "a finite number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "NoneType": "none",
+}
 ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
 THE_RECIPE = "the backend's recipe_source"  # stands for it: each paper has numbers of its own
 
@@ -277,5 +283,12 @@ def _coerce(key: str, value: Any, kind: Any) -> Any:
             return float(value)
     elif kind is str:
         return str(value)
+    raise UsageError(f"{key}={value}: expected {_in_words(kind)}")
+
+
+def _in_words(kind: Any) -> str:
+    """Return what a field of type `kind` takes, as people say it."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(map(_in_words, typing.get_args(kind)))
     name = getattr(kind, "__name__", str(kind))
-    raise UsageError(f"{key}={value}: expected {name}")
+    return KINDS.get(name, name)
