@@ -54,6 +54,16 @@ def test_a_gate_is_judged_though_nobody_reads_the_output(
     assert closed_early(number, *words, "--fail-under", "mAP=.9").returncode == ExitCode.NOT_MET
 
 
+def test_a_comparison_that_failed_says_so_though_nobody_reads_its_table(
+    demo: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"no model")
+    done = closed_early(1, "compare", demo, "--run", bad, "-o", tmp_path / "out", "--json")
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "not a detkit model" in done.stderr.splitlines()[-1]
+
+
 def test_a_training_goes_on_when_nobody_reads_its_notes(demo: Path, tmp_path: Path) -> None:
     words = ("--max-steps", "2", "--batch-size", "2", "--num-workers", "0", "--device", "cpu")
     out = tmp_path / "run"

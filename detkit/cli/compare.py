@@ -24,7 +24,7 @@ from detkit.cli.options import (
     nearest,
 )
 from detkit.cli.outputs import require_free
-from detkit.console import Console, duration, figure
+from detkit.console import Console, duration, figure, reader_may_leave
 from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -181,15 +181,16 @@ def compare(
 
         write_comparison(page, table, dataset, conditions.data_hash)
         console.note(f"report: {page}")
-    if as_json:
-        report = {
-            "data": str(dataset.root),
-            "data_hash": conditions.data_hash,
-            **comparison_to_json(table),
-        }
-        console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        _tell(console, table)
+    with reader_may_leave():  # what failed is told all the same
+        if as_json:
+            report = {
+                "data": str(dataset.root),
+                "data_hash": conditions.data_hash,
+                **comparison_to_json(table),
+            }
+            console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            _tell(console, table)
     failed = [one for one in outcomes if one.error is not None]
     for one in failed:
         console.error(f"{one.cell.result.stem}: {one.error}")
