@@ -26,9 +26,10 @@ import numpy as np
 from detkit.config import IMAGENET_MEAN, IMAGENET_STD
 from detkit.data.images import IMAGE_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
-from detkit.loading import BatchStream, Draw, TrainingImages, batches, open_loader
+from detkit.loading import BatchStream, Draw, batches, open_loader
 from detkit.memory import keep_freed_memory
 from detkit.preparation import Preparation
+from detkit.training_images import TrainingImages
 from detkit.transforms import Compose, Transform, light_augmentation, ssd_augmentation
 
 BATCH_SIZE = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,3 +24,8 @@ def memory_of_machine() -> int:
         with suppress(ValueError, OSError):  # "max", or no such file
             limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
     return min(limits, default=8 * 2**30)
+
+
+def forks() -> bool:
+    """Return whether a process of ours is forked: it then shares what is in memory for nothing."""
+    return sys.platform.startswith("linux")

@@ -23,7 +23,6 @@ from detkit.learner import Learner, averaged, next_batch, over_devices
 from detkit.loading import (
     BatchStream,
     Draw,
-    TrainingImages,
     batches,
     default_workers,
     make_augmentation,
@@ -40,6 +39,7 @@ from detkit.saving import Saver
 from detkit.schedule import StageBudget, lr_factor
 from detkit.stopping import StopSignal
 from detkit.structures import Batch, Scores, Step
+from detkit.training_images import TrainingImages
 
 VALIDATION_SHARE = 0.1  # of the time used that validations on the way may take
 

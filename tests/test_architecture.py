@@ -24,6 +24,7 @@ LAYERS = {
         "report",
         "checkpoint",
         "loading",
+        "training_images",
         "run_folder",
         "schedule",
         "averaging",

@@ -14,10 +14,10 @@ from detkit.data.demo import write_demo
 from detkit.data.images import write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.errors import DetkitError
-from detkit.loading import TrainingImages
 from detkit.proposals.coverage import coverage
 from detkit.proposals.file import read_proposals
 from detkit.proposals.source import FileProposals
+from detkit.training_images import TrainingImages
 
 
 def write_proposals(path: Path, boxes: dict[str, list[list[int]]]) -> Path:

@@ -16,12 +16,13 @@ import pytest
 import torch
 from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
 
-from detkit import loading
+from detkit import loading, machine
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.loading import BatchStream, Draw, Shipment, TrainingImages, batches, open_loader
+from detkit.loading import BatchStream, Draw, Shipment, batches, open_loader
 from detkit.preparation import Preparation
 from detkit.structures import Batch
+from detkit.training_images import TrainingImages
 from detkit.transforms import Compose, light_augmentation
 
 
@@ -73,7 +74,7 @@ def test_spawned_workers_share_the_decoded_images_and_give_the_same(
     records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = take(make_stream(records), 3)
-    monkeypatch.setattr(loading, "_forks", lambda: False)
+    monkeypatch.setattr(machine, "forks", lambda: False)
     stream = make_stream(records)
     stream.draw.images.cache_size = 100
     stream.draw.images.fill_cache()
@@ -211,7 +212,7 @@ def test_a_killed_worker_is_one_line(records: list[ImageRecord]) -> None:
 
 def test_few_images_need_no_workers_and_a_cpu_one() -> None:
     assert loading.default_workers(10, on_cpu=True) == 0
-    assert loading.default_workers(1000, on_cpu=True) == (1 if loading.num_cores() > 1 else 0)
+    assert loading.default_workers(1000, on_cpu=True) == (1 if machine.num_cores() > 1 else 0)
     assert 1 <= loading.default_workers(1000, on_cpu=False) <= 8
 
 

@@ -18,8 +18,8 @@ from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Stage
 from detkit.errors import DetkitError
-from detkit.loading import TrainingImages
 from detkit.structures import Batch
+from detkit.training_images import TrainingImages
 
 
 class Counting(Toy):

@@ -20,7 +20,6 @@ from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation import evaluate
 from detkit.inference import detect_images, predict
-from detkit.loading import TrainingImages
 from detkit.proposals import Proposer
 from detkit.proposals.cache import ProposalCache
 from detkit.proposals.file import line_of, read_proposals
@@ -33,6 +32,7 @@ from detkit.proposals.source import (
 )
 from detkit.structures import Proposals
 from detkit.training import train
+from detkit.training_images import TrainingImages
 
 RANKED = np.array([[4, 6, 20, 30], [0, 0, 48, 40], [10, 10, 12, 39]], np.float32)
 SCORES = np.array([0.9, 0.5, 0.1], np.float32)

@@ -18,8 +18,8 @@ from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
-from detkit.loading import TrainingImages
 from detkit.run_folder import RunFolder
+from detkit.training_images import TrainingImages
 
 
 @pytest.fixture

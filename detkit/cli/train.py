@@ -345,7 +345,7 @@ def _build(
     from detkit.checkpoint import is_model, model_info
     from detkit.config import from_json
     from detkit.detectors import load_backend
-    from detkit.loading import TrainingImages
+    from detkit.training_images import TrainingImages
 
     backend = load_backend(str(plan.model))
     labelled = TrainingImages(records, tuple(class_names), 0).labelled()

@@ -1,0 +1,184 @@
+"""The labelled images of a training as samples: decoded once, with their proposals.
+
+Shape shorthand: H x W own pixels, R objects, P proposals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detkit import machine
+from detkit.boxes import iou
+from detkit.data.images import image_size, read_image
+from detkit.data.records import ImageRecord, truth_of
+from detkit.proposals.source import ProposalSource
+from detkit.proposals.table import ProposalTable, boxes_of, make_table
+from detkit.structures import Sample, Truth
+
+CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded image, and the (height, width) it had before it was shrunk."""
+
+    image: Tensor  # (H, W, 3) uint8 RGB
+    size: tuple[int, int]
+
+
+class TrainingImages:
+    """Labelled images as samples, in their own pixels or shrunk to a longer side of `cache_size`.
+
+    Images are shrunk whether they are kept in memory or not, so what the network sees does not
+    depend on how much memory there is.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        class_names: Sequence[str],
+        cache_size: int = 0,
+        proposals: ProposalSource | None = None,
+    ) -> None:
+        """Take the records; nothing is decoded before `fill_cache` or the first sample.
+
+        With `proposals`, samples have those of their images; see `fill_proposals`.
+        """
+        self.records = tuple(records)
+        self.cache_size = cache_size
+        self._class_index = {name: number for number, name in enumerate(class_names)}
+        self._cache: list[Pixels | None] = [None] * len(self.records)
+        self._source = proposals
+        self._proposals: ProposalTable | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one image with its objects; raises DetkitError when it cannot be read."""
+        record = self.records[index]
+        cached = self._cache[index]
+        pixels = cached or self._decode(record)
+        # An augmentation that works in place must not reach what is kept.
+        image = pixels.image if cached is None else pixels.image.clone()
+        truth = truth_of(record, self._class_index)
+        height, width = image.shape[:2]
+        scale = np.array([width / pixels.size[1], height / pixels.size[0]] * 2, np.float32)
+        return Sample(
+            image=image.permute(2, 0, 1),
+            boxes=torch.from_numpy(truth.boxes * scale),
+            labels=torch.from_numpy(truth.labels),
+            difficult=torch.from_numpy(truth.difficult),
+            proposals=self._proposals_of(index, torch.from_numpy(scale)),
+            image_id=record.image_id,
+        )
+
+    def fill_proposals(self, *, first: int = 0) -> str:
+        """Make the proposals of every image; return what is worth saying, or "".
+
+        They are of the images as the files hold them, before any shrinking, and stay in memory,
+        some 16 KB an image. `first` and errors: see `make_table`.
+        """
+        if self._source is None:
+            return ""
+        began = time.monotonic()
+        paths = [record.path for record in self.records]
+        table = make_table(self._source, paths, threads=machine.num_cores(), first=first)
+        if not machine.forks():
+            table.boxes.share_memory_()  # type: ignore[no-untyped-call]
+        self._proposals = table
+        return (
+            f"{len(table.boxes) / len(table):.0f} proposals an image, ready after "
+            f"{time.monotonic() - began:.0f} s: {self._source.identity}"
+        )
+
+    def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
+        """Return (of each object, of each proposal) the best IoU with one of the other kind.
+
+        (R,) and (P,) float32 over all images; of an image without objects no proposal counts.
+        """
+        of_objects, of_proposals = [torch.zeros(0)], [torch.zeros(0)]
+        for index, record in enumerate(self.records):
+            objects = torch.from_numpy(truth_of(record, self._class_index).boxes)
+            proposals = self._proposals_of(index, torch.ones(4))
+            if len(objects) and proposals is not None and len(proposals):
+                overlaps = iou(objects, proposals)
+                of_objects.append(overlaps.amax(dim=1))
+                of_proposals.append(overlaps.amax(dim=0))
+            else:
+                of_objects.append(torch.zeros(len(objects)))
+        return torch.cat(of_objects), torch.cat(of_proposals)
+
+    def _proposals_of(self, index: int, scale: Tensor) -> Tensor | None:
+        """Return an image's proposals times `scale`; None when they are not wanted."""
+        if self._source is None:
+            return None
+        if self._proposals is None:
+            return torch.from_numpy(boxes_of(self._source, self.records[index].path)) * scale
+        return self._proposals[index] * scale
+
+    def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
+        """Yield the objects and the (height, width) of each image, from the files' headers."""
+        for record in self.records:
+            yield truth_of(record, self._class_index), image_size(record.path)
+
+    def fill_cache(self, limit: float | None = None) -> str:
+        """Decode every image into memory until `limit` bytes; return what is worth saying, or "".
+
+        The default limit is a quarter of the machine's memory. Raises DetkitError for an image
+        that cannot be read.
+        """
+        if not self.cache_size:
+            return ""
+        limit = CACHE_SHARE * machine.memory_of_machine() if limit is None else limit
+        used, kept = 0, 0
+        chunk = 64
+        with ThreadPoolExecutor(machine.num_cores()) as pool:
+            for start in range(0, len(self), chunk):
+                if used > limit:
+                    break
+                records = self.records[start : start + chunk]
+                for index, pixels in enumerate(pool.map(self._decode, records), start):
+                    if used > limit:
+                        break
+                    self._cache[index] = pixels
+                    used += pixels.image.numel()
+                    kept += 1
+        if not machine.forks():  # a worker that is spawned gets a handle instead of a copy
+            for cached in self._cache:
+                if cached is not None:
+                    cached.image.share_memory_()  # type: ignore[no-untyped-call]
+        if kept < len(self):
+            return (
+                f"{kept} of {len(self)} images fit into memory ({used / 2**30:.1f} GiB); the rest "
+                "are decoded each time (a smaller cache_size keeps more)"
+            )
+        return f"{kept} decoded images kept in memory ({used / 2**20:.0f} MiB)"
+
+    def _decode(self, record: ImageRecord) -> Pixels:
+        """Return the image file's pixels, shrunk to the longer side `cache_size`."""
+        image = read_image(record.path)
+        size = image.shape[0], image.shape[1]
+        shrunk = torch.from_numpy(np.ascontiguousarray(_shrink(image, self.cache_size)))
+        return Pixels(shrunk, size)
+
+
+def _shrink(image: NDArray[np.uint8], longer_side: int) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) image with at most this longer side; 0 leaves it as it is."""
+    height, width = image.shape[:2]
+    if not longer_side or max(height, width) <= longer_side:
+        return image
+    scale = longer_side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, np.uint8)
