@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0  # of training progress, where there is no terminal to draw on
-# Control characters, line separators and what turns the direction of writing: in a file name or
-# a class they would steer the terminal, or show another name than there is.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters, line separators, what turns the direction of writing and what is not UTF-8:
+# in a file name or a class they would steer the terminal, show another name than there is, or
+# end the writing.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

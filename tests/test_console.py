@@ -107,7 +107,7 @@ def test_results_that_do_not_fit_on_the_disk_exit_3_in_one_line(
 
 def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
-    name = "a\x1b[2Jb\nc\u202ed"
+    name = "a\x1b[2Jb\nc\u202ed\udcff"
     console.note(name)
     console.warn(name)
     console.error(name)
@@ -116,8 +116,8 @@ def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
     out, errors = capsys.readouterr()
     assert "\x1b" not in out + errors and "\u202e" not in out + errors
     assert errors.splitlines()[:2] == [
-        "a\\u001b[2Jb\\u000ac\\u202ed",
-        "detkit: warning: a\\u001b[2Jb\\u000ac\\u202ed",
+        "a\\u001b[2Jb\\u000ac\\u202ed\\udcff",
+        "detkit: warning: a\\u001b[2Jb\\u000ac\\u202ed\\udcff",
     ]
     assert json.loads(out[out.index("{") :]) == {"name": name, "more": "ä\x9b"}
 

@@ -210,6 +210,16 @@ def test_voc_files_are_one_based_with_both_corners_inside(tmp_path):
     assert text == "a 0.5 1 1 10 20\n"
 
 
+def test_a_folder_of_labels_is_never_replaced_by_detections(tmp_path):
+    label = tmp_path / "labels" / "a.txt"
+    label.parent.mkdir()
+    label.write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "classes.txt").write_text("car\n")
+    with pytest.raises(UsageError, match="holds labels of another kind"):
+        open_writer("yolo", tmp_path, class_names=["car"], force=True)
+    assert label.read_text() == "0 .5 .5 .1 .1\n"
+
+
 def test_yolo_rows_are_normalised_centres_and_sizes(tmp_path):
     write("yolo", tmp_path / "yolo", [image("a.jpg", ("traffic light", 0.5, (64, 48, 128, 96)))])
     text = (tmp_path / "yolo" / "labels" / "a.txt").read_text()

@@ -110,7 +110,9 @@ def _show_logging(*, quiet: bool) -> None:
 
     class ToConsole(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            Console().note(self.format(record))
+            console = Console()
+            say = console.warn if record.levelno >= logging.WARNING else console.note
+            say(self.format(record))
 
     logger = logging.getLogger("detkit")
     logger.handlers = [ToConsole()]

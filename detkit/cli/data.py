@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from detkit.cli.options import (
     Seed,
     class_list,
 )
-from detkit.console import Console
+from detkit.console import Console, reader_may_leave
 from detkit.errors import DetkitError, ExitCode
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 SkipUnread = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out labels and images that cannot be read.")
 ]
-# In a name that is not UTF-8. No stream takes one as it is; JSON has a way to write it.
-SURROGATE = re.compile("[\ud800-\udfff]")
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
 
 
@@ -96,11 +93,12 @@ def check(
     tell_notes(console, dataset)
     with console.counting("checking") as progress:
         findings = find_mistakes(dataset, read_images=images, progress=progress)
-    if as_json:
-        text = json.dumps(_report(dataset, findings), indent=2, ensure_ascii=False)
-        console.data(SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
-    else:
-        _tell_report(console, dataset, findings)
+    with reader_may_leave():  # errors are errors all the same
+        if as_json:
+            report = _report(dataset, findings)
+            console.data(json.dumps(report, indent=2, ensure_ascii=False))
+        else:
+            _tell_report(console, dataset, findings)
     if _severities(findings)[0]:
         raise typer.Exit(ExitCode.NOT_MET)
 

@@ -290,6 +290,7 @@ def _sound_data(console: Console, plan: Plan) -> Dataset:
     """
     from detkit.data import open_dataset
     from detkit.data.check import check, drop_bad, format_finding
+    from detkit.data.groups import counted
 
     dataset = open_dataset(Path(str(plan.data)), classes=plan.classes)
     tell_notes(console, dataset)
@@ -298,7 +299,7 @@ def _sound_data(console: Console, plan: Plan) -> Dataset:
     errors = [finding for finding in findings if finding.severity == "error"]
     num_warnings = len(findings) - len(errors)
     if num_warnings:
-        console.note(f"{num_warnings} warnings: detkit check {plan.data}")
+        console.note(f"{counted(num_warnings, 'warning')}: detkit check {plan.data}")
     if not errors:
         return dataset
     if plan.skip_bad:
@@ -310,8 +311,8 @@ def _sound_data(console: Console, plan: Plan) -> Dataset:
     more = len(errors) - FINDINGS_SHOWN
     rest = f" ({more} more: detkit check {plan.data})" if more > 0 else ""
     raise DetkitError(
-        f"{plan.data}: {len(errors)} errors in the labels{rest}; mend them, or leave those "
-        "objects and images out with --skip-bad"
+        f"{plan.data}: {counted(len(errors), 'error')} in the labels{rest}; mend them, or leave "
+        "those objects and images out with --skip-bad"
     )
 
 

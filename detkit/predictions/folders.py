@@ -16,6 +16,9 @@ from detkit.predictions.image import ImagePredictions
 from detkit.predictions.texts import UniqueNames, exact, pure
 from detkit.predictions.writer import PredictionWriter, not_written, partial, require_plain
 
+# A data set has the other two of YOLO's files, too; this one is detkit's alone.
+SIZES_FILE, SIZES_HEADER = "images.csv", "image,width,height"
+
 
 class FolderWriter(PredictionWriter):
     """Appends lines to files beside the folder, which move into it at the end."""
@@ -109,13 +112,15 @@ class VocWriter(FolderWriter):
 class YoloWriter(FolderWriter):
     """Writes a file of YOLO labels with scores an image."""
 
-    ours = ("labels/*.txt", "classes.txt", "images.csv")
+    ours = ("labels/*.txt", "classes.txt", SIZES_FILE)
 
     def __init__(self, folder: Path, class_names: Sequence[str], force: bool) -> None:
+        if any(folder.glob("labels/*.txt")) and not _is_ours(folder):
+            raise UsageError(f"{folder}: holds labels of another kind; name another folder")
         super().__init__(folder, class_names, force)
         self.numbers = {name: number for number, name in enumerate(class_names)}
         self.put("classes.txt", class_names)
-        self.put("images.csv", ["image,width,height"])
+        self.put(SIZES_FILE, [SIZES_HEADER])
 
     def write(self, predictions: ImagePredictions) -> None:
         """Add one image's detections; raise DetkitError for a second image of its name."""
@@ -130,7 +135,7 @@ class YoloWriter(FolderWriter):
         csv.writer(row, lineterminator="").writerow(
             [predictions.image, predictions.width, predictions.height]
         )
-        self.put("images.csv", [row.getvalue()])
+        self.put(SIZES_FILE, [row.getvalue()])
         self.put(
             f"labels/{stem}.txt",
             (
@@ -140,3 +145,12 @@ class YoloWriter(FolderWriter):
                 )
             ),
         )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder of YOLO files holds detections that were written here before."""
+    try:
+        text = (folder / SIZES_FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return text.startswith(f"{SIZES_HEADER}\n")
