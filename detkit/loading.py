@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import random
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from detkit.transforms import Compose, Transform, light_augmentation, mosaic
 
 FEW_IMAGES = 64  # below this, starting workers takes longer than they save
 PREFETCHED = 2  # batches that each data worker makes ahead
+PIECES = PREFETCHED + 2  # of memory: for those, the one being unpacked and the one being made
 ENDLESS = 2**62
 
 
@@ -243,6 +245,8 @@ def batches(
     Raises DetkitError naming an image that cannot be read, or when a worker was killed.
     """
     stream = iter(loader)
+    # The workers' memory stays mapped here, since mapping it anew takes as long as normalising.
+    pieces: deque[Tensor] = deque(maxlen=loader.num_workers * PIECES)
     while True:
         try:
             shipment = next(stream)
@@ -255,6 +259,7 @@ def batches(
             raise
         if isinstance(shipment, DetkitError):
             raise shipment
+        pieces.append(shipment.batch.images)
         yield shipment.unpack(device)
 
 
@@ -282,8 +287,7 @@ def _begin_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     info = get_worker_info()
     if info is not None and isinstance(info.dataset, BatchStream):
-        # Besides those on their way: the one being unpacked, the one being made.
-        info.dataset.room = SharedRoom(PREFETCHED + 2)
+        info.dataset.room = SharedRoom(PIECES)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):  # a signal to the whole group is meant for the run
         os.setpgid(0, 0)
