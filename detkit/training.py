@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def train(
     else:
         saved = load_resume(run_dir / "resume.ckpt")
         precision, reason = saved["run"]["precision"], "precision as before"
+    if settings is not None:  # what `auto` was measured to mean is part of what is to be repeated
+        options = replace(options, settings={**settings, "precision": precision})
     fabric = make_fabric(where, devices, num_nodes, precision)
     # Before other processes start, so that a folder in use does not leave them behind.
     folder = RunFolder(run_dir, resume=resume, force=force) if fabric.global_rank == 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -43,7 +44,10 @@ def process(*words: str | Path, stdin: str | None = None) -> Done:
 def detkit(*words: str | Path, stdin: str = "") -> Done:
     """Run a command here, which spares it the seconds that importing torch takes."""
     out, err = io.StringIO(), io.StringIO()
+    logger = logging.getLogger("detkit")
     with (
+        mock.patch.object(logger, "level", logger.level),  # -q changes it for the whole process
+        mock.patch.object(logger, "handlers", logger.handlers),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),

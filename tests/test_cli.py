@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from running import detkit, process
 
-from detkit import __version__
+from detkit import __version__, precision
 from detkit.errors import ExitCode
 
 COMMANDS = (
@@ -245,7 +245,11 @@ def test_a_second_run_into_the_same_folder_is_refused(run_dir: Path, demo: Path)
     assert hash_of(run_dir) == before
 
 
-def test_config_repeats_a_run_bit_for_bit(run_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gain", [0.1, 10.0])
+def test_config_repeats_a_run_bit_for_bit_however_fast_bf16_seems_now(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float
+) -> None:
+    monkeypatch.setattr(precision, "bf16_gain", lambda device: gain)
     again = tmp_path / "again"
     done = detkit("train", "--config", run_dir / "config.json", "-o", again)
     assert done.returncode == 0, done.stderr

@@ -112,3 +112,11 @@ def test_a_plan_survives_json(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"plan": dataclasses.asdict(plan)}))
     assert read_plan(file) == plan
+
+
+def test_a_plan_takes_the_precision_that_auto_meant_in_its_run(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    for asked, taken in (("auto", "bf16-mixed"), ("32-true", "32-true")):
+        plan = dataclasses.asdict(Plan(data="d", precision=asked))
+        file.write_text(json.dumps({"plan": plan, "precision": "bf16-mixed"}))
+        assert read_plan(file).precision == taken

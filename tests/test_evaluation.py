@@ -297,7 +297,7 @@ def test_a_gate_on_something_unknown_is_wrong_usage_with_the_nearest_name():
 def test_a_detector_is_scored_on_a_split(monkeypatch):
     class FakeInference:
         @staticmethod
-        def predict(detector, images, *, batch_size, proposals):
+        def predict(detector, images, *, batch_size, proposals, detect):
             assert detector is judged
             for path in images:
                 yield predicted(str(path), ("car", 0.9), ("tree", 0.8), error=detectors_error)
@@ -321,7 +321,7 @@ def test_a_detector_is_scored_on_a_split(monkeypatch):
 def test_a_detector_of_other_classes_is_scored_on_those_it_shares(monkeypatch, caplog):
     class FakeInference:
         @staticmethod
-        def predict(detector, images, *, batch_size, proposals):
+        def predict(detector, images, *, batch_size, proposals, detect):
             for path in images:
                 yield predicted(str(path), ("car", 0.9), ("tree", 0.8))
 

@@ -58,7 +58,7 @@ def merge(plan: Plan, given: Mapping[str, Any]) -> Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan in a run's `config.json`.
+    """Return the plan in a run's `config.json`, with the precision that `auto` meant in that run.
 
     Raises DetkitError when it is not one.
     """
@@ -71,6 +71,8 @@ def read_plan(path: Path) -> Plan:
     plan = values.get("plan") if isinstance(values, dict) else None
     if not isinstance(plan, dict):
         raise DetkitError(f"{path}: not the config.json of a run")
+    if plan.get("precision", "auto") == "auto":
+        plan = {**plan, "precision": values.get("precision", "auto")}
     try:
         return from_json(Plan, plan)
     except UsageError as error:
