@@ -53,7 +53,8 @@ def test_config_json_says_what_the_run_was_last_asked_for(
     stop_after(
         run(records, tmp_path / "run", max_steps=6, settings={"max_steps": 6}, resume=True), 3
     )
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"max_steps": 6}
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings == {"max_steps": 6, "precision": "32-true"}
 
 
 def test_data_that_changed_meanwhile_are_told(tmp_path: Path, records: list[ImageRecord]) -> None:
