@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
-from detkit.cli.judged import Judged, choose_split, judge_file, judge_model
+from detkit.cli.judged import Judged, judge_file, judge_model
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
@@ -37,8 +37,6 @@ from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.baseline import Drop
-
-__all__ = ["choose_split", "evaluate"]
 
 
 def evaluate(

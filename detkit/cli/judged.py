@@ -118,15 +118,22 @@ def judge_model(
     source = open_proposals(proposals, detector)
     if heads and len(detector.heads) == 1:
         raise UsageError(f"--heads: {model} has one head only")
-    run = evaluation.detect_heads if heads else evaluation.detect_split
-    detected = run(detector, dataset, part, batch_size=batch_size, proposals=source)
-    by_head = detected if isinstance(detected, dict) else {detector.heads[0]: detected}
+    own = detector.heads[0]
+    if heads:
+        by_head = evaluation.detect_heads(
+            detector, dataset, part, batch_size=batch_size, proposals=source
+        )
+    else:
+        by_head = {
+            own: evaluation.detect_split(
+                detector, dataset, part, batch_size=batch_size, proposals=source
+            )
+        }
     truths = dataset.truths(part)
     scores = {
         head: evaluation.score(detections, truths, dataset.class_names, metric, iou)
         for head, detections in by_head.items()
     }
-    own = detector.heads[0]
     return Judged(
         dataset,
         part,
