@@ -14,7 +14,7 @@ import os
 import random
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -59,14 +59,12 @@ class Draw:
         """
         epoch, place = divmod(number, len(self.images))
         order = epoch_order(self.seed, epoch, len(self.images))
-        generator = np.random.default_rng([self.seed, 1, number])
-        seed = int(generator.integers(2**62))
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
+        random.seed(f"{self.seed} {number}")
+        np.random.seed(random.getrandbits(32))
+        torch.default_generator.manual_seed(random.getrandbits(62))
         sample = self.images[int(order[place])]
-        if generator.random() < self.mosaic:
-            others = [self.images[int(i)] for i in generator.integers(len(self.images), size=3)]
+        if random.random() < self.mosaic:
+            others = [self.images[i] for i in random.choices(range(len(self.images)), k=3)]
             size = self.canvas(sample.image.shape[1], sample.image.shape[2])
             sample = mosaic([sample, *others], size)
         return self.augmentation(sample)
@@ -100,30 +98,52 @@ def make_augmentation(detector: Detector, recipe: Recipe) -> Transform:
 
 
 @dataclass(frozen=True, slots=True)
-class Shipment:
-    """A batch on its way out of a worker: one shared tensor, and everything small as numpy.
+class Row:
+    """A tensor an image, of any lengths, on their way: one array for them all.
 
     Each tensor would travel as a shared-memory file of its own, which for boxes and labels
     takes longer than decoding the image.
     """
 
+    whole: NDArray[Any]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Row:
+        """Return the tensors, which differ in their first axis alone, one after the other."""
+        return cls(torch.cat(list(tensors)).numpy(), [len(tensor) for tensor in tensors])
+
+    def unpack(self) -> list[Tensor]:
+        """Return the tensors."""
+        return list(torch.split(torch.from_numpy(self.whole), self.lengths))
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """A batch on its way out of a worker: one shared tensor, and everything small as numpy."""
+
     batch: Batch  # in grey levels, without boxes, labels and proposals
-    arrays: tuple[list[NDArray[Any]], ...]  # of each image: boxes, labels, difficult, proposals
+    boxes: Row
+    labels: Row
+    difficult: Row
+    proposals: Row | None
     preparation: Preparation  # to be finished on arrival
 
     @classmethod
     def of(
         cls,
-        samples: Sequence[Sample],
+        samples: Iterable[Sample],
         preparation: Preparation,
         room: Callable[[int], Tensor] | None = None,
     ) -> Shipment:
         """Return the samples' batch made ready to travel; `room` is `Preparation.resize`'s."""
         batch = preparation.resize(samples, room)
-        parts = (batch.boxes, batch.labels, batch.difficult, batch.proposals or [])
         return cls(
             replace(batch, boxes=[], labels=[], difficult=[], proposals=None),
-            tuple([tensor.numpy() for tensor in part] for part in parts),
+            Row.of(batch.boxes),
+            Row.of(batch.labels),
+            Row.of(batch.difficult),
+            None if batch.proposals is None else Row.of(batch.proposals),
             preparation,
         )
 
@@ -133,15 +153,12 @@ class Shipment:
 
     def unpack(self, device: torch.device | str = "cpu") -> Batch:
         """Return the whole batch on a device, normalised there."""
-        boxes, labels, difficult, proposals = (
-            [torch.from_numpy(array) for array in part] for part in self.arrays
-        )
         whole = replace(
             self.batch,
-            boxes=boxes,
-            labels=labels,
-            difficult=difficult,
-            proposals=proposals or None,
+            boxes=self.boxes.unpack(),
+            labels=self.labels.unpack(),
+            difficult=self.difficult.unpack(),
+            proposals=None if self.proposals is None else self.proposals.unpack(),
         )
         return self.preparation.normalise(whole.to(device))
 
@@ -210,8 +227,8 @@ class BatchStream(Dataset[Shipment | DetkitError]):
         """Return the batch of `number` draws from draw `first` on, or the error that one makes."""
         try:
             with random_states_kept():  # once a batch: it takes longer than to seed
-                samples = [self.draw(first + index) for index in range(number)]
-            return Shipment.of(samples, self.preparation, self.room)
+                samples = (self.draw(first + index) for index in range(number))
+                return Shipment.of(samples, self.preparation, self.room)
         except DetkitError as error:
             return error
 

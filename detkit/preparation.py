@@ -6,7 +6,7 @@ Shape shorthand: B images a batch, H x W network pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,43 +33,37 @@ class Preparation:
         return self.normalise(self.resize(samples))
 
     def resize(
-        self, samples: Sequence[Sample], room: Callable[[int], Tensor] | None = None
+        self, samples: Iterable[Sample], room: Callable[[int], Tensor] | None = None
     ) -> Batch:
         """Return the batch with its images still in grey levels of 0 to 255: `normalise` is due.
 
         They are uint8, a quarter of what the network sees, for the way out of a data worker;
         without antialiasing float32, since nothing is rounded there. `room` gives the memory they
-        are put into: uint8 of a number of bytes.
+        are put into: uint8 of a number of bytes. Samples may be made on the way: each is resized
+        as it comes, while its pixels are in the processor's cache, and let go.
         """
-        original_sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
-        sizes = [self.network_size(height, width) for height, width in original_sizes]
-        height, width = (
-            -(-max(size[axis] for size in sizes) // self.stride) * self.stride for axis in (0, 1)
-        )
-        shape = len(samples), 3, height, width
-        dtype = torch.uint8 if self.antialias else torch.float32
-        if room is None:
-            images = torch.empty(shape, dtype=dtype)
-        else:
-            images = room(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
-        if set(sizes) != {(height, width)}:  # only what no image covers must be zero
-            images.zero_()
-        boxes, proposals = [], []
-        for index, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-            self._write(sample.image, images[index, :, : size[0], : size[1]])
-            scale = scale_between(original_sizes[index], size)
-            boxes.append(sample.boxes * scale)
-            if sample.proposals is not None:
-                proposals.append(sample.proposals * scale)
+        original_sizes, resized = [], []
+        for sample in samples:
+            original = sample.image.shape[1], sample.image.shape[2]
+            image = self._resized(sample.image, self.network_size(*original))
+            original_sizes.append(original)
+            resized.append(replace(sample, image=image))
+        sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in resized]
+        scales = [scale_between(*pair) for pair in zip(original_sizes, sizes, strict=True)]
+        proposals = [
+            sample.proposals * scale
+            for sample, scale in zip(resized, scales, strict=True)
+            if sample.proposals is not None
+        ]
         return Batch(
-            images=images,
+            images=self._side_by_side([sample.image for sample in resized], room),
             sizes=sizes,
             original_sizes=original_sizes,
-            boxes=boxes,
-            labels=[sample.labels for sample in samples],
-            difficult=[sample.difficult for sample in samples],
-            proposals=proposals if len(proposals) == len(samples) else None,
-            image_ids=[sample.image_id for sample in samples],
+            boxes=[sample.boxes * scale for sample, scale in zip(resized, scales, strict=True)],
+            labels=[sample.labels for sample in resized],
+            difficult=[sample.difficult for sample in resized],
+            proposals=proposals if len(proposals) == len(resized) else None,
+            image_ids=[sample.image_id for sample in resized],
         )
 
     def normalise(self, batch: Batch) -> Batch:
@@ -88,28 +82,48 @@ class Preparation:
                 into *= 1.0 / (255.0 * std)
         return replace(batch, images=images)
 
-    def _write(self, image: Tensor, into: Tensor) -> None:
-        """Fill the (3, h, w) slice with the resized (3, H, W) uint8 image."""
-        size = (into.shape[1], into.shape[2])
-        if not self.antialias:
-            into.copy_(
-                nn.functional.interpolate(
-                    image[None].float(), size=size, mode="bilinear", align_corners=False
-                )[0]
-            )
-            return
-        # uint8 in, uint8 out: several times faster than float, and within half a grey level.
-        resized = F.resize(image, list(size), antialias=True)
-        interleaved = resized.permute(1, 2, 0)
-        if not interleaved.is_contiguous():
-            into.copy_(resized)
-            return
-        # OpenCV takes colours apart many times faster than torch copies across strides.
-        if into.is_contiguous():
-            cv2.split(interleaved.numpy(), list(into.numpy()))
-            return
-        for channel, plane in zip(into, cv2.split(interleaved.numpy()), strict=True):
-            channel.copy_(torch.from_numpy(plane))
+    def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the (3, H, W) uint8 image as (3, h, w): uint8, without antialiasing float32."""
+        if self.antialias:
+            # uint8 in, uint8 out: several times faster than float, and within half a grey level.
+            resized: Tensor = F.resize_image(image, list(size), antialias=True)
+            return resized
+        return nn.functional.interpolate(
+            image[None].float(), size=size, mode="bilinear", align_corners=False
+        )[0]
+
+    def _side_by_side(
+        self, resized: Sequence[Tensor], room: Callable[[int], Tensor] | None
+    ) -> Tensor:
+        """Return (B, 3, H, W) of the (3, h, w) images, zero beyond each."""
+        height, width = (
+            -(-max(image.shape[axis] for image in resized) // self.stride) * self.stride
+            for axis in (1, 2)
+        )
+        shape, dtype = (len(resized), 3, height, width), resized[0].dtype
+        if room is None:
+            images = torch.empty(shape, dtype=dtype)
+        else:
+            images = room(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+        for image, place in zip(resized, images, strict=True):
+            if image.shape != place.shape:  # only what no image covers must be zero
+                place = place.zero_()[:, : image.shape[1], : image.shape[2]]
+            _put(image, place)
+        return images
+
+
+def _put(image: Tensor, into: Tensor) -> None:
+    """Copy the (3, h, w) image to its place."""
+    interleaved = image.permute(1, 2, 0)
+    if not interleaved.is_contiguous():
+        into.copy_(image)
+        return
+    # OpenCV takes colours apart many times faster than torch copies across strides.
+    if into.is_contiguous():
+        cv2.split(interleaved.numpy(), list(into.numpy()))
+        return
+    for channel, plane in zip(into, cv2.split(interleaved.numpy()), strict=True):
+        channel.copy_(torch.from_numpy(plane))
 
 
 def _in_numpy(images: Tensor) -> Any:

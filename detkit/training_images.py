@@ -55,7 +55,8 @@ class TrainingImages:
         """
         self.records = tuple(records)
         self.cache_size = cache_size
-        self._class_index = {name: number for number, name in enumerate(class_names)}
+        class_index = {name: number for number, name in enumerate(class_names)}
+        self._truths = tuple(truth_of(record, class_index) for record in self.records)
         self._cache: list[Pixels | None] = [None] * len(self.records)
         self._source = proposals
         self._proposals: ProposalTable | None = None
@@ -66,21 +67,20 @@ class TrainingImages:
 
     def __getitem__(self, index: int) -> Sample:
         """Return one image with its objects; raises DetkitError when it cannot be read."""
-        record = self.records[index]
         cached = self._cache[index]
-        pixels = cached or self._decode(record)
+        pixels = cached or self._decode(self.records[index])
         # An augmentation that works in place must not reach what is kept.
         image = pixels.image if cached is None else pixels.image.clone()
-        truth = truth_of(record, self._class_index)
+        truth = self._truths[index]
         height, width = image.shape[:2]
         scale = np.array([width / pixels.size[1], height / pixels.size[0]] * 2, np.float32)
         return Sample(
             image=image.permute(2, 0, 1),
             boxes=torch.from_numpy(truth.boxes * scale),
-            labels=torch.from_numpy(truth.labels),
-            difficult=torch.from_numpy(truth.difficult),
+            labels=torch.from_numpy(truth.labels.copy()),
+            difficult=torch.from_numpy(truth.difficult.copy()),
             proposals=self._proposals_of(index, torch.from_numpy(scale)),
-            image_id=record.image_id,
+            image_id=truth.image_id,
         )
 
     def fill_proposals(self, *, first: int = 0) -> str:
@@ -108,8 +108,8 @@ class TrainingImages:
         (R,) and (P,) float32 over all images; of an image without objects no proposal counts.
         """
         of_objects, of_proposals = [torch.zeros(0)], [torch.zeros(0)]
-        for index, record in enumerate(self.records):
-            objects = torch.from_numpy(truth_of(record, self._class_index).boxes)
+        for index, truth in enumerate(self._truths):
+            objects = torch.from_numpy(truth.boxes)
             proposals = self._proposals_of(index, torch.ones(4))
             if len(objects) and proposals is not None and len(proposals):
                 overlaps = iou(objects, proposals)
@@ -129,8 +129,8 @@ class TrainingImages:
 
     def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
         """Yield the objects and the (height, width) of each image, from the files' headers."""
-        for record in self.records:
-            yield truth_of(record, self._class_index), image_size(record.path)
+        for record, truth in zip(self.records, self._truths, strict=True):
+            yield truth, image_size(record.path)
 
     def fill_cache(self, limit: float | None = None) -> str:
         """Decode every image into memory until `limit` bytes; return what is worth saying, or "".
