@@ -190,11 +190,15 @@ def _label_places(
 def _candidate_places(
     box: Rectangle, size: tuple[int, int], image_size: tuple[int, int]
 ) -> Iterator[Rectangle]:
-    """Yield places for a label of this (width, height): above, inside, below; left, then right."""
+    """Yield places for a label of this (width, height): above, inside, below; left, then right.
+
+    In a box not twice as high it would hide the object: below comes first there.
+    """
     x1, y1, x2, y2 = box
     w, h = size
     width, height = image_size
-    for y in (y1 - h, y1, y2, y2 - h):
+    tops = (y1 - h, y1, y2, y2 - h) if y2 - y1 >= 2 * h else (y1 - h, y2, y1, y2 - h)
+    for y in tops:
         if 0 <= y <= height - h:
             for x in (x1, x2 - w):
                 x = min(max(x, 0), width - w)

@@ -76,6 +76,12 @@ def test_a_label_at_the_border_stays_inside(box: list[float]) -> None:
     assert rows > 12
 
 
+def test_a_label_without_room_above_a_small_box_does_not_hide_the_object() -> None:
+    drawn = draw(grey(), ["car"], [[100, 0, 130, 18]], [0.9], class_names=NAMES)
+    assert (drawn[4:14, 104:126] == 90).all()
+    assert of_colour(drawn, PALETTE[0])[18:30, 100:120].any()
+
+
 def test_many_boxes_get_a_legend_below_instead_of_labels() -> None:
     count = MAX_LABELS + 1
     boxes = [[10 + 30 * index, 100, 30 + 30 * index, 160] for index in range(count)]
