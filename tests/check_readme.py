@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"<!-- begin: (?P<command>[^\n]+?) -->\n(?P<text>.*?)<!-- end -->", re.DOTALL)
 MEASURED = re.compile(BLOCK.pattern.replace("begin", "measured"), re.DOTALL)
-PICTURE = "drawn/000309.jpg"  # several objects of each class, a test image
+PICTURE = "drawn/000296.jpg"  # several objects of each class, a test image
 FIRST, LAST, WIDTH = 6, 9, 120  # lines of a measured output that are shown, and their length
 
 
