@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.errors import DetkitError, UsageError
-from detkit.report import SUFFIXES
+from detkit.report import plot_text, require_plot, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,8 +63,7 @@ def save_run_plot(run: Path, path: Path) -> None:
     The format goes by the suffix. Raises UsageError for an unknown suffix and as `read_curves`
     does, and DetkitError when the file cannot be written.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a plot is written as one of {', '.join(SUFFIXES)}")
+    require_plot(path)
     curves = read_curves(run)
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,18 +79,12 @@ def save_run_plot(run: Path, path: Path) -> None:
         rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         _draw_scores(score, curves)
         score.set_xlabel("step")
-        figure.suptitle(run.resolve().name, fontsize=FONT_SIZE)
+        figure.suptitle(plot_text(run.resolve().name), fontsize=FONT_SIZE)
         for axes in (loss, rate, score):
             axes.grid(alpha=0.3)
             for step, _ in curves.stages[1:]:
                 axes.axvline(step, color="black", linestyle=":", linewidth=1)
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        try:
-            figure.savefig(partial, dpi=150)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
+        save_figure(figure, path)
 
 
 def _add(curves: RunCurves, values: dict[str, Any]) -> None:
@@ -132,7 +125,7 @@ def _draw_losses(axes: Axes, curves: RunCurves) -> None:
     if len(curves.losses) > 1:
         axes.plot(curves.steps, curves.totals, color="black", label="sum")
     for role, (steps, values) in curves.losses.items():
-        axes.plot(steps, values, alpha=0.8, label=role)
+        axes.plot(steps, values, alpha=0.8, label=plot_text(role))
     # From thousands to a hundredth: on a linear scale the first steps hide the rest.
     if min(curves.totals, default=0) > 0:
         axes.set_yscale("log")
@@ -140,22 +133,22 @@ def _draw_losses(axes: Axes, curves: RunCurves) -> None:
     if curves.losses:
         axes.legend(frameon=False, ncols=2)
     if len(curves.stages) > 1:
-        axes.set_title(" | ".join(name for _, name in curves.stages), fontsize=FONT_SIZE - 2)
+        names = " | ".join(name for _, name in curves.stages)
+        axes.set_title(plot_text(names), fontsize=FONT_SIZE - 2)
 
 
 def _draw_scores(axes: Axes, curves: RunCurves) -> None:
     """Draw the mean AP of the validations, and each class's AP where there are few."""
     if len(curves.classes) <= MOST_CLASSES:
         for name, points in curves.classes.items():
-            axes.plot(*zip(*points), marker=".", linewidth=1, alpha=0.7, label=name)
+            axes.plot(*zip(*points), marker=".", linewidth=1, alpha=0.7, label=plot_text(name))
     if curves.validated:
         axes.plot(*zip(*curves.validated), color="black", marker="o", label="mAP")
     if curves.best is not None:
         step, value = curves.best
         axes.plot(step, value, "o", markersize=14, markerfacecolor="none", color="black")
-        axes.set_title(
-            f"best mAP {value:.3f} at step {step}: {curves.protocol}", fontsize=FONT_SIZE - 1
-        )
+        title = f"best mAP {value:.3f} at step {step}: {curves.protocol}"
+        axes.set_title(plot_text(title), fontsize=FONT_SIZE - 1)
     axes.set(ylabel="validation AP", ylim=(0, 1.02))
     if curves.validated:
         axes.legend(frameon=False, ncols=2, loc="lower right")

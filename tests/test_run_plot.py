@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def test_its_axes_are_named(tmp_path: Path) -> None:
     text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
     for name in ("training loss", "learning rate", "validation AP", "step"):
         assert f"<!-- {name} -->" in text
+
+
+def test_names_are_drawn_as_they_are_called(tmp_path: Path) -> None:
+    names = ("$x^$", "_of $\\me$", "提案")  # no formula could be made of the first two
+    told = validation(1, 0.5, best=True)
+    told["validation"]["classes"] = dict.fromkeys(names, 0.5)
+    run = write_run(tmp_path / "cost $^$", step(1, "$_$"), told, step(2, "$^$"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of letters that the font lacks
+        save_run_plot(run, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text(encoding="utf-8").replace(r"\$", "$")
+    for name in (*names, run.name, "$_$ | $^$"):
+        assert f"{name} -->" in drawn
+    assert sorted(path.name for path in tmp_path.iterdir()) == [run.name, "plot.svg"]
 
 
 def test_what_is_no_run_or_no_plot_is_told(tmp_path: Path) -> None:

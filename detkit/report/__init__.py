@@ -1,5 +1,11 @@
 """What people look at: plots as files, and pages that hold everything they show."""
 
-from detkit.report.plots import SUFFIXES, require_plot, save_pr_curve
+from detkit.report.plots import (
+    SUFFIXES,
+    plot_text,
+    require_plot,
+    save_figure,
+    save_pr_curve,
+)
 
-__all__ = ["SUFFIXES", "require_plot", "save_pr_curve"]
+__all__ = ["SUFFIXES", "plot_text", "require_plot", "save_figure", "save_pr_curve"]

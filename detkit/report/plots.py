@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import UsageError
+from detkit.files import write_bytes
+from detkit.shown import printable
 from detkit.structures import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 MOST_CURVES = 20  # more lines than this cannot be told apart; the weakest classes are shown
@@ -16,6 +23,27 @@ def require_plot(path: Path) -> None:
     """Raise UsageError when no plot is written under that suffix."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: a plot is written as one of {', '.join(SUFFIXES)}")
+
+
+def plot_text(name: str) -> str:
+    """Return a name as matplotlib has to be given it to draw it as it stands, on one line.
+
+    It takes what is between dollar signs for a formula, and hides a label that begins with "_".
+    """
+    text = printable(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all; the format goes by the suffix, which is a plot's.
+
+    Raises DetkitError when the file cannot be written.
+    """
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters the font lacks, and the like
+        figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
+    write_bytes(path, content.getbuffer())
 
 
 def save_pr_curve(scores: Scores, path: Path) -> None:
@@ -43,8 +71,7 @@ def save_pr_curve(scores: Scores, path: Path) -> None:
             [one.precision[0] if len(one.precision) else 0.0, *one.precision.tolist()],
             where="post",
             color=palette(number % palette.N),
-            # matplotlib sees a formula between dollar signs, and hides what begins with "_".
-            label=f"{ap:.3f}  {one.name}".replace("$", r"\$"),
+            label=plot_text(f"{ap:.3f}  {one.name}"),
         )
     mean = "n/a" if scores.mean is None else f"{scores.mean:.4f}"
     left_out = f" (lowest {MOST_CURVES} of {len(judged)} classes)" if judged[MOST_CURVES:] else ""
@@ -53,12 +80,4 @@ def save_pr_curve(scores: Scores, path: Path) -> None:
     axes.grid(alpha=0.3)
     if shown:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of letters the font lacks, and the like
-            figure.savefig(partial, dpi=150)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
+    save_figure(figure, path)
