@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -129,6 +131,26 @@ def test_structured_edges_are_opencvs_thinned_with_orientations_below_pi(tmp_pat
         edges, orientation = structured_edges(np.full((4, 3), 255, np.uint8), model)
     assert edges.tolist() == [[0, np.float32(0.8), 0]] * 4
     assert orientation.tolist() == [[0, 0, 0]] * 4
+
+
+def test_an_edge_model_is_read_once_a_thread_and_again_when_it_was_replaced(
+    tmp_path: Path,
+) -> None:
+    model, image = tmp_path / "model.yml.gz", np.full((4, 3), 255, np.uint8)
+    model.write_bytes(b"")
+    ximgproc = mock.Mock(**{"createStructuredEdgeDetection.return_value": Detector()})
+    reads = ximgproc.createStructuredEdgeDetection
+    with mock.patch.object(cv2, "ximgproc", ximgproc, create=True):
+        for _ in range(3):
+            structured_edges(image, model)
+        assert reads.call_count == 1
+        other = threading.Thread(target=structured_edges, args=(image, model))
+        other.start()
+        other.join()
+        assert reads.call_count == 2
+        os.utime(model, ns=(1, 1))
+        structured_edges(image, model)
+        assert reads.call_count == 3
 
 
 def test_a_file_that_is_no_edge_model_is_named(tmp_path: Path) -> None:

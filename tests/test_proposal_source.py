@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,21 @@ def test_training_proposes_once_an_image_whatever_the_number_of_epochs(
     assert any("3 proposals an image" in note for step in steps for note in step.notes)
     list(run(records, tmp_path / "again", max_epochs=1))
     assert len(asked) == len(records)  # they were in the cache
+
+
+def test_an_edge_model_is_hashed_once_however_many_images_there_are(
+    tmp_path: Path, asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.yml.gz"
+    model.write_bytes(b"")
+    monkeypatch.setattr(cv2, "ximgproc", mock.Mock(), raising=False)
+    read = mock.Mock(wraps=proposals._digest)
+    monkeypatch.setattr(proposals, "_digest", read)
+    source = ComputedProposals(Proposer("edge-boxes", edge_model=model), ProposalCache())
+    for grey in range(3):
+        source("a.png", np.full((40, 48, 3), grey, np.uint8))
+    assert "edge_model e3b0c44298fc1c14" in source.identity  # SHA-256 of nothing
+    assert read.call_count == 1 and len(asked) == 3
 
 
 def test_samples_have_the_proposals_of_their_image_in_its_decoded_pixels(

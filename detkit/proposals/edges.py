@@ -14,6 +14,8 @@ next to nothing.
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,13 +79,23 @@ def structured_edges(image: NDArray[np.uint8], model_file: Path) -> tuple[FloatA
 
     `image` is (H, W, 3) RGB or (H, W) grey. Raises DetkitError as `edge_detector` does.
     """
-    detector = edge_detector(model_file)
+    written = model_file.stat().st_mtime_ns if model_file.is_file() else 0
+    detector = _kept_detector(model_file, written, threading.get_ident())
     colour = np.ascontiguousarray(_three_channels(image), np.float32) / 255
     with _told(model_file):
         strength = detector.detectEdges(colour)
         orientation = detector.computeOrientation(strength)
         edges = detector.edgesNms(strength, orientation)
     return np.asarray(edges, np.float32), _modulo_pi(np.asarray(orientation, np.float32))
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_detector(model_file: Path, written: int, thread: int) -> Any:
+    """Return a thread's own detector, since OpenCV does not say that threads may share one.
+
+    Kept because it is read from a file of megabytes; `written`, the time, tells a new file.
+    """
+    return edge_detector(model_file)
 
 
 @contextmanager

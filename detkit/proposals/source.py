@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -52,11 +53,11 @@ class ComputedProposals:
     @property
     def identity(self) -> str:
         """The method and its parameters."""
-        return ", ".join(f"{key} {value}" for key, value in self.proposer.parameters.items())
+        return ", ".join(f"{key} {value}" for key, value in self._parameters.items())
 
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals of an image, from the cache if it has them."""
-        key = key_of(image, self.proposer.parameters)
+        key = key_of(image, self._parameters)
         found = self.cache.get(key)
         if found is None:
             found = self.proposer(image)
@@ -65,6 +66,11 @@ class ComputedProposals:
 
     def require(self, names: Iterable[str]) -> None:
         """Do nothing: any image can be had."""
+
+    @cached_property
+    def _parameters(self) -> dict[str, Any]:
+        """The proposer's, looked up once and not an image: an edge model's file is read for it."""
+        return self.proposer.parameters
 
 
 @dataclass(frozen=True)
