@@ -169,24 +169,13 @@ def _edge_boxes(
     if edge_model is None:
         return search(image, max_side=max_side)
     from detkit.proposals.edges import structured_edges
+    from detkit.proposals.scaling import scaled_down
 
-    small = _shrink(image, max_side)
+    small = scaled_down(image, max_side)
     edges, orientation = structured_edges(small, edge_model)
     found = search(small, edges=edges, orientation=orientation)
     stretch = np.array([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]] * 2)
     return Proposals((found.boxes * stretch).astype(np.float32), found.scores)
-
-
-def _shrink(image: NDArray[np.uint8], longer_side: int) -> NDArray[np.uint8]:
-    """Return the image with at most this longer side."""
-    import cv2
-
-    height, width = image.shape[:2]
-    if max(height, width) <= longer_side:
-        return image
-    scale = longer_side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _digest(path: Path) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +29,7 @@ from detkit.proposals import (
 from detkit.proposals.compiled import compiled, first_call_notice
 from detkit.proposals.edge_groups import Floats, Ints, edge_groups
 from detkit.proposals.edges import gradient_edges
+from detkit.proposals.scaling import scaled_down
 from detkit.structures import Proposals
 
 MOST_PIXELS = 32766  # a side: what cv2.remap takes; edge_windows.SIGNS holds for one more
@@ -78,7 +78,7 @@ def edge_boxes(
     if edges is None or orientation is None:
         if not height or not width:
             return Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-        small = _scaled(image, max_side)
+        small = scaled_down(image, max_side, narrowest=64, most=MOST_PIXELS)
         _check_size(small.shape)
         edges, orientation = gradient_edges(small)
     elif edges.shape != (height, width) or orientation.shape != (height, width):
@@ -173,20 +173,6 @@ def _check_size(shape: tuple[int, ...]) -> None:
             f"edge boxes: {shape[1]} x {shape[0]} pixels to search, and at most {MOST_PIXELS} a "
             "side can be: lower max_side"
         )
-
-
-def _scaled(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
-    """Return the image scaled down to `max_side`.
-
-    But never to fewer than 64 pixels across, unless it were too long to be searched then.
-    """
-    height, width = image.shape[:2]
-    longer = max(height, width)
-    scale = max(max_side / longer, min(64 / min(height, width), MOST_PIXELS / longer))
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @compiled

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from detkit.errors import UsageError
 from detkit.proposals import regions, segmentation
 from detkit.proposals.compiled import first_call_notice
+from detkit.proposals.scaling import scaled_down
 from detkit.structures import Proposals
 
 Mode = Literal["fast", "quality"]
@@ -93,7 +94,9 @@ def selective_search(
     if not height or not width:
         return Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     first_call_notice(regions.merge, 20)
-    small = _scaled(image, max_side)
+    small = scaled_down(image, max_side, narrowest=64)
+    if small.ndim == 2 or small.shape[2] == 1:
+        small = np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2RGB), np.uint8)
     boxes, places = _ranked(_hierarchies(small, STRATEGIES[mode], threads), seed)
     # Multiplied before divided: the far side of the image is met exactly.
     own = boxes * [width, height, width, height] / np.tile(small.shape[1::-1], 2)
@@ -101,18 +104,6 @@ def selective_search(
     large = np.flatnonzero((sides >= np.minimum(min_side, [width, height])).all(axis=1))
     large = large[:max_boxes]
     return Proposals(own[large].astype(np.float32), (1 / (1 + places[large])).astype(np.float32))
-
-
-def _scaled(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
-    """Return the image, (h, w, 3), scaled down to `max_side` unless it became too narrow."""
-    height, width = image.shape[:2]
-    scale = max(max_side / max(height, width), 64 / min(height, width))
-    if scale < 1:
-        size = (round(width * scale), round(height * scale))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    if image.ndim == 2 or image.shape[2] == 1:
-        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
-    return image
 
 
 def _hierarchies(
