@@ -196,6 +196,17 @@ def test_arrays_are_valid_json_with_nothing_in_them(format):
     assert json.loads(stream.getvalue()) == []
 
 
+def test_a_line_is_whole_before_the_next_image_is_there():
+    for format in ("jsonl", "csv"):
+        stream = io.StringIO()
+        writer = open_writer(format, stream, class_names=NAMES)
+        for one in SOME:
+            writer.write(one)
+            assert stream.getvalue().endswith("\n")
+        writer.close()
+        assert "\n\n" not in stream.getvalue()
+
+
 def test_jsonl_of_no_images_is_empty():
     stream = io.StringIO()
     write("jsonl", stream, [])
@@ -277,6 +288,17 @@ def test_two_images_that_a_format_would_mix_up_are_refused(format, tmp_path):
     ):
         writer.write(image("a/1.jpg"))
         writer.write(image("b/1.jpg"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo", "csv"])
+def test_one_image_twice_is_refused_where_its_boxes_would_count_twice(format, tmp_path):
+    with (
+        pytest.raises(DetkitError, match=r"a/1\.jpg comes twice"),
+        open_writer(format, tmp_path / "out", class_names=NAMES) as writer,
+    ):
+        writer.write(image("a/1.jpg"))
+        writer.write(image("a/1.jpg"))
     assert list(tmp_path.iterdir()) == []
 
 

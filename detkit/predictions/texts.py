@@ -47,21 +47,33 @@ def json_text(predictions: ImagePredictions) -> str:
     return json.dumps(to_json(predictions), allow_nan=False)
 
 
-def csv_text(predictions: ImagePredictions) -> str:
-    """Return an image's rows; one with empty cells when nothing was found."""
-    if predictions.error is not None:
-        return ""
-    require_plain(predictions.image, "image")
-    rows: list[list[Any]] = [
-        [predictions.image, label, score, *box]
-        for label, score, box in zip(
-            predictions.labels, exact(predictions.scores), exact(predictions.boxes), strict=True
-        )
-    ]
-    text = io.StringIO()
-    empty_row = [predictions.image] + [""] * (len(CSV_COLUMNS) - 1)
-    csv.writer(text, lineterminator="\n").writerows(rows or [empty_row])
-    return text.getvalue()
+def json_line(predictions: ImagePredictions) -> str:
+    """Return an image's object as a whole line: whoever reads a pipe waits for its end."""
+    return f"{json_text(predictions)}\n"
+
+
+class CsvText:
+    """Turns an image's detections into rows, and refuses an image that comes again."""
+
+    def __init__(self) -> None:
+        self.names = UniqueNames("name")
+
+    def __call__(self, predictions: ImagePredictions) -> str:
+        """Return an image's rows; one with empty cells when nothing was found."""
+        if predictions.error is not None:
+            return ""
+        require_plain(predictions.image, "image")
+        self.names.add(predictions.image, predictions.image)
+        rows: list[list[Any]] = [
+            [predictions.image, label, score, *box]
+            for label, score, box in zip(
+                predictions.labels, exact(predictions.scores), exact(predictions.boxes), strict=True
+            )
+        ]
+        text = io.StringIO()
+        empty_row = [predictions.image] + [""] * (len(CSV_COLUMNS) - 1)
+        csv.writer(text, lineterminator="\n").writerows(rows or [empty_row])
+        return text.getvalue()
 
 
 class CocoText:
@@ -117,9 +129,15 @@ class UniqueNames:
         self.images: dict[str, str] = {}
 
     def add(self, name: str, image: str) -> None:
-        """Raise DetkitError when another image has had this name."""
-        first = self.images.setdefault(name, image)
-        if first != image:
+        """Raise DetkitError when another image, or this one, has had this name."""
+        first = self.images.get(name)
+        self.images[name] = image
+        if first == image:
+            raise DetkitError(
+                f"{image} comes twice, and its boxes would count twice in this format; give each "
+                "image once, or write -f jsonl, which keeps them apart"
+            )
+        if first is not None:
             raise DetkitError(
                 f"{image} and {first} would both have the {self.what} {name!r} in this format; "
                 "write -f jsonl, which keeps whole paths"

@@ -9,7 +9,7 @@ from typing import Literal, TextIO, get_args
 from detkit.errors import UsageError
 from detkit.predictions.folders import VocWriter, YoloWriter
 from detkit.predictions.image import ImagePredictions
-from detkit.predictions.texts import CSV_COLUMNS, CocoText, csv_text, json_text
+from detkit.predictions.texts import CSV_COLUMNS, CocoText, CsvText, json_line, json_text
 from detkit.predictions.writer import PredictionWriter, not_written, partial
 
 Format = Literal["jsonl", "json", "coco", "voc", "yolo", "csv"]
@@ -42,14 +42,14 @@ def open_writer(
             return VocWriter(target, class_names, force)
         return YoloWriter(target, class_names, force)
     if format == "jsonl":
-        return _StreamWriter(target, json_text, tail="\n", force=force)
+        return _StreamWriter(target, json_line, force=force)
     if format == "json":
         return _StreamWriter(
             target, json_text, head="[\n", between=",\n", tail="\n]\n", force=force
         )
     if format == "csv":
         head = ",".join(CSV_COLUMNS) + "\n"
-        return _StreamWriter(target, csv_text, head=head, between="", force=force)
+        return _StreamWriter(target, CsvText(), head=head, force=force)
     return _StreamWriter(
         target,
         CocoText(class_names, image_keys or {}, category_ids),
@@ -69,7 +69,7 @@ class _StreamWriter(PredictionWriter):
         encode: Callable[[ImagePredictions], str],
         *,
         head: str = "",
-        between: str = "\n",
+        between: str = "",
         tail: str = "",
         force: bool,
     ) -> None:
@@ -100,8 +100,7 @@ class _StreamWriter(PredictionWriter):
         self.is_first = False
 
     def close(self) -> None:
-        # Lines end with a newline; nothing at all is not a line.
-        self._put("" if self.is_first and self.tail == "\n" else self.tail)
+        self._put(self.tail)
         if self.path is None:
             return
         try:
