@@ -67,6 +67,7 @@ class Position:
     progress: float = 0.0  # of the stage
     best: float | None = None  # the best mAP
     validations: int = 0
+    owes_validation: bool = False  # the run was told to stop when one was due
     stale: int = 0  # validations since the best
     validation_seconds: float = 0.0  # of all
     last_validation: float = 0.0  # seconds the last one took

@@ -136,6 +136,8 @@ class Run:
             return
         learner, stream = self._begin(stage)
         stopped = self._agree()
+        if at.owes_validation and not stopped and self.options.validation is not None:
+            yield self._validation_owed(learner, stage)
         while at.progress < 1 and not stopped and not self._out_of_patience():
             started = time.monotonic()
             factor = lr_factor(stage.recipe, at.progress)
@@ -148,7 +150,9 @@ class Run:
             self.clock.speed.add(time.monotonic() - started)
             stopped = self._agree()
             scores, is_best = None, False
-            if is_last and not stopped and self._validation_due(budget):
+            due = is_last and self._validation_due(budget)
+            at.owes_validation = due and stopped
+            if due and not stopped:
                 scores, is_best = self._validate(learner)
             elif self.saver.is_due:
                 self._save(learner)
@@ -162,6 +166,15 @@ class Run:
             self._keep(learner)
             raise Interrupted(self._farewell())
         self._end(learner, is_last)
+
+    def _validation_owed(self, learner: Learner, stage: Stage) -> Step:
+        """Return the step that the run was stopped at, told anew with the validation due there."""
+        self.at.owes_validation = False
+        scores, is_best = self._validate(learner)
+        step = self._step(stage, lr_factor(stage.recipe, self.at.progress), {})
+        step = replace(step, scores=scores, is_best=is_best)
+        self._log.validation(step)
+        return step
 
     def _pass(self, stage: Stage, fit: Fit, *, is_last: bool) -> Iterator[Step]:
         """Yield a step for each batch of the images that a stage fits something from.

@@ -64,12 +64,17 @@ class RunLog:
         if last or now - self._text_written >= TEXT_SECONDS:
             self._folder.log(step_line(step))
             self._text_written = now
-        if step.scores is not None:
-            record = scores_record(step.scores)
-            self._folder.add_metrics(
-                {"step": step.step, "stage": step.stage, "best": step.is_best, "validation": record}
-            )
-            self._folder.log(scores_line(step, step.scores))
+        self.validation(step)
+
+    def validation(self, step: Step) -> None:
+        """Write the result of a validation after the step, if there was one."""
+        if self._folder is None or step.scores is None:
+            return
+        record = scores_record(step.scores)
+        self._folder.add_metrics(
+            {"step": step.step, "stage": step.stage, "best": step.is_best, "validation": record}
+        )
+        self._folder.log(scores_line(step, step.scores))
 
 
 def group_record(steps: list[Step]) -> dict[str, Any]:

@@ -28,7 +28,9 @@ from toy import RECIPE, make_toy, scores_of, write_images
 from detkit.checkpoint import load_resume, model_info
 from detkit.config import Recipe
 from detkit.data.records import ImageRecord
+from detkit.detector import Detector
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
+from detkit.structures import Scores
 
 
 @pytest.fixture
@@ -120,6 +122,37 @@ def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
     assert steps_begun == []
     assert made[-1].step == RECIPE.max_steps
     assert made[-1].scores is not None
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, ema_decay=0.0)], ids=["ema", "plain"])
+def test_a_stop_at_the_step_of_a_validation_only_puts_the_validation_off(
+    tmp_path: Path, records: list[ImageRecord], recipe: Recipe
+) -> None:
+    def judge(toy: Detector) -> Scores:
+        return scores_of(float(next(toy.parameters()).detach().abs().mean()) % 1)
+
+    options: dict[str, Any] = {"recipe": recipe, "num_validations": 2, "validation": judge}
+    list(run(records, tmp_path / "whole", **options))
+    toy = make_toy()
+    forwards = iter(range(1, 9))
+
+    def stop_in_step_4(*_: object) -> None:
+        if next(forwards) == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    toy.head.register_forward_hook(stop_in_step_4)
+    with pytest.raises(Interrupted, match="stopped at step 4"):
+        list(run(records, tmp_path / "parts", toy=toy, **options))
+    steps = list(run(records, tmp_path / "parts", toy=make_toy(9), resume=True, **options))
+    assert [step.step for step in steps] == [4, 5, 6, 7, 8]
+    assert [step.step for step in steps if step.scores is not None] == [4, 8]
+    whole, parts = (
+        [line for line in metrics(tmp_path / name) if "validation" in line]
+        for name in ("whole", "parts")
+    )
+    assert [line["step"] for line in whole] == [4, 8]
+    assert parts == whole
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_consumer_may_leave_at_any_step(tmp_path: Path, records: list[ImageRecord]) -> None:
