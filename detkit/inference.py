@@ -116,8 +116,10 @@ def detect_images(
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
     config = detector.config
     if nms_thresh is not None:
+        _require_within(f"--nms {nms_thresh:g}", nms_thresh, (0.0, 1.0))
         config = dataclasses.replace(config, nms_thresh=nms_thresh)
     if score_thresh is not None:
+        _require_within(f"--score {score_thresh:g}", score_thresh, config.score_range())
         config = dataclasses.replace(config, score_thresh=score_thresh)
     config.validate()
     limits = _limits(config, thresholds or {}, detector.class_names)
@@ -134,6 +136,12 @@ def detect_images(
     return _detect(detector, detect, images, size, config, limits, reading, timing)
 
 
+def _require_within(option: str, value: float, bounds: tuple[float, float]) -> None:
+    """Raise UsageError, which quotes the option as given, for a value outside the bounds."""
+    if not bounds[0] <= value <= bounds[1]:
+        raise UsageError(f"{option}: must lie between {bounds[0]:g} and {bounds[1]:g}")
+
+
 def _limits(
     config: DetectorConfig, thresholds: Mapping[str, float], class_names: Sequence[str]
 ) -> list[float]:
@@ -144,7 +152,7 @@ def _limits(
             near = difflib.get_close_matches(name, class_names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(class_names)}"
             raise UsageError(f"--threshold {name}={value:g}: the model has no such class; {hint}")
-        dataclasses.replace(config, score_thresh=value).validate()
+        _require_within(f"--threshold {name}={value:g}", value, config.score_range())
         limits[class_names.index(name)] = value
     return limits
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import functools
 import glob
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from detkit.errors import DetkitError, UsageError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 LIST_SUFFIX = ".txt"
+QUIET = "-8"  # FFmpeg's AV_LOG_QUIET: what cannot be read is told in our own words
+WHOLE = 0.9  # ours: of some kinds of video, the number of frames is an estimate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +165,11 @@ def _list_of(source: str) -> Path | None:
 def _listed(file: Path) -> Iterator[str]:
     """Yield the paths of a list file."""
     try:
-        with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for name in _stripped(lines):
+        with file.open("rb") as content:  # Windows' PowerShell writes UTF-16
+            is_utf16 = content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
+        with file.open(encoding=encoding, errors=errors) as lines:
+            for name in _stripped(lines, str(file)):
                 beside = file.parent / name
                 yield name if Path(name).exists() or not beside.exists() else str(beside)
     except OSError as error:
@@ -173,9 +181,9 @@ def _lines(stream: TextIO) -> Iterator[str]:
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError, AttributeError):  # a stream in memory
-        yield from _stripped(stream)
+        yield from _stripped(stream, "-")
         return
-    yield from _stripped(_raw_lines(descriptor))
+    yield from _stripped(_raw_lines(descriptor), "-")
 
 
 def _raw_lines(descriptor: int) -> Iterator[str]:
@@ -196,16 +204,25 @@ def _raw_lines(descriptor: int) -> Iterator[str]:
         yield os.fsdecode(rest.removeprefix(codecs.BOM_UTF8) if is_first else rest)
 
 
-def _stripped(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the lines that name something, without line ends and outer spaces."""
+def _stripped(lines: Iterable[str], origin: str) -> Iterator[str]:
+    """Yield the lines that name something, without line ends and outer spaces.
+
+    Raises DetkitError for a line that can be no path.
+    """
     for line in lines:
         name = line.strip()
+        if "\0" in name:
+            raise DetkitError(
+                f"{origin}: expected paths, one a line, but found a NUL character; give an image's "
+                "name, not its bytes, and `find` without -print0"
+            )
         if name and not name.startswith("#"):
             yield name
 
 
 def _frames(name: str, every: int) -> Iterator[ImageSource]:
     """Yield every `every`-th frame of a video, from the first; one unreadable image if none."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", QUIET)
     import cv2
 
     if not Path(name).is_file():
@@ -226,5 +243,13 @@ def _frames(name: str, every: int) -> Iterator[ImageSource]:
             number += 1
         if number == 0:
             yield ImageSource.unreadable(name, "not a video that can be read here")
+        stated = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        if 0 < number < WHOLE * stated:
+            logger.warning(
+                "%s: ends after %d of the %d frames that its header states; cut off?",
+                name,
+                number,
+                stated,
+            )
     finally:
         video.release()

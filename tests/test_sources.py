@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +77,21 @@ def test_lists_hold_paths_from_here_or_from_the_list(folder: Path) -> None:
     assert names("pics/list.txt") == expected
     assert names("@pics/list.txt") == expected
     assert names("@pics/list.lst") == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_that_powershell_wrote_is_read(folder: Path, encoding: str) -> None:
+    text = "\ufeffb.png\r\nz.jpg\r\n\u00e4 \u00f6.jpg\r\n"
+    (folder / "pics" / "list.txt").write_bytes(text.encode(encoding))
+    assert names("pics/list.txt") == ["b.png", "pics/z.jpg", "pics/\u00e4 \u00f6.jpg"]
+
+
+def test_what_holds_no_paths_is_told_apart_from_a_defect(folder: Path) -> None:
+    with pytest.raises(DetkitError, match=r"^-: expected paths, one a line.*-print0"):
+        names("-", stdin="b.png\0a.PNG\0")
+    (folder / "list.txt").write_bytes((folder / "b.png").read_bytes())
+    with pytest.raises(DetkitError, match=r"^list\.txt: expected paths"):
+        names("list.txt")
 
 
 @pytest.mark.usefixtures("folder")
@@ -175,6 +193,27 @@ def test_a_file_that_is_no_video_is_one_unreadable_image(folder: Path) -> None:
     (image,) = find_images(["bad.mp4"])
     with pytest.raises(DetkitError, match="bad.mp4: not a video"):
         image.read()
+
+
+def test_a_video_that_is_cut_off_is_named_and_the_decoder_says_nothing_of_its_own(
+    folder: Path,
+) -> None:
+    write_video(folder / "clip.avi", 20)
+    whole = (folder / "clip.avi").read_bytes()
+    (folder / "cut.avi").write_bytes(whole[: len(whole) * 7 // 10])
+    code = """
+        from detkit.sources import find_images
+        print(len(list(find_images(["clip.avi"]))), len(list(find_images(["cut.avi"]))))
+    """
+    # A process of its own: the decoder asks once how much it may say.
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    all_frames, frames = map(int, done.stdout.split())
+    assert all_frames == 20 and 0 < frames < 18
+    assert done.stderr == (
+        f"cut.avi: ends after {frames} of the 20 frames that its header states; cut off?\n"
+    )
 
 
 def test_an_endless_list_of_paths_is_never_read_to_its_end(folder: Path) -> None:
