@@ -15,6 +15,7 @@ import json
 import pickle
 import random
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ from detkit.files import write_bytes
 
 FORMAT = 1  # raised when an older detkit can no longer read the file
 RESUME_FORMAT = 1
+# What reading a resume file raises, depending on where it is damaged.
+BROKEN = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(pickle.UnpicklingError, RuntimeError, ValueError, LookupError),
+)
 ENTRY = "detkit"  # the name of our entry in the header's metadata
 
 
@@ -203,8 +209,12 @@ def load_resume(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file, so there is nothing to resume")
     try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch reads over a checksum that does not fit
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         reason = str(error).partition("\n")[0]
         raise DetkitError(
             f"{path}: cannot be resumed from ({reason}); start anew with --force, or from the "

@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from runs import assert_same
 from toy import CLASSES, Toy, make_toy
 
 from detkit import __version__, detectors
@@ -245,6 +247,23 @@ def test_a_broken_resume_file_is_one_line(tmp_path: Path, content: bytes) -> Non
     with pytest.raises(DetkitError, match="resume.ckpt: cannot be resumed from") as caught:
         load_resume(tmp_path / "resume.ckpt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_byte_of_a_resume_file_never_becomes_another_state(tmp_path: Path) -> None:
+    path = tmp_path / "resume.ckpt"
+    save_resume(path, {"model": make_toy().state_dict(), "position": {"step": 3}})
+    whole, state = path.read_bytes(), load_resume(path)
+    with zipfile.ZipFile(path) as file:
+        places = range(0, file.start_dir, 13)  # of what it holds; then comes the list of that
+    refused = 0
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            assert_same(load_resume(path), state)  # of the gaps between the tensors
+        except DetkitError as error:
+            assert "cannot be resumed from" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > len(places) / 2
 
 
 def test_a_resume_file_of_another_format_is_refused(tmp_path: Path) -> None:
