@@ -110,7 +110,7 @@ class Learner:
         """Go on from what `state` returned."""
         self._optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        if self.average is not None:
+        if self.average is not None and state["average"]:  # else it begins with these weights
             self.average.load(state["average"], state["average_updates"])
 
 

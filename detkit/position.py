@@ -13,6 +13,8 @@ from detkit.proposals.source import ProposalSource
 from detkit.schedule import StageBudget, stage_budgets
 from detkit.structures import Scores
 
+MAX_SEED = 2**32 - 1  # numpy's
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -24,16 +26,19 @@ class RunOptions:
     max_steps: int | None = None
     max_epochs: float | None = None
     max_minutes: float | None = None
+    seed: int = 0
     num_workers: int | None = None
     proposals: ProposalSource | None = None
     data_hash: str | None = None
     settings: Mapping[str, Any] | None = None
 
     def validate(self) -> None:
-        """Raise UsageError for a budget that is not above 0 and finite."""
+        """Raise UsageError for a budget or a seed that no run can have."""
         for value in (self.max_steps, self.max_epochs, self.max_minutes):
             if value is not None and not 0 < value < math.inf:
                 raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"--seed {self.seed}: must be from 0 to {MAX_SEED}")
 
     def budgets(
         self, stages: Sequence[Stage], num_images: int, batch_size: int

@@ -29,7 +29,7 @@ from detkit.loading import (
     open_loader,
 )
 from detkit.passes import batches_once
-from detkit.position import Position, RunOptions
+from detkit.position import MAX_SEED, Position, RunOptions
 from detkit.proposals.coverage import coverage
 from detkit.proposals.source import source_for
 from detkit.run_folder import RunFolder
@@ -74,6 +74,8 @@ class Run:
             "backend": detector.name,
             "class_names": list(detector.class_names),
             "batch_size": recipe.batch_size,
+            "optimizer": recipe.optimizer,
+            "seed": options.seed,
             "num_images": len(records),
             # Through JSON, since the resume file knows no tuples.
             **json.loads(json.dumps(to_json(detector.config))),
@@ -85,15 +87,20 @@ class Run:
         self._log = RunLog(folder)
         self._stop = StopSignal()
 
-    def start(self, seed: int, precision: str) -> None:
+    def start(self, precision: str) -> None:
         """Begin a new run."""
-        self.saver.identity |= {"seed": seed, "precision": precision}
+        self.saver.identity["precision"] = precision
         self.notes += self.detector.remarks(self.images.labelled())
-        self.fabric.seed_everything(seed + self.fabric.global_rank, verbose=False)
+        self._seed(self.options.seed)
 
-    def go_on(self, saved: Mapping[str, Any], seed: int) -> None:
-        """Continue where the resume file was written; UsageError if it is of another run."""
-        self.saver.go_on(saved, seed)
+    def go_on(self, saved: Mapping[str, Any], precision: str) -> None:
+        """Continue where the resume file was written; UsageError if it is of another run.
+
+        `precision` is the one asked for; `auto` is that of the run.
+        """
+        if precision != "auto":
+            self.saver.identity["precision"] = precision
+        self.saver.go_on(saved)
         # The budget may be another one now, so progress is measured anew.
         self.at = replace(Position(**saved["position"]), progress=0.0)
         self.clock.began -= self.at.seconds
@@ -216,7 +223,7 @@ class Run:
 
         Raises Interrupted when the run is told to stop.
         """
-        at, images, seed = self.at, self.images, self.saver.identity["seed"]
+        at, images, seed = self.at, self.images, self.options.seed
         size, done, began = stage.recipe.batch_size, 0, time.monotonic()
         stream = batches_once(images, self.detector, size, seed, self.fabric.device)
         while done < len(images):
@@ -270,7 +277,7 @@ class Run:
             make_augmentation(self.detector, stage.recipe),
             stage.recipe.mosaic,
             self.detector.network_size(),
-            self.saver.identity["seed"],
+            self.options.seed,
         )
         stream = BatchStream(
             draw,
@@ -430,8 +437,12 @@ class Run:
         if self.fabric.global_rank == 0:
             set_random_state(state)
         else:
-            seed = self.saver.identity["seed"] + self.fabric.global_rank + self.at.step
-            self.fabric.seed_everything(seed, verbose=False)
+            self._seed(self.options.seed + self.at.step)
+
+    def _seed(self, seed: int) -> None:
+        """Begin the generators anew, those of each process apart."""
+        own = (seed + self.fabric.global_rank) % (MAX_SEED + 1)
+        self.fabric.seed_everything(own, verbose=False)
 
     def _farewell(self) -> str:
         """Return the line for a run that was told to stop."""

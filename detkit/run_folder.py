@@ -127,14 +127,11 @@ class RunFolder:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:  # the line a kill cut short
-                continue
-            if values.get("step", 0) <= step:
-                kept.append(line + "\n")
-        write_bytes(path, "".join(kept).encode())
+        for line in path.read_bytes().splitlines():
+            of_step = _json_object(line).get("step")  # None of a line that a kill cut short
+            if isinstance(of_step, int) and of_step <= step:
+                kept.append(line + b"\n")
+        write_bytes(path, b"".join(kept))
 
     def _require_free(self, resume: bool, force: bool) -> None:
         """Raise UsageError unless the folder may be used."""

@@ -53,9 +53,9 @@ class Saver:
         if self.folder is not None:
             self.folder.begin(self.options.settings)
 
-    def go_on(self, saved: Mapping[str, Any], seed: int) -> None:
+    def go_on(self, saved: Mapping[str, Any]) -> None:
         """Take the identity of the run that was saved; UsageError if it is another one's."""
-        for name, value in (self.identity | {"seed": seed}).items():
+        for name, value in self.identity.items():
             before = saved["run"].get(name)
             if before != value:
                 raise UsageError(

@@ -82,6 +82,7 @@ def train(
         max_steps=max_steps,
         max_epochs=max_epochs,
         max_minutes=max_minutes,
+        seed=seed,
         num_workers=num_workers,
         proposals=proposals,
         data_hash=data_hash,
@@ -91,7 +92,7 @@ def train(
     if not records:
         raise DetkitError("no images to train on: the training split is empty")
     keep_freed_memory()
-    where = find_device(device)
+    where, asked = find_device(device), precision
     if not resume:
         saved = None
         precision, reason = choose_precision(precision, where, measure=devices * num_nodes == 1)
@@ -110,9 +111,9 @@ def train(
         if folder is not None and folder.was_killed:
             run.notes.append("the run before was killed; its lock was left behind and is ours now")
         if saved is None:
-            run.start(seed, precision)
+            run.start(precision)
         else:
-            run.go_on(saved, seed)
+            run.go_on(saved, asked)
         for step in run.steps():
             if folder is not None:
                 yield step

@@ -177,8 +177,8 @@ def test_metrics_of_steps_that_are_made_again_are_dropped(
     tmp_path: Path, records: list[ImageRecord]
 ) -> None:
     stop_after(run(records, tmp_path / "run"), 2)
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "loss": 1}\n{"step": 4, "lo')
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 3, "loss": 1}\n7\n[]\n{"step": "2"}\n\xff\xfe\n{"step": 4, "lo')
     list(run(records, tmp_path / "run", resume=True))
     steps = [line["step"] for line in metrics(tmp_path / "run")]
     assert steps == sorted(set(steps))
@@ -190,6 +190,8 @@ def test_metrics_of_steps_that_are_made_again_are_dropped(
     [
         ({"recipe": replace(RECIPE, batch_size=2)}, "batch_size 4, not 2"),
         ({"few": True}, "num_images 10, not 5"),
+        ({"recipe": replace(RECIPE, optimizer="adamw")}, "optimizer sgd, not adamw"),
+        ({"precision": "bf16-mixed"}, "precision 32-true, not bf16-mixed"),
     ],
 )
 def test_going_on_with_another_run_is_refused(
@@ -199,6 +201,20 @@ def test_going_on_with_another_run_is_refused(
     images = records[:5] if change.pop("few", False) else records
     with pytest.raises(UsageError, match=f"started with {named}"):
         list(run(images, tmp_path / "run", resume=True, **change))
+
+
+def test_an_average_of_the_weights_may_begin_and_end_when_a_run_goes_on(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    for count, decay in ((2, 0.0), (4, 0.9), (6, 0.0)):
+        recipe = replace(RECIPE, ema_decay=decay)
+        options = {"recipe": recipe, "max_steps": count, "resume": count > 2}
+        toy = make_toy()
+        list(run(records, tmp_path / "run", toy=toy, **options))
+        state = load_resume(tmp_path / "run" / "resume.ckpt")
+        averages = not torch.equal(toy.head.weight, state["model"]["head.weight"])
+        assert averages == bool(decay)
+    assert state["position"]["step"] == 6
 
 
 def test_there_must_be_something_to_go_on_with(tmp_path: Path, records: list[ImageRecord]) -> None:

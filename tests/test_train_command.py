@@ -42,6 +42,8 @@ def earlier(tmp_path: Path) -> Path:
     [
         ("--max-minutes", "0"),
         ("--epochs", "nan"),
+        ("--seed", "-1"),
+        ("--seed", "4294967296"),
         ("--set", "nms_thresh=2"),
         ("--set", "no_such=1"),
         ("--lr", "0"),

@@ -229,10 +229,13 @@ def _judge(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
     from detkit.precision import choose_precision, find_device
     from detkit.run_folder import RunFolder
 
-    budget = RunOptions(
-        max_steps=plan.max_steps, max_epochs=plan.epochs, max_minutes=plan.max_minutes
+    options = RunOptions(
+        max_steps=plan.max_steps,
+        max_epochs=plan.epochs,
+        max_minutes=plan.max_minutes,
+        seed=plan.seed,
     )
-    budget.validate()
+    options.validate()
     choose_precision(plan.precision, find_device(plan.device), measure=False)
     for folder in (plan.data, plan.val):
         if folder is not None and Path(folder).is_dir():
