@@ -150,6 +150,20 @@ def test_detections_do_not_go_where_an_image_is(folder: Path, model: Path) -> No
     assert image.read_bytes() == before
 
 
+@pytest.mark.parametrize("onto", ["model", "list", "list by @"])
+def test_detections_do_not_replace_what_they_are_made_from_even_with_force(
+    folder: Path, tmp_path: Path, model: Path, onto: str
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{folder / IMAGES / 'one.jpg'}\n")
+    out = model if onto == "model" else listed
+    before = out.read_bytes()
+    source = f"@{listed}" if onto == "list by @" else listed
+    done = detkit("detect", model, source, "-f", "csv", "-o", out, "--force")
+    assert done.returncode == 2 and "is read from there" in done.stderr
+    assert out.read_bytes() == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no such names there")
 def test_detect_writes_names_out_that_would_steer_the_terminal(
     folder: Path, tmp_path: Path, model: Path

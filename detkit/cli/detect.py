@@ -118,8 +118,7 @@ def detect(
 
     console = Console(quiet)
     form = form_of(form, out)
-    if out is not None and out.suffix.lower() in WRITTEN_SUFFIXES:
-        raise UsageError(f"-o {out}: named like an image; --draw DIR is for those")
+    _check_out(out, model, sources)
     _check_drawn(draw, sources, force)
     load_plugins(plugin)
     images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
@@ -260,6 +259,17 @@ class Drawings:
             name = f"{self.count + 1}_{parts[-1]}{ending}"
         self._taken.add(name)
         return name
+
+
+def _check_out(out: Path | None, model: str, sources: Sequence[str]) -> None:
+    """Raise UsageError when detections would replace what they are made from."""
+    if out is None:
+        return
+    if out.suffix.lower() in WRITTEN_SUFFIXES:
+        raise UsageError(f"-o {out}: named like an image; --draw DIR is for those")
+    places = [model, *sources, *(source.removeprefix("@") for source in sources)]
+    if out.is_file() and any(Path(place).is_file() and out.samefile(place) for place in places):
+        raise UsageError(f"-o {out}: is read from there; name another")
 
 
 def _check_drawn(folder: Path | None, sources: Sequence[str], force: bool) -> None:
