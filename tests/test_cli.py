@@ -157,6 +157,32 @@ def test_wrong_usage_exits_2_and_says_what_was_meant(
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["chekc", "."], "No such command 'chekc'. Did you mean 'check'?"),
+        (["check"], "Missing argument 'DATA'; `detkit check -h` explains"),
+        (["check", ".", "--jsn"], "No such option: --jsn (Possible options: --json); "),
+        (["detect", "m", "i.jpg", "--every", "x"], "Invalid value for '--every'"),
+        (["check", ".", "--json=1"], "Option '--json' does not take a value"),
+    ],
+)
+def test_words_that_are_not_understood_are_one_line_like_every_error(
+    words: list[str], line: str
+) -> None:
+    done = detkit(*words)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"detkit: error: {line}")
+
+
+def test_no_words_at_all_are_answered_by_the_help_text() -> None:
+    done = detkit()
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr == detkit("--help").stdout
+
+
 def test_an_error_is_one_line_and_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:
     missing = tmp_path / "nothing.safetensors"
     image = tmp_path / "a.jpg"

@@ -192,9 +192,13 @@ def _run(words: Sequence[str]) -> int | str | None:
     code: int | str | None = ExitCode.DONE
     try:
         try:
-            app(args=words, prog_name="detkit")
+            code = app(args=words, prog_name="detkit", standalone_mode=False)
         except SystemExit as end:
             code = end.code
+        except OSError:
+            raise
+        except Exception as error:  # commands are guarded: it is the parser's
+            code = _tell_wrong_words(error)
         sys.stdout.flush()
     except BrokenPipeError:
         send_nowhere(sys.stdout)
@@ -202,3 +206,21 @@ def _run(words: Sequence[str]) -> int | str | None:
         message, code = _explain(error)
         Console().error(message)
     return code
+
+
+def _tell_wrong_words(error: Exception) -> ExitCode:
+    """Write the parser's error as one line, as all others are, and return its exit code.
+
+    The exceptions are click's or, in later versions of typer, those of typer's copy of it.
+    """
+    if not hasattr(error, "format_message"):
+        raise error
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if message.startswith("Usage:"):  # nothing was asked for, and the answer is the help text
+        sys.stderr.write(f"{message}\n")
+    elif context is None or message.endswith("?"):  # it has asked "Did you mean ..."
+        Console().error(message)
+    else:
+        Console().error(f"{message.removesuffix('.')}; `{context.command_path} -h` explains")
+    return ExitCode.USAGE
