@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from detkit.proposals.coverage import coverage
 from detkit.proposals.source import source_for
 from detkit.run_folder import RunFolder
 from detkit.run_log import RunLog, losses_text, memory_mib
-from detkit.samples import write_samples
+from detkit.samples import clear_samples, write_samples
 from detkit.saving import Saver
 from detkit.schedule import StageBudget, lr_factor
 from detkit.stopping import StopSignal
@@ -296,26 +297,45 @@ class Run:
 
     def _learn(self, learner: Learner, batch: Batch, factor: float) -> dict[str, float]:
         """Return the losses of a step, after making it and counting it."""
-        at, config = self.at, self.detector.config
+        at = self.at
         losses = learner.gradients(batch)
         if not all(math.isfinite(loss) for loss in losses.values()):
+            shown = self._show_failed_first(batch) if at.step == 0 else ""
             raise DetkitError(
                 f"step {at.step + 1}: the loss is not finite ({losses_text(losses)}); images: "
-                f"{', '.join(batch.image_ids)}; check their boxes (detkit check), lower --lr or "
-                f"--set clip_norm=10 (saved before: {self.saver.path('resume.ckpt')})"
+                f"{', '.join(batch.image_ids)}; {shown}check their boxes (detkit check), lower "
+                f"--lr or --set clip_norm=10 (saved before: {self.saver.path('resume.ckpt')})"
             )
         learner.update(factor)
         self._count_step()
         at.images += len(batch) * self.fabric.world_size
         if at.step == 1 and self.folder is not None:
-            write_samples(
-                self.folder.path / "samples",
-                batch,
-                mean=config.mean,
-                std=config.std,
-                class_names=self.detector.class_names,
-            )
+            self._write_samples(self.folder, batch)
         return losses
+
+    def _show_failed_first(self, batch: Batch) -> str:
+        """Write the images of a first step that failed; return the words that say where they are.
+
+        An earlier run's folder stays as it was: then nothing is written, and "" returned.
+        """
+        if self.folder is None or self.folder.holds_run:
+            return ""
+        with suppress(DetkitError, OSError):  # what is to be told is why the step failed
+            clear_samples(self.folder.samples)
+            self._write_samples(self.folder, batch)
+            return f"look at {self.folder.samples}, "
+        return ""
+
+    def _write_samples(self, folder: RunFolder, batch: Batch) -> None:
+        """Write the first images of a batch, as the network sees them."""
+        config = self.detector.config
+        write_samples(
+            folder.samples,
+            batch,
+            mean=config.mean,
+            std=config.std,
+            class_names=self.detector.class_names,
+        )
 
     def _count_step(self) -> None:
         """Count a step that was made; with the first one the folder becomes this run's."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.files import FileLock, append_text, write_bytes
-from detkit.samples import clear_samples
+from detkit.samples import clear_samples, holds_samples_alone
 
 FILES = (
     "config.json",
@@ -42,7 +42,7 @@ class RunFolder:
 
         Raises UsageError when another run is writing there, when there is something in the
         folder (unless `resume`, or `force` and it is an earlier run's), or nothing to resume.
-        `was_killed` tells of a run that left its lock behind.
+        `was_killed` tells of a run that left its lock behind, `holds_run` of one's files.
         """
         self.path = path
         self._created = [one for one in (path, *path.parents) if not one.exists()]
@@ -79,6 +79,11 @@ class RunFolder:
         """Return the place of what a run needs to go on."""
         return self.path / "resume.ckpt"
 
+    @property
+    def samples(self) -> Path:
+        """Return the folder of the first step's images."""
+        return self.path / "samples"
+
     def begin(self, config: Mapping[str, Any] | None) -> None:
         """Make the folder this run's: clear away an earlier one, write `config.json`; once.
 
@@ -93,7 +98,7 @@ class RunFolder:
         if not self._resumes:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
-            clear_samples(self.path / "samples")
+            clear_samples(self.samples)
         if config is not None:
             text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
             write_bytes(self.path / "config.json", text.encode())
@@ -137,6 +142,9 @@ class RunFolder:
         """Raise UsageError unless the folder may be used."""
         names = (file.name for file in self.path.iterdir())
         held = [name for name in names if name not in NOT_HELD and not PARTIAL.fullmatch(name)]
+        if held == [self.samples.name] and holds_samples_alone(self.samples):
+            held = []  # of a run whose first step failed
+        self.holds_run = bool(held)
         if resume:
             if not self.resume.exists():
                 raise UsageError(f"{self.path}: nothing to resume, there is no resume.ckpt")

@@ -56,6 +56,11 @@ def clear_samples(folder: Path) -> None:
         folder.rmdir()
 
 
+def holds_samples_alone(folder: Path) -> bool:
+    """Return whether there is nothing in the folder but what `write_samples` wrote."""
+    return folder.is_dir() and all(OURS.fullmatch(path.name) for path in folder.iterdir())
+
+
 def shown_pixels(
     batch: Batch, index: int, mean: Sequence[float], std: Sequence[float]
 ) -> NDArray[np.uint8]:

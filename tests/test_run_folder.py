@@ -157,10 +157,10 @@ def stop_signal(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch)
     patch.setattr(Toy, "parameter_groups", parameter_groups)
 
 
-FAILURES = [broken_image, loss_that_is_not_finite, interrupt, stop_signal]
+FAILURES = [broken_image, interrupt, stop_signal]
 
 
-@pytest.mark.parametrize("fail", FAILURES)
+@pytest.mark.parametrize("fail", [*FAILURES, loss_that_is_not_finite])
 def test_a_run_that_fails_before_its_first_step_leaves_an_earlier_one_as_it_was(
     tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch, fail: Any
 ) -> None:
@@ -185,3 +185,28 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder_that_it_made(
             list(run(records, folder, toy=toy, recipe=recipe, settings={}))
     assert not (tmp_path / "new").exists()
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_at_once_leaves_its_images_to_look_at_and_nothing_in_the_way(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = make_toy()
+    loss_that_is_not_finite(records, toy, monkeypatch)
+    with pytest.raises(DetkitError, match="step 1: the loss is not finite .* look at .*samples"):
+        list(run(records, tmp_path / "run", toy=toy, settings={}))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["samples"]
+    failed = hold(tmp_path / "run" / "samples")
+    assert len(failed) == RECIPE.batch_size
+    list(run(records, tmp_path / "run", seed=3, max_steps=1))
+    again = hold(tmp_path / "run" / "samples")
+    assert len(again) == RECIPE.batch_size and again != failed
+
+
+def test_samples_among_which_the_user_put_something_make_a_folder_a_full_one(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "samples" / "1-photo.jpg").write_bytes(b"ours")
+    (tmp_path / "run" / "samples" / "important.txt").write_text("three years")
+    with pytest.raises(UsageError, match="not empty, and holds no earlier run"):
+        list(run(records, tmp_path / "run"))
