@@ -8,6 +8,7 @@ blind readers can tell apart (Okabe and Ito, 2008), fixed by the position of its
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import zlib
 from collections import Counter
@@ -35,6 +36,8 @@ PALETTE: tuple[Colour, ...] = (
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 MAX_LABELS = 15  # more boxes than this have a legend instead of labels
 MIN_LONG_SIDE = 256  # smaller images are enlarged: no letter would fit
+
+logger = logging.getLogger(__name__)
 
 
 def draw(
@@ -281,7 +284,10 @@ def _font_file(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(maxsize=1024)
 def _font_for(letters: frozenset[str]) -> str:
-    """Return the first font file that has all letters; DejaVu Sans when none does."""
+    """Return the first font file that has all letters; DejaVu Sans, and a warning, when none does.
+
+    Its frames in the place of letters would otherwise tell nobody why they are there.
+    """
     import matplotlib  # ships DejaVu Sans, which has Latin, Greek, Cyrillic, Arabic and more
 
     default = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
@@ -296,7 +302,20 @@ def _font_for(letters: frozenset[str]) -> str:
         for entry in font_manager.fontManager.ttflist
         if not Path(entry.fname).name.startswith("LastResort")
     )
-    return next((path for path in others if wanted <= _letters_of(path)), default)
+    found = next((path for path in others if wanted <= _letters_of(path)), None)
+    if found is None:
+        _warn_of(frozenset(map(chr, wanted - _letters_of(default))))
+    return found or default
+
+
+@functools.cache
+def _warn_of(letters: frozenset[str]) -> None:
+    """Log, once, that these letters are drawn as frames."""
+    logger.warning(
+        "no font on this machine has the letters %s: they are drawn as empty frames; install one "
+        "that has them (Noto Sans has a font for each script)",
+        " ".join(sorted(letters)),
+    )
 
 
 @functools.cache

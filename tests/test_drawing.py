@@ -33,6 +33,14 @@ def test_the_outline_lies_on_the_boxs_outermost_pixels() -> None:
     assert (drawn[220:380, 120:280] == 90).all()
 
 
+def test_letters_that_no_font_here_has_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = "car \U0010fffd"  # private use: in no font
+    for score in (0.25, 0.75):
+        draw(grey(), [nowhere], [[100, 200, 300, 400]], [score], class_names=[nowhere])
+    (message,) = caplog.messages
+    assert message.startswith("no font on this machine has the letters \U0010fffd: ")
+
+
 def test_the_image_given_is_not_drawn_on() -> None:
     image = grey()
     draw(image, ["car"], [[100, 200, 300, 400]], [0.9], class_names=NAMES)
