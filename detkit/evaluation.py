@@ -305,8 +305,8 @@ def _check_labels(predictions: Sequence[ImagePredictions], class_names: Sequence
     image = next(one.image for one in predictions if label in one.labels)
     more = f" ({len(unknown) - 1} more unknown labels)" if unknown[1:] else ""
     raise DetkitError(
-        f"label {label!r} of {counts[label]} detections (first in {image}) is no class of the "
-        f"data set{more}; {_near(label, class_names)}"
+        f"label {label!r} of {counted(counts[label], 'detection')} (first in {image}) is no class "
+        f"of the data set{more}; {_near(label, class_names)}"
     )
 
 
