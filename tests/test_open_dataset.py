@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -37,7 +38,11 @@ def test_a_path_that_is_not_there_is_one_line_naming_it(tmp_path):
         ({"a.jpg": None, "b.JPG": None}, "there are images but no labels"),
         ({"a.jpg": None, "truth.mat": "x"}, "writetable"),
         ({"notes.txt": "hello", "a.jpg": None}, "1 .txt"),
-        ({"cvat.xml": "<annotations/>", "a.jpg": None}, "1 .xml"),
+        ({"cvat.xml": "<annotations/>", "a.jpg": None}, "1 .xml; export the labels as one of"),
+        ({"labels.zip": "x", "a.jpg": None}, "unpack labels.zip first"),
+        ({"a.csv": "ImageID,BBox\na,5\n", "a.jpg": None}, "a.csv has no column class, xmin"),
+        ({"a.csv": "image,xmin,ymin,xmax,ymax\na,1,1,2,2\n"}, "a.csv has no column class"),
+        ({"a.csv": "", "a.jpg": None}, "a.csv has no column filename, class, xmin, ymin, xmax"),
     ],
 )
 def test_a_folder_without_labels_says_what_was_looked_for_and_seen(tmp_path, files, said):
@@ -47,6 +52,69 @@ def test_a_folder_without_labels_says_what_was_looked_for_and_seen(tmp_path, fil
     assert said in message
     assert all(word in message for word in ("Pascal VOC", "COCO", "YOLO", "CSV", "MATLAB"))
     assert "\n" not in message
+
+
+def test_a_folder_whose_images_are_links_to_elsewhere_says_so(tmp_path):
+    root = put(tmp_path / "in", {"labels/a.txt": "0 .5 .5 .5 .5\n", "images/README": ""})
+    put(tmp_path, {"store/a.jpg": None})
+    try:
+        (root / "images" / "a.jpg").symlink_to(tmp_path / "store" / "a.jpg")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    with pytest.raises(DetkitError, match=r"images.a\.jpg: link leads out of the data folder"):
+        open_dataset(root)
+
+
+def test_links_that_lead_to_themselves_are_left_out(tmp_path):
+    labelled(tmp_path, "a")
+    try:
+        (tmp_path / "b.jpg").symlink_to("b.jpg")
+        (tmp_path / "one").symlink_to("two")
+        (tmp_path / "two").symlink_to("one")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    data = open_dataset(tmp_path)
+    assert (ids(data, "all"), data.findings) == (["a.jpg"], ())
+
+
+def test_a_folder_inside_that_cannot_be_read_is_an_error_naming_it(tmp_path, monkeypatch):
+    labelled(tmp_path, "a")
+    labelled(tmp_path, "b", split="locked")
+    scandir = os.scandir
+
+    def refusing(path):  # permissions do not stop root
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    (finding,) = open_dataset(tmp_path).findings
+    assert (finding.severity, finding.code) == ("error", "unreadable-folder")
+    assert finding.file == tmp_path / "locked"
+
+
+def test_an_archive_in_place_of_a_folder_is_to_be_unpacked(tmp_path):
+    put(tmp_path, {"data.zip": "PK"})
+    with pytest.raises(DetkitError, match=r"data\.zip: not a label file .*; unpack it"):
+        open_dataset(tmp_path / "data.zip")
+
+
+def test_lists_names_and_labels_that_windows_wrote_as_utf_16_are_read(tmp_path):
+    put(tmp_path / "yolo", {"images/a.jpg": None, "images/b.jpg": None})
+    texts = {
+        "classes.txt": "Größe\r\ncar\r\n",
+        "labels/a.txt": "1 .5 .5 .5 .5\r\n",
+        "train.txt": "images/a.jpg\r\n",
+        "val.txt": "images/b.jpg\r\n",
+    }
+    put(tmp_path / "yolo", {name: text.encode("utf-16") for name, text in texts.items()})
+    data = open_dataset(tmp_path / "yolo")
+    assert data.class_names == ("Größe", "car")
+    assert boxes(data, "train") == {"images/a.jpg": [("car", (10, 5, 30, 15))]}
+    assert ids(data, "val") == ["images/b.jpg"]
+    table = "filename,class,xmin,ymin,xmax,ymax\r\na.jpg,Größe,1,1,9,9\r\n"
+    put(tmp_path / "csv", {"a.jpg": None, "labels.csv": table.encode("utf-16")})
+    assert boxes(open_dataset(tmp_path / "csv")) == {"a.jpg": [("Größe", (0, 0, 9, 9))]}
 
 
 def test_a_file_that_holds_no_labels_is_one_line_naming_it(tmp_path):

@@ -76,6 +76,18 @@ def test_columns_may_be_in_any_order_and_letter_case_with_others_between(tmp_pat
     assert [one.difficult for one in data.splits["all"][0].objects] == [True, False]
 
 
+def test_a_column_of_image_ids_names_images_without_their_suffix(tmp_path):
+    text = "image_id,class_name,class_id,x_min,y_min,x_max,y_max\na,car,7,1,2,40,20\n"
+    data = open_dataset(table(tmp_path, text))
+    assert boxes(data) == {"images/a.jpg": [("car", (0, 1, 40, 20))]}
+
+
+def test_a_table_of_open_images_is_read_as_far_as_to_say_that_its_boxes_are_shares(tmp_path):
+    text = "ImageID,LabelName,XMin,XMax,YMin,YMax\na,car,.1,.4,.2,.6\nb,car,.1,.5,.1,.5\n"
+    errors = [one for one in check(open_dataset(table(tmp_path, text))) if one.severity == "error"]
+    assert "normalised-boxes" in [one.code for one in errors]
+
+
 def test_splits_come_from_the_files_names_and_the_union_is_not_a_third(tmp_path):
     rows = {"a": "a.jpg,40,20,car,1,1,2,2\n", "b": "b.jpg,40,20,car,1,1,2,2\n"}
     put(tmp_path, {**PICTURES, "data/train_labels.csv": HEADER + rows["a"]})

@@ -10,7 +10,7 @@ from detkit.data.coco import coco_files, read_coco
 from detkit.data.groups import summary
 from detkit.data.names import without_bad_names
 from detkit.data.records import Dataset, Finding
-from detkit.data.tables import read_tables, table_files
+from detkit.data.tables import lacking_columns, read_tables, table_files
 from detkit.data.tree import Tree, images_finding, suffix_of
 from detkit.data.voc import read_voc
 from detkit.data.yolo import read_yolo
@@ -32,6 +32,7 @@ _BY_SUFFIX: dict[str, Callable[[Tree, str], Dataset | None]] = {
     ".data": read_yolo,
     ".csv": read_tables,
 }
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _WORDS = {"voc": "VOC XML", "coco": "COCO JSON", "yolo": "YOLO txt"}
 _LOOKED_FOR = (
     "looked for Pascal VOC XML (also beside images), COCO JSON, YOLO (data.yaml or .txt beside "
@@ -52,10 +53,7 @@ def read_folder(path: Path) -> Dataset:
 
 def _of_folder(path: Path) -> Dataset:
     """Return the data set of a folder; raise DetkitError when it is none."""
-    try:
-        tree = Tree(path)
-    except OSError as error:
-        raise DetkitError(f"{path}: the folder cannot be read: {error.strerror}") from error
+    tree = _tree(path)
     for name, reader in _READERS.items():
         dataset = reader(tree)
         if dataset is not None:
@@ -64,12 +62,35 @@ def _of_folder(path: Path) -> Dataset:
                 findings=(*dataset.findings, *_not_looked_for(tree, dataset)),
                 notes=(*dataset.notes, *_also_seen(tree, name)),
             )
-    hint = ""
+    raise DetkitError(f"{path}: no labelled folder: {_LOOKED_FOR}; saw {tree.seen()}{_hint(tree)}")
+
+
+def _tree(root: Path) -> Tree:
+    """Return the listing of a folder; raise DetkitError when it cannot be read."""
+    try:
+        return Tree(root)
+    except OSError as error:
+        raise DetkitError(f"{root}: the folder cannot be read: {error.strerror}") from error
+
+
+def _hint(tree: Tree) -> str:
+    """Return what may help with a folder that is no data set, with "; " before it, or ""."""
+    if tree.findings:
+        first = tree.findings[0]
+        return f"; {first.file}: {first.message}"
+    labels = tree.with_suffix(".xml", ".json", ".txt", ".csv")
     if tree.with_suffix(".mat"):
-        hint = "; a .mat file is read after writetable(groundTruth, 'labels.csv') in MATLAB"
-    elif tree.images and not tree.with_suffix(".xml", ".json", ".txt", ".csv"):
-        hint = "; there are images but no labels"
-    raise DetkitError(f"{path}: no labelled folder: {_LOOKED_FOR}; saw {tree.seen()}{hint}")
+        return "; a .mat file is read after writetable(groundTruth, 'labels.csv') in MATLAB"
+    if (archives := tree.with_suffix(*_ARCHIVES)) and not labels:
+        return f"; unpack {archives[0]} first"
+    if tree.images and not labels:
+        return "; there are images but no labels"
+    for table in tree.with_suffix(".csv"):
+        if lacking := lacking_columns(tree, table):
+            return f"; {table} has no column {', '.join(lacking)}"
+    if tree.with_suffix(".xml", ".json"):
+        return "; export the labels as one of these from the tool that made them"
+    return ""
 
 
 def _of_file(path: Path) -> Dataset:
@@ -77,11 +98,12 @@ def _of_file(path: Path) -> Dataset:
     reader = _BY_SUFFIX.get(path.suffix.lower())
     if reader is None:
         known = ", ".join(_BY_SUFFIX)
-        raise DetkitError(f"{path}: not a label file ({known}); name a folder of labelled images")
+        do = "unpack it" if path.suffix.lower() in _ARCHIVES else "name a folder of labelled images"
+        raise DetkitError(f"{path}: not a label file ({known}); {do}")
     root = path.parent
     if root.name.lower() in ("annotations", "annotation", "labels", "data"):
         root = root.parent  # images are beside this folder, not in it
-    tree = Tree(root)
+    tree = _tree(root)
     dataset = reader(tree, path.relative_to(root).as_posix())
     if dataset is None:
         raise DetkitError(f"{path}: no labels in it; {_LOOKED_FOR}")

@@ -38,12 +38,18 @@ from detkit.data.tree import (
 MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows
 
 # Column names, lower case, without spaces, "_" and "-".
-_IMAGE = ("filename", "imagefilename", "image", "imagepath", "path", "file", "imagename", "img")
-_CLASS = ("class", "label", "name", "classname", "category")
+_IMAGE = (
+    *("filename", "imagefilename", "image", "imagepath", "path", "file", "imagename", "img"),
+    "imageid",
+)
+_CLASS = ("class", "label", "name", "classname", "category", "labelname")
 _ONE_BASED = ("xmin", "ymin", "xmax", "ymax")
 _ZERO_BASED = ("x1", "y1", "x2", "y2")
 _SIZE = ("width", "height")
 _MATRIX = re.compile(r"\[?[-+.\deE,;\s]*\]?")
+
+
+_Row = tuple[int, list[str]]  # (line, cells)
 
 
 @dataclass(slots=True)
@@ -65,7 +71,7 @@ class _Table:
     file: str
     kind: str  # "csv" or "matlab"
     columns: dict[str, int]  # our name of a column -> its place
-    rows: list[tuple[int, list[str]]]  # (line, cells) without the header
+    rows: list[_Row]  # without the header
     classes: dict[str, list[int]] = field(default_factory=dict)  # MATLAB: class -> its places
     one_based: bool = True
 
@@ -129,28 +135,11 @@ def _open(tree: Tree, file: str, findings: list[Finding], rows: int | None = Non
     `rows` is how many rows are read at most.
     """
     path = tree.path(file)
-    broken: list[Finding] = []
     try:
         if tree.size(file) > MAX_CSV_BYTES:
             findings.append(Finding("error", "too-large", "too large for labels", file=path))
             return None
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-            start = opened.readline()
-            opened.seek(0)
-            delimiter = max(",;\t", key=start.count)
-            lines = csv.reader(opened, delimiter=delimiter)
-            read: list[tuple[int, list[str]]] = []
-            while rows is None or len(read) <= rows:
-                try:
-                    cells = next(lines)
-                except StopIteration:
-                    break
-                except csv.Error as error:
-                    message = f"the row cannot be read ({error}); a quote too many?"
-                    broken.append(Finding("error", "bad-row", message, path, lines.line_num))
-                    continue
-                if any(cell.strip() for cell in cells):
-                    read.append((lines.line_num, [cell.strip() for cell in cells]))
+        read, broken = _rows(tree, file, rows)
     except OSError as error:
         findings.append(Finding("error", "bad-csv", f"cannot be read ({error})", file=path))
         return None
@@ -160,12 +149,44 @@ def _open(tree: Tree, file: str, findings: list[Finding], rows: int | None = Non
     return table
 
 
+def _rows(tree: Tree, file: str, most: int | None) -> tuple[list[_Row], list[Finding]]:
+    """Return the rows of a CSV file that hold something, and what could not be read of it."""
+    read: list[_Row] = []
+    broken: list[Finding] = []
+    with tree.open_text(file) as opened:
+        start = opened.readline()
+        opened.seek(0)
+        lines = csv.reader(opened, delimiter=max(",;\t", key=start.count))
+        while most is None or len(read) <= most:
+            try:
+                cells = next(lines)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                message = f"the row cannot be read ({error}); a quote too many?"
+                where = tree.path(file)
+                broken.append(Finding("error", "bad-row", message, where, lines.line_num))
+                continue
+            if any(cell.strip() for cell in cells):
+                read.append((lines.line_num, [cell.strip() for cell in cells]))
+    return read, broken
+
+
+def lacking_columns(tree: Tree, file: str) -> list[str]:
+    """Return the columns of a table of labels that a CSV file does not have."""
+    rows, _ = _rows(tree, file, 0)
+    header = {_plain(cell) for cell in rows[0][1]} if rows else set()
+    lacking = [names[0] for names in (_IMAGE, _CLASS) if header.isdisjoint(names)]
+    has_corners = header >= set(_ONE_BASED) or header >= set(_ZERO_BASED)
+    return lacking + ([] if has_corners else list(_ONE_BASED))
+
+
 def _plain(name: str) -> str:
     """Return a column's name in the form in which the known ones are listed."""
     return re.sub(r"[\s_\-]", "", name).lower()
 
 
-def _understood(file: str, rows: list[tuple[int, list[str]]]) -> _Table | None:
+def _understood(file: str, rows: list[_Row]) -> _Table | None:
     """Return the table that a file's rows are, or None."""
     header = [_plain(cell) for cell in rows[0][1]]
     columns: dict[str, int] = {}
@@ -189,7 +210,7 @@ def _understood(file: str, rows: list[tuple[int, list[str]]]) -> _Table | None:
     return None
 
 
-def _matlab(file: str, image: int, rows: list[tuple[int, list[str]]]) -> _Table | None:
+def _matlab(file: str, image: int, rows: list[_Row]) -> _Table | None:
     """Return MATLAB's table: a column a class with "[x y w h; ...]", or four columns a class.
 
     `writetable` splits a column of single boxes into `car_1, car_2, car_3, car_4`.

@@ -9,12 +9,15 @@ is a finding and not in the listing, so that nobody behind this file meets one.
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 from detkit.data.images import IMAGE_SUFFIXES
 from detkit.data.records import Finding
@@ -142,7 +145,9 @@ class Tree:
                     self._refuse_name(path, is_folder=entry.is_dir())
                     continue
                 if entry.is_symlink():
-                    target = Path(entry.path).resolve()
+                    target = _target(entry.path)
+                    if target is None:
+                        continue  # it leads to itself
                     if not target.is_relative_to(self._real_root):
                         linked.append(path)
                         continue
@@ -152,8 +157,7 @@ class Tree:
                 else:
                     inner = above
                 if entry.is_dir():
-                    self.folders.add(path)
-                    self._list(path, inner)
+                    self._add_folder(path, inner)
                 elif entry.is_file():
                     self.files.append(path)
         if linked:
@@ -167,6 +171,17 @@ class Tree:
                     file=self.path(linked[0]),
                 )
             )
+
+    def _add_folder(self, folder: str, above: set[Path]) -> None:
+        """Add a folder with what is in it, or the finding that it cannot be read."""
+        try:
+            self._list(folder, above)
+        except PermissionError as error:
+            message = f"the folder cannot be read ({error.strerror}); allow it, or move it away"
+            file = self.path(folder)
+            self.findings.append(Finding("error", "unreadable-folder", message, file=file))
+        else:
+            self.folders.add(folder)
 
     def _refuse_name(self, path: str, *, is_folder: bool) -> None:
         """Add the finding about a folder, image or label file whose name no text can hold."""
@@ -190,8 +205,19 @@ class Tree:
         return self.path(relative).stat().st_size
 
     def text(self, relative: str) -> str:
-        """Return a text file's content; a byte that is not UTF-8 is a surrogate (PEP 383)."""
-        return self.path(relative).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        """Return a text file's content, as `open_text` reads it."""
+        with self.open_text(relative) as file:
+            return file.read()
+
+    def open_text(self, relative: str) -> TextIO:
+        """Return a text file opened: UTF-8, or UTF-16 where it starts with that mark.
+
+        A byte that is not UTF-8 is a surrogate (PEP 383). Ends of lines stay as they are.
+        """
+        file = self.path(relative).open("rb")
+        is_wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding, errors = ("utf-16", "replace") if is_wide else ("utf-8-sig", "surrogateescape")
+        return io.TextIOWrapper(file, encoding, errors, newline="")
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Return the files with one of these lower-case suffixes, sorted."""
@@ -347,6 +373,16 @@ class Tree:
         kinds = Counter(suffix_of(file) or "without suffix" for file in self.files)
         shown = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common(6))
         return shown or "no files"
+
+
+def _target(link: str) -> Path | None:
+    """Return where a symbolic link leads, be it there or not; None when only to itself."""
+    try:
+        return Path(os.path.realpath(link, strict=True))
+    except FileNotFoundError:
+        return Path(os.path.realpath(link))
+    except OSError:  # ELOOP
+        return None
 
 
 def _is_mask(path: str) -> bool:
