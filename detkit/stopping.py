@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop grants when its files can be left whole."""
+"""Ctrl-C, SIGTERM and a closed terminal as a wish that the loop grants when files are whole."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]  # Windows has no SIGHUP
+
 
 class StopSignal:
-    """Notes the first SIGINT or SIGTERM while the block lasts; the second acts at once."""
+    """Notes the first of SIGNALS while the block lasts; the second acts at once."""
 
     def __init__(self) -> None:
         """Nothing is caught before the block begins."""
@@ -16,10 +20,14 @@ class StopSignal:
         self._previous: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> StopSignal:
-        """Catch the signals; only the main thread can, elsewhere nothing changes."""
+        """Catch the signals; only the main thread can, elsewhere nothing changes.
+
+        One that is ignored stays so: `nohup` and a shell's `&` mean that.
+        """
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

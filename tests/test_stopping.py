@@ -155,6 +155,26 @@ def test_a_stop_at_the_step_of_a_validation_only_puts_the_validation_off(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows")
+def test_a_closed_terminal_stops_a_run_as_ctrl_c_does_unless_nohup_was_asked_for(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    steps = run(records, tmp_path / "run")
+    next(steps)
+    signal.raise_signal(signal.SIGHUP)
+    with pytest.raises(Interrupted, match="stopped at step 1"):
+        next(steps)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        rest = run(records, tmp_path / "run", resume=True)
+        next(rest)
+        signal.raise_signal(signal.SIGHUP)
+        assert [step.step for step in rest] == list(range(3, RECIPE.max_steps + 1))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_consumer_may_leave_at_any_step(tmp_path: Path, records: list[ImageRecord]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     steps = run(records, tmp_path / "run")
