@@ -144,6 +144,11 @@ class Run:
             return
         learner, stream = self._begin(stage)
         stopped = self._agree()
+        if at.step == 0 and at.progress >= 1:
+            raise DetkitError(
+                f"time was up before the first step: to get ready took {self.clock.seconds:.1f} s; "
+                "raise --max-minutes"
+            )
         if at.owes_validation and not stopped and self.options.validation is not None:
             yield self._validation_owed(learner, stage)
         while at.progress < 1 and not stopped and not self._out_of_patience():

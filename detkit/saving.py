@@ -82,7 +82,6 @@ class Saver:
         if folder is None:
             return
         require_finite(self.detector, folder.resume)
-        self.begin()  # where time was up before the first step
         record = None if scores is None else scores_record(scores)
         with averaged(learner):
             for path in [folder.last, folder.best] if is_best else [folder.last]:

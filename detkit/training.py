@@ -69,9 +69,10 @@ def train(
     become `config.json`, `data_hash` goes into the model files.
 
     Raises UsageError for a folder that is in use or not empty, DetkitError for an image that
-    cannot be read, a loss that is not finite or a full disk, and Interrupted after Ctrl-C or
-    SIGTERM. Files written before stay whole, and before the first step is made nothing is
-    written and, with `force`, nothing deleted.
+    cannot be read, a loss that is not finite, a full disk or a budget of time that was used up
+    before the first step, and Interrupted after Ctrl-C, SIGTERM or SIGHUP. Files written before
+    stay whole, and before the first step is made nothing is written (but, into a new folder, the
+    images of one whose loss is not finite) and, with `force`, nothing deleted.
     """
     began = time.monotonic()
     recipe.validate()

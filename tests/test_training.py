@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -139,15 +139,31 @@ def test_a_budget_of_nothing_or_without_end_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@dataclass
+class HandWatch:
+    """A clock that stands still unless it is moved."""
+
+    seconds: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> HandWatch:
+    watch = HandWatch()
+    monkeypatch.setattr(time, "monotonic", watch)
+    return watch
+
+
 def test_a_budget_in_minutes_is_kept_and_the_schedule_ends_with_it(
-    tmp_path: Path, records: list[ImageRecord]
+    tmp_path: Path, records: list[ImageRecord], watch: HandWatch
 ) -> None:
-    began = time.monotonic()
     steps = []
     for step in run(records, tmp_path / "run", recipe=ADAMW, max_minutes=1.5 / 60):
         steps.append(step)
-        time.sleep(0.02)
-    assert time.monotonic() - began < 3
+        watch.seconds += 1 / 32
+    assert len(steps) == 48 + 1  # the one that finds the time used up, too
     rates = [step.lr for step in steps if step.epoch > 0]
     assert max(rates) > 0.9 * ADAMW.lr
     assert rates[-1] < 0.02 * ADAMW.lr
@@ -158,17 +174,33 @@ def test_a_budget_in_minutes_is_kept_and_the_schedule_ends_with_it(
 
 
 def test_validations_count_in_a_budget_of_minutes(
-    tmp_path: Path, records: list[ImageRecord]
+    tmp_path: Path, records: list[ImageRecord], watch: HandWatch
 ) -> None:
     def slow_validation(toy: Detector) -> Any:
-        time.sleep(0.3)
+        watch.seconds += 0.3
         return scores_of(0.5)
 
-    began = time.monotonic()
-    steps = list(run(records, tmp_path / "run", max_minutes=1.5 / 60, validation=slow_validation))
-    assert time.monotonic() - began < 2.2
+    began, steps = watch.seconds, []
+    for step in run(records, tmp_path / "run", max_minutes=1.5 / 60, validation=slow_validation):
+        steps.append(step)
+        watch.seconds += 0.02
+    assert 1.5 <= watch.seconds - began < 1.5 + 0.3  # at most the first validation's surprise
     assert steps[-1].scores is not None
-    assert sum(step.scores is not None for step in steps) < 4
+    assert 1 <= sum(step.scores is not None for step in steps) < 4
+
+
+def test_a_budget_of_time_used_up_before_the_first_step_is_an_error_and_leaves_nothing(
+    tmp_path: Path, records: list[ImageRecord], watch: HandWatch
+) -> None:
+    class SlowToBegin(Toy):
+        def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+            watch.seconds += 0.7
+            return super().parameter_groups(recipe)
+
+    toy = SlowToBegin(DetectorConfig(), ("car", "dog"))
+    with pytest.raises(DetkitError, match=r"before the first step: .* 0\.7 s; raise --max-minutes"):
+        list(run(records, tmp_path / "run", toy=toy, max_minutes=0.01))
+    assert not (tmp_path / "run").exists()
 
 
 # Validation
