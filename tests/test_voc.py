@@ -149,6 +149,36 @@ def test_image_sets_make_the_splits_in_their_order_and_trainval_is_no_third_one(
     assert any("trainval (3 images) repeats train + val" in note for note in data.notes)
 
 
+def test_lists_of_one_class_are_no_splits_whatever_the_split_is_called(tmp_path):
+    lists = {"default": "a\nb\n", "car_default": "a  1\nb -1\n", "red_car_default": "a -1\nb  1\n"}
+    assert sizes(open_dataset(voc_tree(tmp_path / "1", "ab", lists))) == {"default": 2}
+    lists = {"one": "a\n", "fold_one": "b\n"}  # images, not marks: a split of its own
+    assert sizes(open_dataset(voc_tree(tmp_path / "2", "ab", lists))) == {"fold_one": 1, "one": 1}
+
+
+@pytest.mark.parametrize("place", ["", "splits/"])
+def test_lists_called_like_splits_count_where_there_is_no_imagesets(tmp_path, place):
+    root = voc_tree(tmp_path, "abc", {})
+    put(root, {f"{place}train.txt": "a\nb.jpg\n", f"{place}val.txt": "JPEGImages/c.jpg\n"})
+    put(root, {f"{place}test.txt": "tests passed\n", f"{place}notes.txt": "a\n"})
+    data = open_dataset(root)
+    assert (sizes(data), data.findings) == ({"train": 2, "val": 1}, ())
+
+
+def test_an_image_in_no_list_of_the_top_folder_is_said(tmp_path):
+    (finding,) = open_dataset(put(voc_tree(tmp_path, "ab", {}), {"train.txt": "a\n"})).findings
+    assert finding.message.startswith("1 image (first: JPEGImages/b.jpg) in no list of the top f")
+
+
+@pytest.mark.parametrize("above", ["", "JPEGImages/", "/home/me/VOC/JPEGImages/"])
+def test_a_folder_in_a_list_tells_images_of_one_name_apart(tmp_path, above):
+    names = ["left/0", "right/0", "right/1"]
+    lists = {"train": f"{above}left/0\n{above}right/1\n", "val": f"{above}right/0.jpg\n"}
+    data = open_dataset(voc_tree(tmp_path, names, lists))
+    assert ids(data, "train") == ["JPEGImages/left/0.jpg", "JPEGImages/right/1.jpg"]
+    assert (ids(data, "val"), data.findings) == (["JPEGImages/right/0.jpg"], ())
+
+
 def test_trainval_without_train_is_kept(tmp_path):
     data = open_dataset(voc_tree(tmp_path, "abc", {"trainval": "a\nb", "test": "c"}))
     assert sizes(data) == {"trainval": 2, "test": 1}

@@ -1,4 +1,7 @@
-"""The lists of a VOC tree: which images of ImageSets/Main/*.txt make which split."""
+"""The lists of a VOC tree: which images of ImageSets/Main/*.txt make which split.
+
+Without that folder, lists called train.txt, val.txt and so on count, wherever they lie.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,17 @@ from detkit.data.tree import (
     images_finding,
     name_of,
     posix,
+    shared_tail,
     split_name,
     stem_of,
     suffix_of,
 )
 
+_MARKS = ("1", "0", "-1")  # of an image in a class's list: holds it, only difficult, not
+
 
 def split_lists(tree: Tree) -> list[str]:
-    """Return the lists of image names: ImageSets/Main/*.txt, or ImageSets/*.txt without Main.
+    """Return the lists of image names: ImageSets/Main/*.txt, else ImageSets/*.txt, else train.txt.
 
     VOC's lists for one class ("aeroplane_train.txt") are no splits.
     """
@@ -28,10 +34,30 @@ def split_lists(tree: Tree) -> list[str]:
         for file in tree.with_suffix(".txt")
         if "imagesets" in (part.lower() for part in file.split("/")[-3:-1])
         and not is_class_list(stem_of(file))
+        and not _repeats(tree, file)
     ]
     main = [file for file in lists if file.split("/")[-2].lower() == "main"]
     direct = [file for file in lists if file.split("/")[-2].lower() == "imagesets"]
-    return main or direct
+    return main or direct or [file for file in tree.with_suffix(".txt") if _is_loose(tree, file)]
+
+
+def _is_loose(tree: Tree, file: str) -> bool:
+    """Return whether a text file is called like a split and begins with the name of an image."""
+    if split_name(stem_of(file)) is None:
+        return False
+    first = next((line for line in tree.text(file).splitlines() if line.strip()), "")
+    return bool(first and tree.find_images(_stem_listed(first), file))
+
+
+def _repeats(tree: Tree, file: str) -> bool:
+    """Return whether a list marks one class's images of another: "car_default", of "default"."""
+    stem = stem_of(file)
+    places = [place for place, letter in enumerate(stem) if place and letter == "_"]
+    folder = folder_of(file)
+    if not any(f"{folder}/{stem[place + 1 :]}.txt" in tree for place in places):
+        return False
+    lines = [line.split() for line in tree.text(file).splitlines() if line.strip()]
+    return all(len(words) > 1 and words[-1] in _MARKS for words in lines)
 
 
 def is_class_list(stem: str) -> bool:
@@ -65,7 +91,7 @@ class ImageSets:
         listed = {image for split in splits.values() for image in split}
         rest = [image for image in self._records if image not in listed]
         if rest:
-            where = folder_of(lists[0])
+            where = folder_of(lists[0]) or "the top folder"
             self.notes.append(
                 f"{len(rest)} of {len(self._records)} images are in no list of {where}: not used"
             )
@@ -109,7 +135,9 @@ class ImageSets:
         if len(images) > 1:
             images = [one for one in images if one.startswith(root)] or images
         if len(images) > 1 and "/" in name:
-            images = [one for one in images if one.startswith(f"{root}{name}")] or images
+            folders = folder_of(name).split("/")
+            shared = {one: shared_tail(folder_of(one).split("/"), folders) for one in images}
+            images = [one for one in images if shared[one] == max(shared.values())]
         if len(images) > 1:
             images = [one for one in images if name_of(one) == stem] or images
         return images
@@ -118,7 +146,7 @@ class ImageSets:
 def _stem_listed(content: str) -> str:
     """Return the stem in a line of a list without the suffix or the class's 1, 0, -1."""
     words = name_of(posix(content)).split()
-    if len(words) > 1 and words[-1] in ("1", "0", "-1"):
+    if len(words) > 1 and words[-1] in _MARKS:
         words.pop()
     name = " ".join(words)
     return stem_of(name) if suffix_of(name) in (".jpg", ".jpeg", ".png", ".xml") else name
@@ -126,6 +154,7 @@ def _stem_listed(content: str) -> str:
 
 def _tree_of(file: str) -> str:
     """Return the VOC tree that a list belongs to, with "/" at its end: "VOC2007/" or ""."""
-    parts = file.split("/")
-    depth = [part.lower() for part in parts].index("imagesets")
+    parts = file.split("/")[:-1]
+    folders = [part.lower() for part in parts]
+    depth = folders.index("imagesets") if "imagesets" in folders else len(parts)
     return "".join(f"{part}/" for part in parts[:depth])

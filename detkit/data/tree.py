@@ -349,7 +349,7 @@ class Tree:
 
         def rank(path: str) -> tuple[int, bool, bool]:
             folder = folder_of(path)
-            shared = _shared_tail([fold(part) for part in folder.split("/")], stated_parts)
+            shared = shared_tail([fold(part) for part in folder.split("/")], stated_parts)
             return shared, folder == here, _place(folder) == place
 
         best = max(rank(path) for path in allowed)
@@ -399,7 +399,7 @@ def _place(folder: str) -> tuple[str, ...]:
     )
 
 
-def _shared_tail(parts: Sequence[str], others: Sequence[str]) -> int:
+def shared_tail(parts: Sequence[str], others: Sequence[str]) -> int:
     """Return how many parts two paths have in common at their ends."""
     count = 0
     for one, other in zip(reversed(parts), reversed(others)):
