@@ -149,9 +149,15 @@ def test_image_sets_make_the_splits_in_their_order_and_trainval_is_no_third_one(
     assert any("trainval (3 images) repeats train + val" in note for note in data.notes)
 
 
+def test_a_single_list_called_default_is_no_split_and_beside_others_it_is(tmp_path):
+    assert sizes(open_dataset(voc_tree(tmp_path / "1", "ab", {"default": "a\nb\n"}))) == {"all": 2}
+    lists = {"default": "a\n", "train": "b\n"}
+    assert sizes(open_dataset(voc_tree(tmp_path / "2", "ab", lists))) == {"train": 1, "default": 1}
+
+
 def test_lists_of_one_class_are_no_splits_whatever_the_split_is_called(tmp_path):
     lists = {"default": "a\nb\n", "car_default": "a  1\nb -1\n", "red_car_default": "a -1\nb  1\n"}
-    assert sizes(open_dataset(voc_tree(tmp_path / "1", "ab", lists))) == {"default": 2}
+    assert sizes(open_dataset(voc_tree(tmp_path / "1", "ab", lists))) == {"all": 2}
     lists = {"one": "a\n", "fold_one": "b\n"}  # images, not marks: a split of its own
     assert sizes(open_dataset(voc_tree(tmp_path / "2", "ab", lists))) == {"fold_one": 1, "one": 1}
 

@@ -21,6 +21,7 @@ from detkit.data.tree import (
     suffix_of,
 )
 
+_UNDIVIDED = "default"  # what CVAT calls the only list of a task without subsets
 _MARKS = ("1", "0", "-1")  # of an image in a class's list: holds it, only difficult, not
 
 
@@ -101,7 +102,7 @@ class ImageSets:
         full, note = without_union(parts, "trainval")
         if note:
             self.notes.append(note)
-        return full
+        return {"all": full[_UNDIVIDED]} if list(full) == [_UNDIVIDED] else full
 
     def _add(self, split: dict[str, ImageRecord], file: str, line: int, content: str) -> None:
         """Add the image that one line of a list names to its split."""
