@@ -162,12 +162,12 @@ def test_lists_of_one_class_are_no_splits_whatever_the_split_is_called(tmp_path)
     assert sizes(open_dataset(voc_tree(tmp_path / "2", "ab", lists))) == {"fold_one": 1, "one": 1}
 
 
-@pytest.mark.parametrize("place", ["", "splits/"])
+@pytest.mark.parametrize("place", ["", "VOC/"])
 def test_lists_called_like_splits_count_where_there_is_no_imagesets(tmp_path, place):
-    root = voc_tree(tmp_path, "abc", {})
-    put(root, {f"{place}train.txt": "a\nb.jpg\n", f"{place}val.txt": "JPEGImages/c.jpg\n"})
-    put(root, {f"{place}test.txt": "tests passed\n", f"{place}notes.txt": "a\n"})
-    data = open_dataset(root)
+    root = voc_tree(tmp_path / place, "abc", {})
+    put(root, {"train.txt": "a\nb.jpg\n", "val.txt": "JPEGImages/c.jpg\n"})
+    put(root, {"test.txt": "tests passed\n", "notes.txt": "a\n", "yolo/test.txt": "a\n"})
+    data = open_dataset(tmp_path)
     assert (sizes(data), data.findings) == ({"train": 2, "val": 1}, ())
 
 

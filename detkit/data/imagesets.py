@@ -1,6 +1,6 @@
 """The lists of a VOC tree: which images of ImageSets/Main/*.txt make which split.
 
-Without that folder, lists called train.txt, val.txt and so on count, wherever they lie.
+Without that folder, train.txt, val.txt and so on count beside and above the XML files.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ def split_lists(tree: Tree) -> list[str]:
 
 
 def _is_loose(tree: Tree, file: str) -> bool:
-    """Return whether a text file is called like a split and begins with the name of an image."""
+    """Return whether a text file beside or above labels is a split's list, by name and content."""
     if split_name(stem_of(file)) is None:
+        return False
+    folder = folder_of(file)
+    inside = f"{folder}/" if folder else ""
+    if not any(label.startswith(inside) for label in tree.with_suffix(".xml")):
         return False
     first = next((line for line in tree.text(file).splitlines() if line.strip()), "")
     return bool(first and tree.find_images(_stem_listed(first), file))
