@@ -221,6 +221,21 @@ def test_a_missing_label_file_is_not_an_empty_one(
     assert (finding.code, finding.severity) == ("missing-label", severity)
 
 
+def test_yolo_images_without_a_label_file_are_one_warning_a_split(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "yolo")
+    for _ in range(3):
+        folder.add("train", [one("car", (1, 1, 9, 9))])
+    folder.add("val", [one("car", (1, 1, 9, 9))])
+    dataset = folder.dataset()
+    labelled, *bare = dataset.splits["train"]
+    gone = replace(labelled, path=tmp_path / "gone.png", image_id="gone.png", label_file=None)
+    bare = [replace(record, objects=(), label_file=None) for record in bare]
+    found = check(dataset.with_splits({**dataset.splits, "train": (labelled, gone, *bare)}))
+    assert codes(found) == ["missing-image", "missing-label"]
+    assert found[1].message.startswith("2 images without a label file")
+    assert (found[1].split, found[1].file) == ("train", bare[0].path)
+
+
 def test_boxes_outside_the_upright_image_but_inside_the_stored_one_are_an_error(
     folder: Folder,
 ) -> None:

@@ -172,18 +172,51 @@ def test_a_folder_of_nothing_but_bad_rows_is_a_data_set_of_findings(tmp_path):
 
 def test_polygons_are_read_as_their_bounds_with_one_warning(tmp_path):
     rows = "0 .1 .2 .9 .3 .4 .8\n1 0 0 1 0 1 1 0 1\n"
+    put(tmp_path, {"images/b.jpg": None, "labels/b.txt": "0 .1 .2 .9 .3 .4 .8\n"})
     data = open_dataset(one_image(tmp_path, rows))
     (_, first), (_, second) = boxes(data, "train")["images/a.jpg"]
     assert first == pytest.approx((4, 4, 36, 16))
     assert second == (0, 0, 40, 20)
     assert [(one.code, one.severity) for one in data.findings] == [("polygon", "warning")]
-    assert data.findings[0].message.startswith("2 rows hold polygons")
+    assert data.findings[0].message.startswith("3 rows of polygons in 2 files")
+    assert (data.findings[0].file.name, data.findings[0].line) == ("a.txt", 1)
 
 
 def test_key_points_after_a_box_are_left_out(tmp_path):
     yaml = "names: [car]\ntrain: images\nkpt_shape: [2, 3]\n"
     data = open_dataset(one_image(tmp_path, "0 .5 .5 .5 .5 .1 .1 2 .2 .2 2\n", yaml))
     assert boxes(data, "train")["images/a.jpg"] == [("car", (10, 5, 30, 15))]
+
+
+def two_folders(root, first, second, row="1 .5 .5 .5 .5\n"):
+    """Labels with a file of names in each of two folders, as labelImg leaves them."""
+    for folder, names in (("one", first), ("two", second)):
+        files = {"a.jpg": None, "a.txt": row, "classes.txt": "\n".join(names)}
+        put(root / folder, files)
+    return open_dataset(root)
+
+
+def test_files_of_names_that_number_the_classes_otherwise_are_an_error(tmp_path):
+    data = two_folders(tmp_path, ["car", "cat", "bus"], ["car", "bus", "cat", "cow"])
+    (finding,) = data.findings
+    assert (finding.severity, finding.code) == ("error", "names-differ")
+    assert (finding.file, finding.line) == (tmp_path / "two" / "classes.txt", 2)
+    assert finding.message.startswith("class 1 is bus here and cat in one/classes.txt")
+
+
+def test_names_that_only_a_further_file_has_are_added(tmp_path):
+    data = two_folders(tmp_path, ["car", "cat"], ["car", "cat", "cow"], "2 .5 .5 .5 .5\n")
+    assert (data.class_names, data.findings) == (("car", "cat", "cow"), ())
+    assert [name for ((name, _),) in boxes(data).values()] == ["cow", "cow"]
+
+
+def test_data_yaml_counts_against_other_names_in_classes_txt_and_that_is_a_warning(tmp_path):
+    put(tmp_path, {"labels/classes.txt": "cat\ncar\ncow\n"})
+    data = open_dataset(one_image(tmp_path, ROW))
+    assert data.class_names == ("car", "cat")
+    assert [(one.severity, one.code) for one in data.findings] == [("warning", "names-differ")]
+    put(tmp_path, {"labels/classes.txt": "car\n"})
+    assert open_dataset(tmp_path).findings == ()
 
 
 def test_an_empty_label_file_is_no_missing_one(tmp_path):

@@ -21,7 +21,12 @@ from typing import Any
 from detkit.data.box_findings import Size, check_boxes, check_origin, check_shares, fits
 from detkit.data.images import image_size, read_image
 from detkit.data.records import Dataset, Finding, ImageRecord
-from detkit.data.set_findings import check_duplicates, check_names, check_splits
+from detkit.data.set_findings import (
+    check_duplicates,
+    check_names,
+    check_splits,
+    check_unlabelled,
+)
 from detkit.errors import DetkitError
 from detkit.shown import printable
 
@@ -57,6 +62,7 @@ def check(
             progress(number, len(records))
     findings += check_origin((record for _, record in records.values()), dataset.format)
     findings += check_shares(record for _, record in records.values())
+    findings += check_unlabelled(dataset)
     findings += check_splits(dataset)
     findings += check_names(dataset)
     if read_images:
@@ -170,8 +176,9 @@ def _finding(severity: str, code: str, record: ImageRecord, message: str) -> Fin
 def _check_image(format_name: str, record: ImageRecord, read_images: bool) -> Iterator[Finding]:
     """Yield what is wrong with one image, its size and its boxes."""
     exists = record.path.is_file()
-    if record.label_file is None and exists:
-        yield _missing_label(format_name, record)
+    if record.label_file is None and exists and format_name != "yolo":
+        message = "no label file for this image; label it, or take it off the list"
+        yield _finding("error", "missing-label", record, message)
     size = None
     if not exists:
         advice = "delete its labels" if record.label_file else "take it off the list"
@@ -190,15 +197,6 @@ def _check_image(format_name: str, record: ImageRecord, read_images: bool) -> It
     if size is None and record.width and record.height:
         size = (record.height, record.width)
     yield from check_boxes(record, size, format_name=format_name)
-
-
-def _missing_label(format_name: str, record: ImageRecord) -> Finding:
-    """Return the finding that an image has no label file; in YOLO that means: no object."""
-    if format_name == "yolo":
-        message = "no label file, taken as an image without objects; add an empty one to say so"
-        return _finding("warning", "missing-label", record, message)
-    message = "no label file for this image; label it, or take it off the list"
-    return _finding("error", "missing-label", record, message)
 
 
 def _upright_size(path: Path) -> Size:

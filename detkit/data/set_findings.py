@@ -7,8 +7,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detkit.data.duplicates import identical_files
+from detkit.data.groups import counted
 from detkit.data.names import similar_names
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+
+
+def check_unlabelled(dataset: Dataset) -> Iterator[Finding]:
+    """Yield one warning a split about images without a label file, where that says: no object."""
+    if dataset.format != "yolo":
+        return
+    for name, records in dataset.splits.items():
+        bare = [one for one in records if one.label_file is None and one.path.is_file()]
+        if bare:
+            message = (
+                f"{counted(len(bare), 'image')} without a label file, taken as without objects "
+                "(the first); add empty files to say so"
+            )
+            first = bare[0]
+            yield Finding(
+                "warning",
+                "missing-label",
+                message,
+                file=first.path,
+                image_id=first.image_id,
+                split=name,
+            )
 
 
 def check_splits(dataset: Dataset) -> Iterator[Finding]:

@@ -7,11 +7,11 @@ each other. Rows that hold a polygon (segmentation, oriented boxes) are read as 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from detkit.data.groups import (
     Records,
+    counted,
     folder_splits,
     in_order,
     unlabelled_folder,
@@ -28,6 +28,7 @@ from detkit.data.tree import (
     stem_of,
     suffix_of,
 )
+from detkit.data.yolo_rows import parse_row
 from detkit.data.yolo_spec import Spec, is_name_file, read_spec
 from detkit.errors import DetkitError
 
@@ -58,6 +59,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     if spec.file is not None and not reader.labels_used and not any(splits.values()) and not only:
         return None  # some other program's YAML
     reader.report_strays()
+    reader.report_polygons()
     return Dataset(
         root=tree.root,
         format="yolo",
@@ -79,6 +81,7 @@ class _Reader:
         self.labels_used: set[str] = set()
         self._records: dict[str, ImageRecord] = {}
         self._lists: set[str] = set()  # .txt files that list images
+        self._polygons: list[tuple[str, int]] = []  # label file and line
 
     def looks_like_labels(self) -> bool:
         """Return whether some image's .txt lies in "labels", or has a row that reads as one."""
@@ -95,7 +98,7 @@ class _Reader:
         if self.tree.size(label) > MAX_LABEL_BYTES:
             return False
         rows = (line.split() for line in self.tree.text(label).splitlines())
-        return any(_parse_row(row, keypoints=False) for row in rows if row)
+        return any(parse_row(row, keypoints=False) for row in rows if row)
 
     def stated_splits(self) -> dict[str, Records]:
         """Return the splits that data.yaml or obj.data names."""
@@ -251,7 +254,6 @@ class _Reader:
     def _rows(self, label: str, image: str) -> list[_Row]:
         """Return the sound rows of a label file; the others become findings."""
         rows: list[_Row] = []
-        polygons: list[int] = []
         if self.tree.size(label) > MAX_LABEL_BYTES:
             self._say("error", "too-large", "too large for one image's labels", label, None, image)
             return rows
@@ -262,7 +264,7 @@ class _Reader:
             if not words:
                 continue
             number += 1
-            parsed = _parse_row(words, keypoints=self.spec.keypoints)
+            parsed = parse_row(words, keypoints=self.spec.keypoints)
             if parsed is None:
                 shown = content.strip() if len(content) < 60 else f"{content.strip()[:57]}..."
                 message = f"not `class cx cy width height` ({shown}); mend or remove the row"
@@ -270,7 +272,7 @@ class _Reader:
                 continue
             index, box, is_polygon = parsed
             if is_polygon:
-                polygons.append(line)
+                self._polygons.append((label, line))
             if self.spec.names is not None and index not in self.spec.names:
                 known = f"0 to {max(self.spec.names, default=0)}"
                 message = f"class {index} has no name (there are {known}); mend the row"
@@ -279,10 +281,6 @@ class _Reader:
             keys = ("class", "cx", "cy", "width", "height")
             stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
             rows.append(_Row(line, number, index, box, stated or f"polygon of {len(words)} values"))
-        if polygons:
-            message = f"{len(polygons)} rows hold polygons (first: line {polygons[0]}); "
-            message += "read as their bounding boxes"
-            self._say("warning", "polygon", message, label, polygons[0], image)
         return rows
 
     def _objects(
@@ -319,6 +317,15 @@ class _Reader:
             message = f"no image is called {stem_of(text)}; add it, or remove the label file"
             self._say("error", "missing-image", message, text)
 
+    def report_polygons(self) -> None:
+        """Add the one finding about all rows that are polygons."""
+        if self._polygons:
+            rows = counted(len(self._polygons), "row")
+            files = counted(len(dict(self._polygons)), "file")
+            label, line = self._polygons[0]
+            message = f"{rows} of polygons in {files} (the first here), read as bounding boxes"
+            self._say("warning", "polygon", message, label, line)
+
     def class_names(self, splits: dict[str, Records]) -> tuple[str, ...]:
         """Return the classes by index; the numbers themselves where nothing names them."""
         if self.spec.names is not None:
@@ -342,25 +349,3 @@ class _Reader:
         """Add a finding about a file of the folder."""
         path = self.tree.path(file)
         self.findings.append(Finding(severity, code, message, path, line, number, None, image))
-
-
-def _parse_row(
-    words: list[str], *, keypoints: bool
-) -> tuple[int, tuple[float, float, float, float], bool] | None:
-    """Return (class, xyxy in shares, whether it was a polygon) of a row, or None."""
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        return None
-    if not all(math.isfinite(value) for value in values):
-        return None
-    if len(values) < 5 or values[0] < 0 or not values[0].is_integer():
-        return None
-    if len(values) == 5 or keypoints:
-        cx, cy, width, height = values[1:5]
-        box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-        return int(values[0]), box, False
-    if len(values) % 2 == 0 or len(values) < 7:
-        return None
-    xs, ys = values[1::2], values[2::2]
-    return int(values[0]), (min(xs), min(ys), max(xs), max(ys)), True

@@ -8,6 +8,7 @@ from typing import Any
 
 from detkit.data.records import Finding
 from detkit.data.tree import Tree, name_of, split_name, stem_of, suffix_of
+from detkit.data.yolo_rows import parse_row
 from detkit.shown import short
 
 MAX_SPEC_BYTES = 1 << 20  # ours: names and paths; more is something else
@@ -43,8 +44,7 @@ def read_spec(tree: Tree, only: str | None = None) -> Spec:
             spec = found
             break
         spec.findings += found.findings
-    if spec.names is None:
-        _read_names(tree, spec)
+    _read_names(tree, spec)
     return spec
 
 
@@ -176,17 +176,43 @@ def _read_data_file(tree: Tree, file: str) -> Spec:
 
 
 def _read_names(tree: Tree, spec: Spec) -> None:
-    """Take the class names from a file of names, one a line, where the spec has none."""
+    """Take the class names from files of names, one a line, where the spec has none.
+
+    Labelling tools write such a file into each folder of labels, so that two may disagree:
+    what one calls 0 the other calls 1, and the labels of one of the folders would be wrong.
+    """
     files = [
         file
         for file in tree.files
         if name_of(file).lower() in _NAME_FILES or suffix_of(file) == ".names"
     ]
+    used = None if spec.names is None else spec.file
     for file in sorted(files, key=lambda one: (one.count("/"), one)):
-        if tree.size(file) <= MAX_SPEC_BYTES and (names := _lines(tree, file)):
-            spec.names = names
+        if tree.size(file) > MAX_SPEC_BYTES or not (names := _lines(tree, file)):
+            continue
+        if any(parse_row(name.split(), keypoints=False) for name in names.values()):
+            continue  # the labels of an image called "classes"
+        if used is None or spec.names is None:
+            used, spec.names = file, names
             spec.notes.append(f"class names from {file}")
-            return
+        elif name_of(file).lower() in ("classes.txt", name_of(used).lower()):
+            _compare_names(tree, spec, used, file, names)
+
+
+def _compare_names(tree: Tree, spec: Spec, used: str, file: str, names: dict[int, str]) -> None:
+    """Add the names that only the second file has, or the finding that the two disagree."""
+    known = spec.names or {}
+    clash = [index for index, name in names.items() if known.get(index, name) != name]
+    if not clash:
+        spec.names = known if used == spec.file else known | names
+        return
+    first = clash[0]
+    message = (
+        f"class {first} is {names[first]} here and {known[first]} in {used}, which is used for "
+        "all labels; number the classes alike"
+    )
+    severity = "warning" if used == spec.file else "error"
+    spec.findings.append(Finding(severity, "names-differ", message, tree.path(file), first + 1))
 
 
 def _lines(tree: Tree, file: str) -> dict[int, str]:
