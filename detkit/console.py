@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detkit.structures import Scores, Step
 
 T = TypeVar("T")
+LEAST_COLUMN = 12  # ours: letters that a narrow terminal leaves to a column of text
 SECONDS_BETWEEN_LINES = 15.0  # of training progress, where there is no terminal to draw on
 # Control characters, line separators, what turns the direction of writing and what is not UTF-8:
 # in a file name or a class they would steer the terminal, show another name than there is, or
@@ -68,7 +69,8 @@ class Console:
     ) -> None:
         """Write a table to stdout; the columns numbered in `right` are aligned to the right.
 
-        On a terminal long cells wrap; in a pipe each row is one line, however long.
+        On a terminal long cells wrap, but no letter is lost, and numbers stay in one piece: a row
+        of too many is wider than the terminal. In a pipe each row is one line, however long.
         """
         from rich.console import Console as RichConsole
         from rich.table import Table
@@ -83,16 +85,23 @@ class Console:
             title_justify="left",
             title_style="bold",
         )
-        for index, name in enumerate(header):
+        names, *cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+        wraps = sys.stdout.isatty()
+        for index, (name, *column) in enumerate(zip(names, *cells)):
+            is_short = index not in right and max(map(len, (name, *column))) <= LEAST_COLUMN
             table.add_column(
-                Text(printable(name)),
+                Text(name),
                 justify="right" if index in right else "left",
-                no_wrap=not sys.stdout.isatty(),
+                no_wrap=is_short or not wraps,
+                overflow="fold",
             )
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        width = None if sys.stdout.isatty() else 1000
-        out = RichConsole(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
+        for row in cells:
+            table.add_row(*map(Text, row))
+        out = RichConsole(file=sys.stdout, highlight=False, soft_wrap=False)
+        if wraps:
+            out.width = max(out.width, _least_width(cells, right))
+        else:
+            out.width = _least_width([names, *cells], range(len(names)))
         with out.capture() as capture:
             out.print(table)
         lines = (line.rstrip() for line in capture.get().splitlines())
@@ -294,6 +303,17 @@ def duration(seconds: float) -> str:
 def _position(step: Step) -> str:
     total = "" if step.total_steps is None else f"/{step.total_steps}"
     return f"{step.stage}: epoch {step.epoch:.1f} step {step.step}{total}"
+
+
+def _least_width(rows: Sequence[Sequence[str]], whole: Sequence[int]) -> int:
+    """Return how wide a table is when no cell of the `whole` columns wraps, others as they must."""
+    from rich.cells import cell_len
+
+    width = 0
+    for index, column in enumerate(zip(*rows)):
+        longest = max(map(cell_len, column))
+        width += 2 + (longest if index in whole else min(longest, LEAST_COLUMN))
+    return max(width, 1)
 
 
 def _progress(unit: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
         "detkit: warning: a\\u001b[2Jb\\u000ac\\u202ed\\udcff",
     ]
     assert json.loads(out[out.index("{") :]) == {"name": name, "more": "ä\x9b"}
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_a_table_on_a_narrow_terminal_loses_no_letter_and_breaks_no_number(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    header = ("class", "classification", "localisation", "false positive", "seen in")
+    row = ("traffic sign", "0.125", "0.375", "12345678", "a street of many a word")
+    Console().table(header, [row], right=(1, 2, 3))
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "…" not in out
+    assert all(cell in out for cell in row[:4])
+    letters = "".join(sorted("".join((*header, *row)).replace(" ", "")))
+    assert "".join(sorted("".join(out.split()))) == letters
+
+
+def test_a_table_in_a_pipe_has_one_whole_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    row = [f"{number:05d}" for number in range(300)]
+    Console().table(row, [row, ["猫" * 700, *row[1:]]], right=range(1, 300))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [row, row, ["猫" * 700, *row[1:]]]
 
 
 @pytest.mark.parametrize(
