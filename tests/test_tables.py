@@ -88,6 +88,14 @@ def test_a_table_of_open_images_is_read_as_far_as_to_say_that_its_boxes_are_shar
     assert "normalised-boxes" in [one.code for one in errors]
 
 
+def test_a_table_in_a_windows_code_page_is_to_be_saved_as_utf_8(tmp_path):
+    put(tmp_path, {"Größe.jpg": None})
+    text = HEADER + "Größe.jpg,40,20,car,1,1,2,2\nGröße.jpg,40,20,car,3,3,4,4\n"
+    put(tmp_path, {"labels.csv": text.encode("cp1252")})
+    found = [one for one in check(open_dataset(tmp_path)) if one.severity == "error"]
+    assert [(one.line, one.message[-23:]) for one in found] == [(2, "save the table as UTF-8")]
+
+
 def test_splits_come_from_the_files_names_and_the_union_is_not_a_third(tmp_path):
     rows = {"a": "a.jpg,40,20,car,1,1,2,2\n", "b": "b.jpg,40,20,car,1,1,2,2\n"}
     put(tmp_path, {**PICTURES, "data/train_labels.csv": HEADER + rows["a"]})

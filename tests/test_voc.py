@@ -120,6 +120,9 @@ def test_files_that_are_too_large_or_oddly_encoded_do_not_crash():
     assert finding.code == "too-large"
     text = '<?xml version="1.0" encoding="klingon"?><annotation/>'
     assert [one.code for one in parsed(text).findings] == ["bad-xml"]
+    text = '<?xml version="1.0" encoding="gbk"?><annotation/>'
+    (finding,) = parsed(text).findings
+    assert finding.message.endswith("save it as UTF-8")
     wide = xml(("кошка", 1, 1, 2, 2)).encode("utf-16")
     assert parse(wide, Path("a.xml")).objects[0].name == "кошка"
 

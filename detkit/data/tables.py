@@ -34,6 +34,7 @@ from detkit.data.tree import (
     split_name,
     suffix_of,
 )
+from detkit.shown import is_plain
 
 MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows
 
@@ -308,6 +309,9 @@ class _Reader:
             self._say("bad-row", "no image named; mend or remove the row", line)
             return None
         found = self._tree.find_images(name, self._table.file, self._split)
+        if not found and not is_plain(name):
+            self._say("bad-file-name", f"{name}: not UTF-8; save the table as UTF-8", line)
+            return None
         place = found[0] if found else self._tree.expected(name, self._table.file)
         if place is None:
             message = f"{name} leads out of the data folder; write the image's name alone"

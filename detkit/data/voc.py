@@ -124,10 +124,10 @@ def parse(data: bytes, file: Path) -> Annotation:
         return Annotation(findings=[Finding("error", "bad-xml", message, file=file, line=line)])
     except (DefusedXmlException, ValueError, LookupError) as error:
         if isinstance(error, DefusedXmlException):
-            code, reason = "unsafe-xml", "it declares entities or an external document"
+            code = "unsafe-xml"
+            message = "it declares entities or an external document; labels need neither: not read"
         else:
-            code, reason = "bad-xml", f"not readable as XML ({error})"
-        message = f"{reason}; labels need neither: not read"
+            code, message = "bad-xml", f"not readable as XML ({error}); save it as UTF-8"
         return Annotation(findings=[Finding("error", code, message, file=file)])
     return _annotation(target, file)
 
