@@ -23,7 +23,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit import darknet, nms
-from detkit.backbones import Backbone, download, load_weights, read_state_dict
+from detkit.backbones import Backbone, load_weights
 from detkit.boxes import clip
 from detkit.config import DetectorConfig, Recipe
 from detkit.errors import DetkitError, UsageError
@@ -32,6 +32,7 @@ from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth
 from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
 from detkit.transforms import Compose, RandomHorizontalFlip, Transform
+from detkit.weight_files import download, read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +223,12 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return each image's scored boxes before NMS, in network pixels."""
+
+    def given_proposals(self, batch: Batch) -> list[Tensor]:
+        """Return the images' proposals, (P, 4) each, network pixels; DetkitError without any."""
+        if batch.proposals is None:
+            raise DetkitError(f"{self.name}: the images have no proposals beside them")
+        return batch.proposals
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detkit.backbones import Tap, leaky_convolution
+from detkit.architectures import Tap, leaky_convolution
 from detkit.darknet import DETECTION
 
 WIDTH = 256  # channels of `ConvolutionalHead`: SSD's extra layers have as many

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from detkit.backbones import Tap
+from detkit.architectures import Tap
 
 
 class SingleMap(nn.Module):

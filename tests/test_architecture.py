@@ -59,6 +59,8 @@ LAYERS = {
         "photometric",
         "proposals",
         "backbones",
+        "architectures",
+        "weight_files",
         "pyramid",
         "roi_pooling",
         "region_proposals",
@@ -82,6 +84,7 @@ LAYERS = {
         "curves",
         "crops",
         "linear_fits",
+        "region_fits",
         "truncated_svd",
     ),
     0: (

@@ -22,9 +22,10 @@ from detkit.checkpoint import changed, load_model, save_model
 from detkit.config import Recipe, override
 from detkit.data.demo import write_demo
 from detkit.detectors import rcnn
-from detkit.detectors.rcnn import RCNN, RCNNConfig, add_examples, at_most, sample_regions
+from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
 from detkit.linear_fits import MinedSVM, SVMSettings
+from detkit.region_fits import add_examples
 from detkit.structures import Batch, Proposals, Sample
 
 CLASSES = ("car", "dog")
@@ -245,7 +246,7 @@ def test_positives_are_the_truths_and_negatives_what_overlaps_none_of_their_clas
         c=1, positive_weight=1, bias_scale=1, hard_margin=-1, easy_margin=-2, retrain_after=9
     )
     svms = [Recording(settings, 1, 100) for _ in range(3)]
-    add_examples(svms, features, np.array([0, 2]), iou(truths, boxes).numpy(), SMALL)
+    add_examples(svms, features, np.array([0, 2]), iou(truths, boxes).numpy(), 0.3)
     for number, svm in enumerate(svms):
         ((positives, negatives),) = svm.given
         of_class = [k for k, label in enumerate((0, 2)) if label == number]
@@ -280,6 +281,26 @@ def test_svms_tell_the_truths_from_what_lies_elsewhere() -> None:
         far = [p[iou(t, p).amax(dim=0) < 0.1] for t, p in zip(batch.boxes, batch.proposals or [])]
         others = torch.cat([detector.scores(top) for _, top in detector._seen(batch, far)])
     assert own.min() > others.max()
+
+
+def test_a_first_batch_without_any_region_does_not_spoil_the_svms() -> None:
+    detector = make()
+    batch = batch_of(detector)
+    bare = dataclasses.replace(
+        batch,
+        boxes=[one[:0] for one in batch.boxes],
+        labels=[one[:0] for one in batch.labels],
+        proposals=[one[:0] for one in batch.proposals or []],
+    )
+    torch.manual_seed(0)
+    list(detector.fit_svms(iter([bare, batch])))
+    assert bool(detector.svm_fitted.all()) and bool(detector.svm_weights.any())
+    alone = make()
+    torch.manual_seed(0)
+    list(alone.fit_svms(iter([batch])))
+    torch.testing.assert_close(detector.svm_weights, alone.svm_weights, rtol=0, atol=0)
+    list(detector.fit_svms(iter([bare])))
+    assert not detector.svm_fitted.any()  # so that the softmax classifier judges
 
 
 def test_what_the_memory_has_no_room_for_is_among_the_figures() -> None:

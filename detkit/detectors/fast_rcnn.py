@@ -29,11 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit import backbones
-from detkit.backbones import read_state_dict
 from detkit.boxes import decode, encode, iou
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import UsageError
 from detkit.matching import IGNORED, NEGATIVE, match, sample_balanced
 from detkit.network_size import shorter_side
 from detkit.preparation import Preparation
@@ -41,6 +40,7 @@ from detkit.pyramid import Pyramid, SingleMap, initialise
 from detkit.roi_pooling import RoIPooling
 from detkit.structures import Batch, Candidates
 from detkit.truncated_svd import factored, truncated
+from detkit.weight_files import read_state_dict
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -415,7 +415,7 @@ class FastRCNN(RegionDetector):
         maps = self.maps(batch.images)
         samples = [
             sample_rois(*one, self.config)
-            for one in zip(self._proposals(batch), batch.boxes, batch.labels)
+            for one in zip(self.given_proposals(batch), batch.boxes, batch.labels)
         ]
         class_loss, box_loss = roi_losses(
             self.head, self.backbone, maps, samples, self.config.box_weight
@@ -425,11 +425,5 @@ class FastRCNN(RegionDetector):
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return the proposals, (P, C, 4) moved by class, with each class's probability."""
         maps = self.maps(batch.images)
-        proposals = self._proposals(batch)
+        proposals = self.given_proposals(batch)
         return judge(self.head, self.backbone, maps, proposals, self.config.box_variances)
-
-    def _proposals(self, batch: Batch) -> list[Tensor]:
-        """Return the images' proposals, (P, 4) each, network pixels."""
-        if batch.proposals is None:
-            raise DetkitError(f"{self.name}: the images have no proposals beside them")
-        return batch.proposals

@@ -269,8 +269,6 @@ class FasterRCNN(RegionDetector):
             for gt_boxes, boxes, kept in zip(batch.boxes, moved, proposals)
         ]
 
-    # --- alternating training ---------------------------------------------------------------
-
     def stages(self, recipe: Recipe) -> list[Stage]:
         """Return one stage of joint training, or the four steps of sec. 3.2.
 

@@ -27,27 +27,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit import backbones
-from detkit.boxes import decode, encode, iou
+from detkit.boxes import decode, iou
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.crops import CropCutter, with_context
 from detkit.detector import Detector, Stage
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import UsageError
 from detkit.folding import fold_norms
-from detkit.linear_fits import MinedSVM, RowSample, SVMSettings, fit_ridge
+from detkit.linear_fits import SVMSettings
 from detkit.matching import match, sample_balanced
+from detkit.region_fits import ClassBoxes, ClassSVMs, box_pairs
 from detkit.structures import Batch, Candidates, FloatArray
 
 OWN_LAYERS = {"alexnet": 6, "vgg16": 7}  # places a side of pool5, of networks that have fc6, fc7
 POOL5_FEATURES = 256 * 6 * 6  # AlexNet's, and at most so many of other networks
 CHUNK = 16  # crops that the network sees at once: what lies between its layers stays in the cache
 CHUNK_GPU = 256  # enough to keep one busy
-NEVER = -1e4  # the margin of a class that no SVM could be trained for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +271,7 @@ class RCNN(Detector):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `roi_class`: cross entropy over classes and background, mean over the crops."""
         owners, boxes, targets = sample_regions(
-            self._proposals(batch), batch.boxes, batch.labels, self.config
+            self.given_proposals(batch), batch.boxes, batch.labels, self.config
         )
         crops = self.crops(self._cutter(batch), owners, boxes)
         logits = self.class_logits(self.features(crops)[1]).float()
@@ -300,7 +299,7 @@ class RCNN(Detector):
 
     def _judged(self, batch: Batch, heads: Sequence[str]) -> dict[str, list[Candidates]]:
         """Return each image's moved proposals with the scores of each of `heads`."""
-        proposals = self._proposals(batch)
+        proposals = self.given_proposals(batch)
         num_classes = len(self.class_names)
         scores = {head: [batch.images.new_empty(0, num_classes)] for head in heads}
         deltas = []
@@ -351,14 +350,6 @@ class RCNN(Detector):
         with self.stopwatch.stage("crops"):
             return CropCutter(batch.images, batch.sizes, antialias=self.config.antialias)
 
-    def _proposals(self, batch: Batch) -> list[Tensor]:
-        """Return the images' proposals, (P, 4) each, network pixels."""
-        if batch.proposals is None:
-            raise DetkitError(f"{self.name}: the images have no proposals beside them")
-        return batch.proposals
-
-    # --- what is fitted after fine-tuning ---------------------------------------------------
-
     def stages(self, recipe: Recipe) -> list[Stage]:
         """Return fine-tuning, then the pass for the SVMs and the one for the box regressions."""
         config = self.config
@@ -373,93 +364,7 @@ class RCNN(Detector):
         return stages
 
     def fit_svms(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
-        """Fit a linear SVM a class from a pass over the images; yield figures a batch: sec. 2.3.
-
-        Positives are the ground truths alone, negatives regions with an IoU below
-        `svm_negative_thresh` with every ground truth of the class.
-        """
-        svms: list[MinedSVM] = []
-        scale = 1.0
-        for batch in batches:
-            regions = [
-                torch.cat([truths, some_of(proposals, self.config.mined_proposals)])
-                for truths, proposals in zip(batch.boxes, self._proposals(batch))
-            ]
-            tops = self._features_of(batch, regions, pooled=False)
-            if not svms:
-                scale = self._scale(tops)
-                svms = self._new_svms()
-            for truths, labels, boxes, top in zip(batch.boxes, batch.labels, regions, tops):
-                overlaps = iou(truths, boxes).cpu().numpy()
-                add_examples(svms, top * scale, labels.cpu().numpy(), overlaps, self.config)
-            dropped = sum(svm.num_dropped for svm in svms)
-            yield {
-                "positives": float(sum(len(svm.positives) for svm in svms)),
-                "hard_negatives": float(sum(svm.num_negatives for svm in svms)),
-                # What `cache_gb` has no room for is said where it happens.
-                **({"positives_left_out": float(dropped)} if dropped else {}),
-            }
-        for number, svm in enumerate(svms):
-            trained = svm.train()
-            weights = svm.weights if trained and svm.weights is not None else None
-            if weights is None:
-                self.svm_weights[number] = 0.0
-                self.svm_biases[number] = NEVER
-            else:
-                self.svm_weights[number] = torch.from_numpy(weights * scale)
-                self.svm_biases[number] = svm.bias
-        self.svm_fitted.fill_(bool(svms))
-
-    def fit_boxes(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
-        """Fit a class's ridge regressions from a pass over the images; yield figures a batch.
-
-        Appendix C: from the pool5 features of proposals to the deltas of the ground truth that
-        they overlap most, if by more than `ridge_thresh`.
-        """
-        config = self.config
-        num_classes, width = len(self.class_names), self.box_weights.shape[1]
-        # Half for the sums and the centred copy that the solver makes of one class.
-        capacity = max(64, int(config.cache_gb * 2**29 / (4 * (width + 4) * num_classes)))
-        pairs = [RowSample(width + 4, capacity, number) for number in range(num_classes)]
-        scale = 0.0
-        for batch in batches:
-            regions, labels, deltas = [], [], []
-            for proposals, truths, classes in zip(
-                self._proposals(batch), batch.boxes, batch.labels
-            ):
-                overlaps = iou(truths, proposals)
-                matches = match(overlaps, config.ridge_thresh, config.ridge_thresh)
-                near = (matches >= 0).nonzero().flatten()
-                regions.append(proposals[near])
-                labels.append(classes[matches[near]])
-                deltas.append(encode(truths[matches[near]], proposals[near]))
-            pooled = self._features_of(batch, regions, pooled=True)
-            if not scale and any(len(one) for one in pooled):
-                scale = self._scale(pooled)
-            for features, classes, moves in zip(pooled, labels, deltas):
-                rows = np.concatenate([features * np.float32(scale), moves.cpu().numpy()], axis=1)
-                of_row = classes.cpu().numpy()
-                for number in np.unique(of_row):
-                    pairs[number].add(rows[of_row == number])
-            kept, seen = (
-                sum(len(one.rows) for one in pairs),
-                sum(one.num_seen for one in pairs),
-            )
-            yield {
-                "pairs": float(kept),
-                **({"pairs_left_out": float(seen - kept)} if seen > kept else {}),
-            }
-        for number, sample in enumerate(pairs):
-            part = slice(4 * number, 4 * number + 4)
-            self.box_weights[part], self.box_biases[part] = 0.0, 0.0
-            if len(sample.rows):
-                features, targets = sample.rows[:, :-4], sample.rows[:, -4:]
-                weights, biases = fit_ridge(features, targets, config.ridge_penalty)
-                self.box_weights[part] = torch.from_numpy(weights * np.float32(scale))
-                self.box_biases[part] = torch.from_numpy(biases)
-
-    def _new_svms(self) -> list[MinedSVM]:
-        """Return a class's SVM each, which together stay within `cache_gb`."""
+        """Fit a linear SVM a class from a pass over the images; yield figures a batch: sec. 2.3."""
         config = self.config
         settings = SVMSettings(
             c=config.svm_c,
@@ -470,9 +375,55 @@ class RCNN(Detector):
             retrain_after=config.svm_retrain_after,
         )
         num_classes, width = self.svm_weights.shape
-        # The solver's copy of one class is in float64, beside one in float32.
-        capacity = max(64, int(config.cache_gb * 2**30 / (4 * width * (num_classes + 3))))
-        return [MinedSVM(settings, width, capacity) for _ in range(num_classes)]
+        svms = ClassSVMs(
+            settings,
+            (num_classes, width),
+            negative_thresh=config.svm_negative_thresh,
+            feature_norm=config.feature_norm,
+            cache_gb=config.cache_gb,
+        )
+        for batch in batches:
+            regions = [
+                torch.cat([truths, some_of(proposals, config.mined_proposals)])
+                for truths, proposals in zip(batch.boxes, self.given_proposals(batch))
+            ]
+            svms.add(
+                self._features_of(batch, regions, pooled=False),
+                [labels.cpu().numpy() for labels in batch.labels],
+                [iou(*pair).cpu().numpy() for pair in zip(batch.boxes, regions)],
+            )
+            yield svms.figures()
+        weights, biases = svms.trained()
+        self.svm_weights.copy_(torch.from_numpy(weights))
+        self.svm_biases.copy_(torch.from_numpy(biases))
+        self.svm_fitted.fill_(bool(svms.scale))  # none were: there was no region at all
+
+    def fit_boxes(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
+        """Fit a class's box regressions from a pass over the images; yield figures: appendix C."""
+        config = self.config
+        outputs, width = self.box_weights.shape
+        boxes = ClassBoxes(
+            config.ridge_penalty,
+            (outputs, width),
+            feature_norm=config.feature_norm,
+            cache_gb=config.cache_gb,
+        )
+        for batch in batches:
+            regions, labels, deltas = zip(
+                *(
+                    box_pairs(*image, config.ridge_thresh)
+                    for image in zip(self.given_proposals(batch), batch.boxes, batch.labels)
+                )
+            )
+            boxes.add(
+                self._features_of(batch, regions, pooled=True),
+                [one.cpu().numpy() for one in labels],
+                [one.cpu().numpy() for one in deltas],
+            )
+            yield boxes.figures()
+        weights, biases = boxes.fitted()
+        self.box_weights.copy_(torch.from_numpy(weights))
+        self.box_biases.copy_(torch.from_numpy(biases))
 
     @torch.no_grad()
     def _features_of(
@@ -485,11 +436,6 @@ class RCNN(Detector):
             parts.append(seen[0 if pooled else 1].float().cpu())
         split = torch.split(torch.cat(parts), [len(one) for one in regions])
         return [one.numpy() for one in split]
-
-    def _scale(self, features: Sequence[FloatArray]) -> float:
-        """Return the factor that gives (n, D) features the mean norm `feature_norm`."""
-        norms = np.linalg.norm(np.concatenate(list(features)), axis=1)
-        return self.config.feature_norm / max(float(norms.mean()), 1e-12)
 
 
 def _product(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
@@ -513,21 +459,3 @@ def without_norms(backbone: backbones.Backbone) -> backbones.Backbone:
 def some_of(boxes: Tensor, number: int) -> Tensor:
     """Return at most `number` of (P, 4) boxes, drawn at random."""
     return boxes[torch.randperm(len(boxes))[:number].to(boxes.device)]
-
-
-def add_examples(
-    svms: Sequence[MinedSVM],
-    features: FloatArray,
-    labels: FloatArray,
-    overlaps: FloatArray,
-    config: RCNNConfig,
-) -> None:
-    """Give each class's SVM its examples among (n, D) features of an image's regions.
-
-    The first G regions are the ground truths, of classes `labels` (G,); `overlaps` is (G, n).
-    """
-    for number, svm in enumerate(svms):
-        of_class = labels == number
-        best = overlaps[of_class].max(axis=0, initial=0.0)
-        positives = features[: len(labels)][of_class]
-        svm.add(positives, features[best < config.svm_negative_thresh])

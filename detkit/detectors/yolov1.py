@@ -118,9 +118,6 @@ class Objects:
     labels: Tensor  # (M,) int64
 
 
-# --- loss ---------------------------------------------------------------------------------
-
-
 def assign_cells(boxes: Tensor, size: tuple[int, int], grid: int) -> tuple[Tensor, Tensor]:
     """Return ((R,) int64 cells, (R, 4) targets) of (R, 4) ground truths in an image of `size`.
 
@@ -199,9 +196,6 @@ def grid_loss(
         "class": (probs[cells] - one_hot).square().sum(),
     }
     return {role: part / num_images for role, part in sums.items()}
-
-
-# --- the detector -------------------------------------------------------------------------
 
 
 def square(size: int, height: int, width: int) -> tuple[int, int]:
