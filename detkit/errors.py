@@ -29,3 +29,13 @@ class Interrupted(DetkitError):
     """Stopped by Ctrl-C or SIGTERM after everything worth keeping was written."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, NumPy, torch (on a GPU or the CPU) or OpenCV found no memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+        or "can't allocate memory" in str(error)
+        or "Insufficient memory" in str(error)
+    )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detkit.averaging import WeightAverage
 from detkit.config import Recipe
 from detkit.detector import Detector
-from detkit.errors import DetkitError
+from detkit.errors import DetkitError, is_out_of_memory
 from detkit.precision import memory_format
 from detkit.structures import Batch
 
@@ -62,8 +62,8 @@ class Learner:
             images = moved.images.to(memory_format=self.layout)
             losses: dict[str, Tensor] = self._network(Parcel(replace(moved, images=images)))
             fabric.backward(torch.stack(list(losses.values())).sum())
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if _is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise DetkitError(
                     f"out of memory on {fabric.device} at batch size {recipe.batch_size}; try "
                     f"--batch-size {max(1, recipe.batch_size // 2)}"
@@ -238,8 +238,3 @@ def make_optimizer(
         weight_decay=recipe.weight_decay,
         fused=fused,
     )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch found no memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

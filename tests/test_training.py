@@ -356,10 +356,19 @@ def test_weights_that_are_not_finite_are_never_saved(
     assert not (tmp_path / "run" / "resume.ckpt").exists()
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+        MemoryError(),
+    ],
+    ids=["gpu", "cpu", "python"],
+)
 def test_too_little_memory_is_one_line_with_a_batch_size_to_try(
-    tmp_path: Path, records: list[ImageRecord]
+    tmp_path: Path, records: list[ImageRecord], failure: Exception
 ) -> None:
-    toy = failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    toy = failing(failure)
     with pytest.raises(DetkitError, match="out of memory on cpu at batch size 4; .*size 2"):
         list(run(records, tmp_path / "run", toy=toy))
 

@@ -29,7 +29,7 @@ from detkit.cli.plot import plot
 from detkit.cli.propose import propose, recall
 from detkit.cli.train import train
 from detkit.console import Console, send_nowhere, sound_streams
-from detkit.errors import DetkitError, ExitCode
+from detkit.errors import DetkitError, ExitCode, is_out_of_memory
 
 EPILOG = """
 \b
@@ -127,22 +127,12 @@ def _explain(error: Exception) -> tuple[str, ExitCode]:
         where = "" if error.filename is None else f"{error.filename}: "
         advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
         return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT
     return (
         f"unexpected {type(error).__name__}: {error}; this is a defect in detkit: "
         "please report it with the output of the same command and --debug",
         ExitCode.BAD_INPUT,
-    )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether Python, NumPy, torch (on a GPU or the CPU) or OpenCV found no memory."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-        or "Insufficient memory" in str(error)
     )
 
 
