@@ -1,3 +1,4 @@
+import gc
 import io
 import json
 import os
@@ -683,6 +684,23 @@ def test_whatever_json_a_file_holds_is_read_or_refused_in_one_line(value, tmp_pa
         assert str(path) in str(error)
     else:
         assert all(np.isfinite(one.boxes).all() for one in found)
+
+
+def test_no_cycles_are_looked_for_while_many_detections_are_read(tmp_path):
+    boxes = [("car", 0.5, (1, 2, 3, 4))] * 20_000
+    write("jsonl", tmp_path / "found.jsonl", [image("a", *boxes)])
+    (tmp_path / "bad.jsonl").write_text('{"image": "a"\n')
+    looked = []
+    gc.callbacks.append(lambda phase, info: looked.append(phase))
+    try:
+        assert len(read_predictions(tmp_path / "found.jsonl")[0].labels) == 20_000
+        assert looked.count("start") <= 1  # when all is read
+    finally:
+        gc.callbacks.pop()
+    assert gc.isenabled()
+    with pytest.raises(DetkitError):
+        read_predictions(tmp_path / "bad.jsonl")
+    assert gc.isenabled()
 
 
 def test_numbers_without_class_names_are_refused(tmp_path):

