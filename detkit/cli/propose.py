@@ -98,6 +98,7 @@ def propose(
         raise UsageError("-o FILE is missing: where to write the proposals")
     if str(out) == "-":
         raise UsageError("-o -: proposals go to a file, which can be taken up again; name one")
+    from detkit.data.groups import counted
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
     from detkit.proposals.making import make_all
@@ -128,11 +129,11 @@ def propose(
     each = writer.num_boxes / max(writer.num_images, 1)
     before = f"{len(writer.done)} done before, " if writer.done else ""
     console.note(
-        f"{out}: {writer.num_images} images, {each:.0f} boxes each "
+        f"{out}: {counted(writer.num_images, 'image')}, {each:.0f} boxes each "
         f"({before}{cache.hits} from the cache; {cache.size_text()})"
     )
     if num_bad:
-        console.error(f"{num_bad} {'image' if num_bad == 1 else 'images'} could not be read")
+        console.error(f"{counted(num_bad, 'image')} could not be read")
         raise typer.Exit(ExitCode.BAD_INPUT)
 
 
