@@ -159,9 +159,8 @@ def box_pairs(
     most, if by more than `ridge_thresh`; the rest is left out.
     """
     overlaps = iou(gt_boxes, proposals)
-    matches = match(overlaps, ridge_thresh, ridge_thresh)
-    near = (matches >= 0).nonzero().flatten()
-    truth = matches[near]
+    near = (overlaps > ridge_thresh).any(dim=0).nonzero().flatten()
+    truth = match(overlaps, ridge_thresh, ridge_thresh)[near]
     return proposals[near], gt_labels[truth], encode(gt_boxes[truth], proposals[near])
 
 

@@ -25,7 +25,7 @@ from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
 from detkit.linear_fits import MinedSVM, SVMSettings
-from detkit.region_fits import add_examples
+from detkit.region_fits import add_examples, box_pairs
 from detkit.structures import Batch, Proposals, Sample
 
 CLASSES = ("car", "dog")
@@ -341,6 +341,25 @@ def test_fitted_boxes_lie_closer_to_the_truths_than_the_proposals() -> None:
     assert all(after > first for after, first in zip(overlaps(), before))
     detector.config = dataclasses.replace(config, box_regression=False)
     assert overlaps() == pytest.approx(before)
+
+
+def test_a_box_learns_the_truth_it_overlaps_most_and_by_more_than_the_threshold() -> None:
+    truths = torch.tensor([[0.0, 0, 10, 10], [100, 0, 110, 10]])
+    proposals = torch.tensor(
+        [
+            [0.0, 0, 10, 6],  # IoU .6, which is not above it
+            [0, 0, 10, 7],  # .7
+            [102, 0, 110, 10],  # .8 with the second
+            [50, 50, 60, 60],  # none
+        ]
+    )
+    regions, classes, deltas = box_pairs(proposals, truths, torch.tensor([4, 7]), 0.6)
+    assert regions.tolist() == proposals[1:3].tolist() and classes.tolist() == [4, 7]
+    # Eqs. 6-9: (5 - 3.5) / 7 down and 10 / 7 as high; (105 - 106) / 8 left and 10 / 8 as wide.
+    expected = [[0, 1.5 / 7, 0, np.log(10 / 7)], [-1 / 8, 0, np.log(10 / 8), 0]]
+    np.testing.assert_allclose(deltas.numpy(), expected, rtol=1e-5, atol=1e-6)
+    for nothing in box_pairs(proposals, truths[:0], torch.zeros(0, dtype=torch.int64), 0.6):
+        assert len(nothing) == 0
 
 
 def test_a_pass_without_any_pair_moves_no_box() -> None:
