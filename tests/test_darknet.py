@@ -165,6 +165,7 @@ def test_extraction_gives_the_same_maps_with_its_norms_folded(
     backbone = backbones.build("darknet").eval()
     backbones.load_weights(backbone, str(writer.write()))
     assert backbone.pretrained and not backbone.folded_norms
+    torch.manual_seed(0)  # else the last bits hang on which tests ran before
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         found = backbone(image)[-1]
