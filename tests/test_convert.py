@@ -266,6 +266,23 @@ def test_csv_is_the_common_form(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_image_of_a_rare_kind_is_read_back_or_refused(tmp_path: Path, to: str) -> None:
+    source = small(tmp_path / "old")
+    first = source.splits["train"][0]
+    rare = first.path.rename(first.path.with_suffix(".jfif"))
+    first = replace(first, path=rare, image_id=f"{first.image_id[:-4]}.jfif")
+    source = replace(source, splits={"train": (first,)})
+    if to == "yolo":
+        with pytest.raises(DetkitError, match=r"a\.jfif: --to yolo: .* save it as PNG"):
+            convert(source, tmp_path / "new", to)
+        return
+    convert(source, tmp_path / "new", to)
+    back = open_dataset(tmp_path / "new")
+    assert [one.path.is_file() for one in back.splits["train"]] == [True]
+    assert len(back.splits["train"][0].objects) == len(first.objects)
+
+
 def test_images_are_copies_and_no_links(tmp_path: Path) -> None:
     source = small(tmp_path / "source")
     convert(source, tmp_path / "out", "yolo")

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from detkit.data.apart import require_apart
 from detkit.data.division import split_dataset
-from detkit.data.images import image_size
+from detkit.data.images import IMAGE_SUFFIXES, image_size
 from detkit.data.imagesets import is_class_list
 from detkit.data.records import Dataset, ImageRecord
 from detkit.data.staging import new_folder
@@ -85,6 +85,7 @@ def convert(
         raise UsageError(f"--to {to}: no such format; choose from {', '.join(FORMATS)}")
     require_apart(dataset.root, out)
     _check_splits(dataset, to)
+    _check_kinds(dataset, to)
     layout = _LAYOUTS[to]
     names = _new_names(dataset, layout)
     with new_folder(out, force=force) as root:
@@ -127,6 +128,16 @@ def _check_splits(dataset: Dataset, to: str) -> None:
                 f'--to {to}: the split "{split}" would be lost, as {to} knows train, val, test and '
                 "trainval; divide the images anew with detkit split"
                 + (", or write --to voc" if is_list_name else "")
+            )
+
+
+def _check_kinds(dataset: Dataset, to: str) -> None:
+    """Raise DetkitError for an image that nothing would find again: YOLO's labels name none."""
+    for record in (one for records in dataset.splits.values() for one in records):
+        if to == "yolo" and record.path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DetkitError(
+                f"{record.path}: --to yolo: images of this kind are found only where labels name "
+                "them, as YOLO's do not; save it as PNG or JPEG, or choose another format"
             )
 
 

@@ -130,6 +130,7 @@ class Tree:
                 self._by_stem.setdefault((fold(stem_of(file)), True), []).append(file)
             elif suffix in _OTHER_IMAGES and is_picture:
                 self.other_images.append(file)
+                self._by_name.setdefault(fold(name_of(file)), []).append(file)
             elif suffix == ".txt":
                 self._by_stem.setdefault((fold(stem_of(file)), False), []).append(file)
 
