@@ -196,6 +196,26 @@ def test_a_jpeg_with_bytes_behind_its_end_is_sound(folder: Folder) -> None:
     assert check(folder.dataset()) == []
 
 
+@pytest.mark.parametrize(
+    ("format_name", "box", "hint"),
+    [
+        ("yolo", (40 * 80, 10 * 60, 50 * 80, 30 * 60), "pixels? YOLO has shares"),
+        ("yolo", (70, 10, 88, 30), "cut it at the border"),
+        ("coco", (30, 20, 30 + 70, 20 + 50), "x1, y1, x2, y2? COCO has x, y, width, height"),
+        ("coco", (60, 20, 60 + 30, 20 + 10), "cut it at the border"),
+        ("voc", (30, 20, 100, 70), "cut it at the border"),
+    ],
+)
+def test_a_box_in_another_convention_is_told_so(
+    tmp_path: Path, format_name: str, box: Box, hint: str
+) -> None:
+    folder = Folder(tmp_path, format_name)  # images are 80 x 60
+    folder.add("train", [one("car", box)])
+    finding = only(check(folder.dataset()))
+    assert finding.code == "outside-image"
+    assert f"; {hint}" in finding.message
+
+
 def test_no_image_file_is_opened_without_read_images(folder: Folder) -> None:
     record = folder.add(
         "train", [one("car", (1, 1, 9, 9)), one("car", (1, 1, 99, 9))], stated=(60, 80)

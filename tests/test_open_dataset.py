@@ -39,6 +39,7 @@ def test_a_path_that_is_not_there_is_one_line_naming_it(tmp_path):
         ({"a.jpg": None, "truth.mat": "x"}, "writetable"),
         ({"notes.txt": "hello", "a.jpg": None}, "1 .txt"),
         ({"cvat.xml": "<annotations/>", "a.jpg": None}, "1 .xml; export the labels as one of"),
+        ({"images/a.jpg": None, "labels/train/a.txt": "0 .5 .5 .5 .5"}, "at the image's place un"),
         ({"labels.zip": "x", "a.jpg": None}, "unpack labels.zip first"),
         ({"a.csv": "ImageID,BBox\na,5\n", "a.jpg": None}, "a.csv has no column class, xmin"),
         ({"a.csv": "image,xmin,ymin,xmax,ymax\na,1,1,2,2\n"}, "a.csv has no column class"),

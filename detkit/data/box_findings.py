@@ -12,6 +12,7 @@ from detkit.data.records import Finding, ImageRecord, ObjectRecord
 INCLUSIVE_FORMATS = frozenset({"voc", "csv"})
 PIXEL = 1.0  # how far a box may reach over the border: rounding, and labels counted from 0
 ROUNDING = 1e-6  # pixels: what subtracting 1 from a fraction may cost
+MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 Size = tuple[int, int]  # (height, width)
 
 
@@ -20,7 +21,7 @@ def check_boxes(record: ImageRecord, size: Size | None, *, format_name: str) -> 
     seen: dict[tuple[float, float, float, float], tuple[int, str]] = {}
     for place, one in enumerate(record.objects, start=1):
         number = one.number or place
-        judged = _judge(one, size, _is_inclusive(format_name, one))
+        judged = _judge(one, size, format_name)
         if judged is None and one.box in seen:
             first, name = seen[one.box]
             other = "" if name == one.name else f' "{name}"'
@@ -44,8 +45,9 @@ def check_boxes(record: ImageRecord, size: Size | None, *, format_name: str) -> 
             )
 
 
-def _judge(one: ObjectRecord, size: Size | None, inclusive: bool) -> tuple[str, str, str] | None:
+def _judge(one: ObjectRecord, size: Size | None, format_name: str) -> tuple[str, str, str] | None:
     """Return severity, code and message of what is wrong with one box, if anything is."""
+    inclusive = _is_inclusive(format_name, one)
     x1, y1, x2, y2 = one.box
     values = _values(one)
     if not all(math.isfinite(value) for value in one.box):
@@ -63,7 +65,11 @@ def _judge(one: ObjectRecord, size: Size | None, inclusive: bool) -> tuple[str, 
     if size is not None and not fits(one, size):
         height, width = size
         wholly = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
-        if x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
+        if format_name == "yolo" and max(one.box) > MOST_SHARE * max(size):
+            hint = "pixels? YOLO has shares of the image's width and height"
+        elif format_name == "coco" and x1 < x2 - x1 <= width and y1 < y2 - y1 <= height:
+            hint = "x1, y1, x2, y2? COCO has x, y, width, height; else cut it at the border"
+        elif x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
             hint = "swapped x and y, or made for the image before its EXIF rotation?"
         else:
             hint = "is it the right image? draw the box again" if wholly else "cut it at the border"

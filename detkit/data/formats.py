@@ -90,6 +90,8 @@ def _hint(tree: Tree) -> str:
             return f"; {table} has no column {', '.join(lacking)}"
     if tree.with_suffix(".xml", ".json"):
         return "; export the labels as one of these from the tool that made them"
+    if tree.images and tree.with_suffix(".txt"):
+        return "; no .txt lies beside its image or at the image's place under labels/"
     return ""
 
 
