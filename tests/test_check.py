@@ -216,6 +216,18 @@ def test_a_box_in_another_convention_is_told_so(
     assert f"; {hint}" in finding.message
 
 
+def test_labels_without_a_single_image_are_told_first(folder: Folder) -> None:
+    records = [folder.add("train", [one("car", (1, 1, 9, 9))]) for _ in range(3)]
+    for record in records[:2]:
+        record.path.unlink()
+    assert codes(check(folder.dataset())) == ["missing-image"] * 2
+    records[2].path.unlink()
+    found = check(folder.dataset())
+    assert codes(found) == ["all-missing", *["missing-image"] * 3]
+    assert "not one of the 3 labelled images is here" in format_finding(found[0], folder.root)
+    assert drop_bad(folder.dataset(), found)[1] == 3
+
+
 def test_no_image_file_is_opened_without_read_images(folder: Folder) -> None:
     record = folder.add(
         "train", [one("car", (1, 1, 9, 9)), one("car", (1, 1, 99, 9))], stated=(60, 80)

@@ -66,6 +66,13 @@ def test_a_folder_whose_images_are_links_to_elsewhere_says_so(tmp_path):
         open_dataset(root)
 
 
+@pytest.mark.parametrize("name", ["images", "labels"])
+def test_one_half_of_a_data_set_points_to_the_folder_above(tmp_path, name):
+    put(tmp_path, {"images/a.jpg": None, "labels/a.txt": "0 .5 .5 .5 .5\n"})
+    with pytest.raises(DetkitError, match="name the folder above it"):
+        open_dataset(tmp_path / name)
+
+
 def test_links_that_lead_to_themselves_are_left_out(tmp_path):
     labelled(tmp_path, "a")
     try:

@@ -23,6 +23,7 @@ from detkit.data.images import image_size, read_image
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.data.set_findings import (
     check_duplicates,
+    check_images,
     check_names,
     check_splits,
     check_unlabelled,
@@ -47,7 +48,7 @@ def check(
     Without `read_images` no image file is opened: boxes are held against the stated size and
     duplicates are not looked for. `progress` hears (images done, images in all).
     """
-    findings = list(dataset.findings)
+    findings = [*dataset.findings, *check_images(dataset)]
     known = {(one.code, one.image_id, one.object_number) for one in findings}
     records = {
         (record.image_id, record.path): (split, record)
@@ -77,6 +78,7 @@ def find_losses(dataset: Dataset) -> list[Finding]:
     a box that makes no sense is not lost, it stands in the copy as it does here.
     """
     findings = [one for one in dataset.findings if one.severity == "error"]
+    findings += check_images(dataset)
     known = {one.image_id for one in findings if one.image_id and one.object_number is None}
     records = {record.image_id: record for members in dataset.splits.values() for record in members}
     for record in records.values():

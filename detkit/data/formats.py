@@ -11,7 +11,7 @@ from detkit.data.groups import summary
 from detkit.data.names import without_bad_names
 from detkit.data.records import Dataset, Finding
 from detkit.data.tables import lacking_columns, read_tables, table_files
-from detkit.data.tree import Tree, images_finding, suffix_of
+from detkit.data.tree import LAYOUT_FOLDERS, Tree, images_finding, suffix_of
 from detkit.data.voc import read_voc
 from detkit.data.yolo import read_yolo
 from detkit.data.yolo_spec import spec_files
@@ -78,6 +78,8 @@ def _hint(tree: Tree) -> str:
     if tree.findings:
         first = tree.findings[0]
         return f"; {first.file}: {first.message}"
+    if tree.root.absolute().name.lower() in LAYOUT_FOLDERS:
+        return "; name the folder above it, which holds images and labels"
     labels = tree.with_suffix(".xml", ".json", ".txt", ".csv")
     if tree.with_suffix(".mat"):
         return "; a .mat file is read after writetable(groundTruth, 'labels.csv') in MATLAB"

@@ -12,6 +12,17 @@ from detkit.data.names import similar_names
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 
 
+def check_images(dataset: Dataset) -> Iterator[Finding]:
+    """Yield the error that not one of several images is there: another folder was meant."""
+    records = [record for members in dataset.splits.values() for record in members]
+    if len(records) > 1 and not any(record.path.is_file() for record in records):
+        message = (
+            f"not one of the {len(records)} labelled images is here; name the folder that holds "
+            "images and labels"
+        )
+        yield Finding("error", "all-missing", message)
+
+
 def check_unlabelled(dataset: Dataset) -> Iterator[Finding]:
     """Yield one warning a split about images without a label file, where that says: no object."""
     if dataset.format != "yolo":

@@ -36,7 +36,7 @@ _SPLIT_NAMES = {
 }
 # Folders that say what kind of file lies there and nothing about which images: of two paths
 # that are equal without them, one is the label of the other.
-_LAYOUT_FOLDERS = frozenset(
+LAYOUT_FOLDERS = frozenset(
     {
         *("image", "images", "img", "imgs", "jpegimages", "pics", "pictures", "photos"),
         *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
@@ -396,7 +396,7 @@ def _place(folder: str) -> tuple[str, ...]:
     return tuple(
         split_name(part) or fold(part)
         for part in folder.split("/")
-        if part and part.lower() not in _LAYOUT_FOLDERS
+        if part and part.lower() not in LAYOUT_FOLDERS
     )
 
 
