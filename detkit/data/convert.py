@@ -28,9 +28,9 @@ from detkit.data.apart import require_apart
 from detkit.data.division import split_dataset
 from detkit.data.images import IMAGE_SUFFIXES, image_size
 from detkit.data.imagesets import is_class_list
+from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
 from detkit.data.staging import new_folder
-from detkit.data.tree import split_name
 from detkit.data.writers import Labelled, coco_json, csv_table, voc_xml, yolo_txt, yolo_yaml
 from detkit.errors import DetkitError, UsageError
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from detkit.data.coco import coco_files, read_coco
 from detkit.data.groups import summary
 from detkit.data.names import without_bad_names
+from detkit.data.paths import suffix_of
 from detkit.data.records import Dataset, Finding
 from detkit.data.tables import lacking_columns, read_tables, table_files
-from detkit.data.tree import LAYOUT_FOLDERS, Tree, images_finding, suffix_of
+from detkit.data.tree import LAYOUT_FOLDERS, Tree, images_finding
 from detkit.data.voc import read_voc
 from detkit.data.yolo import read_yolo
 from detkit.data.yolo_spec import spec_files

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from detkit.data.paths import split_in
 from detkit.data.records import Dataset, Finding, ImageRecord
-from detkit.data.tree import Tree, images_finding, split_in
+from detkit.data.tree import Tree, images_finding
 
 _ORDER = {"train": 0, "trainval": 1, "val": 2, "test": 3}
 

@@ -8,18 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from detkit.data.groups import Records, without_union
+from detkit.data.paths import folder_of, name_of, posix, split_name, stem_of, suffix_of
 from detkit.data.records import Finding, ImageRecord
-from detkit.data.tree import (
-    Tree,
-    folder_of,
-    images_finding,
-    name_of,
-    posix,
-    shared_tail,
-    split_name,
-    stem_of,
-    suffix_of,
-)
+from detkit.data.tree import Tree, images_finding, shared_tail
 
 _UNDIVIDED = "default"  # what CVAT calls the only list of a task without subsets
 _MARKS = ("1", "0", "-1")  # of an image in a class's list: holds it, only difficult, not

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from detkit.data.formats import read_folder
 from detkit.data.groups import Records, counted, in_order, rank
+from detkit.data.paths import split_name
 from detkit.data.records import Dataset
-from detkit.data.tree import split_name
 from detkit.errors import UsageError
 
 DEFAULT_FRACTION = 0.2  # ours: what is kept for validation where the folder does not say

@@ -23,17 +23,9 @@ from dataclasses import dataclass, field
 
 from detkit.data.groups import in_order, named_splits, unlabelled_folder
 from detkit.data.images import IMAGE_SUFFIXES
+from detkit.data.paths import folder_of, name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
-from detkit.data.tree import (
-    Tree,
-    folder_of,
-    images_finding,
-    name_of,
-    split_in,
-    split_in_stem,
-    split_name,
-    suffix_of,
-)
+from detkit.data.tree import Tree, images_finding
 from detkit.shown import is_plain
 
 MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows

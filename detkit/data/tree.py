@@ -13,27 +13,25 @@ import codecs
 import io
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TextIO
 
 from detkit.data.images import IMAGE_SUFFIXES
+from detkit.data.paths import (
+    fold,
+    folder_of,
+    name_of,
+    posix,
+    split_in,
+    split_name,
+    stem_of,
+    suffix_of,
+)
 from detkit.data.records import Finding
 from detkit.shown import is_plain, printable
 
-# How people call the three parts; the year of "train2017" is dropped before looking here.
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-    "trainval": "trainval",
-}
 # Folders that say what kind of file lies there and nothing about which images: of two paths
 # that are equal without them, one is the label of the other.
 LAYOUT_FOLDERS = frozenset(
@@ -50,58 +48,6 @@ _OTHER_IMAGES = frozenset(
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
 _MASK_FOLDERS = frozenset({"segmentationclass", "segmentationobject", "mask", "masks", "depth"})
 _LABEL_SUFFIXES = frozenset({".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".data"})
-
-
-def split_name(word: str) -> str | None:
-    """Return "train", "val", "test" or "trainval" for a name of one ("valid", "train2017")."""
-    return _SPLIT_NAMES.get(re.sub(r"[-_ ]?\d{2,4}$", "", word.lower()))
-
-
-def split_in(path: str) -> str | None:
-    """Return the split that a folder in a relative path is named after, or None."""
-    for part in PurePosixPath(path).parts[:-1]:
-        if name := split_name(part):
-            return name
-    return None
-
-
-def split_in_stem(stem: str) -> str | None:
-    """Return the split named in a file's stem ("instances_train2017"), or None."""
-    for word in reversed(re.split(r"[\s_.\-]+", stem)):
-        if name := split_name(word):
-            return name
-    return None
-
-
-def folder_of(path: str) -> str:
-    """Return the folder of a relative path, "" for the root."""
-    return path.rpartition("/")[0]
-
-
-def name_of(path: str) -> str:
-    """Return the last part of a relative path."""
-    return path.rpartition("/")[2]
-
-
-def stem_of(path: str) -> str:
-    """Return the last part of a relative path without its suffix."""
-    return PurePosixPath(path).stem
-
-
-def suffix_of(path: str) -> str:
-    """Return the suffix of a relative path in lower case."""
-    return os.path.splitext(path)[1].lower()  # noqa: PTH122 - thousands of times a folder
-
-
-def fold(text: str) -> str:
-    """Return a name in the form in which letter case and Unicode form do not count."""
-    return unicodedata.normalize("NFC", text).casefold()
-
-
-def posix(text: str) -> str:
-    """Return a path written on any system with "/", without "." parts and outer spaces."""
-    parts = text.strip().replace("\\", "/").split("/")
-    return "/".join(part for place, part in enumerate(parts) if part != "." and (part or not place))
 
 
 class Tree:

@@ -16,8 +16,9 @@ from xml.etree.ElementTree import ParseError
 
 from detkit.data.groups import folder_splits, in_order, unlabelled_folder
 from detkit.data.imagesets import ImageSets, split_lists
+from detkit.data.paths import folder_of, name_of, posix, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
-from detkit.data.tree import Tree, folder_of, name_of, posix, stem_of, suffix_of
+from detkit.data.tree import Tree
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
 

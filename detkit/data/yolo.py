@@ -18,16 +18,9 @@ from detkit.data.groups import (
     without_union,
 )
 from detkit.data.images import image_size
+from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
-from detkit.data.tree import (
-    Tree,
-    folder_of,
-    images_finding,
-    name_of,
-    split_name,
-    stem_of,
-    suffix_of,
-)
+from detkit.data.tree import Tree, images_finding
 from detkit.data.yolo_rows import parse_row
 from detkit.data.yolo_spec import Spec, is_name_file, read_spec
 from detkit.errors import DetkitError

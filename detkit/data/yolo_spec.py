@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from detkit.data.paths import name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Finding
-from detkit.data.tree import Tree, name_of, split_name, stem_of, suffix_of
+from detkit.data.tree import Tree
 from detkit.data.yolo_rows import parse_row
 from detkit.shown import short
 
