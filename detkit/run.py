@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from detkit.checkpoint import random_state, set_random_state
+from detkit.checkpoint import set_random_state
 from detkit.clock import Clock
 from detkit.config import ProposalConfig, Recipe, to_json
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Fit, Stage
 from detkit.errors import DetkitError, Interrupted
 from detkit.files import shell_word
-from detkit.learner import Learner, averaged, next_batch, over_devices
+from detkit.learner import Learner, next_batch, over_devices
 from detkit.loading import (
     BatchStream,
     Draw,
@@ -37,12 +37,11 @@ from detkit.run_folder import RunFolder
 from detkit.run_log import RunLog, losses_text, memory_mib
 from detkit.samples import clear_samples, write_samples
 from detkit.saving import Saver
-from detkit.schedule import StageBudget, lr_factor
+from detkit.schedule import lr_factor
 from detkit.stopping import StopSignal
 from detkit.structures import Batch, Scores, Step
 from detkit.training_images import TrainingImages
-
-VALIDATION_SHARE = 0.1  # of the time used that validations on the way may take
+from detkit.validations import Validations
 
 
 class Run:
@@ -68,7 +67,6 @@ class Run:
         source = source_for(detector, options.proposals)
         self.images = TrainingImages(records, detector.class_names, recipe.cache_size, source)
         self.stages = detector.stages(recipe)
-        self.batch_size = recipe.batch_size
         self.budgets = options.budgets(self.stages, len(records), recipe.batch_size)
         self.clock = Clock(began, options.max_minutes, self.stages, self.budgets, len(records))
         identity: dict[str, Any] = {
@@ -84,6 +82,8 @@ class Run:
         if source is not None:
             identity["proposals from"] = source.identity
         self.saver = Saver(folder, detector, options, identity)
+        epoch_steps = math.ceil(len(records) / recipe.batch_size)
+        self.validations = Validations(fabric, detector, options, epoch_steps)
         self._saved: Mapping[str, Any] | None = None
         self._log = RunLog(folder)
         self._stop = StopSignal()
@@ -151,7 +151,7 @@ class Run:
             )
         if at.owes_validation and not stopped and self.options.validation is not None:
             yield self._validation_owed(learner, stage)
-        while at.progress < 1 and not stopped and not self._out_of_patience():
+        while at.progress < 1 and not stopped and not self.validations.are_stale(at):
             started = time.monotonic()
             factor = lr_factor(stage.recipe, at.progress)
             try:
@@ -163,7 +163,7 @@ class Run:
             self.clock.speed.add(time.monotonic() - started)
             stopped = self._agree()
             scores, is_best = None, False
-            due = is_last and self._validation_due(budget)
+            due = is_last and self.validations.is_due(at, budget, self.clock.seconds)
             at.owes_validation = due and stopped
             if due and not stopped:
                 scores, is_best = self._validate(learner)
@@ -359,43 +359,11 @@ class Run:
         at.progress = max(at.progress, progress)
         return stopped and at.progress < 1  # what is complete may as well be finished
 
-    def _validation_due(self, budget: StageBudget) -> bool:
-        """Return whether the detector is to be judged after this step."""
-        at, options = self.at, self.options
-        if options.validation is None:
-            return False
-        if at.progress >= 1:
-            return True
-        if budget.seconds is None and budget.steps is not None:
-            epoch = math.ceil(len(self.images) / self.batch_size)
-            every = max(epoch, math.ceil(budget.steps / options.num_validations))
-            return at.stage_step % every == 0
-        due = at.progress * options.num_validations >= at.validations + 1
-        share = VALIDATION_SHARE * (self.clock.seconds - at.stage_began)
-        costs = at.validation_seconds + at.last_validation > share
-        return bool(self.fabric.broadcast(due and not costs))  # clocks differ, one decides
-
     def _validate(self, learner: Learner | None) -> tuple[Scores | None, bool]:
         """Judge the weights and save; return the scores (first process only) and is_best."""
-        at, started = self.at, time.monotonic()
-        scores, random = None, random_state()
-        if self.folder is not None and self.options.validation is not None:
-            with averaged(learner):
-                self.detector.eval()
-                scores = self.options.validation(self.detector)
-        if learner is not None:
-            learner.set_train()
-        set_random_state(random)
-        mean, at.last_validation = self.fabric.broadcast(
-            (None if scores is None else scores.mean, time.monotonic() - started)
-        )
-        is_best = mean is not None and (at.best is None or mean > at.best)
-        if is_best:
-            at.best = mean
-        at.stale = 0 if is_best else at.stale + 1
-        at.validations += 1
-        at.validation_seconds += at.last_validation
-        if self._out_of_patience() and at.progress < 1:
+        at = self.at
+        scores, is_best = self.validations.judge(at, learner)
+        if self.validations.are_stale(at) and at.progress < 1:
             self.notes.append(f"stopped early: {at.stale} validations without a better mAP")
         self._save(learner, scores, is_best=is_best)
         return scores, is_best
@@ -452,10 +420,6 @@ class Run:
         for note in notes:
             self._log.say(note)
         return notes
-
-    def _out_of_patience(self) -> bool:
-        """Return whether the last validations brought nothing better."""
-        return self.options.patience is not None and self.at.stale >= self.options.patience
 
     def _set_random_state(self, state: Mapping[str, Any]) -> None:
         """Go on with the first process's generators; those of the others begin anew."""

@@ -30,6 +30,7 @@ LAYERS = {
         "averaging",
         "precision",
         "stopping",
+        "validations",
         "image_names",
         "run_log",
         "samples",

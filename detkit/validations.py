@@ -1,0 +1,72 @@
+"""The validations of a run: when one is due, what becomes of it, and when to stop for them."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from lightning_fabric import Fabric
+
+from detkit.checkpoint import random_state, set_random_state
+from detkit.detector import Detector
+from detkit.learner import Learner, averaged
+from detkit.position import Position, RunOptions
+from detkit.schedule import StageBudget
+from detkit.structures import Scores
+
+TIME_SHARE = 0.1  # of the time used that validations on the way may take
+
+
+class Validations:
+    """Judges a detector on the way and in the end, and remembers in a `Position` how it did."""
+
+    def __init__(
+        self, fabric: Fabric, detector: Detector, options: RunOptions, epoch_steps: int
+    ) -> None:
+        """Take the parts; an epoch is `epoch_steps` steps, and there is at most one in each."""
+        self.fabric = fabric
+        self.detector = detector
+        self.options = options
+        self.epoch_steps = epoch_steps
+
+    def is_due(self, at: Position, budget: StageBudget, seconds: float) -> bool:
+        """Return whether to judge now, of a run that has taken `seconds` in all."""
+        if self.options.validation is None:
+            return False
+        if at.progress >= 1:
+            return True
+        if budget.seconds is None and budget.steps is not None:
+            every = max(self.epoch_steps, math.ceil(budget.steps / self.options.num_validations))
+            return at.stage_step % every == 0
+        due = at.progress * self.options.num_validations >= at.validations + 1
+        share = TIME_SHARE * (seconds - at.stage_began)
+        costs = at.validation_seconds + at.last_validation > share
+        return bool(self.fabric.broadcast(due and not costs))  # clocks differ, one decides
+
+    def judge(self, at: Position, learner: Learner | None) -> tuple[Scores | None, bool]:
+        """Return the scores of the weights (first process only), and whether they are the best.
+
+        What is learnt afterwards does not depend on it.
+        """
+        scores, random, started = None, random_state(), time.monotonic()
+        if self.fabric.global_rank == 0 and self.options.validation is not None:
+            with averaged(learner):
+                self.detector.eval()
+                scores = self.options.validation(self.detector)
+        if learner is not None:
+            learner.set_train()
+        set_random_state(random)
+        mean, at.last_validation = self.fabric.broadcast(
+            (None if scores is None else scores.mean, time.monotonic() - started)
+        )
+        is_best = mean is not None and (at.best is None or mean > at.best)
+        if is_best:
+            at.best = mean
+        at.stale = 0 if is_best else at.stale + 1
+        at.validations += 1
+        at.validation_seconds += at.last_validation
+        return scores, is_best
+
+    def are_stale(self, at: Position) -> bool:
+        """Return whether so many brought nothing better that patience is at its end."""
+        return self.options.patience is not None and at.stale >= self.options.patience
