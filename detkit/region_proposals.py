@@ -35,10 +35,10 @@ class RPNConfig(DetectorConfig):
 
     anchor_sizes: tuple[float, ...] = setting(
         (),
-        "sec. 3.1.1: square roots of the areas, on the network's image. Empty: 128 256 512 on a "
+        "sec. 3.3: square roots of the areas, on the network's image. Empty: 128 256 512 on a "
         "shorter side of 600; on a pyramid a size (ours: two) a map, 4 strides, on 800 (320)",
     )
-    anchor_ratios: tuple[float, ...] = setting((0.5, 1.0, 2.0), "sec. 3.1.1: height to width")
+    anchor_ratios: tuple[float, ...] = setting((0.5, 1.0, 2.0), "sec. 3.3: height to width")
     anchor_boxes: Shapes = setting(
         (), "ours: (width, height) of each anchor in network pixels, instead of sizes and ratios"
     )
@@ -54,14 +54,18 @@ class RPNConfig(DetectorConfig):
         None, "sec. 3.3: anchors across the border are not trained; none: but on a pyramid they are"
     )
     rpn_width: int | None = setting(None, "sec. 3.1: 512 for VGG16 (none: as many as the map has)")
-    rpn_positive_thresh: float = setting(0.7, "sec. 3.1.2: IoU above .7, or the best")
+    rpn_positive_thresh: float = setting(
+        0.7, "sec. 3.1.2: IoU above .7, or the best; released code: .7 and more"
+    )
     rpn_negative_thresh: float = setting(0.3, "sec. 3.1.2: IoU below .3")
     anchors_per_image: int = setting(256, "sec. 3.1.3: 256 sampled anchors")
     rpn_positive_fraction: float = setting(0.5, "sec. 3.1.3: up to half of them positive")
     rpn_box_weight: float = setting(1.0, "released code (the paper: lambda = 10, see the top)")
     rpn_nms_thresh: float = setting(0.7, "sec. 3.3")
     rpn_min_size: float | None = setting(
-        None, "released code: sides of at least 16 on 600 (none: so in proportion; pyramid: 0)"
+        None,
+        "ours: sides of at least 16 on 600 (none: so in proportion; pyramid: 0); released code: 16 "
+        "pixels of the image's own",
     )
     rpn_pre_nms_train: int | None = setting(
         None, "none: 12000, released code; on a pyramid 2000 of each map (Detectron)"

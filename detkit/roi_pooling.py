@@ -83,7 +83,7 @@ class RoIPooling(nn.Module):
             aligned: Tensor = ops.roi_align(x, where, size, 1 / stride, SAMPLES)
             return aligned
         whole = x.float()  # the kernel wants map and boxes of one dtype; a maximum is exact in both
-        if self.method == "pool":
+        if self.method == "pool":  # Fast R-CNN sec. 2.1; eq. 4, its gradient, is torchvision's
             pooled: Tensor = ops.roi_pool(whole, where, size, 1 / stride)
             return pooled.to(x.dtype)
         bins = [ops.roi_pool(whole, where, (n, n), 1 / stride).flatten(1) for n in PYRAMID]

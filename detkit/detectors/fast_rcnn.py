@@ -11,8 +11,14 @@ Differences from the paper:
   ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
 - An image without a proposal in the background's IoU range [.1, .5), as one without objects,
   takes its background from the other proposals that are not positive.
+- Targets are divided by fixed deviations, not by those of the data set.
+- One scale in training and test (sec. 5.2); no image pyramids.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's.
+
+Where the equations are: 1-3 `multi_task_loss`, 4 (RoI pooling's gradient) torchvision's, behind
+`roi_pooling.RoIPooling`, 5 `truncated_svd.truncated`. Test, sec. 3: `judge`, then
+`Detector.detect`.
 """
 
 from __future__ import annotations
@@ -56,9 +62,9 @@ class RegionConfig(DetectorConfig):
     """The numbers of a detector that judges regions: Fast R-CNN's, and Faster R-CNN's head."""
 
     size: int | None = setting(
-        None, "sec. 4: shorter side 600 (none: that on VGG16 and ResNet, 320 on light backbones)"
+        None, "sec. 5.2: shorter side 600 (none: that on VGG16 and ResNet, 320 on light backbones)"
     )
-    max_size: int | None = setting(None, "sec. 4: longer side at most 1000 (none: size x 5/3)")
+    max_size: int | None = setting(None, "sec. 5.2: longer side at most 1000 (none: size x 5/3)")
     neck: Literal["auto", "single", "fpn"] = setting(
         "auto", "auto: the paper's single map on VGG16, else FPN (Lin et al. 2017)"
     )
@@ -77,13 +83,13 @@ class RegionConfig(DetectorConfig):
     positive_thresh: float = setting(0.5, "sec. 2.3: IoU of at least .5")
     negative_range: tuple[float, float] = setting((0.1, 0.5), "sec. 2.3: IoU in [.1, .5)")
     box_variances: tuple[float, float, float, float] = setting(
-        (0.1, 0.1, 0.2, 0.2), "sec. 2.3: targets of unit variance; released code: these deviations"
+        (0.1, 0.1, 0.2, 0.2), "sec. 2.3: targets of unit variance; py-faster-rcnn: these deviations"
     )
     box_weight: float = setting(1.0, "sec. 2.3: lambda = 1")
     svd: tuple[int, int] = setting(
         (0, 0), "sec. 4.4: 1024 singular values of fc6 and 256 of fc7 kept; 0: all (no SVD)"
     )
-    nms_thresh: float = setting(0.3, "R-CNN released code")
+    nms_thresh: float = setting(0.3, "sec. 3: as R-CNN; its released code")
     pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
     max_detections: int = setting(100, "released code: 100 an image")
 
@@ -281,7 +287,8 @@ def multi_task_loss(
     num_rois = max(1, len(labels))
     positive = (labels > 0).nonzero().flatten()
     of_class = deltas[positive, labels[positive] - 1]  # eq. 1: [u >= 1], t^u
-    class_loss = F.cross_entropy(class_logits, labels, reduction="sum")
+    class_loss = F.cross_entropy(class_logits, labels, reduction="sum")  # eq. 1: -log p_u
+    # Eqs. 2 and 3: quadratic below 1, torch's default.
     box_loss = F.smooth_l1_loss(of_class, delta_targets[positive], reduction="sum")
     return class_loss / num_rois, box_weight * box_loss / num_rois
 
@@ -331,7 +338,7 @@ class RegionDetector(Detector):
         self.head = RoIHead(config, self.backbone, self.neck, len(self.class_names))
 
     def network_size(self) -> Callable[[int, int], tuple[int, int]]:
-        """Return Fast R-CNN's rule, sec. 4: a shorter side of `size`, the longer not too long."""
+        """Return Fast R-CNN's rule, sec. 5.2: a shorter side of `size`, the longer not too long."""
         return partial(shorter_side, *self.config.sides)
 
     @property

@@ -11,11 +11,20 @@ Differences from the paper:
 - Losses are means over the sampled anchors and `rpn_box_weight` is 1, as in the released code;
   the paper's lambda = 10 goes with its division by the number of places.
 - Ground truths join the proposals that the head is trained on, as in the released code.
+- `rpn_min_size` is in the network's pixels, where the released code has 16 of the image's own,
+  and small boxes go after the best `rpn_pre_nms_*` are taken, as in torchvision, not before.
+- Step 3 of alternating training goes on with step 1's RPN layers. A batch has as many images in
+  all four steps, so that equal `step_shares` are the released code's 80k steps of 1 image and
+  40k of 2.
 - On a feature pyramid (the default but for VGG16) anchors that cross the border are trained
   on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of each
   map by itself.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
-  `recipe` is the released code's joint schedule.
+  `recipe` is the released code's joint schedule, and not the 60k steps at .001 and 20k at .0001
+  that sec. 3.1.3 has for the RPN alone.
+
+Where the equations are: 1 `region_proposals.rpn_loss`, 2 `boxes.encode`. The head's loss is Fast
+R-CNN's.
 """
 
 from __future__ import annotations

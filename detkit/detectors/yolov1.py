@@ -20,8 +20,13 @@ Differences from the paper:
   in the middle of their cell, confidence .1, classes 1 / C: the loss is small from the first step.
 - Negative confidences and class probabilities count as 0 in detection: the last layer is linear
   (sec. 2.2), and two negative numbers would make a positive score.
+- Eq. 3 is summed over an image and its mean is over the batch, as the paper writes it. The
+  released code follows half its gradient, so that the same lr is twice as high here.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's. Pretraining at half the resolution is left to others.
+
+Where the equations are: 1 `decode_grid`, 2 `architectures.leaky_convolution` and
+`grid_heads.ConnectedHead`, 3 `grid_loss`. Test, sec. 2.3: `decode_grid`, then `Detector.detect`.
 """
 
 from __future__ import annotations
@@ -186,7 +191,7 @@ def grid_loss(
         idle[cells, predictor] = 0.0
     chosen = boxes[cells, predictor]
     centre = (chosen[:, :2] - targets[:, :2]).square().sum()
-    size = (chosen[:, 2:] - targets[:, 2:].sqrt()).square().sum()
+    size = (chosen[:, 2:] - targets[:, 2:].sqrt()).square().sum()  # predictions are roots
     one_hot = nn.functional.one_hot(objects.labels, probs.shape[1]).to(probs)
     sums = {
         "centre_box": lambda_coord * centre,
@@ -407,6 +412,7 @@ def decode_grid(found: Grid, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     boxes = torch.cat([centres, found.boxes[..., 2:].square()], dim=-1)
     height, width = size
     pixels = cxcywh_to_xyxy(boxes * boxes.new_tensor([width, height] * 2))
+    # Eq. 1: Pr(class | object) * Pr(object) * IoU.
     scores = found.confidences.clamp(min=0)[..., None] * found.probs.clamp(min=0)[:, :, None]
     return pixels.flatten(1, 2), scores.flatten(1, 2)
 

@@ -5,7 +5,7 @@ Object Recognition", IJCV 104(2), 2013. Shape shorthand: H x W pixels, P boxes.
 
 An image is cut into small regions (segmentation.py), which are merged two by two up to the whole
 image (regions.py); every region on the way gives a box. Colour spaces, segmentation scales and
-similarities are varied, since what one of them misses another finds (sec. 4).
+similarities are varied, since what one of them misses another finds (sec. 3.2).
 
 Differences from the paper: images are scaled down first, as R-CNN's released code does, and very
 narrow boxes are left out.
@@ -128,7 +128,7 @@ def _hierarchies(
 
 
 def in_colour_space(image: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-    """Return an RGB image, (H, W, 3), in a colour space of sec. 4.1: (H, W, C), 0 to 255.
+    """Return an RGB image, (H, W, 3), in a colour space of sec. 3.2: (H, W, C), 0 to 255.
 
     `HSV`, `Lab`, `rgI` (normalised red and green, intensity), `H` (of HSV) and `I`.
     """
@@ -151,7 +151,7 @@ def _ranked(
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Return (boxes (P, 4), places (P,)): each box once, by ascending place.
 
-    Sec. 4.3: the place of a box is its position in its hierarchy, 1 for the whole image, times
+    Sec. 3.3: the place of a box is its position in its hierarchy, 1 for the whole image, times
     a random number; of equal boxes the first one stays. Equal places keep the hierarchies' order.
     """
     rng = np.random.default_rng(seed)
