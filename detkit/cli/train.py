@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit import __version__
-from detkit.cli.data import tell_notes
 from detkit.cli.model_choice import load_plugins, open_proposals, starting_config
 from detkit.cli.options import (
     Classes,
@@ -24,8 +23,9 @@ from detkit.cli.options import (
     nearest,
 )
 from detkit.cli.plan import Plan, merge, read_plan
+from detkit.cli.training_data import sound_data, split_data
 from detkit.console import Console, record_line
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.config import Recipe
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from detkit.structures import Scores, Step
 
 RECIPES = ("short", "paper")
-FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
 
 
 def train(
@@ -252,8 +251,8 @@ def _run(
     from detkit.data.summary import data_hash
     from detkit.training import train as steps_of
 
-    dataset = _sound_data(console, plan)
-    records, held_out = _splits(console, dataset, plan)
+    dataset = sound_data(console, plan)
+    records, held_out = split_data(console, dataset, plan)
     detector, recipe = _build(plan, dataset.class_names, records)
     source = _proposals(plan, detector, [*records, *held_out])
     plan = dataclasses.replace(plan, detector=to_json(detector.config))
@@ -284,60 +283,6 @@ def _run(
         for last in steps:
             show(last)
     return dataset, last
-
-
-def _sound_data(console: Console, plan: Plan) -> Dataset:
-    """Return the data set without errors; refuse it when it has some and may not drop them.
-
-    Raises DetkitError naming the first errors.
-    """
-    from detkit.data import open_dataset
-    from detkit.data.check import check, drop_bad, format_finding
-    from detkit.data.groups import counted
-
-    dataset = open_dataset(Path(str(plan.data)), classes=plan.classes)
-    tell_notes(console, dataset)
-    with console.counting("checking") as progress:
-        findings = check(dataset, progress=progress)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    num_warnings = len(findings) - len(errors)
-    if num_warnings:
-        console.note(f"{counted(num_warnings, 'warning')}: detkit check {plan.data}")
-    if not errors:
-        return dataset
-    if plan.skip_bad:
-        dataset, dropped = drop_bad(dataset, findings)
-        console.note(f"--skip-bad: {dropped} objects or images with errors left out")
-        return dataset
-    for finding in errors[:FINDINGS_SHOWN]:
-        console.error(format_finding(finding, dataset.root))
-    more = len(errors) - FINDINGS_SHOWN
-    rest = f" ({more} more: detkit check {plan.data})" if more > 0 else ""
-    raise DetkitError(
-        f"{plan.data}: {counted(len(errors), 'error')} in the labels{rest}; mend them, or leave "
-        "those objects and images out with --skip-bad"
-    )
-
-
-def _splits(
-    console: Console, dataset: Dataset, plan: Plan
-) -> tuple[Sequence[ImageRecord], Sequence[ImageRecord]]:
-    """Return the images to train on and those to validate on, saying how they were chosen.
-
-    Raises DetkitError when there is no object to learn from.
-    """
-    from detkit.data import training_splits
-
-    records, held_out, notes = training_splits(dataset, plan.val, plan.seed)
-    if not any(record.objects for record in records):
-        raise DetkitError(
-            f"no object is labelled in the {len(records)} training images of {plan.data}: there "
-            "is nothing to learn"
-        )
-    for note in notes:
-        console.note(note)
-    console.note(f"{len(records)} images to train on, {len(held_out)} to validate on")
-    return records, held_out
 
 
 def _build(
