@@ -167,6 +167,15 @@ def test_a_polygon_without_a_box_is_read_as_its_bounds_with_a_warning(tmp_path):
     assert codes(data, "warning") == ["polygon"]
 
 
+def test_outlines_beside_boxes_are_left_out_and_that_is_said(tmp_path):
+    row = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4]}
+    polygon, crowd = {"segmentation": [[1, 2, 9, 3, 4, 8]]}, {"segmentation": {"counts": "a"}}
+    rows = [{**row, **polygon}, {**row, **crowd, "id": 2}, {**row, "segmentation": [], "id": 3}]
+    notes = open_dataset(folder(tmp_path, annotations=rows)).notes
+    assert "2 objects with an outline: only the box is read" in notes
+    assert not any("outline" in note for note in open_dataset(folder(tmp_path)).notes)
+
+
 def test_ids_given_twice_and_heads_without_them_are_errors(tmp_path):
     images = [IMAGE, {**IMAGE, "file_name": "b.jpg"}, {"id": 3}, "nonsense"]
     categories = [*CATEGORIES, {"id": 7, "name": "cat"}, {"name": "dog"}, 5]

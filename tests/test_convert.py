@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from running import detkit
 
 from detkit.data import open_dataset
-from detkit.data.convert import FORMATS, convert, format_like, split_dataset
+from detkit.data.convert import FORMATS, convert, format_like, losses, split_dataset
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.data.writers import number
 from detkit.errors import DetkitError, UsageError
@@ -264,6 +265,31 @@ def test_csv_is_the_common_form(tmp_path: Path) -> None:
         "filename,width,height,class,xmin,ymin,xmax,ymax",
         "valid_a.png,53,37,bus,4,5,5,6",
     ]
+
+
+def test_what_a_format_cannot_hold_is_said_and_nothing_where_it_holds_all(tmp_path: Path) -> None:
+    source = small(tmp_path)
+    assert losses(source, "voc") == losses(source, "coco") == []
+    assert losses(source, "yolo") == [
+        "1 difficult object became ordinary: yolo has no mark for them"
+    ]
+    assert losses(source, "csv") == ["csv has no place for classes without objects: zebra"]
+    turned = replace(source, class_names=("bus", "Apfel & Öl"))
+    assert losses(turned, "csv") == [
+        "csv has no order of classes: bus, Apfel & Öl will be read by name"
+    ]
+
+
+@pytest.mark.parametrize("words", [("convert",), ("split", "--val", ".5")])
+def test_the_commands_warn_of_what_the_new_format_cannot_hold(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    convert(small(tmp_path / "old"), tmp_path / "coco", "coco")
+    done = detkit(*words, tmp_path / "coco", tmp_path / "new", "--to", "yolo", "-q")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        "detkit: warning: 1 difficult object became ordinary: yolo has no mark for them\n"
+    )
 
 
 @pytest.mark.parametrize("to", FORMATS)

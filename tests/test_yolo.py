@@ -180,6 +180,7 @@ def test_polygons_are_read_as_their_bounds_with_one_warning(tmp_path):
     assert [(one.code, one.severity) for one in data.findings] == [("polygon", "warning")]
     assert data.findings[0].message.startswith("3 rows of polygons in 2 files")
     assert (data.findings[0].file.name, data.findings[0].line) == ("a.txt", 1)
+    assert "3 rows of polygons: only the bounding box is read" in data.notes
 
 
 def test_key_points_after_a_box_are_left_out(tmp_path):

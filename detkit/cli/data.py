@@ -124,6 +124,7 @@ def convert(
     """
     from detkit.data import open_dataset
     from detkit.data.convert import convert as write_as
+    from detkit.data.convert import losses
 
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
@@ -131,6 +132,8 @@ def convert(
     dataset = _readable(console, dataset, skip_bad)
     with console.counting("copying") as progress:
         write_as(dataset, out, to, force=force, progress=progress)
+    for loss in losses(dataset, to):
+        console.warn(loss)
     console.note(f"{out}: {split_counts(dataset)} as {to}")
 
 
@@ -162,7 +165,7 @@ def split(
     """
     from detkit.data import open_dataset
     from detkit.data.convert import convert as write_as
-    from detkit.data.convert import format_like, split_dataset
+    from detkit.data.convert import format_like, losses, split_dataset
 
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
@@ -172,6 +175,8 @@ def split(
     form = to or format_like(dataset)
     with console.counting("copying") as progress:
         write_as(divided, out, form, force=force, progress=progress)
+    for loss in losses(divided, form):
+        console.warn(loss)
     console.note(f"{out}: {split_counts(divided)} as {form}")
 
 

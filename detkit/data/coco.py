@@ -48,6 +48,8 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
         if content is not None:
             pages.append(_Page(tree, file, content))
             findings += pages[-1].findings
+    if outlined := sum(page.outlined for page in pages):
+        notes.append(f"{counted(outlined, 'object')} with an outline: only the box is read")
     if not pages and not findings[len(tree.findings) :]:
         return None
     groups, seen = _grouped(tree, pages, findings)
@@ -140,6 +142,7 @@ class _Page:
         self.categories: dict[Any, str] = {}  # class name by id
         self.groups: set[str] = set()  # what the categories name as supercategory
         self.used: set[str] = set()  # classes with objects
+        self.outlined = 0  # objects with a segmentation beside their box
         self._tree = tree
         self._path = tree.path(file)
         self._heads: dict[Any, ImageRecord | None] = {}  # by id; None: refused
@@ -232,6 +235,7 @@ class _Page:
             return
         name = self.categories[category]
         box = _box(annotation.get("bbox"))
+        self.outlined += box is not None and bool(annotation.get("segmentation"))
         if box is None and not annotation.get("bbox"):
             box = _bounds(annotation.get("segmentation"))
             if box is not None:

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from detkit.data.apart import require_apart
 from detkit.data.division import split_dataset
+from detkit.data.groups import counted
 from detkit.data.images import IMAGE_SUFFIXES, image_size
 from detkit.data.imagesets import is_class_list
 from detkit.data.paths import split_name
@@ -34,7 +35,7 @@ from detkit.data.staging import new_folder
 from detkit.data.writers import Labelled, coco_json, csv_table, voc_xml, yolo_txt, yolo_yaml
 from detkit.errors import DetkitError, UsageError
 
-__all__ = ["FORMATS", "convert", "format_like", "split_dataset"]
+__all__ = ["FORMATS", "convert", "format_like", "losses", "split_dataset"]
 
 FORMATS = ("voc", "coco", "yolo", "csv")
 
@@ -108,6 +109,26 @@ def convert(
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8", newline="\n")
+
+
+def losses(dataset: Dataset, to: str) -> list[str]:
+    """Return what the format `to` cannot hold of the data set, a sentence each."""
+    records = {one.image_id: one for records in dataset.splits.values() for one in records}
+    objects = [one for record in records.values() for one in record.objects]
+    said = []
+    difficult = sum(one.difficult for one in objects)
+    if to == "yolo" and difficult:
+        said.append(
+            f"{counted(difficult, 'difficult object')} became ordinary: yolo has no mark for them"
+        )
+    used = {one.name for one in objects}
+    unused = [name for name in dataset.class_names if name not in used]
+    if to == "csv" and unused:
+        said.append(f"csv has no place for classes without objects: {', '.join(unused)}")
+    order = [name for name in dataset.class_names if name in used]
+    if to == "csv" and order != sorted(order):
+        said.append(f"csv has no order of classes: {', '.join(order)} will be read by name")
+    return said
 
 
 def format_like(dataset: Dataset) -> str:

@@ -318,6 +318,7 @@ class _Reader:
             label, line = self._polygons[0]
             message = f"{rows} of polygons in {files} (the first here), read as bounding boxes"
             self._say("warning", "polygon", message, label, line)
+            self.notes.append(f"{rows} of polygons: only the bounding box is read")
 
     def class_names(self, splits: dict[str, Records]) -> tuple[str, ...]:
         """Return the classes by index; the numbers themselves where nothing names them."""
