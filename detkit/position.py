@@ -71,7 +71,7 @@ class Position:
     stage_began: float = 0.0  # in those seconds
     progress: float = 0.0  # of the stage
     best: float | None = None  # the best mAP
-    validations: int = 0
+    validated: float = 0.0  # the progress at the last validation
     owes_validation: bool = False  # the run was told to stop when one was due
     stale: int = 0  # validations since the best
     validation_seconds: float = 0.0  # of all

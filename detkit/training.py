@@ -58,9 +58,10 @@ def train(
 
     The budget is what is given of steps, epochs and minutes (the first to be used up ends the
     run), else the recipe's `max_steps`; the schedule is scaled to it. `validation` runs
-    `num_validations` times, evenly over the last stage and at most once an epoch, and decides
-    which weights are the best; after `patience` runs without a better mAP training ends. In
-    the end the detector holds the weights of `last.safetensors`.
+    `num_validations` times, evenly over the last stage: of a budget in steps at most once an
+    epoch, of one in minutes as often as a tenth of the time allows. It decides which weights are
+    the best; after `patience` runs without a better mAP training ends. In the end the detector
+    holds the weights of `last.safetensors`.
 
     A detector that wants proposals gets those of `proposals`, by default as its config says; they
     are made before the first step, in time that a budget of minutes does not count.

@@ -38,7 +38,7 @@ class Validations:
         if budget.seconds is None and budget.steps is not None:
             every = max(self.epoch_steps, math.ceil(budget.steps / self.options.num_validations))
             return at.stage_step % every == 0
-        due = at.progress * self.options.num_validations >= at.validations + 1
+        due = (at.progress - at.validated) * self.options.num_validations >= 1
         share = TIME_SHARE * (seconds - at.stage_began)
         costs = at.validation_seconds + at.last_validation > share
         return bool(self.fabric.broadcast(due and not costs))  # clocks differ, one decides
@@ -63,7 +63,7 @@ class Validations:
         if is_best:
             at.best = mean
         at.stale = 0 if is_best else at.stale + 1
-        at.validations += 1
+        at.validated = at.progress
         at.validation_seconds += at.last_validation
         return scores, is_best
 

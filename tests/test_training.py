@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -187,6 +188,23 @@ def test_validations_count_in_a_budget_of_minutes(
     assert 1.5 <= watch.seconds - began < 1.5 + 0.3  # at most the first validation's surprise
     assert steps[-1].scores is not None
     assert 1 <= sum(step.scores is not None for step in steps) < 4
+
+
+def test_validations_missed_while_they_cost_too_much_are_not_made_up_for_in_a_row(
+    tmp_path: Path, records: list[ImageRecord], watch: HandWatch
+) -> None:
+    def costly_at_first(toy: Detector) -> Any:
+        watch.seconds += 0.2 if watch.seconds < 1001 else 0.001
+        return scores_of(0.5)
+
+    judged = []
+    for step in run(records, tmp_path / "run", max_minutes=10 / 60, validation=costly_at_first):
+        watch.seconds += 0.05
+        if step.scores is not None:
+            judged.append(step.step)
+    apart = [later - earlier for earlier, later in itertools.pairwise(judged[:-1])]
+    assert len(apart) > 3
+    assert min(apart) >= 0.05 * 10 / 0.05 - 1  # a twentieth of the time
 
 
 def test_a_budget_of_time_used_up_before_the_first_step_is_an_error_and_leaves_nothing(
