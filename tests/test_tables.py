@@ -76,6 +76,14 @@ def test_columns_may_be_in_any_order_and_letter_case_with_others_between(tmp_pat
     assert [one.difficult for one in data.splits["all"][0].objects] == [True, False]
 
 
+def test_decimal_commas_are_read_where_semicolons_part_the_columns(tmp_path):
+    text = "filename;class;xmin;ymin;xmax;ymax\na.jpg;car, red;1,5;2;40;20,25\n"
+    data = open_dataset(table(tmp_path / "1", text))
+    assert boxes(data) == {"images/a.jpg": [("car, red", (0.5, 1, 40, 20.25))]}
+    text = 'filename,class,xmin,ymin,xmax,ymax\na.jpg,car,"1,5",2,40,20\n'
+    assert "bad-number" in codes(open_dataset(table(tmp_path / "2", text)), "error")
+
+
 def test_a_column_of_image_ids_names_images_without_their_suffix(tmp_path):
     text = "image_id,class_name,class_id,x_min,y_min,x_max,y_max\na,car,7,1,2,40,20\n"
     data = open_dataset(table(tmp_path, text))

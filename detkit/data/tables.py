@@ -39,6 +39,7 @@ _CLASS = ("class", "label", "name", "classname", "category", "labelname")
 _ONE_BASED = ("xmin", "ymin", "xmax", "ymax")
 _ZERO_BASED = ("x1", "y1", "x2", "y2")
 _SIZE = ("width", "height")
+_DECIMAL = re.compile(r"\A(-?\d+),(\d+)\Z")
 _MATRIX = re.compile(r"\[?[-+.\deE,;\s]*\]?")
 
 
@@ -149,7 +150,8 @@ def _rows(tree: Tree, file: str, most: int | None) -> tuple[list[_Row], list[Fin
     with tree.open_text(file) as opened:
         start = opened.readline()
         opened.seek(0)
-        lines = csv.reader(opened, delimiter=max(",;\t", key=start.count))
+        delimiter = max(",;\t", key=start.count)
+        lines = csv.reader(opened, delimiter=delimiter)
         while most is None or len(read) <= most:
             try:
                 cells = next(lines)
@@ -161,7 +163,10 @@ def _rows(tree: Tree, file: str, most: int | None) -> tuple[list[_Row], list[Fin
                 broken.append(Finding("error", "bad-row", message, where, lines.line_num))
                 continue
             if any(cell.strip() for cell in cells):
-                read.append((lines.line_num, [cell.strip() for cell in cells]))
+                cells = [cell.strip() for cell in cells]
+                if delimiter == ";":  # written where the comma is the decimal point
+                    cells = [_DECIMAL.sub(r"\1.\2", cell) for cell in cells]
+                read.append((lines.line_num, cells))
     return read, broken
 
 
