@@ -183,6 +183,13 @@ def test_polygons_are_read_as_their_bounds_with_one_warning(tmp_path):
     assert "3 rows of polygons: only the bounding box is read" in data.notes
 
 
+def test_a_row_with_a_score_is_told_from_another_bad_one(tmp_path):
+    rows = "0 .5 .5 .5 .5 .9\n0 .5 .5 .5 x .9\n"
+    scored, bad = open_dataset(one_image(tmp_path, rows)).findings
+    assert scored.message.endswith("; remove the score at its end?")
+    assert bad.message.endswith("; mend or remove the row")
+
+
 def test_key_points_after_a_box_are_left_out(tmp_path):
     yaml = "names: [car]\ntrain: images\nkpt_shape: [2, 3]\n"
     data = open_dataset(one_image(tmp_path, "0 .5 .5 .5 .5 .1 .1 2 .2 .2 2\n", yaml))

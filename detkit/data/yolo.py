@@ -260,7 +260,9 @@ class _Reader:
             parsed = parse_row(words, keypoints=self.spec.keypoints)
             if parsed is None:
                 shown = content.strip() if len(content) < 60 else f"{content.strip()[:57]}..."
-                message = f"not `class cx cy width height` ({shown}); mend or remove the row"
+                has_score = len(words) == 6 and parse_row(words[:5], keypoints=False) is not None
+                do = "remove the score at its end?" if has_score else "mend or remove the row"
+                message = f"not `class cx cy width height` ({shown}); {do}"
                 self._say("error", "bad-row", message, label, line, image, number)
                 continue
             index, box, is_polygon = parsed
