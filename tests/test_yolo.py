@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes
 
 from detkit.data import open_dataset
+from detkit.data.check import drop_bad
 from detkit.errors import DetkitError
 
 ROW = "0 0.5 0.5 0.5 0.5\n"  # (10, 5, 30, 15) of the 40 x 20 pictures
@@ -210,6 +211,17 @@ def test_files_of_names_that_number_the_classes_otherwise_are_an_error(tmp_path)
     assert (finding.severity, finding.code) == ("error", "names-differ")
     assert (finding.file, finding.line) == (tmp_path / "two" / "classes.txt", 2)
     assert finding.message.startswith("class 1 is bus here and cat in one/classes.txt")
+    kept, dropped = drop_bad(data, data.findings)
+    assert dropped == 1
+    assert boxes(kept) == {"one/a.jpg": [("cat", (10, 5, 30, 15))]}
+
+
+def test_other_names_beside_no_labels_are_a_warning(tmp_path):
+    put(tmp_path, {"one/a.jpg": None, "one/a.txt": ROW, "one/classes.txt": "car\ncat\n"})
+    put(tmp_path, {"two/classes.txt": "cat\ncar\n"})
+    data = open_dataset(tmp_path)
+    assert [(one.severity, one.code) for one in data.findings] == [("warning", "names-differ")]
+    assert drop_bad(data, data.findings) == (data, 0)
 
 
 def test_names_that_only_a_further_file_has_are_added(tmp_path):

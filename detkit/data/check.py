@@ -95,17 +95,28 @@ def drop_bad(dataset: Dataset, findings: Sequence[Finding]) -> tuple[Dataset, in
     """Return the data set without what the errors name, and how many objects or images that was.
 
     An error that names an object drops that object; one that names an image only drops the
-    image. What the reader could not read is already absent and is counted. Warnings drop
-    nothing.
+    image; a file of other class names than those in use drops the images labelled beside it.
+    What the reader could not read is already absent and is counted. Warnings drop nothing.
     """
     errors = [one for one in findings if one.severity == "error"]
     images = {one.image_id for one in errors if one.image_id and one.object_number is None}
+    misnamed = {one.file.parent for one in errors if one.code == "names-differ" and one.file}
+    images |= {
+        record.image_id
+        for members in dataset.splits.values()
+        for record in members
+        if record.label_file and record.label_file.parent in misnamed
+    }
     objects = {
         (one.image_id, one.object_number)
         for one in errors
         if one.object_number is not None and one.image_id not in images
     }
-    rows = {(one.file, one.line) for one in errors if one.image_id is None and one.file}
+    rows = {
+        (one.file, one.line)
+        for one in errors
+        if one.image_id is None and one.file and one.code != "names-differ"
+    }
 
     def kept(record: ImageRecord) -> ImageRecord:
         sound = tuple(

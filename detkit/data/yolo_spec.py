@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from detkit.data.paths import name_of, split_name, stem_of, suffix_of
+from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Finding
 from detkit.data.tree import Tree
 from detkit.data.yolo_rows import parse_row
@@ -212,7 +212,8 @@ def _compare_names(tree: Tree, spec: Spec, used: str, file: str, names: dict[int
         f"class {first} is {names[first]} here and {known[first]} in {used}, which is used for "
         "all labels; number the classes alike"
     )
-    severity = "warning" if used == spec.file else "error"
+    beside = [text for text in tree.with_suffix(".txt") if folder_of(text) == folder_of(file)]
+    severity = "error" if used != spec.file and set(beside) - {file} else "warning"
     spec.findings.append(Finding(severity, "names-differ", message, tree.path(file), first + 1))
 
 
