@@ -239,6 +239,24 @@ def test_data_yaml_counts_against_other_names_in_classes_txt_and_that_is_a_warni
     assert open_dataset(tmp_path).findings == ()
 
 
+@pytest.mark.parametrize("place", ["images/", "", "obj_train_data/more/"])
+def test_labels_of_an_export_without_images_go_with_images_put_elsewhere(tmp_path, place):
+    names = {"obj.data": "names = data/obj.names\ntrain = data/train.txt\n", "obj.names": "car\n"}
+    put(tmp_path, {**names, "train.txt": "data/obj_train_data/a.jpg\ndata/obj_train_data/b.jpg\n"})
+    put(tmp_path, {f"{place}a.jpg": None, f"{place}b.jpg": None})
+    put(tmp_path, {"obj_train_data/a.txt": ROW, "obj_train_data/b.txt": ""})
+    data = open_dataset(tmp_path)
+    car = [("car", (10, 5, 30, 15))]
+    assert boxes(data, "train") == {f"{place}a.jpg": car, f"{place}b.jpg": []}
+    assert data.findings == ()
+    assert "labels in obj_train_data: matched to images elsewhere by name alone" in data.notes
+
+
+def test_an_image_without_a_label_takes_none_from_a_folder_of_old_ones(tmp_path):
+    root = put(one_image(tmp_path, ROW), {"images/b.jpg": None, "labels_old/b.txt": ROW})
+    assert [one.label_file is None for one in open_dataset(root).splits["train"]] == [False, True]
+
+
 def test_an_empty_label_file_is_no_missing_one(tmp_path):
     root = put(one_image(tmp_path, ""), {"images/b.jpg": None})
     empty, missing = open_dataset(root).splits["train"]

@@ -277,10 +277,16 @@ class Tree:
         folders = folder_of(image), folder_of(label)
         return folders[0] == folders[1] or _place(folders[0]) == _place(folders[1])
 
-    def texts_like(self, image: str) -> list[str]:
-        """Return the .txt files beside an image or in its counterpart folder, best ones."""
+    def texts_like(self, image: str, *, anywhere: bool = False) -> list[str]:
+        """Return the .txt files beside an image or in its counterpart folder, best ones.
+
+        Or those `anywhere` that are called so, but for other splits.
+        """
         found = self._by_stem.get((fold(stem_of(image)), False), [])
-        near = [text for text in found if self.is_near(image, text)]
+        if anywhere:
+            near = [text for text in found if split_in(text) == split_in(image)]
+        else:
+            near = [text for text in found if self.is_near(image, text)]
         return self._best(near, image, "", None)
 
     def _best(self, found: list[str], near: str, stated: str, split: str | None) -> list[str]:

@@ -2,7 +2,8 @@
 
 The shares are of the image's width and height, so boxes in pixels need the image file's
 header. Images and labels lie in `images/` and `labels/` in either nesting order, or beside
-each other. Rows that hold a polygon (segmentation, oriented boxes) are read as its bounds.
+each other; where none do, their names decide alone. Rows that hold a polygon (segmentation,
+oriented boxes) are read as its bounds.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     splits = reader.stated_splits() if spec.parts else reader.found_splits()
     if spec.file is not None and not reader.labels_used and not any(splits.values()) and not only:
         return None  # some other program's YAML
+    reader.report_places()
     reader.report_strays()
     reader.report_polygons()
     return Dataset(
@@ -72,6 +74,10 @@ class _Reader:
         self.findings: list[Finding] = [*tree.findings, *spec.findings]
         self.notes: list[str] = list(spec.notes)
         self.labels_used: set[str] = set()
+        # Tools export labels without the images, which people then put somewhere else.
+        self._by_name = bool(tree.images) and not any(
+            tree.texts_like(image) for image in tree.images
+        )
         self._records: dict[str, ImageRecord] = {}
         self._lists: set[str] = set()  # .txt files that list images
         self._polygons: list[tuple[str, int]] = []  # label file and line
@@ -212,7 +218,7 @@ class _Reader:
         """Return the label files of an image, best ones."""
         return [
             text
-            for text in self.tree.texts_like(image)
+            for text in self.tree.texts_like(image, anywhere=self._by_name)
             if text not in self._lists and (not is_name_file(text) or self._has_row(text))
         ]
 
@@ -299,6 +305,12 @@ class _Reader:
             )
             for row in rows
         )
+
+    def report_places(self) -> None:
+        """Say that labels were found by their names alone."""
+        if self._by_name and self.labels_used:
+            where = folder_of(min(self.labels_used)) or "the top folder"
+            self.notes.append(f"labels in {where}: matched to images elsewhere by name alone")
 
     def report_strays(self) -> None:
         """Add findings about label files without an image."""
