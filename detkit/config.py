@@ -53,11 +53,11 @@ class DetectorConfig:
         "are not trained; none: with pretrained weights those up to stride 4, of VGG16 in Fast "
         "and Faster R-CNN alone: SSD and R-CNN train it whole",
     )
-    score_thresh: float = setting(0.01, "SSD sec. 3.1; low, because a cut distorts mAP")
-    nms_thresh: float = setting(0.45, "SSD sec. 3.1")
+    score_thresh: float = setting(0.01, "SSD sec. 3.7; low, because a cut distorts mAP")
+    nms_thresh: float = setting(0.45, "SSD sec. 3.7")
     nms_method: Literal["greedy", "soft"] = setting("greedy", "all five papers")
     pre_nms_top_k: int = setting(400, "SSD released code: boxes a class that enter NMS")
-    max_detections: int = setting(200, "SSD sec. 3.1: boxes an image that are kept")
+    max_detections: int = setting(200, "SSD sec. 3.7: boxes an image that are kept")
 
     def score_range(self) -> tuple[float, float]:
         """Return the least and the greatest `score_thresh`: scores are probabilities."""
@@ -75,6 +75,10 @@ class DetectorConfig:
         for name in ("pre_nms_top_k", "max_detections"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--set {name}={getattr(self, name)}: must be at least 1")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise UsageError(
+                f"--set mean={self.mean}: each must lie between 0 and 1"
+            )
         if not min(self.std) > 0:
             raise UsageError(f"--set std={self.std}: each must be above 0")
         if self.freeze_layers is not None and self.freeze_layers < 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def _training(run: Path) -> tuple[float | None, float | None, int | None]:
         seconds, steps = float(position["seconds"]), int(position["step"])
     metrics = run / "metrics.jsonl"
     if metrics.is_file():
-        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        memory = max((line["memory_mib"] for line in lines if "memory_mib" in line), default=None)
+        for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a killed run's last line may be cut
+                memory = max(memory or 0.0, float(json.loads(line)["memory_mib"]))
     return seconds, memory, steps

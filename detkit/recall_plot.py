@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from detkit.files import write_bytes
 from detkit.recall import recall
-from detkit.report import require_plot
+from detkit.report import plot_text, require_plot, save_figure
 from detkit.structures import FloatArray, Truth
 
 IOUS = tuple(round(0.5 + 0.025 * step, 3) for step in range(21))
@@ -43,8 +40,7 @@ def save_recall_plot(
     counts = [number for number in COUNTS if number < most] + [max(most, 1)]
     for number, (name, found) in enumerate(proposals.items()):
         colour = f"C{number % 10}"
-        # matplotlib sees a formula between dollar signs, and hides what begins with "_".
-        shown = f" {name}".replace("$", r"\$")
+        shown = plot_text(name)
         over_iou = recall(found, truths, class_names, counts=[count], ious=IOUS)
         by_iou.plot(IOUS, over_iou.all.recall[0], color=colour, label=shown)
         over_count = recall(found, truths, class_names, counts=counts, ious=list(STYLES))
@@ -58,8 +54,4 @@ def save_recall_plot(
         axes.set(ylabel="recall", ylim=(0, 1.02), yticks=np.arange(0, 1.1, 0.2))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters the font lacks, and the like
-        figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
-    write_bytes(path, content.getbuffer())
+    save_figure(figure, path)

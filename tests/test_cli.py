@@ -144,6 +144,8 @@ def test_scoring_predictions_never_imports_torch(demo: Path, tmp_path: Path) -> 
         (["check", "DATA", "--classes", "Car"], "did you mean"),
         (["convert", "DATA", "OUT", "--to", "voc2"], "voc"),
         (["models", "ssdd"], "did you mean ssd?"),
+        (["split", "DATA", "OUT", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["anchors", "DATA", "--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_was_meant(

@@ -27,7 +27,7 @@ from detkit.comparison import comparison_to_json, summarise
 from detkit.data import open_dataset
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.evaluation import pair, score
-from detkit.measuring import Measured, model_of
+from detkit.measuring import Measured, _training, model_of
 from detkit.predictions import read_predictions
 
 TOY = Path(__file__).parent / "toy.py"
@@ -232,6 +232,12 @@ def test_the_table_has_means_spread_and_the_paired_interval_to_the_best(tmp_path
     report = json.loads(json.dumps(comparison_to_json(table), allow_nan=False))
     assert report["models"][0]["mAP"] == first.mean
     assert report["models"][1]["difference"]["value"] == second.difference.value
+
+
+def test_a_killed_runs_cut_last_line_does_not_hide_what_it_took(tmp_path: Path) -> None:
+    lines = ['{"step": 1, "memory_mib": 3.0}', '{"step": 2, "memory_mib": 3.5}', '{"st']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert _training(tmp_path) == (None, 3.5, None)
 
 
 def test_the_model_of_a_run_is_its_best(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_tuples_are_given_with_or_without_brackets() -> None:
         ("antialias=maybe", "expected true or false"),
         ("novalue", "expected key=value"),
         ("std=.2,0,.2", "above 0"),
+        ("mean=123,117,104", "between 0 and 1"),
         ("weight_decay=-1", "weight_decay must not be below 0"),
         ("momentum=-.1", "momentum must lie between 0 and 1"),
         ("cache_size=-5", "cache_size must not be below 0"),

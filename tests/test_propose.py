@@ -169,7 +169,7 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_3(
         (["-o", ".", "--force"], "-o .: is a folder; name a file in it"),
         (["--max-boxes", "0", "-o", "p.jsonl"], "Invalid value for '--max-boxes'"),
         (["--max-side", "-1", "-o", "p.jsonl"], "Invalid value for '--max-side'"),
-        (["--seed", "-1", "-o", "p.jsonl"], "--seed -1: must not be below 0"),
+        (["--seed", "-1", "-o", "p.jsonl"], "Invalid value for '--seed'"),
         (["--min-area", "400", "-o", "p.jsonl"], "--min-area: is for edge-boxes; add --method"),
         (
             ["--method", "edge-boxes", "--max-aspect-ratio", "0", "-o", "p.jsonl"],

@@ -22,7 +22,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no prog
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of a table.")]
 Seed = Annotated[
-    int, typer.Option(metavar="N", help="What chance depends on: the same seed, the same result.")
+    int,
+    typer.Option(
+        metavar="N", min=0, help="What chance depends on: the same seed, the same result."
+    ),
 ]
 Classes = Annotated[
     str | None,

@@ -36,6 +36,7 @@ from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Detector, Published
 from detkit.errors import UsageError
 from detkit.matching import match_each_truth
+from detkit.network_size import square
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
 from detkit.transforms import Transform, ssd_augmentation
@@ -221,11 +222,6 @@ def multibox_loss(
     # Eq. 2, whose smooth L1 is Fast R-CNN's eq. 3.
     localisation = F.smooth_l1_loss(deltas[positive], delta_targets[positive], reduction="sum")
     return confidence, loc_weight * localisation / num_matched
-
-
-def square(size: int, height: int, width: int) -> tuple[int, int]:
-    """Return the network size of any image: SSD warps all to one square."""
-    return (size, size)
 
 
 class SSD(Detector):

@@ -47,6 +47,7 @@ from detkit.darknet import EXTRACTION
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.grid_heads import ConnectedHead, ConvolutionalHead
+from detkit.network_size import square
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, cell_stage
 from detkit.transforms import (
@@ -201,11 +202,6 @@ def grid_loss(
         "class": (probs[cells] - one_hot).square().sum(),
     }
     return {role: part / num_images for role, part in sums.items()}
-
-
-def square(size: int, height: int, width: int) -> tuple[int, int]:
-    """Return the network size of any image: YOLO warps all to one square."""
-    return (size, size)
 
 
 class YOLOv1(Detector):
