@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -165,6 +166,18 @@ def test_a_polygon_without_a_box_is_read_as_its_bounds_with_a_warning(tmp_path):
     data = open_dataset(folder(tmp_path, annotations=[row]))
     assert boxes(data)["images/a.jpg"] == [("ant", (1, 2, 9, 8))]
     assert codes(data, "warning") == ["polygon"]
+
+
+@pytest.mark.parametrize(
+    "order", list(itertools.permutations(["images", "categories", "annotations"]))
+)
+def test_a_large_file_of_any_name_is_found_whatever_the_order_of_its_keys(tmp_path, order):
+    images = [{"id": index, "file_name": f"{index}.jpg"} for index in range(3000)]
+    rows = [{"image_id": index, "category_id": 1, "bbox": [0, 0, 1, 1]} for index in range(3000)]
+    content = {"images": images, "categories": [{"id": 1, "name": "a"}], "annotations": rows}
+    put(tmp_path, {"result.json": json.dumps({key: content[key] for key in order})})
+    assert (tmp_path / "result.json").stat().st_size > 1 << 17
+    assert open_dataset(tmp_path).notes[0].startswith("coco: 3000 images, 3000 boxes, 1 class")
 
 
 def test_outlines_beside_boxes_are_left_out_and_that_is_said(tmp_path):

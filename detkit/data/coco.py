@@ -90,9 +90,8 @@ def _may_be(tree: Tree, file: str) -> bool:
                 return b'"images"' in start and b'"annotations"' in start
             if not any(key in start for key in (b'"images"', b'"annotations"', b'"categories"')):
                 return False
-            return all(
-                key in start + opened.read(MAX_JSON_BYTES) for key in (b'"images"', b'"categories"')
-            )
+            whole = start + opened.read(MAX_JSON_BYTES)
+            return b'"images"' in whole and b'"categories"' in whole
     except OSError:
         return False
 
