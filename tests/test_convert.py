@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -19,6 +20,7 @@ from running import detkit
 
 from detkit.data import open_dataset
 from detkit.data.convert import FORMATS, convert, format_like, losses, split_dataset
+from detkit.data.convert import _free_name as free_name
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.data.writers import number
 from detkit.errors import DetkitError, UsageError
@@ -265,6 +267,14 @@ def test_csv_is_the_common_form(tmp_path: Path) -> None:
         "filename,width,height,class,xmin,ymin,xmax,ymax",
         "valid_a.png,53,37,bus,4,5,5,6",
     ]
+
+
+def test_ten_thousand_images_are_named_in_a_moment() -> None:
+    used: set[str] = set()
+    started = time.process_time()
+    names = [free_name(f"camera/{index}.jpg", used, True) for index in range(10_000)]
+    assert time.process_time() - started < 3  # about 0.15 s; 20 s when every name is tried
+    assert names == [f"{index}.jpg" for index in range(10_000)]
 
 
 def test_what_a_format_cannot_hold_is_said_and_nothing_where_it_holds_all(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from detkit.data.apart import require_apart
@@ -183,8 +184,8 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
     own = [part for part in telling if re.sub(r"\d{4}$", "", part.lower()) not in _SPLIT_FOLDERS]
     candidates = [path.name if is_flat else "/".join([*own, path.name])]
     candidates += ["_".join([*parts, path.name]) for parts in (own, telling, folders)]
-    candidates += [f"{path.stem}_{count}{path.suffix}" for count in range(2, len(used) + 3)]
-    for name in candidates:
+    counted_up = (f"{path.stem}_{count}{path.suffix}" for count in range(2, len(used) + 3))
+    for name in chain(candidates, counted_up):
         # Letter case does not tell files apart everywhere, labels are named by the stem, and
         # tools that look an image up by its name alone must find the right one.
         key = PurePosixPath(name).stem.casefold()
