@@ -15,6 +15,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -65,6 +66,9 @@ class Tree:
         self._exact = set(self.files)
         self._by_name: dict[str, list[str]] = {}
         self._by_stem: dict[tuple[str, bool], list[str]] = {}
+        # The same with what tells files of one name apart: clips are folders of 0001.jpg, ...
+        self._by_place: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
+        self._by_parent: dict[tuple[str, str], list[str]] = {}
         self.images: list[str] = []
         self.other_images: list[str] = []
         for file in self.files:
@@ -72,13 +76,25 @@ class Tree:
             is_picture = not _is_mask(file)
             if suffix in IMAGE_SUFFIXES and is_picture:
                 self.images.append(file)
-                self._by_name.setdefault(fold(name_of(file)), []).append(file)
-                self._by_stem.setdefault((fold(stem_of(file)), True), []).append(file)
+                self._add_name(file)
+                self._add_stem(file, is_image=True)
             elif suffix in _OTHER_IMAGES and is_picture:
                 self.other_images.append(file)
-                self._by_name.setdefault(fold(name_of(file)), []).append(file)
+                self._add_name(file)
             elif suffix == ".txt":
-                self._by_stem.setdefault((fold(stem_of(file)), False), []).append(file)
+                self._add_stem(file, is_image=False)
+
+    def _add_name(self, image: str) -> None:
+        """Let an image be found by its name, and by that with its folder's."""
+        name, parent = fold(name_of(image)), fold(name_of(folder_of(image)))
+        self._by_name.setdefault(name, []).append(image)
+        self._by_parent.setdefault((parent, name), []).append(image)
+
+    def _add_stem(self, file: str, *, is_image: bool) -> None:
+        """Let an image or text be found by its stem, and by that with its place."""
+        stem = fold(stem_of(file))
+        self._by_stem.setdefault((stem, is_image), []).append(file)
+        self._by_place.setdefault((stem, is_image, _place(folder_of(file))), []).append(file)
 
     def _list(self, folder: str, above: set[Path]) -> None:
         """Add the files of a folder and those below it."""
@@ -262,15 +278,21 @@ class Tree:
                 path = f"{base}/{stated}" if base else stated
                 if path in self._exact and suffix_of(path) in IMAGE_SUFFIXES:
                     return [path]
-        found = self._by_name.get(fold(name_of(stated)), [])
+        name, parent = fold(name_of(stated)), fold(name_of(folder_of(stated)))
+        beside = self._by_parent.get((parent, name), []) if parent else []
+        if best := self._best(beside, near, stated, split):
+            return best
+        found = self._by_name.get(name, [])
         if not found and suffix_of(stated) not in IMAGE_SUFFIXES:
-            found = self._by_stem.get((fold(name_of(stated)), True), [])
+            found = self._by_stem.get((name, True), [])
         return self._best(found, near, stated, split)
 
     def images_like(self, label: str, split: str | None = None) -> list[str]:
         """Return the images that a label file belongs to by its own name, best ones."""
-        found = self._by_stem.get((fold(stem_of(label)), True), [])
-        return self._best(found, label, "", split)
+        stem = fold(stem_of(label))
+        beside = self._by_place.get((stem, True, _place(folder_of(label))), [])
+        best = self._best(beside, label, "", split)
+        return best or self._best(self._by_stem.get((stem, True), []), label, "", split)
 
     def is_near(self, image: str, label: str) -> bool:
         """Return whether an image lies beside a label file or in its counterpart folder."""
@@ -282,11 +304,11 @@ class Tree:
 
         Or those `anywhere` that are called so, but for other splits.
         """
-        found = self._by_stem.get((fold(stem_of(image)), False), [])
+        stem = fold(stem_of(image))
+        near = self._by_place.get((stem, False, _place(folder_of(image))), [])
         if anywhere:
+            found = self._by_stem.get((stem, False), [])
             near = [text for text in found if split_in(text) == split_in(image)]
-        else:
-            near = [text for text in found if self.is_near(image, text)]
         return self._best(near, image, "", None)
 
     def _best(self, found: list[str], near: str, stated: str, split: str | None) -> list[str]:
@@ -343,6 +365,7 @@ def _is_mask(path: str) -> bool:
     return any(part.lower() in _MASK_FOLDERS for part in path.split("/")[:-1])
 
 
+@lru_cache(maxsize=4096)
 def _place(folder: str) -> tuple[str, ...]:
     """Return a folder's path without the parts that only tell images from labels."""
     return tuple(
