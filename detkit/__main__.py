@@ -1,6 +1,13 @@
 """`python -m detkit`, and where the `detkit` command begins."""
 
+import os
 import sys
+
+# Threads of a network wait for each other at every layer. GNU's OpenMP lets them spin for
+# milliseconds, which takes the core from the very thread they wait for when another program
+# holds one: beside one busy process training was 4.5 times as fast with this, on free cores
+# 3 % slower. It is read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 INTERRUPTED = 130  # of `ExitCode`, which is not imported yet
 

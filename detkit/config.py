@@ -76,9 +76,7 @@ class DetectorConfig:
             if getattr(self, name) < 1:
                 raise UsageError(f"--set {name}={getattr(self, name)}: must be at least 1")
         if not all(0 <= value <= 1 for value in self.mean):
-            raise UsageError(
-                f"--set mean={self.mean}: each must lie between 0 and 1"
-            )
+            raise UsageError(f"--set mean={self.mean}: each must lie between 0 and 1")
         if not min(self.std) > 0:
             raise UsageError(f"--set std={self.std}: each must be above 0")
         if self.freeze_layers is not None and self.freeze_layers < 0:

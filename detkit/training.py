@@ -15,6 +15,7 @@ from typing import Any
 
 from detkit.checkpoint import load_resume
 from detkit.config import Recipe
+from detkit.crowding import crowding_note
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
@@ -110,6 +111,9 @@ def train(
         fabric.launch()
         run = Run(fabric, detector, records, recipe, options, folder, began)
         run.notes.append(reason)
+        crowded = crowding_note() if where.type == "cpu" else ""
+        if crowded:
+            run.notes.append(crowded)
         if folder is not None and folder.was_killed:
             run.notes.append("the run before was killed; its lock was left behind and is ours now")
         if saved is None:

@@ -39,6 +39,7 @@ LAYERS = {
         "run",
         "saving",
         "clock",
+        "crowding",
         "passes",
         "position",
         "proposals.source",
