@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -261,7 +262,7 @@ def batches(
 
     Raises DetkitError naming an image that cannot be read, or when a worker was killed.
     """
-    stream = iter(loader)
+    stream = _begun(loader)
     # The workers' memory stays mapped here, since mapping it anew takes as long as normalising.
     pieces: deque[Tensor] = deque(maxlen=loader.num_workers * PIECES)
     while True:
@@ -278,6 +279,20 @@ def batches(
             raise shipment
         pieces.append(shipment.batch.images)
         yield shipment.unpack(device)
+
+
+def _begun(loader: DataLoader[Shipment | DetkitError]) -> Iterator[Shipment | DetkitError]:
+    """Return the loader's iterator, which alone tells of a dead worker: when it is asked for more.
+
+    torch has a signal handler raise its error besides, wherever the main process then is: in a
+    layer of the network, or in what comes after the loop.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    stream = iter(loader)
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return stream
 
 
 def default_workers(num_images: int, *, on_cpu: bool, processes: int = 1) -> int:
