@@ -208,8 +208,7 @@ def test_a_killed_worker_is_one_line_when_the_next_batch_is_due(
     for worker in multiprocessing.active_children():
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
-        worker.join()
-    torch.zeros(3).sum()  # the main process is elsewhere when the worker's end is known
+    time.sleep(0.5)  # the main process is elsewhere when the worker's end is known
     with pytest.raises(DetkitError, match="a data worker was killed"):
         list(stream)
 
