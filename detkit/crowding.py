@@ -8,6 +8,8 @@ import time
 import torch
 from torch import nn
 
+from detkit.precision import forth_and_back
+
 ROUNDS = 24
 PATIENCE = 0.5  # seconds; on crowded cores a few rounds say enough
 CROWDED = 1.5  # of the cost; free cores gave .7 to .9, one busy program on two cores 4 to 5
@@ -32,10 +34,9 @@ def threads_cost() -> float:
         for number in range(ROUNDS):
             for count, times in seconds.items():
                 torch.set_num_threads(count)
-                start = time.perf_counter()
-                layer(images).sum().backward()
+                took = forth_and_back(layer, images)
                 if number:  # the first finds threads and code asleep
-                    times.append(time.perf_counter() - start)
+                    times.append(took)
             if number and time.perf_counter() - began > PATIENCE:
                 break
     finally:

@@ -1,13 +1,19 @@
-"""Files that are whole or not there: written beside their place, then renamed; and their locks."""
+"""Files that are whole or not there: written beside their place, then renamed; and their locks.
+
+And text files, whatever wrote them.
+"""
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import shlex
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from detkit.errors import DetkitError
 
@@ -64,6 +70,17 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise DetkitError(not_written(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """Return a text file opened: UTF-8, or UTF-16 where it starts with that mark (PowerShell).
+
+    A byte that is not UTF-8 is a surrogate (PEP 383). `newline` is that of `open`.
+    """
+    file = path.open("rb")
+    is_wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding, errors = ("utf-16", "replace") if is_wide else ("utf-8-sig", "surrogateescape")
+    return io.TextIOWrapper(file, encoding, errors, newline)
 
 
 def append_text(path: Path, text: str) -> None:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from detkit.errors import DetkitError
 from detkit.inference import predict
 from detkit.precision import find_device, for_inference
 from detkit.predictions import open_writer
+from detkit.run_folder import json_object
 from detkit.run_log import memory_mib
 
 
@@ -109,7 +108,8 @@ def _training(run: Path) -> tuple[float | None, float | None, int | None]:
         seconds, steps = float(position["seconds"]), int(position["step"])
     metrics = run / "metrics.jsonl"
     if metrics.is_file():
-        for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a killed run's last line may be cut
-                memory = max(memory or 0.0, float(json.loads(line)["memory_mib"]))
+        for line in metrics.read_bytes().splitlines():
+            of_step = json_object(line).get("memory_mib")  # None of a line that a kill cut short
+            if isinstance(of_step, int | float):
+                memory = max(memory or 0.0, of_step)
     return seconds, memory, steps

@@ -79,7 +79,7 @@ def bf16_gain(device: torch.device) -> float:
     runs = []
     for dtype in (torch.float32, torch.bfloat16):
         layer = copy.deepcopy(convolution).to(device=device, dtype=dtype)
-        runs.append(partial(_forth_and_back, layer, images.to(device=device, dtype=dtype)))
+        runs.append(partial(forth_and_back, layer, images.to(device=device, dtype=dtype)))
     for run in runs:
         run()
     seconds = [[run() for run in runs] for _ in range(8)]
@@ -87,7 +87,7 @@ def bf16_gain(device: torch.device) -> float:
     return float(full / max(reduced, 1e-9))
 
 
-def _forth_and_back(layer: nn.Module, values: torch.Tensor) -> float:
+def forth_and_back(layer: nn.Module, values: torch.Tensor) -> float:
     """Return the seconds of one run through a layer and back."""
     start = time.perf_counter()
     layer(values).sum().backward()

@@ -133,7 +133,7 @@ class RunFolder:
             return
         kept = []
         for line in path.read_bytes().splitlines():
-            of_step = _json_object(line).get("step")  # None of a line that a kill cut short
+            of_step = json_object(line).get("step")  # None of a line that a kill cut short
             if isinstance(of_step, int) and of_step <= step:
                 kept.append(line + b"\n")
         write_bytes(path, b"".join(kept))
@@ -164,16 +164,16 @@ class RunFolder:
     def _is_a_run(self) -> bool:
         """Return whether a run has written here: its plan, or the figures of its first step."""
         config, metrics = self.path / "config.json", self.path / "metrics.jsonl"
-        plan = _json_object(config.read_bytes()) if config.is_file() else {}
+        plan = json_object(config.read_bytes()) if config.is_file() else {}
         if "detkit" in plan and "plan" in plan:
             return True
         if not metrics.is_file():
             return False
         with metrics.open("rb") as file:
-            return {"step", "stage", "epoch"} <= set(_json_object(file.readline()))
+            return {"step", "stage", "epoch"} <= set(json_object(file.readline()))
 
 
-def _json_object(content: bytes) -> dict[str, Any]:
+def json_object(content: bytes) -> dict[str, Any]:
     """Return the JSON object, {} when it is something else."""
     try:
         values = json.loads(content)

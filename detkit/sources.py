@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from detkit.data.images import IMAGE_SUFFIXES, read_image
 from detkit.errors import DetkitError, UsageError
+from detkit.files import open_text
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 LIST_SUFFIX = ".txt"
@@ -165,10 +166,7 @@ def _list_of(source: str) -> Path | None:
 def _listed(file: Path) -> Iterator[str]:
     """Yield the paths of a list file."""
     try:
-        with file.open("rb") as content:  # Windows' PowerShell writes UTF-16
-            is_utf16 = content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
-        with file.open(encoding=encoding, errors=errors) as lines:
+        with open_text(file) as lines:
             for name in _stripped(lines, str(file)):
                 beside = file.parent / name
                 yield name if Path(name).exists() or not beside.exists() else str(beside)

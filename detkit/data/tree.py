@@ -9,8 +9,6 @@ is a finding and not in the listing, so that nobody behind this file meets one.
 
 from __future__ import annotations
 
-import codecs
-import io
 import os
 import re
 from collections import Counter
@@ -31,6 +29,7 @@ from detkit.data.paths import (
     suffix_of,
 )
 from detkit.data.records import Finding
+from detkit.files import open_text
 from detkit.shown import is_plain, printable
 
 # Folders that say what kind of file lies there and nothing about which images: of two paths
@@ -173,14 +172,8 @@ class Tree:
             return file.read()
 
     def open_text(self, relative: str) -> TextIO:
-        """Return a text file opened: UTF-8, or UTF-16 where it starts with that mark.
-
-        A byte that is not UTF-8 is a surrogate (PEP 383). Ends of lines stay as they are.
-        """
-        file = self.path(relative).open("rb")
-        is_wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        encoding, errors = ("utf-16", "replace") if is_wide else ("utf-8-sig", "surrogateescape")
-        return io.TextIOWrapper(file, encoding, errors, newline="")
+        """Return a text file opened, as `files.open_text` does; ends of lines stay as they are."""
+        return open_text(self.path(relative), newline="")
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Return the files with one of these lower-case suffixes, sorted."""
