@@ -133,9 +133,9 @@ def naive_group(found: regions.Regions, similarity: Similarity) -> list[list[int
         a, b = pair
         x1, y1, x2, y2 = around(a, b)
         terms = [
-            similarity.colour * shared(colour[a], colour[b]),  # eq. 2
-            similarity.texture * shared(texture[a], texture[b]),  # eq. 4
-            similarity.size * (1 - (size[a] + size[b]) / found.area),  # eq. 5
+            similarity.colour * shared(colour[a], colour[b]),  # eq. 1
+            similarity.texture * shared(texture[a], texture[b]),  # eq. 3
+            similarity.size * (1 - (size[a] + size[b]) / found.area),  # eq. 4
             similarity.fill * (1 - ((x2 - x1) * (y2 - y1) - size[a] - size[b]) / found.area),
         ]
         return float(sum(terms))
@@ -148,7 +148,7 @@ def naive_group(found: regions.Regions, similarity: Similarity) -> list[list[int
         boxes.append(around(a, b))
         box[new] = boxes[-1]
         size[new] = size[a] + size[b]
-        for histogram in (colour, texture):  # eq. 3
+        for histogram in (colour, texture):  # eq. 2
             histogram[new] = (size[a] * histogram[a] + size[b] * histogram[b]) / size[new]
         touching |= {(c, new) for pair in touching for c in pair if {a, b} & set(pair)}
         alive = alive - {a, b} | {new}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from detkit.proposals.compiled import compiled
 from detkit.proposals.edge_groups import MIN_AFFINITY, EdgeGroups, Floats, Ints, Numbers
 
-# Sec. 3.3: the exponent that keeps large windows from winning by their size alone.
+# Sec. 3.2, eq. 3: the exponent that keeps large windows from winning by their size alone.
 KAPPA = 1.5
 # Sec. 3.4: the refinement ends when a step would be below this many pixels.
 MIN_STEP = 2

@@ -5,7 +5,7 @@ Object Recognition", IJCV 104(2), 2013, secs. 3.1 and 3.2. Shape shorthand: H x 
 channels, R regions of the segmentation, P pairs of neighbours, D histogram bins.
 
 Histograms are kept as counts. Every pixel adds as much to each, so their sum over two regions is
-the paper's size-weighted mean (eq. 3) of L1-normalised histograms, without rounding. They are
+the paper's size-weighted mean (eq. 2) of L1-normalised histograms, without rounding. They are
 compared in fixed point, `ONE` for 1, so that a sum does not depend on its order.
 """
 
@@ -29,7 +29,7 @@ ONE = 1 << 24  # 1.0 in the fixed point of the histograms
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """Which of the four similarities of sec. 3.2 are added up (eq. 7)."""
+    """Which of the four similarities of sec. 3.2 are added up (eq. 6)."""
 
     colour: bool = False
     texture: bool = False
@@ -244,16 +244,16 @@ def _similarity(
     fill: float,
     area: float,
 ) -> float:
-    """Return eq. 7: the sum of eqs. 2 and 4 (columns of `rows`), 5 and 6 (where not 0)."""
+    """Return eq. 6: the sum of eqs. 1 and 3 (columns of `rows`), 4 and 5 (where not 0)."""
     mine, theirs = rows[slots[one]], rows[slots[other]]
     common = 0
-    for column in range(len(mine)):  # Eqs. 2 and 4: what the histograms share
+    for column in range(len(mine)):  # Eqs. 1 and 3: what the histograms share
         common += min(mine[column], theirs[column])
     pixels = sizes[one] + sizes[other]
     box_width = max(boxes[one, 2], boxes[other, 2]) - min(boxes[one, 0], boxes[other, 0])
     box_height = max(boxes[one, 3], boxes[other, 3]) - min(boxes[one, 1], boxes[other, 1])
     holes = float(box_width) * float(box_height) - pixels
-    # Eq. 5 favours small regions, eq. 6 those that fit into each other.
+    # Eq. 4 favours small regions, eq. 5 those that fit into each other.
     return float(common / ONE + size * (1.0 - pixels / area) + fill * (1.0 - holes / area))
 
 
@@ -311,7 +311,7 @@ def merge(
         boxes[new, 2] = max(boxes[one, 2], boxes[other, 2])
         boxes[new, 3] = max(boxes[one, 3], boxes[other, 3])
         slots[new] = slots[one]
-        for column in range(columns):  # Eq. 3; `+=` of rows would double numba's compile time
+        for column in range(columns):  # Eq. 2; `+=` of rows would double numba's compile time
             counts[slots[one], column] += counts[slots[other], column]
         _fill_row(counts[slots[new]], rows[slots[new]], colours, int(sizes[new]))
         whole[one] = whole[other] = new

@@ -5,8 +5,8 @@ P. Felzenszwalb and D. Huttenlocher, "Efficient Graph-Based Image Segmentation",
 channels, E edges of the pixel graph, Q weights that an edge may have.
 
 Each pixel is joined to its eight neighbours by edges weighted with the difference of their
-colours (sec. 6). In ascending order of weight an edge joins the two components at its ends
-unless its weight is clearly above what is usual inside either of them (eqs. 2-4).
+colours (sec. 5). In ascending order of weight an edge joins the two components at its ends
+unless its weight is clearly above what is usual inside either of them (eqs. 3-5).
 
 Differences from the paper: weights are rounded to 1/64 of a grey level, so that they are sorted
 by counting; edges of equal weight are taken by direction (right, down left, down, down right),
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from detkit.proposals.compiled import compiled
 
-# F-H sec. 6: "a Gaussian with sigma = 0.8, which does not produce any visible change".
+# F-H sec. 5: "a Gaussian with sigma = 0.8, which does not produce any visible change".
 SIGMA = 0.8
 LEVELS = 64  # to a grey level: the steps of a weight
 
@@ -43,9 +43,9 @@ def segment(
 ) -> NDArray[np.int32]:
     """Return the region, (H, W) numbered from 0 in reading order, of each pixel.
 
-    `image` is (H, W) or (H, W, C). `k` is the scale of F-H eq. 4 in grey levels times pixels:
+    `image` is (H, W) or (H, W, C). `k` is the scale of F-H eq. 5 in grey levels times pixels:
     the larger, the larger the regions. Regions of fewer than `min_size` pixels are joined to a
-    neighbour (sec. 6). `sigma` is that of the smoothing before, 0 for none.
+    neighbour (released code). `sigma` is that of the smoothing before, 0 for none.
     """
     return regions_of(pixel_graph(image, sigma), k, min_size)
 
@@ -75,8 +75,9 @@ def regions_of(graph: PixelGraph, k: float, min_size: int) -> NDArray[np.int32]:
 def _edge_weights(planes: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Return each edge's weight, (4, H, W) in 1 / LEVELS, by direction and upper or left pixel.
 
-    F-H sec. 6: the Euclidean distance of the colours. `planes` is (C, H, W). Edges that leave
-    the image have no meaning. Row by row, which the compiler vectorises.
+    The Euclidean distance of the colours, as in the released code; F-H sec. 5 has the difference
+    of grey levels. `planes` is (C, H, W). Edges that leave the image have no meaning. Row by
+    row, which the compiler vectorises.
     """
     channels, height, width = planes.shape
     weights = np.zeros((4, height, width), np.uint16)
@@ -132,10 +133,10 @@ def _segment(
     k: float,
     min_size: int,
 ) -> NDArray[np.int32]:
-    """Return the region, (H * W,), of each pixel: F-H algorithm 1 and the clean-up of sec. 6.
+    """Return the region, (H * W,), of each pixel: F-H algorithm 1 and the released clean-up.
 
     A component is a tree in `parents` with its pixels counted at the root; `limits` is
-    Int(C) + k / |C| of eqs. 3 and 4, where Int(C) is the weight of the edge that joined it last.
+    Int(C) + k / |C| of eqs. 4 and 5, where Int(C) is the weight of the edge that joined it last.
     Pixels are unsigned, which spares numba the question whether an index counts from the end.
     """
     parents = np.arange(height * width).astype(np.uint32)
