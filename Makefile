@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser lint format bench check-readme readme readme-figures build clean
+.PHONY: help demo test test-slow test-browser lint format bench check-readme readme readme-figures equations build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--extra-index-url ...']"
@@ -56,6 +56,9 @@ readme: $(STAMP)  ## write the program's help texts into the README
 
 readme-figures: $(STAMP)  ## train on the demo data and write what came out into the README
 	$(BIN)/python tests/check_readme.py --measure
+
+equations: $(STAMP)  ## write docs/equations.md: the code of each paper's equations
+	$(BIN)/python tests/equations.py
 
 build: $(STAMP)  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,4 +1,4 @@
-"""Average precision by the rules of Pascal VOC, on plain numpy.
+"""Pascal VOC: average precision by its rules, on plain numpy.
 
 Shape shorthand: N detections, R ground truths, P pairs of both in one image and class,
 n detections of one class that are right or wrong, C classes.
@@ -20,6 +20,12 @@ the classification task (VOC2006 kit, `VOCroc.m`; detection never had one). Ours
 definition, the area under the lower envelope, over to ranked detections: the share of the
 objects found at scores strictly above a false detection, averaged over the false detections;
 without any it is the share found at all. It is blind to how many false ones there are.
+
+Where the equations are:
+- sec. 4.2, eqs. 1-2: `average_precision`, 11-point AP of interpolated precision
+- sec. 4.2, eq. 3: `_iou`, overlap
+- sec. 4.2: `_match`, the object that a detection is held against
+- sec. 4.2: `ranked_hits`, a second detection of an object is false
 """
 
 from __future__ import annotations

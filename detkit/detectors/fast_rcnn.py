@@ -16,9 +16,16 @@ Differences from the paper:
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's.
 
-Where the equations are: 1-3 `multi_task_loss`, 4 (RoI pooling's gradient) torchvision's, behind
-`roi_pooling.RoIPooling`, 5 `truncated_svd.truncated`. Test, sec. 3: `judge`, then
-`Detector.detect`.
+Where the equations are:
+- sec. 2: `RoIHead`, from a region to its two sibling outputs
+- sec. 2.1: `RoIPooling`, RoI max pooling
+- sec. 2.3, eqs. 1-3: `multi_task_loss`, multi-task loss, its two parts, smooth L1
+- sec. 2.3: `sample_rois`, the regions of a mini-batch
+- sec. 2.3, eq. 4: `RoIPooling`, RoI pooling's gradient, which is torchvision's
+- sec. 3: `judge`, test: the boxes and probabilities of each region
+- sec. 3: `Detector.detect`, test: NMS of each class
+- sec. 3.1, eq. 5: `truncated`, a layer made two by truncated SVD
+- sec. 3.1: `RegionDetector.compressed`, a detector with its fc6 and fc7 shortened so
 """
 
 from __future__ import annotations

@@ -23,8 +23,19 @@ Differences from the paper:
   `recipe` is the released code's joint schedule, and not the 60k steps at .001 and 20k at .0001
   that sec. 3.1.3 has for the RPN alone.
 
-Where the equations are: 1 `region_proposals.rpn_loss`, 2 `boxes.encode`. The head's loss is Fast
-R-CNN's.
+Where the equations are:
+- sec. 3.1: `RegionProposalNetwork`, two sibling layers on the shared maps
+- sec. 3.1.1: `RegionProposalNetwork.anchors`, the anchors at each place
+- sec. 3.1.2: `region_proposals.match_anchors`, which anchors are positive, which negative
+- sec. 3.1.2, eq. 1: `region_proposals.rpn_loss`, loss of objectness and place
+- sec. 3.1.2, eq. 2: `boxes.encode`, the targets t*
+- sec. 3.1.2, eq. 2: `decode`, from t back to a box
+- sec. 3.1.3: `RegionProposalNetwork.losses`, the sample of anchors that eq. 1 is over
+- sec. 3.2: `FasterRCNN.stages`, alternating and joint training
+- sec. 3.3: `region_proposals.crosses_border`, anchors that training leaves out
+- sec. 3.3: `RegionProposalNetwork.propose`, the best proposals after NMS
+
+The head's loss is Fast R-CNN's.
 """
 
 from __future__ import annotations

@@ -29,7 +29,21 @@ AVX-512 made the features of 16 crops in .36 s instead of .68 on resnet18, in .0
 on mobilenet_v2, and they moved by .4 to .8 %: too little for SVMs that then judge, since
 detection is in float32 unless it is asked for less, other features than they were fitted to.
 
-Where the equations are: 1-4 `boxes.decode`, 6-9 `boxes.encode`, 5 `linear_fits.fit_ridge`.
+Where the equations are:
+- sec. 2.1: `CropCutter.cut`, a region of any shape is warped to the network's square input
+- sec. 2.1: `RCNN.features`, what the network says of a crop
+- sec. 2.2: `RCNN.candidates`, each class's score of every region
+- sec. 2.2: `Detector.detect`, test: NMS of each class
+- sec. 2.3: `sample_regions`, fine-tuning's 32 positive and 96 background regions
+- sec. 2.3: `RCNN.losses`, fine-tuning's loss
+- sec. 2.3: `RCNN.fit_svms`, a linear SVM for each class
+- sec. 2.3: `linear_fits.MinedSVM`, an SVM's hard negatives
+- appendix A: `with_context`, the context around a region, as it is or as a square
+- appendix B: `RCNN.candidates_by_head`, SVMs beside softmax
+- appendix C, eqs. 1-4: `decode`, deltas move a proposal P
+- appendix C, eq. 5: `linear_fits.fit_ridge`, ridge regression of the targets t
+- appendix C, eqs. 6-9: `boxes.encode`, the targets t of a pair (P, G)
+- appendix C: `box_pairs`, the pairs (P, G) that are learnt from
 """
 
 from __future__ import annotations

@@ -13,8 +13,17 @@ Differences from the paper:
 - Photometric distortion and IoU crops are ours, after the released code; the rest of the
   augmentation is made of torchvision's functions.
 
-Where the equations are: 1-3 `multibox_loss`, the g of 2 `boxes.encode`, 4 `layout` and
-`anchors.default_boxes`. Test, sec. 3.7 (score .01, NMS .45, the best 200): `DetectorConfig`.
+Where the equations are:
+- sec. 2.1: `MultiBoxHead`, 3x3 predictors on several feature maps
+- sec. 2.2: `match_default_boxes`, matching strategy
+- sec. 2.2, eqs. 1-3: `multibox_loss`, loss of place and of confidence, over N matched boxes
+- sec. 2.2, eq. 2: `boxes.encode`, the g of the loss, a ground truth's offsets
+- sec. 2.2, eq. 4: `layout`, the scale of each map
+- sec. 2.2: `default_boxes`, the boxes of those scales and of all ratios
+- sec. 2.2: `mine_hard_negatives`, at most three negatives a positive
+- sec. 2.2: `SSD.augmentation`, data augmentation, with sec. 3.6's
+- sec. 3.1: `L2Norm`, the scale of conv4_3
+- sec. 3.7: `Detector.detect`, test: score .01, NMS .45, the best 200
 """
 
 from __future__ import annotations

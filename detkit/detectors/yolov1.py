@@ -1,4 +1,4 @@
-"""YOLO, the first: a grid of cells, each of which predicts boxes, their confidence, one class.
+"""YOLOv1: a grid of cells, each of which predicts boxes, their confidence, one class.
 
 Redmon, Divvala, Girshick, Farhadi: CVPR 2016, arXiv:1506.02640v5.
 
@@ -25,8 +25,16 @@ Differences from the paper:
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's. Pretraining at half the resolution is left to others.
 
-Where the equations are: 1 `decode_grid`, 2 `architectures.leaky_convolution` and
-`grid_heads.ConnectedHead`, 3 `grid_loss`. Test, sec. 2.3: `decode_grid`, then `Detector.detect`.
+Where the equations are:
+- sec. 2: `assign_cells`, the cell that is responsible for an object
+- sec. 2, eq. 1: `decode_grid`, each box's confidence of each class
+- sec. 2.1: `ConnectedHead`, the layers behind the 20 of the backbone
+- sec. 2.2, eq. 2: `architectures.leaky_convolution`, leaky activation behind convolutions
+- sec. 2.2, eq. 2: `ConnectedHead`, leaky activation behind connected layers
+- sec. 2.2: `responsible_predictors`, the predictor of highest IoU
+- sec. 2.2, eq. 3: `grid_loss`, loss in its five parts
+- sec. 2.2: `YOLOv1.augmentation`, scale, shift, exposure and saturation
+- sec. 2.3: `Detector.detect`, test: NMS of each class
 """
 
 from __future__ import annotations

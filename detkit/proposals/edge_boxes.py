@@ -8,6 +8,19 @@ Differences from the paper
 - The edges are detkit's own (`detkit.proposals.edges`) unless given.
 - Scores are on the released code's scale (2^2.5 times eq. 3), as its minimum score is.
 - Windows start at 400 pixels. The released code's 1000 hide small objects; 100 crowd out others.
+
+Where the equations are:
+- sec. 3: `gradient_edges`, the edge map, which the paper has from structured edges
+- sec. 3.1: `edge_groups._grow`, edge groups
+- sec. 3.1: `edge_groups._merge_small`, small groups merged into their neighbours
+- sec. 3.1, eq. 1: `edge_groups._affinities`, affinity of two groups
+- sec. 3.2, eq. 2: `edge_windows._ways`, the largest product of affinities on a way
+- sec. 3.2, eqs. 2-4: `edge_windows.score_windows`, w_b, and the score h_b less the middle
+- sec. 3.2, eq. 3: `edge_windows.window_tables`, the size that a score is divided by
+- sec. 3.3: `edge_windows._runs`, the groups that a row or column meets
+- sec. 3.4: `edge_windows.slide`, the windows of the search
+- sec. 3.4: `edge_windows.score_windows`, refinement of windows
+- sec. 3.4: `suppress`, NMS
 """
 
 from __future__ import annotations

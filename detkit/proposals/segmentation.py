@@ -11,6 +11,12 @@ unless its weight is clearly above what is usual inside either of them (eqs. 3-5
 Differences from the paper: weights are rounded to 1/64 of a grey level, so that they are sorted
 by counting; edges of equal weight are taken by direction (right, down left, down, down right),
 then row by row. Sorting does not depend on `k`, so several `k` share it.
+
+Where the equations are:
+- sec. 3.1, eqs. 1-5: `_segment`, difference inside and between components, and when they join
+- sec. 4: `_segment`, algorithm 1
+- sec. 5: `pixel_graph`, the grid graph of a smoothed image
+- sec. 5: `_edge_weights`, difference of two pixels
 """
 
 from __future__ import annotations

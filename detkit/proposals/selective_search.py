@@ -9,6 +9,18 @@ similarities are varied, since what one of them misses another finds (sec. 3.2).
 
 Differences from the paper: images are scaled down first, as R-CNN's released code does, and very
 narrow boxes are left out.
+
+Where the equations are:
+- sec. 3.1: `segmentation.regions_of`, the initial regions
+- sec. 3.1: `regions.merge`, algorithm 1, hierarchical grouping
+- sec. 3.2: `in_colour_space`, complementary colour spaces
+- sec. 3.2, eq. 1: `regions._similarity`, likeness of colour
+- sec. 3.2, eq. 2: `regions.merge`, the histogram of a merged region
+- sec. 3.2: `regions.texture_columns`, the bins of texture
+- sec. 3.2, eqs. 3-6: `regions._similarity`, texture, size, fill, and the sum of all four
+- sec. 3.3: `_ranked`, the order of boxes from all hierarchies
+- sec. 5, eq. 7: `recall.recall`, average best overlap and its mean over classes
+- sec. 5, eq. 8: `overlaps.iou_matrix`, overlap
 """
 
 from __future__ import annotations
