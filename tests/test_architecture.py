@@ -12,7 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "detkit"
 # A module may import from its own layer and from those below it. A folder's files have the
 # folder's layer unless they are listed themselves.
 LAYERS = {
-    6: ("cli", "console", "__main__"),
+    6: (
+        "cli",
+        "console",
+        "__main__",
+    ),
     5: (
         "training",
         "evaluation",
@@ -52,7 +56,10 @@ LAYERS = {
         "baseline",
         "junit",
     ),
-    4: ("data", "detectors"),
+    4: (
+        "data",
+        "detectors",
+    ),
     3: ("detector",),
     2: (
         "preparation",
@@ -97,11 +104,11 @@ LAYERS = {
         "config",
         "errors",
         "files",
-        "shown",
         "stopwatch",
         "machine",
         "memory",
         "__init__",
+        "text",
     ),
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

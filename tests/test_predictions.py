@@ -20,8 +20,8 @@ from detkit.predictions import (
     read_predictions,
     to_json,
 )
-from detkit.shown import is_plain
 from detkit.structures import Detections
+from detkit.text import is_plain
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 NAMES = ["car", "traffic light", "Ärztin"]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from detkit.shown import is_plain, printable, short
+from detkit.text import is_plain, printable, short
 
 
 @pytest.mark.parametrize(

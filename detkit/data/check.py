@@ -29,7 +29,7 @@ from detkit.data.set_findings import (
     check_unlabelled,
 )
 from detkit.errors import DetkitError
-from detkit.shown import printable
+from detkit.text import printable
 
 MAX_LINE = 2000  # signs of a finding; all 80 names of COCO's classes fit
 SAME_SCALE = 0.01  # relative difference of two scales that still count as one resize

@@ -23,7 +23,7 @@ from detkit.data.groups import (
 from detkit.data.paths import folder_of, name_of, split_in, split_in_stem
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree, images_finding
-from detkit.shown import short
+from detkit.text import short
 
 MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from detkit.data.records import Dataset, Finding
-from detkit.shown import is_plain, printable
+from detkit.text import is_plain, printable
 
 MIN_LETTERS = 4  # "cat" and "car" are two words; "person" and "persom" most likely one
 

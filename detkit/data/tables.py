@@ -26,7 +26,7 @@ from detkit.data.images import IMAGE_SUFFIXES
 from detkit.data.paths import folder_of, name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree, images_finding
-from detkit.shown import is_plain
+from detkit.text import is_plain
 
 MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows
 

@@ -30,7 +30,7 @@ from detkit.data.paths import (
 )
 from detkit.data.records import Finding
 from detkit.files import open_text
-from detkit.shown import is_plain, printable
+from detkit.text import is_plain, printable
 
 # Folders that say what kind of file lies there and nothing about which images: of two paths
 # that are equal without them, one is the label of the other.

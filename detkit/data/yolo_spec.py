@@ -10,7 +10,7 @@ from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Finding
 from detkit.data.tree import Tree
 from detkit.data.yolo_rows import parse_row
-from detkit.shown import short
+from detkit.text import short
 
 MAX_SPEC_BYTES = 1 << 20  # ours: names and paths; more is something else
 MAX_DIGITS = 9  # ours: of a class's index; Python refuses thousands

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
-from detkit.shown import short
+from detkit.text import short
 
 IMAGE_KEYS = ("image", "file_name", "filename", "image_id", "path", "file")
 WHAT_IS_READ = (

@@ -27,7 +27,7 @@ from detkit.errors import DetkitError
 from detkit.predictions.collected import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.json_reader import JsonReader
-from detkit.shown import short
+from detkit.text import short
 
 CSV_NAMES = {
     "image": (*IMAGE_KEYS, "image_name"),

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
-from detkit.shown import is_plain, printable
+from detkit.text import is_plain, printable
 
 
 class PredictionWriter(ABC):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from detkit.errors import UsageError
 from detkit.files import write_bytes
-from detkit.shown import printable
 from detkit.structures import Scores
+from detkit.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
