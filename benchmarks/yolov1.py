@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.detectors.yolov1 import VOC_CLASSES, Grid, YOLOv1, YOLOv1Config, decode_grid
-from detkit.nms import select
+from detkit.geometry.nms import select
 from detkit.precision import memory_format
 
 

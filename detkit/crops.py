@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 LEVELS = 5  # an image and its halvings, down to a sixteenth: regions shrink no further
 

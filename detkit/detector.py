@@ -22,11 +22,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from detkit import darknet, nms
+from detkit import darknet
 from detkit.backbones import Backbone, load_weights
-from detkit.boxes import clip
 from detkit.config import DetectorConfig, Recipe
 from detkit.errors import DetkitError, UsageError
+from detkit.geometry import nms
+from detkit.geometry.boxes import clip
 from detkit.preparation import Preparation, scale_between
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from detkit.boxes import encode, iou
+from detkit.geometry.boxes import encode, iou
+from detkit.geometry.matching import match
 from detkit.linear_fits import MinedSVM, RowSample, SVMSettings, fit_ridge
-from detkit.matching import match
 from detkit.structures import FloatArray
 
 NEVER = -1e4  # the margin of a class that no SVM could be trained for

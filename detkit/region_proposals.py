@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import ops
 
-from detkit.anchors import anchor_shapes, grid_anchors
-from detkit.boxes import clip, decode, encode, iou
 from detkit.config import DetectorConfig, setting
 from detkit.errors import UsageError
-from detkit.matching import IGNORED, match, sample_balanced
+from detkit.geometry.anchors import anchor_shapes, grid_anchors
+from detkit.geometry.boxes import clip, decode, encode, iou
+from detkit.geometry.matching import IGNORED, match, sample_balanced
 from detkit.pyramid import initialise
 from detkit.structures import Batch
 

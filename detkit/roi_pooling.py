@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import ops
 
-from detkit.boxes import area
+from detkit.geometry.boxes import area
 
 Method = Literal["pool", "align", "spp"]
 PYRAMID = (1, 2, 3, 6)  # SPPnet (He et al. 2014, arXiv:1406.4729) sec. 4.1: 50 bins

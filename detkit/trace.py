@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from detkit.boxes import iou
 from detkit.config import DetectorConfig
-from detkit.nms import soft_nms
+from detkit.geometry.boxes import iou
+from detkit.geometry.nms import soft_nms
 from detkit.structures import BoolArray
 
 Box = tuple[float, float, float, float]

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detkit import machine
-from detkit.boxes import iou
 from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
+from detkit.geometry.boxes import iou
 from detkit.proposals.source import ProposalSource
 from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Sample, Truth

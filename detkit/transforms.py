@@ -24,8 +24,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from detkit import boxes as box_ops
 from detkit.config import IMAGENET_MEAN
+from detkit.geometry import boxes as box_ops
 from detkit.mosaic import mosaic
 from detkit.photometric import PhotometricDistort, RandomExposure
 from detkit.structures import Sample

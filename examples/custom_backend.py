@@ -22,9 +22,9 @@ from torch.nn.functional import interpolate
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from detkit import backbones
-from detkit.boxes import area
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Detector
+from detkit.geometry.boxes import area
 from detkit.structures import Batch, Candidates
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from detkit import backbones
-from detkit.boxes import iou
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector
+from detkit.geometry.boxes import iou
 from detkit.structures import Batch, Candidates
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from running import detkit
 
-from detkit.anchor_estimation import (
+from detkit.data.demo import write_demo
+from detkit.errors import DetkitError
+from detkit.geometry.anchor_estimation import (
     estimate_anchors,
     judge_anchors,
     network_shapes,
     shape_iou,
 )
-from detkit.data.demo import write_demo
-from detkit.errors import DetkitError
 from detkit.structures import Truth
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detkit.anchors import default_boxes
+from detkit.geometry.anchors import default_boxes
 
 
 def test_default_boxes_equal_a_loop_over_places() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detkit.boxes import area, clip, cxcywh_to_xyxy, decode, encode, iou, xyxy_to_cxcywh
+from detkit.geometry.boxes import area, clip, cxcywh_to_xyxy, decode, encode, iou, xyxy_to_cxcywh
 
 side = st.floats(0.5, 500)
 corner = st.floats(-200, 500)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.boxes import encode, iou
 from detkit.detectors.fast_rcnn import (
     FastRCNN,
     FastRCNNConfig,
@@ -20,6 +19,7 @@ from detkit.detectors.fast_rcnn import (
     sample_rois,
 )
 from detkit.errors import DetkitError, UsageError
+from detkit.geometry.boxes import encode, iou
 from detkit.network_size import shorter_side
 from detkit.structures import Sample
 

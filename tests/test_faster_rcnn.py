@@ -15,14 +15,14 @@ from test_contract import sample
 from torch import Tensor, nn
 from toy import CLASSES, photo_like, write_images
 
-from detkit.anchors import anchor_shapes, grid_anchors
-from detkit.boxes import decode, encode, iou
 from detkit.checkpoint import load_model
 from detkit.detector import Detector, Published
 from detkit.detectors.fast_rcnn import RegionConfig
 from detkit.detectors.faster_rcnn import _TORCHVISION, FasterRCNN, FasterRCNNConfig
 from detkit.errors import UsageError
-from detkit.matching import IGNORED, NEGATIVE
+from detkit.geometry.anchors import anchor_shapes, grid_anchors
+from detkit.geometry.boxes import decode, encode, iou
+from detkit.geometry.matching import IGNORED, NEGATIVE
 from detkit.region_proposals import (
     RegionProposalNetwork,
     ScoredAnchors,

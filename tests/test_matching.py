@@ -2,7 +2,7 @@
 
 import torch
 
-from detkit.matching import IGNORED, NEGATIVE, match, match_each_truth, sample_balanced
+from detkit.geometry.matching import IGNORED, NEGATIVE, match, match_each_truth, sample_balanced
 
 
 def test_boxes_between_the_thresholds_are_ignored() -> None:

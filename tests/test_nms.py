@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.boxes import iou
-from detkit.nms import nms, select, soft_nms
+from detkit.geometry.boxes import iou
+from detkit.geometry.nms import nms, select, soft_nms
 
 
 def textbook(boxes: Tensor, scores: Tensor, thresh: float) -> list[int]:

@@ -17,13 +17,13 @@ from runs import run, stop_after
 from toy import write_images
 
 from detkit import backbones
-from detkit.boxes import iou
 from detkit.checkpoint import changed, load_model, save_model
 from detkit.config import Recipe, override
 from detkit.data.demo import write_demo
 from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
+from detkit.geometry.boxes import iou
 from detkit.linear_fits import MinedSVM, SVMSettings
 from detkit.region_fits import add_examples, box_pairs
 from detkit.structures import Batch, Proposals, Sample

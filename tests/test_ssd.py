@@ -9,7 +9,6 @@ import torchvision
 from torch import Tensor, nn
 from toy import photo_like
 
-from detkit.boxes import iou
 from detkit.detector import Published
 from detkit.detectors.ssd import (
     _TORCHVISION,
@@ -19,6 +18,7 @@ from detkit.detectors.ssd import (
     mine_hard_negatives,
     multibox_loss,
 )
+from detkit.geometry.boxes import iou
 from detkit.structures import Sample
 
 SHARED = Path(__file__).parents[2] / "shared"

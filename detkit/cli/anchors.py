@@ -55,10 +55,10 @@ def anchors(
       detkit anchors photos -k 9 --size 320 --json | jq '.[-1].anchors'
       detkit train photos --model faster-rcnn --set anchors=auto -o run
     """
-    from detkit.anchor_estimation import estimate_anchors, network_shapes
     from detkit.data import open_dataset
     from detkit.data.images import image_size
     from detkit.data.records import truth_of
+    from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
     from detkit.network_size import shorter_side
 
     console = Console(quiet)

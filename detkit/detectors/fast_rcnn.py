@@ -42,11 +42,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit import backbones
-from detkit.boxes import decode, encode, iou
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector
 from detkit.errors import UsageError
-from detkit.matching import IGNORED, NEGATIVE, match, sample_balanced
+from detkit.geometry.boxes import decode, encode, iou
+from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced
 from detkit.network_size import shorter_side
 from detkit.preparation import Preparation
 from detkit.pyramid import Pyramid, SingleMap, initialise

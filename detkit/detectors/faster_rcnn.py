@@ -51,8 +51,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from detkit.anchor_estimation import estimate_anchors, network_shapes
-from detkit.boxes import decode
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Published, Stage
 from detkit.detectors.fast_rcnn import (
@@ -64,6 +62,8 @@ from detkit.detectors.fast_rcnn import (
     sample_rois,
 )
 from detkit.errors import UsageError
+from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
+from detkit.geometry.boxes import decode
 from detkit.network_size import shorter_side
 from detkit.region_proposals import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth

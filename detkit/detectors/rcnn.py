@@ -60,14 +60,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit import backbones
-from detkit.boxes import decode, iou
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.crops import CropCutter, with_context
 from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
 from detkit.folding import fold_norms
+from detkit.geometry.boxes import decode, iou
+from detkit.geometry.matching import match, sample_balanced
 from detkit.linear_fits import SVMSettings
-from detkit.matching import match, sample_balanced
 from detkit.region_fits import ClassBoxes, ClassSVMs, box_pairs
 from detkit.structures import Batch, Candidates, FloatArray
 

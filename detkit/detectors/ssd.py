@@ -39,12 +39,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit import backbones
-from detkit.anchors import default_boxes
-from detkit.boxes import decode, encode, iou
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Detector, Published
 from detkit.errors import UsageError
-from detkit.matching import match_each_truth
+from detkit.geometry.anchors import default_boxes
+from detkit.geometry.boxes import decode, encode, iou
+from detkit.geometry.matching import match_each_truth
 from detkit.network_size import square
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage

@@ -49,11 +49,11 @@ import torch
 from torch import Tensor, nn
 
 from detkit import backbones
-from detkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.darknet import EXTRACTION
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
+from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.grid_heads import ConnectedHead, ConvolutionalHead
 from detkit.network_size import square
 from detkit.structures import Batch, Candidates, Truth

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from detkit.boxes import iou
+from detkit.geometry.boxes import iou
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:

@@ -1,0 +1,1 @@
+"""Boxes as numbers: their arithmetic, reference boxes, matching, non-maximum suppression."""
