@@ -28,9 +28,9 @@ from detkit.data.images import IMAGE_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.loading import BatchStream, Draw, batches, open_loader
 from detkit.memory import keep_freed_memory
-from detkit.preparation import Preparation
 from detkit.training_images import TrainingImages
-from detkit.transforms import Compose, Transform, light_augmentation, ssd_augmentation
+from detkit.transforms.geometric import Compose, Transform, light_augmentation, ssd_augmentation
+from detkit.transforms.preparation import Preparation
 
 BATCH_SIZE = 32
 AUGMENTATIONS: dict[str, Transform] = {

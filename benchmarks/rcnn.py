@@ -33,7 +33,7 @@ from detkit.crops import with_context
 from detkit.detectors.rcnn import CHUNK, CHUNK_GPU, RCNN, RCNNConfig, without_norms
 from detkit.precision import DTYPES, choose_precision, for_inference
 from detkit.structures import Sample
-from detkit.transforms import mean_colour
+from detkit.transforms.geometric import mean_colour
 
 LOOP_BATCH = 128
 CLASSES = tuple(str(number) for number in range(20))

@@ -32,10 +32,10 @@ from detkit import machine
 from detkit.config import Recipe
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
-from detkit.preparation import Preparation
 from detkit.structures import Batch, Sample
 from detkit.training_images import TrainingImages
-from detkit.transforms import Compose, Transform, light_augmentation, mosaic
+from detkit.transforms.geometric import Compose, Transform, light_augmentation, mosaic
+from detkit.transforms.preparation import Preparation
 
 FEW_IMAGES = 64  # below this, starting workers takes longer than they save
 PREFETCHED = 2  # batches that each data worker makes ahead

@@ -11,7 +11,7 @@ from detkit.errors import DetkitError
 from detkit.loading import BatchStream, Draw
 from detkit.structures import Batch
 from detkit.training_images import TrainingImages
-from detkit.transforms import Compose
+from detkit.transforms.geometric import Compose
 
 
 def batches_once(

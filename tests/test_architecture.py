@@ -62,10 +62,6 @@ LAYERS = {
     ),
     3: ("detector",),
     2: (
-        "preparation",
-        "transforms",
-        "mosaic",
-        "photometric",
         "proposals",
         "backbones",
         "architectures",
@@ -84,6 +80,10 @@ LAYERS = {
         "recall",
         "drawing",
         "predictions",
+        "transforms.geometric",
+        "transforms.preparation",
+        "transforms.photometric",
+        "transforms.mosaic",
     ),
     1: (
         "curves",
@@ -97,6 +97,7 @@ LAYERS = {
         "geometry.nms",
     ),
     0: (
+        "transforms",
         "geometry",
         "network_size",
         "overlaps",

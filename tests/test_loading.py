@@ -21,10 +21,10 @@ from detkit import loading, machine
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.loading import BatchStream, Draw, Shipment, batches, open_loader
-from detkit.preparation import Preparation
 from detkit.structures import Batch
 from detkit.training_images import TrainingImages
-from detkit.transforms import Compose, light_augmentation
+from detkit.transforms.geometric import Compose, light_augmentation
+from detkit.transforms.preparation import Preparation
 
 
 @pytest.fixture

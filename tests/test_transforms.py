@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import v2
 
-from detkit.photometric import adjust_colours, adjust_levels
 from detkit.structures import Sample
-from detkit.transforms import (
+from detkit.transforms.geometric import (
     Compose,
     PhotometricDistort,
     RandomErasing,
@@ -33,6 +32,7 @@ from detkit.transforms import (
     mosaic,
     ssd_augmentation,
 )
+from detkit.transforms.photometric import adjust_colours, adjust_levels
 
 RED = (250, 10, 10)
 BLUE = (10, 10, 250)

@@ -27,8 +27,8 @@ from detkit.detectors.yolov1 import (
 )
 from detkit.errors import UsageError
 from detkit.grid_heads import CellPooling
-from detkit.photometric import RandomExposure
 from detkit.structures import Sample, Truth
+from detkit.transforms.photometric import RandomExposure
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

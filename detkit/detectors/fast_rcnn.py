@@ -48,10 +48,10 @@ from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced
 from detkit.network_size import shorter_side
-from detkit.preparation import Preparation
 from detkit.pyramid import Pyramid, SingleMap, initialise
 from detkit.roi_pooling import RoIPooling
 from detkit.structures import Batch, Candidates
+from detkit.transforms.preparation import Preparation
 from detkit.truncated_svd import factored, truncated
 from detkit.weight_files import read_state_dict
 

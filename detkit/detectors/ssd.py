@@ -48,7 +48,7 @@ from detkit.geometry.matching import match_each_truth
 from detkit.network_size import square
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
-from detkit.transforms import Transform, ssd_augmentation
+from detkit.transforms.geometric import Transform, ssd_augmentation
 
 MIN_SIZE = 16  # ours: half the stride of the last map of most backbones; smaller shows nothing
 

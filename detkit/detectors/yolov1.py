@@ -58,7 +58,7 @@ from detkit.grid_heads import ConnectedHead, ConvolutionalHead
 from detkit.network_size import square
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, cell_stage
-from detkit.transforms import (
+from detkit.transforms.geometric import (
     Compose,
     RandomExposure,
     RandomHorizontalFlip,

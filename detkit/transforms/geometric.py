@@ -26,9 +26,9 @@ from torchvision.transforms.v2 import functional as F
 
 from detkit.config import IMAGENET_MEAN
 from detkit.geometry import boxes as box_ops
-from detkit.mosaic import mosaic
-from detkit.photometric import PhotometricDistort, RandomExposure
 from detkit.structures import Sample
+from detkit.transforms.mosaic import mosaic
+from detkit.transforms.photometric import PhotometricDistort, RandomExposure
 
 __all__ = [
     "Compose",

@@ -1,0 +1,1 @@
+"""Samples changed before a network sees them: resized, normalised, augmented."""
