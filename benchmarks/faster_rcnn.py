@@ -26,7 +26,7 @@ from torch.profiler import profile
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
-from detkit.precision import for_inference, memory_format
+from detkit.networks.precision import for_inference, memory_format
 from detkit.structures import Sample
 
 NUM_CLASSES = 20

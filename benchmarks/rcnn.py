@@ -28,10 +28,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detkit import backbones
-from detkit.crops import with_context
 from detkit.detectors.rcnn import CHUNK, CHUNK_GPU, RCNN, RCNNConfig, without_norms
-from detkit.precision import DTYPES, choose_precision, for_inference
+from detkit.networks import backbones
+from detkit.networks.crops import with_context
+from detkit.networks.precision import DTYPES, choose_precision, for_inference
 from detkit.structures import Sample
 from detkit.transforms.geometric import mean_colour
 

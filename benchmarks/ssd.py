@@ -23,7 +23,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.detectors.ssd import SSD
-from detkit.precision import DTYPES, choose_precision, for_inference, memory_format
+from detkit.networks.precision import DTYPES, choose_precision, for_inference, memory_format
 from detkit.structures import Sample
 
 NUM_CLASSES = 20

@@ -17,7 +17,7 @@ import time
 import torch
 
 from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig
-from detkit.precision import for_inference
+from detkit.networks.precision import for_inference
 from detkit.structures import Sample
 
 HEIGHT, WIDTH = 375, 500

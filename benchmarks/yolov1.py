@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detkit.detectors.yolov1 import VOC_CLASSES, Grid, YOLOv1, YOLOv1Config, decode_grid
 from detkit.geometry.nms import select
-from detkit.precision import memory_format
+from detkit.networks.precision import memory_format
 
 
 def compare(

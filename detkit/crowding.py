@@ -8,7 +8,7 @@ import time
 import torch
 from torch import nn
 
-from detkit.precision import forth_and_back
+from detkit.networks.precision import forth_and_back
 
 ROUNDS = 24
 PATIENCE = 0.5  # seconds; on crowded cores a few rounds say enough

@@ -22,18 +22,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from detkit import darknet
-from detkit.backbones import Backbone, load_weights
 from detkit.config import DetectorConfig, Recipe
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry import nms
 from detkit.geometry.boxes import clip
+from detkit.networks import darknet
+from detkit.networks.backbones import Backbone, load_weights
+from detkit.networks.weights import download, read_state_dict
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth
 from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
 from detkit.transforms.geometric import Compose, RandomHorizontalFlip, Transform
 from detkit.transforms.preparation import Preparation, scale_between
-from detkit.weight_files import download, read_state_dict
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from detkit.averaging import WeightAverage
 from detkit.config import Recipe
 from detkit.detector import Detector
 from detkit.errors import DetkitError, is_out_of_memory
-from detkit.precision import memory_format
+from detkit.networks.precision import memory_format
 from detkit.structures import Batch
 
 SMALL_BATCH = 16  # images a device: with fewer, batch norm's statistics are too noisy to learn

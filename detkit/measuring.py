@@ -15,7 +15,7 @@ from detkit.data import open_dataset
 from detkit.detectors import add_plugin
 from detkit.errors import DetkitError
 from detkit.inference import predict
-from detkit.precision import find_device, for_inference
+from detkit.networks.precision import find_device, for_inference
 from detkit.predictions import open_writer
 from detkit.run_folder import json_object
 from detkit.run_log import memory_mib

@@ -21,8 +21,8 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
 from detkit.learner import freeze_norms, leave_group, make_fabric
 from detkit.memory import keep_freed_memory
+from detkit.networks.precision import choose_precision, find_device
 from detkit.position import RunOptions
-from detkit.precision import choose_precision, find_device
 from detkit.proposals.source import ProposalSource
 from detkit.run import Run
 from detkit.run_folder import RunFolder

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from detkit import backbones
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Detector
 from detkit.geometry.boxes import area
+from detkit.networks import backbones
 from detkit.structures import Batch, Candidates
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from detkit import backbones
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector
 from detkit.geometry.boxes import iou
+from detkit.networks import backbones
 from detkit.structures import Batch, Candidates
 
 

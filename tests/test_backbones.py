@@ -7,8 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from detkit import backbones
 from detkit.errors import DetkitError, UsageError
+from detkit.networks import backbones
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from running import detkit, process
 
-from detkit import __version__, precision
+from detkit import __version__
 from detkit.errors import ExitCode
+from detkit.networks import precision
 
 COMMANDS = (
     "demo",

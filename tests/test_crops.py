@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.crops import CropCutter, with_context
+from detkit.networks.crops import CropCutter, with_context
 
 SIZE = 8
 

@@ -14,12 +14,12 @@ from running import detkit
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit import backbones, darknet, grid_heads
 from detkit.checkpoint import load_model
-from detkit.darknet import read_weights
 from detkit.detectors.ssd import SSD
 from detkit.detectors.yolov1 import VOC_CLASSES, YOLOv1, YOLOv1Config
 from detkit.errors import DetkitError
+from detkit.networks import backbones, darknet, yolo_heads
+from detkit.networks.darknet import read_weights
 
 # Sec. 2.1 and Fig. 3, read off anew: output channels and kernel side of each convolution.
 FIG_3 = """
@@ -104,7 +104,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     layers = [(width // 16, side) for width, side in LAYERS]
     monkeypatch.setattr(darknet, "EXTRACTION", tuple(layers[:20]))
     monkeypatch.setattr(darknet, "DETECTION", tuple(layers[20:]))
-    monkeypatch.setattr(grid_heads, "DETECTION", tuple(layers[20:]))
+    monkeypatch.setattr(yolo_heads, "DETECTION", tuple(layers[20:]))
     monkeypatch.setattr(darknet, "FC_INPUTS", 64)  # of an image of 64 pixels: one place
     architecture = backbones.ARCHITECTURES["darknet"]
     taps = tuple(dataclasses.replace(t, channels=t.channels // 16) for t in architecture.taps)

@@ -23,7 +23,7 @@ from detkit.errors import UsageError
 from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE
-from detkit.region_proposals import (
+from detkit.networks.rpn import (
     RegionProposalNetwork,
     ScoredAnchors,
     anchor_layout,
@@ -212,7 +212,7 @@ def test_at_most_half_of_the_sampled_anchors_are_positive(monkeypatch: pytest.Mo
         seen.append(is_object)
         return rpn_loss(logits, deltas, is_object, *rest)
 
-    monkeypatch.setattr("detkit.region_proposals.rpn_loss", record)
+    monkeypatch.setattr("detkit.networks.rpn.rpn_loss", record)
     detector(batch)
     assert seen[0].tolist() == [True, True, False, False]
 

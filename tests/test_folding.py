@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from detkit import backbones
-from detkit.folding import fold_norms
-from detkit.precision import for_inference
+from detkit.networks import backbones
+from detkit.networks.fold_norms import fold_norms
+from detkit.networks.precision import for_inference
 
 
 def norms(module: nn.Module) -> list[nn.BatchNorm2d]:

@@ -18,7 +18,7 @@ from detkit import learner as learning
 from detkit.averaging import WeightAverage
 from detkit.data.records import ImageRecord
 from detkit.errors import UsageError
-from detkit.precision import choose_precision, find_device, memory_format
+from detkit.networks.precision import choose_precision, find_device, memory_format
 from detkit.training import freeze_norms
 
 
@@ -78,7 +78,7 @@ def test_mixed_precision_trains_and_saves_float32(
 def test_precision_is_chosen_by_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for gain, chosen in ((3.0, "bf16-mixed"), (1.05, "32-true"), (0.1, "32-true")):
-        monkeypatch.setattr("detkit.precision.bf16_gain", lambda device, gain=gain: gain)
+        monkeypatch.setattr("detkit.networks.precision.bf16_gain", lambda device, gain=gain: gain)
         assert choose_precision("auto", cpu)[0] == chosen
     assert choose_precision("16-mixed", cpu)[0] == "16-mixed"
     with pytest.raises(UsageError, match="--precision half: choose from auto"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detkit.linear_fits import MinedSVM, RowSample, SVMSettings, fit_ridge, fit_svm
+from detkit.networks.svms import MinedSVM, RowSample, SVMSettings, fit_ridge, fit_svm
 from detkit.structures import FloatArray
 
 SETTINGS = SVMSettings(

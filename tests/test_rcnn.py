@@ -16,7 +16,6 @@ from running import detkit
 from runs import run, stop_after
 from toy import write_images
 
-from detkit import backbones
 from detkit.checkpoint import changed, load_model, save_model
 from detkit.config import Recipe, override
 from detkit.data.demo import write_demo
@@ -24,8 +23,9 @@ from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import iou
-from detkit.linear_fits import MinedSVM, SVMSettings
-from detkit.region_fits import add_examples, box_pairs
+from detkit.networks import backbones
+from detkit.networks.box_regression import add_examples, box_pairs
+from detkit.networks.svms import MinedSVM, SVMSettings
 from detkit.structures import Batch, Proposals, Sample
 
 CLASSES = ("car", "dog")

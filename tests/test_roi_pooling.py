@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision import ops
 
-from detkit.roi_pooling import PYRAMID, RoIPooling, align_by_bags
+from detkit.networks.roi_pooling import PYRAMID, RoIPooling, align_by_bags
 
 
 def pooled_by_loops(x: torch.Tensor, box: list[float], stride: int, bins: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from detkit.detectors import load_backend
 from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from detkit.errors import UsageError
-from detkit.truncated_svd import truncated
+from detkit.networks.truncated_svd import truncated
 
 CONFIG = FasterRCNNConfig(backbone="tiny", size=96, head_width=48)
 

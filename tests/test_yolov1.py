@@ -26,7 +26,7 @@ from detkit.detectors.yolov1 import (
     responsible_predictors,
 )
 from detkit.errors import UsageError
-from detkit.grid_heads import CellPooling
+from detkit.networks.yolo_heads import CellPooling
 from detkit.structures import Sample, Truth
 from detkit.transforms.photometric import RandomExposure
 

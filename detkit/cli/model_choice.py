@@ -54,7 +54,7 @@ def open_model(
         model = str(model_of(Path(model)))
     from detkit.checkpoint import changed, load_model
     from detkit.detectors import backend_names, load_backend
-    from detkit.precision import DTYPES, choose_precision, find_device, for_inference
+    from detkit.networks.precision import DTYPES, choose_precision, find_device, for_inference
 
     if Path(model).suffix == ".onnx" and Path(model).exists():
         if settings:
@@ -107,8 +107,8 @@ def _open_foreign(model: str) -> Detector:
 
     Raises DetkitError when it is none of a backend's.
     """
-    from detkit.backbones import read_state_dict
     from detkit.detectors import backend_names, load_backend
+    from detkit.networks.backbones import read_state_dict
 
     state = read_state_dict(Path(model))
     for backend in map(load_backend, backend_names()):
@@ -128,7 +128,7 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
     Raises DetkitError when the weights file fits no backbone, UsageError when it contradicts
     `--backbone`.
     """
-    from detkit.backbones import identify
+    from detkit.networks.backbones import identify
 
     config = None if weights in ("none", "imagenet") else _config_of_weights(backend, weights)
     if config is not None:
@@ -148,9 +148,9 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
 
 def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig | None:
     """Return the config of a whole detector's weights, None for those of a classifier."""
-    from detkit.backbones import read_state_dict
     from detkit.checkpoint import is_model, model_info
     from detkit.config import from_json
+    from detkit.networks.backbones import read_state_dict
 
     if weights in backend.published:
         return backend.published[weights].config

@@ -38,7 +38,7 @@ def models(
     load_plugins(plugin)
     if backend is not None:
         nearest("BACKEND", backend, backend_names())
-    from detkit.backbones import backbone_names
+    from detkit.networks.backbones import backbone_names
 
     console = Console()
     names = backend_names() if backend is None else [backend]

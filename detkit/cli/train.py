@@ -224,8 +224,8 @@ def _settled(plan: Plan, words: Sequence[str]) -> Plan:
 def _judge(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
     """Raise UsageError for what is wrong whatever the data are: to look at those takes minutes."""
     from detkit.data.apart import require_apart
+    from detkit.networks.precision import choose_precision, find_device
     from detkit.position import RunOptions
-    from detkit.precision import choose_precision, find_device
     from detkit.run_folder import RunFolder
 
     options = RunOptions(

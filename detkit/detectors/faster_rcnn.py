@@ -26,13 +26,13 @@ Differences from the paper:
 Where the equations are:
 - sec. 3.1: `RegionProposalNetwork`, two sibling layers on the shared maps
 - sec. 3.1.1: `RegionProposalNetwork.anchors`, the anchors at each place
-- sec. 3.1.2: `region_proposals.match_anchors`, which anchors are positive, which negative
-- sec. 3.1.2, eq. 1: `region_proposals.rpn_loss`, loss of objectness and place
+- sec. 3.1.2: `rpn.match_anchors`, which anchors are positive, which negative
+- sec. 3.1.2, eq. 1: `rpn.rpn_loss`, loss of objectness and place
 - sec. 3.1.2, eq. 2: `boxes.encode`, the targets t*
 - sec. 3.1.2, eq. 2: `decode`, from t back to a box
 - sec. 3.1.3: `RegionProposalNetwork.losses`, the sample of anchors that eq. 1 is over
 - sec. 3.2: `FasterRCNN.stages`, alternating and joint training
-- sec. 3.3: `region_proposals.crosses_border`, anchors that training leaves out
+- sec. 3.3: `rpn.crosses_border`, anchors that training leaves out
 - sec. 3.3: `RegionProposalNetwork.propose`, the best proposals after NMS
 
 The head's loss is Fast R-CNN's.
@@ -65,7 +65,7 @@ from detkit.errors import UsageError
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.network_size import shorter_side
-from detkit.region_proposals import RegionProposalNetwork, RPNConfig
+from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, box_stage
 

@@ -37,11 +37,11 @@ Where the equations are:
 - sec. 2.3: `sample_regions`, fine-tuning's 32 positive and 96 background regions
 - sec. 2.3: `RCNN.losses`, fine-tuning's loss
 - sec. 2.3: `RCNN.fit_svms`, a linear SVM for each class
-- sec. 2.3: `linear_fits.MinedSVM`, an SVM's hard negatives
+- sec. 2.3: `svms.MinedSVM`, an SVM's hard negatives
 - appendix A: `with_context`, the context around a region, as it is or as a square
 - appendix B: `RCNN.candidates_by_head`, SVMs beside softmax
 - appendix C, eqs. 1-4: `decode`, deltas move a proposal P
-- appendix C, eq. 5: `linear_fits.fit_ridge`, ridge regression of the targets t
+- appendix C, eq. 5: `svms.fit_ridge`, ridge regression of the targets t
 - appendix C, eqs. 6-9: `boxes.encode`, the targets t of a pair (P, G)
 - appendix C: `box_pairs`, the pairs (P, G) that are learnt from
 """
@@ -59,16 +59,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit import backbones
 from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
-from detkit.crops import CropCutter, with_context
 from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
-from detkit.folding import fold_norms
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import match, sample_balanced
-from detkit.linear_fits import SVMSettings
-from detkit.region_fits import ClassBoxes, ClassSVMs, box_pairs
+from detkit.networks import backbones
+from detkit.networks.box_regression import ClassBoxes, ClassSVMs, box_pairs
+from detkit.networks.crops import CropCutter, with_context
+from detkit.networks.fold_norms import fold_norms
+from detkit.networks.svms import SVMSettings
 from detkit.structures import Batch, Candidates, FloatArray
 
 OWN_LAYERS = {"alexnet": 6, "vgg16": 7}  # places a side of pool5, of networks that have fc6, fc7

@@ -38,7 +38,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit import backbones
 from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Detector, Published
 from detkit.errors import UsageError
@@ -46,6 +45,7 @@ from detkit.geometry.anchors import default_boxes
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import match_each_truth
 from detkit.network_size import square
+from detkit.networks import backbones
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
 from detkit.transforms.geometric import Transform, ssd_augmentation

@@ -48,14 +48,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detkit import backbones
 from detkit.config import DetectorConfig, Recipe, setting
-from detkit.darknet import EXTRACTION
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from detkit.grid_heads import ConnectedHead, ConvolutionalHead
 from detkit.network_size import square
+from detkit.networks import backbones
+from detkit.networks.darknet import EXTRACTION
+from detkit.networks.yolo_heads import ConnectedHead, ConvolutionalHead
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, cell_stage
 from detkit.transforms.geometric import (

@@ -23,7 +23,7 @@ from detkit.errors import UsageError
 from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import clip, decode, encode, iou
 from detkit.geometry.matching import IGNORED, match, sample_balanced
-from detkit.pyramid import initialise
+from detkit.networks.necks import initialise
 from detkit.structures import Batch
 
 Shapes = tuple[tuple[float, float], ...]

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.models import vgg
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from detkit import darknet
+from detkit.networks import darknet
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from detkit.architectures import ARCHITECTURES, Architecture, Tap, leaky_convolution
 from detkit.errors import DetkitError, UsageError
-from detkit.weight_files import download, read_state_dict
+from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap, leaky_convolution
+from detkit.networks.weights import download, read_state_dict
 
 __all__ = [
     "ARCHITECTURES",

@@ -1,7 +1,7 @@
 """What R-CNN fits in passes over the images: a class's linear SVM, and its box regressions.
 
 Girshick et al. 2014, arXiv:1311.2524v5, sec. 2.3 and appendix C; how one is fitted is in
-`linear_fits`, what differs from the paper is said in `detectors/rcnn.py`.
+`svms`, what differs from the paper is said in `detectors/rcnn.py`.
 
 Shape shorthand: C classes, n regions of an image, the first G of them its ground truths, D
 features of a region behind the last layer, Q at pool5.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detkit.geometry.boxes import encode, iou
 from detkit.geometry.matching import match
-from detkit.linear_fits import MinedSVM, RowSample, SVMSettings, fit_ridge
+from detkit.networks.svms import MinedSVM, RowSample, SVMSettings, fit_ridge
 from detkit.structures import FloatArray
 
 NEVER = -1e4  # the margin of a class that no SVM could be trained for

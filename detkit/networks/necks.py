@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from detkit.architectures import Tap
+from detkit.networks.architectures import Tap
 
 
 class SingleMap(nn.Module):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detkit.architectures import Tap, leaky_convolution
-from detkit.darknet import DETECTION
+from detkit.networks.architectures import Tap, leaky_convolution
+from detkit.networks.darknet import DETECTION
 
 WIDTH = 256  # channels of `ConvolutionalHead`: SSD's extra layers have as many
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from detkit.errors import UsageError
-from detkit.folding import fold_norms
+from detkit.networks.fold_norms import fold_norms
 
 Network = TypeVar("Network", bound=nn.Module)
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

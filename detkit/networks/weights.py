@@ -11,8 +11,8 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
-from detkit import darknet
 from detkit.errors import DetkitError
+from detkit.networks import darknet
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The parts that detectors are built of: backbones, necks, heads, and their weights."""
