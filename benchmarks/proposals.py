@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data import open_dataset, read_image, truth_of
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 from detkit.proposals.edge_boxes import edge_boxes
 from detkit.proposals.edges import gradient_edges
 from detkit.proposals.selective_search import Mode, selective_search

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 
 
 def seconds(command: list[str], repeats: int) -> float:

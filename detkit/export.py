@@ -32,7 +32,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detkit import __version__
 from detkit.config import DetectorConfig, Recipe, from_json, to_json
-from detkit.data.demo import draw_picture
+from detkit.data.demo.pictures import draw_picture
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.files import write_bytes

@@ -27,12 +27,12 @@ import torch
 from numpy.typing import NDArray
 
 from detkit.config import DetectorConfig
+from detkit.data.sources import ImageSource, find_images
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.machine import num_cores
 from detkit.predictions import ImagePredictions, from_detections
 from detkit.proposals.source import ProposalSource, source_for
-from detkit.sources import ImageSource, find_images
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Detections, Sample
 

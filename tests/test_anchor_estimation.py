@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import detkit
 
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 from detkit.errors import DetkitError
 from detkit.geometry.anchor_estimation import (
     estimate_anchors,

@@ -21,8 +21,8 @@ from running import detkit
 from detkit.data import open_dataset
 from detkit.data.convert import FORMATS, convert, format_like, losses, split_dataset
 from detkit.data.convert import _free_name as free_name
+from detkit.data.formats.writers import number
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
-from detkit.data.writers import number
 from detkit.errors import DetkitError, UsageError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

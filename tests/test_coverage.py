@@ -10,7 +10,7 @@ import pytest
 import torch
 from running import process
 
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 from detkit.data.images import write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.errors import DetkitError

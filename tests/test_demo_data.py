@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from detkit.data import demo
-from detkit.data.demo import CLASS_NAMES, draw_picture, write_demo
-from detkit.data.demo_objects import PAINTERS
+from detkit.data.demo import pictures
+from detkit.data.demo.objects import PAINTERS
+from detkit.data.demo.pictures import CLASS_NAMES, draw_picture, write_demo
 from detkit.errors import DetkitError, UsageError
 
 
@@ -86,20 +86,22 @@ def test_a_sprite_is_as_large_as_asked_and_opaque_up_to_its_borders(name: str, s
 
 
 def test_a_box_is_the_extent_of_the_pixels_that_can_still_be_seen() -> None:
-    def square(name: str, left: int, top: int) -> demo._Placed:
+    def square(name: str, left: int, top: int) -> pictures._Placed:
         side = 40
         color = np.full((side, side, 3), 200, np.float32)
-        return demo._Placed(name, demo.AIR, color, np.ones((side, side), np.float32), left, top)
+        return pictures._Placed(
+            name, pictures.AIR, color, np.ones((side, side), np.float32), left, top
+        )
 
     # The second hides the right 24 of the first one's 40 columns; the third leaves the picture.
     things = [square("car", 10, 10), square("sheep", 26, 10), square("balloon", -30, 70)]
     canvas, owner = np.zeros((100, 90, 3), np.float32), np.full((100, 90), -1, np.int32)
     for number, thing in enumerate(things):
-        demo._paint(canvas, owner, thing, number, 0.0, (0, 0, 0))
-    records = demo._objects(things, owner)
+        pictures._paint(canvas, owner, thing, number, 0.0, (0, 0, 0))
+    records = pictures._objects(things, owner)
     assert [one.box for one in records] == [(10, 10, 26, 50), (26, 10, 66, 50), (0, 70, 10, 100)]
     assert [one.difficult for one in records] == [True, False, True]  # seen: .4, 1, 300 / 1600
-    assert demo._visible(things, 100, 90) == [0.4, 1.0, 300 / 1600]
+    assert pictures._visible(things, 100, 90) == [0.4, 1.0, 300 / 1600]
     assert (canvas[10:50, 10:66] == 200).all() and not canvas[:, 70:].any()
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from detkit.data.image_names import ImageNames
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation import (
@@ -22,7 +23,6 @@ from detkit.evaluation import (
     score,
     scores_to_json,
 )
-from detkit.image_names import ImageNames
 from detkit.predictions import ImagePredictions, read_predictions
 from detkit.report import save_pr_curve
 from detkit.structures import Detections, Truth

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

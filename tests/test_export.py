@@ -24,6 +24,7 @@ from detkit.checkpoint import save_model
 from detkit.cli import main
 from detkit.config import DetectorConfig, Recipe
 from detkit.data import read_image, write_image
+from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.detectors import add_plugin, load_backend
 from detkit.errors import DetkitError, ExitCode, UsageError
@@ -36,7 +37,6 @@ from detkit.export import (
     run_onnx,
 )
 from detkit.inference import predict
-from detkit.sources import ImageSource
 from detkit.structures import Batch, Candidates, Sample
 
 onnxruntime = pytest.importorskip("onnxruntime")

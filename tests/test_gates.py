@@ -18,7 +18,7 @@ from test_error_breakdown import drawn
 
 from detkit.cli.gates import annotation
 from detkit.data import open_dataset
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 from detkit.explain import explain
 from detkit.junit import TestCase, junit_xml
 from detkit.structures import Detections, Truth

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 from detkit.data.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size, read_image, write_image
 from detkit.errors import DetkitError
 

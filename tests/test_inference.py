@@ -254,7 +254,7 @@ def test_a_program_can_end_while_stdin_is_still_open(tmp_path: Path) -> None:
         sys.path.insert(0, sys.argv[1])
         from test_inference import Colours
         from detkit.inference import predict
-        from detkit.sources import find_images
+        from detkit.data.sources import find_images
         found = predict(Colours(), find_images(["-"], stdin=sys.stdin))
         print(next(found).labels)
     """

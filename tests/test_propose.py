@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from running import detkit, process
 
 from detkit import proposals
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 from detkit.proposals.file import read_proposals
 from detkit.proposals.writing import ProposalWriter
 from detkit.structures import Proposals

@@ -18,7 +18,7 @@ from toy import write_images
 
 from detkit.checkpoint import changed, load_model, save_model
 from detkit.config import Recipe, override
-from detkit.data.demo import write_demo
+from detkit.data.demo.pictures import write_demo
 from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError

@@ -121,7 +121,7 @@ def test_the_command_tells_the_best_score_of_a_finished_run_again(
 SIGNAL_BEFORE_THE_FIRST_STEP = """
 import signal, sys
 from detkit.cli import main
-from detkit.data import check
+from detkit.data.checks import check
 
 real = check.check
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from detkit.data.images import write_image
+from detkit.data.sources import find_images
 from detkit.errors import DetkitError, ExitCode, UsageError
-from detkit.sources import find_images
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_video_that_is_cut_off_is_named_and_the_decoder_says_nothing_of_its_ow
     whole = (folder / "clip.avi").read_bytes()
     (folder / "cut.avi").write_bytes(whole[: len(whole) * 7 // 10])
     code = """
-        from detkit.sources import find_images
+        from detkit.data.sources import find_images
         print(len(list(find_images(["clip.avi"]))), len(list(find_images(["cut.avi"]))))
     """
     # A process of its own: the decoder asks once how much it may say.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes
 
 from detkit.data import open_dataset
-from detkit.data.check import check
+from detkit.data.checks.check import check
 from detkit.errors import DetkitError
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"

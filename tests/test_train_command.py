@@ -9,7 +9,7 @@ from labelled_folders import put, xml
 from running import detkit
 from runs import hold
 
-from detkit.data import check
+from detkit.data.checks import check
 from detkit.errors import ExitCode
 
 WORDS = ("--model", "ssd", "--device", "cpu", "--num-workers", "0", "--batch-size", "2")

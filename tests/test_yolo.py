@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes
 
 from detkit.data import open_dataset
-from detkit.data.check import drop_bad
+from detkit.data.checks.check import drop_bad
 from detkit.errors import DetkitError
 
 ROW = "0 0.5 0.5 0.5 0.5\n"  # (10, 5, 30, 15) of the 40 x 20 pictures

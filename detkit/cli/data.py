@@ -50,7 +50,7 @@ def demo(
     Example:
       detkit demo demo
     """
-    from detkit.data.demo import write_demo
+    from detkit.data.demo.pictures import write_demo
 
     console = Console(quiet)
     with console.counting("drawing") as advance:
@@ -86,7 +86,7 @@ def check(
       detkit check photos --json | jq '.findings[].code'
     """
     from detkit.data import open_dataset
-    from detkit.data.check import check as find_mistakes
+    from detkit.data.checks.check import check as find_mistakes
 
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))
@@ -204,7 +204,7 @@ def _readable(console: Console, dataset: Dataset, skip_bad: bool) -> Dataset:
 
     Raises DetkitError naming the first loss.
     """
-    from detkit.data.check import drop_bad, find_losses, format_finding
+    from detkit.data.checks.check import drop_bad, find_losses, format_finding
 
     losses = find_losses(dataset)
     if not losses:
@@ -221,7 +221,7 @@ def _readable(console: Console, dataset: Dataset, skip_bad: bool) -> Dataset:
 
 def split_counts(dataset: Dataset) -> str:
     """Return `train 205 images, val 1 image`."""
-    from detkit.data.groups import counted
+    from detkit.data.folder_splits import counted
 
     return ", ".join(
         f"{name} {counted(len(records), 'image')}" for name, records in dataset.splits.items()
@@ -230,7 +230,7 @@ def split_counts(dataset: Dataset) -> str:
 
 def _report(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return what `check --json` writes."""
-    from detkit.data.check import findings_to_json
+    from detkit.data.checks.check import findings_to_json
     from detkit.data.summary import summarize, summary_to_json
 
     errors, warnings = _severities(findings)
@@ -247,8 +247,8 @@ def _report(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _tell_report(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
     """Write what `check` writes for people: findings, then counts by split."""
-    from detkit.data.check import format_finding
-    from detkit.data.groups import counted
+    from detkit.data.checks.check import format_finding
+    from detkit.data.folder_splits import counted
     from detkit.data.summary import SIZE_EDGES, summarize
 
     for finding in findings:

@@ -113,7 +113,7 @@ def detect(
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
     """
     require_model(model)
-    from detkit.data.groups import counted
+    from detkit.data.folder_splits import counted
     from detkit.inference import detect_images, find_images
 
     console = Console(quiet)

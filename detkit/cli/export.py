@@ -45,7 +45,7 @@ def export(
       detkit export run/best.safetensors -o model.onnx
       detkit export run/best.safetensors -o model.onnx --verify photos
     """
-    from detkit.data.groups import counted
+    from detkit.data.folder_splits import counted
     from detkit.export import export_onnx, require_target
     from detkit.inference import find_images
 

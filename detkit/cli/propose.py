@@ -98,13 +98,13 @@ def propose(
         raise UsageError("-o FILE is missing: where to write the proposals")
     if str(out) == "-":
         raise UsageError("-o -: proposals go to a file, which can be taken up again; name one")
-    from detkit.data.groups import counted
+    from detkit.data.folder_splits import counted
+    from detkit.data.sources import count_images, find_images
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
     from detkit.proposals.making import make_all
     from detkit.proposals.source import ComputedProposals
     from detkit.proposals.writing import ProposalWriter
-    from detkit.sources import count_images, find_images
 
     console = Console(quiet)
     (proposer,) = _proposers(
@@ -280,11 +280,11 @@ def _of_method(
     console: Console, proposer: Proposer, records: Sequence[ImageRecord]
 ) -> list[FloatArray]:
     """Return the (P, 4) boxes that a method proposes for each record."""
+    from detkit.data.sources import ImageSource
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
     from detkit.proposals.making import make_all
     from detkit.proposals.source import ComputedProposals
-    from detkit.sources import ImageSource
 
     images = [ImageSource.of_file(record.path) for record in records]
     boxes = []

@@ -23,8 +23,8 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
     Raises DetkitError naming the first errors.
     """
     from detkit.data import open_dataset
-    from detkit.data.check import check, drop_bad, format_finding
-    from detkit.data.groups import counted
+    from detkit.data.checks.check import check, drop_bad, format_finding
+    from detkit.data.folder_splits import counted
 
     dataset = open_dataset(Path(str(plan.data)), classes=plan.classes)
     tell_notes(console, dataset)

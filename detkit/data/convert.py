@@ -27,13 +27,20 @@ from pathlib import Path, PurePosixPath
 
 from detkit.data.apart import require_apart
 from detkit.data.division import split_dataset
-from detkit.data.groups import counted
+from detkit.data.folder_splits import counted
+from detkit.data.formats.voc_lists import is_class_list
+from detkit.data.formats.writers import (
+    Labelled,
+    coco_json,
+    csv_table,
+    voc_xml,
+    yolo_txt,
+    yolo_yaml,
+)
 from detkit.data.images import IMAGE_SUFFIXES, image_size
-from detkit.data.imagesets import is_class_list
+from detkit.data.output import new_folder
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
-from detkit.data.staging import new_folder
-from detkit.data.writers import Labelled, coco_json, csv_table, voc_xml, yolo_txt, yolo_yaml
 from detkit.errors import DetkitError, UsageError
 
 __all__ = ["FORMATS", "convert", "format_like", "losses", "split_dataset"]

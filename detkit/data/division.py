@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from detkit.data.duplicates import identical_files
-from detkit.data.groups import rank
+from detkit.data.checks.duplicates import identical_files
+from detkit.data.folder_splits import rank
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import UsageError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from detkit.data.formats import read_folder
-from detkit.data.groups import in_order
+from detkit.data.folder_splits import in_order
+from detkit.data.formats.reading import read_folder
 from detkit.data.records import Dataset
 from detkit.data.splits import select_classes, training_name, training_splits
 

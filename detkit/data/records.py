@@ -1,8 +1,8 @@
 """What a label file says, before anything is judged or dropped: plain values, no torch.
 
-A reader (voc.py, coco.py, yolo.py, tables.py) turns a folder into a `Dataset` of
+A reader (`formats`) turns a folder into a `Dataset` of
 `ImageRecord`s of `ObjectRecord`s and a list of `Finding`s about what it could not read.
-`check.py` judges the records; `Dataset.truths` turns the sound ones into arrays.
+`checks` judges the records; `Dataset.truths` turns the sound ones into arrays.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detkit.data.formats import read_folder
-from detkit.data.groups import Records, counted, in_order, rank
+from detkit.data.folder_splits import Records, counted, in_order, rank
+from detkit.data.formats.reading import read_folder
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset
 from detkit.errors import UsageError

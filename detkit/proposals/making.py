@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError
 from detkit.proposals.source import ProposalSource
-from detkit.sources import ImageSource
 from detkit.structures import Proposals
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.config import ProposalConfig, ProposalMethod
+from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.image_names import ImageNames
 from detkit.proposals import METHODS, VERSIONS, Proposer
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.file import ProposalFile, is_whole, read_proposals

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from detkit.data.images import read_image
+from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError
 from detkit.proposals.making import make_all
 from detkit.proposals.source import ProposalSource
-from detkit.sources import ImageSource
 from detkit.structures import FloatArray
 
 logger = logging.getLogger(__name__)

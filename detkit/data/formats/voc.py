@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
-from detkit.data.groups import folder_splits, in_order, unlabelled_folder
-from detkit.data.imagesets import ImageSets, split_lists
+from detkit.data.folder_splits import folder_splits, in_order, unlabelled_folder
+from detkit.data.formats.voc_lists import ImageSets, split_lists
 from detkit.data.paths import folder_of, name_of, posix, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree

@@ -18,16 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkit.data.box_findings import Size, check_boxes, check_origin, check_shares, fits
-from detkit.data.images import image_size, read_image
-from detkit.data.records import Dataset, Finding, ImageRecord
-from detkit.data.set_findings import (
+from detkit.data.checks.boxes import Size, check_boxes, check_origin, check_shares, fits
+from detkit.data.checks.sets import (
     check_duplicates,
     check_images,
     check_names,
     check_splits,
     check_unlabelled,
 )
+from detkit.data.images import image_size, read_image
+from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.errors import DetkitError
 from detkit.text import printable
 

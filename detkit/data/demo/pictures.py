@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data.demo_objects import PAINTERS, SCENERY, FloatImage, cloud
+from detkit.data.demo.objects import PAINTERS, SCENERY, FloatImage, cloud
+from detkit.data.formats.writers import voc_xml
+from detkit.data.output import new_folder
 from detkit.data.records import ObjectRecord
-from detkit.data.staging import new_folder
-from detkit.data.writers import voc_xml
 from detkit.errors import DetkitError, UsageError
 
 CLASS_NAMES = tuple(PAINTERS)

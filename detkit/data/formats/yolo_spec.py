@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from detkit.data.formats.yolo_rows import parse_row
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Finding
 from detkit.data.tree import Tree
-from detkit.data.yolo_rows import parse_row
 from detkit.text import short
 
 MAX_SPEC_BYTES = 1 << 20  # ours: names and paths; more is something else

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from detkit.data.coco import coco_files, read_coco
-from detkit.data.groups import summary
-from detkit.data.names import without_bad_names
+from detkit.data.class_names import without_bad_names
+from detkit.data.folder_splits import summary
+from detkit.data.formats.coco import coco_files, read_coco
+from detkit.data.formats.tables import lacking_columns, read_tables, table_files
+from detkit.data.formats.voc import read_voc
+from detkit.data.formats.yolo import read_yolo
+from detkit.data.formats.yolo_spec import spec_files
 from detkit.data.paths import suffix_of
 from detkit.data.records import Dataset, Finding
-from detkit.data.tables import lacking_columns, read_tables, table_files
 from detkit.data.tree import LAYOUT_FOLDERS, Tree, images_finding
-from detkit.data.voc import read_voc
-from detkit.data.yolo import read_yolo
-from detkit.data.yolo_spec import spec_files
 from detkit.errors import DetkitError
 
 # The order in which layouts are looked for; the first that is there is read. XML comes

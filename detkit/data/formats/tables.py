@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detkit.data.groups import in_order, named_splits, unlabelled_folder
+from detkit.data.folder_splits import in_order, named_splits, unlabelled_folder
 from detkit.data.images import IMAGE_SUFFIXES
 from detkit.data.paths import folder_of, name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from detkit.data.groups import Records, without_union
+from detkit.data.folder_splits import Records, without_union
 from detkit.data.paths import folder_of, name_of, posix, split_name, stem_of, suffix_of
 from detkit.data.records import Finding, ImageRecord
 from detkit.data.tree import Tree, images_finding, shared_tail

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from detkit.data.groups import (
+from detkit.data.folder_splits import (
     counted,
     in_order,
     named_splits,

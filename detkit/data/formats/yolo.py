@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from detkit.data.groups import (
+from detkit.data.folder_splits import (
     Records,
     counted,
     folder_splits,
@@ -18,12 +18,12 @@ from detkit.data.groups import (
     unlabelled_folder,
     without_union,
 )
+from detkit.data.formats.yolo_rows import parse_row
+from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec
 from detkit.data.images import image_size
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree, images_finding
-from detkit.data.yolo_rows import parse_row
-from detkit.data.yolo_spec import Spec, is_name_file, read_spec
 from detkit.errors import DetkitError
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image

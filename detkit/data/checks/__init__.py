@@ -1,0 +1,1 @@
+"""What `detkit check` finds in a labelled folder."""

@@ -1,0 +1,1 @@
+"""The labelled folder that `detkit demo` draws."""
