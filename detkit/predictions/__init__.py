@@ -26,9 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detkit.predictions.image import ImagePredictions, coco_category_ids, from_detections
+from detkit.predictions.interface import PredictionWriter
 from detkit.predictions.readers import read
 from detkit.predictions.texts import to_json
-from detkit.predictions.writer import PredictionWriter
 from detkit.predictions.writers import FOLDER_FORMATS, FORMATS, open_writer
 
 __all__ = [

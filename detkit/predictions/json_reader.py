@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError
-from detkit.predictions.collected import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
 from detkit.predictions.image import coco_category_ids
+from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
 from detkit.text import short
 
 COCO_KEYS = ("image_id", "category_id", "bbox", "score")

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from detkit.errors import DetkitError
-from detkit.predictions.collected import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.json_reader import JsonReader
+from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
 from detkit.text import short
 
 CSV_NAMES = {

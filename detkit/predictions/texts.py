@@ -14,7 +14,7 @@ import numpy as np
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions, coco_category_ids
-from detkit.predictions.writer import require_plain
+from detkit.predictions.interface import require_plain
 from detkit.structures import FloatArray
 
 POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(23)])  # all exact

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal, TextIO, get_args
 
 from detkit.errors import UsageError
-from detkit.predictions.folders import VocWriter, YoloWriter
+from detkit.predictions.folder_writers import VocWriter, YoloWriter
 from detkit.predictions.image import ImagePredictions
+from detkit.predictions.interface import PredictionWriter, not_written, partial
 from detkit.predictions.texts import CSV_COLUMNS, CocoText, CsvText, json_line, json_text
-from detkit.predictions.writer import PredictionWriter, not_written, partial
 
 Format = Literal["jsonl", "json", "coco", "voc", "yolo", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)

@@ -13,8 +13,8 @@ import numpy as np
 
 from detkit.errors import UsageError
 from detkit.predictions.image import ImagePredictions
+from detkit.predictions.interface import PredictionWriter, not_written, partial, require_plain
 from detkit.predictions.texts import UniqueNames, exact, pure
-from detkit.predictions.writer import PredictionWriter, not_written, partial, require_plain
 
 # A data set has the other two of YOLO's files, too; this one is detkit's alone.
 SIZES_FILE, SIZES_HEADER = "images.csv", "image,width,height"
