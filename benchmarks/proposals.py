@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 
 from detkit.data import open_dataset, read_image, truth_of
 from detkit.data.demo.pictures import write_demo
+from detkit.evaluation.proposal_recall import recall
 from detkit.proposals.edge_boxes import edge_boxes
 from detkit.proposals.edges import gradient_edges
 from detkit.proposals.selective_search import Mode, selective_search
-from detkit.recall import recall
 from detkit.structures import FloatArray, Truth
 
 SIDE = 500

@@ -16,9 +16,9 @@ import time
 
 import numpy as np
 
-from detkit.coco_map import as_coco, detection_rows, truth_rows
+from detkit.evaluation.coco_map import as_coco, detection_rows, truth_rows
+from detkit.evaluation.voc_map import voc_map
 from detkit.structures import Detections, Truth
-from detkit.voc_map import voc_map
 
 NUM_CLASSES = 20
 PER_IMAGE = 100

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from detkit.bootstrap import (
+from detkit.compare import Outcome
+from detkit.data.records import Dataset
+from detkit.evaluation.bootstrap import (
     CONFIDENCE,
     Figures,
     Interval,
@@ -25,11 +27,9 @@ from detkit.bootstrap import (
     mean_of_classes,
     resampled,
 )
-from detkit.compare import Outcome
-from detkit.data.records import Dataset
-from detkit.evaluation import pair, score
+from detkit.evaluation.evaluate import pair, score
+from detkit.evaluation.sizes import SIZES, scores_by_size
 from detkit.predictions import read_predictions
-from detkit.report.sizes import SIZES, scores_by_size
 from detkit.structures import Scores
 
 

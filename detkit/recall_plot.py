@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detkit.recall import recall
+from detkit.evaluation.proposal_recall import recall
 from detkit.report import plot_text, require_plot, save_figure
 from detkit.structures import FloatArray, Truth
 

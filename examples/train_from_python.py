@@ -13,7 +13,7 @@ from detkit.checkpoint import load_model
 from detkit.config import override, parse_settings
 from detkit.data import open_dataset, training_splits
 from detkit.detectors import load_backend
-from detkit.evaluation import evaluate
+from detkit.evaluation.evaluate import evaluate
 from detkit.inference import predict
 from detkit.training import train
 

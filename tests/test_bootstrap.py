@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from test_error_breakdown import drawn, found, wanted
 
-from detkit.bootstrap import (
+from detkit.errors import UsageError
+from detkit.evaluation.bootstrap import (
     bootstrap_map,
     draw_images,
     interval_to_json,
     mean_of_classes,
     resampled,
 )
-from detkit.errors import UsageError
-from detkit.evaluation import score
+from detkit.evaluation.evaluate import score
 
 NAMES = ["a", "b", "c"]
 

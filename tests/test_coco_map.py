@@ -8,8 +8,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.coco_map import coco_map
 from detkit.errors import DetkitError
+from detkit.evaluation.coco_map import coco_map
 from detkit.structures import Detections, Truth
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

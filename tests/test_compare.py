@@ -20,13 +20,13 @@ from running import detkit, process
 from toy import make_toy
 
 from detkit import compare as comparing
-from detkit.bootstrap import bootstrap_map
 from detkit.checkpoint import save_model
 from detkit.compare import Cell, Conditions, Outcome, compare
 from detkit.comparison import comparison_to_json, summarise
 from detkit.data import open_dataset
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
-from detkit.evaluation import pair, score
+from detkit.evaluation.bootstrap import bootstrap_map
+from detkit.evaluation.evaluate import pair, score
 from detkit.measuring import Measured, _training, model_of
 from detkit.predictions import read_predictions
 

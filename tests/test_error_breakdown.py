@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detkit.error_breakdown import FIGURES, KINDS, breakdown, breakdown_to_json
 from detkit.errors import UsageError
-from detkit.overlaps import iou_matrix
+from detkit.evaluation.error_breakdown import FIGURES, KINDS, breakdown, breakdown_to_json
+from detkit.evaluation.iou import iou_matrix
+from detkit.evaluation.voc_map import average_precision, voc_map
 from detkit.structures import Detections, Truth
-from detkit.voc_map import average_precision, voc_map
 
 Row = tuple[float, int, tuple[float, float, float, float]]
 

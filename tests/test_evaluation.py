@@ -13,7 +13,7 @@ import pytest
 from detkit.data.image_names import ImageNames
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.evaluation import (
+from detkit.evaluation.evaluate import (
     METRICS,
     Gate,
     check_gates,
@@ -23,10 +23,10 @@ from detkit.evaluation import (
     score,
     scores_to_json,
 )
+from detkit.evaluation.voc_map import voc_map
 from detkit.predictions import ImagePredictions, read_predictions
 from detkit.report import save_pr_curve
 from detkit.structures import Detections, Truth
-from detkit.voc_map import voc_map
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -339,8 +339,8 @@ def test_a_detector_of_other_classes_is_scored_on_those_it_shares(monkeypatch, c
 
 def test_scoring_a_file_imports_neither_torch_nor_plots_nor_pycocotools():
     code = (
-        "import sys, detkit.evaluation, detkit.predictions, detkit.voc_map, detkit.coco_map, "
-        "detkit.report\n"
+        "import sys, detkit.evaluation.evaluate, detkit.predictions, detkit.evaluation.voc_map\n"
+        "import detkit.evaluation.coco_map, detkit.report\n"
         "heavy = {'torch', 'torchvision', 'pycocotools', 'matplotlib', 'numba', 'sklearn'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -19,10 +19,10 @@ from test_error_breakdown import drawn
 from detkit.cli.gates import annotation
 from detkit.data import open_dataset
 from detkit.data.demo.pictures import write_demo
-from detkit.explain import explain
-from detkit.junit import TestCase, junit_xml
+from detkit.evaluation.junit import TestCase, junit_xml
+from detkit.evaluation.protocols import explain
+from detkit.evaluation.voc_map import voc_map
 from detkit.structures import Detections, Truth
-from detkit.voc_map import voc_map
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "ci"
 

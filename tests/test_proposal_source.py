@@ -20,7 +20,7 @@ from detkit import proposals
 from detkit.checkpoint import load_resume
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.evaluation import evaluate
+from detkit.evaluation.evaluate import evaluate
 from detkit.inference import detect_images, predict
 from detkit.proposals import Proposer
 from detkit.proposals.cache import ProposalCache

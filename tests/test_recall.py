@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from detkit.errors import UsageError
-from detkit.recall import COUNTS, best_overlaps, counts_up_to, recall, recall_to_json
+from detkit.evaluation.proposal_recall import (
+    COUNTS,
+    best_overlaps,
+    counts_up_to,
+    recall,
+    recall_to_json,
+)
 from detkit.recall_plot import save_recall_plot
 from detkit.structures import FloatArray, Truth
 
@@ -146,7 +152,8 @@ def test_the_numbers_of_boxes_end_with_the_one_asked_for() -> None:
 
 
 def test_recall_and_proposing_import_no_torch() -> None:
-    modules = "detkit.recall, detkit.cli.propose, detkit.proposals.making, detkit.proposals.writing"
+    parts = ("evaluation.proposal_recall", "cli.propose", "proposals.making", "proposals.writing")
+    modules = ", ".join(f"detkit.{part}" for part in parts)
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,15 +17,16 @@ import torch
 from report_samples import EMPTY, HOSTILE, write_folder, write_found
 from running import detkit
 
-from detkit.bootstrap import Interval
 from detkit.checkpoint import save_model
 from detkit.comparison import Comparison, Row
 from detkit.data import open_dataset
 from detkit.data.summary import data_hash
 from detkit.detectors.ssd import SSD, SSDConfig
-from detkit.error_breakdown import breakdown
 from detkit.errors import DetkitError
-from detkit.evaluation import pair, score
+from detkit.evaluation.bootstrap import Interval
+from detkit.evaluation.error_breakdown import breakdown
+from detkit.evaluation.evaluate import pair, score
+from detkit.evaluation.sizes import scores_by_size
 from detkit.predictions import read_predictions
 from detkit.report.comparison_page import write_comparison
 from detkit.report.confusion import confusion_matrices
@@ -33,7 +34,6 @@ from detkit.report.curve_points import at_thresholds, curve_points
 from detkit.report.page import write_report
 from detkit.report.pictures import LONG_SIDE, MOST_IMAGES, pictures, worst_first
 from detkit.report.score_bins import calibration_error, score_bins
-from detkit.report.sizes import scores_by_size
 from detkit.structures import Detections, Scores, Truth
 
 NAMES = ("car", "dog", "hen")

@@ -16,8 +16,8 @@ from toy import CLASSES, make_toy
 from detkit.config import DetectorConfig
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.detectors import backend_names, load_backend
-from detkit.misses import count_by_stage, find_misses, locate, misses_to_json
-from detkit.overlaps import iou_matrix
+from detkit.evaluation.iou import iou_matrix
+from detkit.evaluation.misses import count_by_stage, find_misses, locate, misses_to_json
 from detkit.structures import Truth
 from detkit.trace import TraceStage, box_stage, cell_stage, selection_stages
 

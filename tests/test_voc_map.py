@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detkit import voc_map as voc_map_module
 from detkit.errors import DetkitError
+from detkit.evaluation import voc_map as voc_map_module
+from detkit.evaluation.voc_map import voc_map
 from detkit.predictions import read_predictions
 from detkit.structures import Detections, Truth
-from detkit.voc_map import voc_map
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the real data")

@@ -142,7 +142,7 @@ def compare(
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
     console = Console(quiet)
     from detkit.data.apart import require_apart
-    from detkit.evaluation import score
+    from detkit.evaluation.evaluate import score
 
     load_plugins(plugin)
     names = _backends(models)

@@ -36,7 +36,7 @@ from detkit.console import Console, reader_may_leave
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from detkit.baseline import Drop
+    from detkit.evaluation.baseline import Drop
 
 
 def evaluate(
@@ -162,7 +162,7 @@ def evaluate(
     require_free("--report", page, force=force, data=data)
     require_free("--junit", junit, force=force, data=data)
     require_free("--pr-curve", pr_curve, force=force, data=data)
-    from detkit.evaluation import check_gates, parse_gate
+    from detkit.evaluation.evaluate import check_gates, parse_gate
 
     if pr_curve is not None:
         from detkit.report import require_plot
@@ -173,7 +173,7 @@ def evaluate(
     gates = [parse_gate(word) for word in fail_under or ()]
     old = None
     if baseline is not None:
-        from detkit.baseline import read_baseline
+        from detkit.evaluation.baseline import read_baseline
 
         old = read_baseline(baseline)
     if predictions is None:
@@ -234,7 +234,7 @@ def evaluate(
         if errors:
             report |= _errors(console, judged, as_json)
     if old is not None:
-        from detkit.baseline import compare
+        from detkit.evaluation.baseline import compare
 
         drop = compare(
             old,
@@ -262,7 +262,7 @@ def evaluate(
 
 
 def _heads(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
-    from detkit.evaluation import scores_to_json
+    from detkit.evaluation.evaluate import scores_to_json
 
     if not as_json:
         tell_heads(console, judged.heads)
@@ -270,7 +270,7 @@ def _heads(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
 
 
 def _interval(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
-    from detkit.bootstrap import bootstrap_map, interval_to_json
+    from detkit.evaluation.bootstrap import bootstrap_map, interval_to_json
 
     names = judged.dataset.class_names
     drawn = bootstrap_map(
@@ -290,7 +290,7 @@ def _interval(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]
 
 
 def _explain(console: Console, judged: Judged, as_json: bool) -> list[dict[str, Any]]:
-    from detkit.explain import explain, rules_to_json
+    from detkit.evaluation.protocols import explain, rules_to_json
 
     rules = explain(
         judged.detections,
@@ -305,13 +305,13 @@ def _explain(console: Console, judged: Judged, as_json: bool) -> list[dict[str, 
 
 
 def _errors(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
-    from detkit.error_breakdown import breakdown_to_json
+    from detkit.evaluation.error_breakdown import breakdown_to_json
 
     report: dict[str, Any] = {"errors": breakdown_to_json(judged.errors)}
     if not as_json:
         tell_errors(console, judged.errors)
     if judged.misses is not None:
-        from detkit.misses import misses_to_json
+        from detkit.evaluation.misses import misses_to_json
 
         report["misses"] = misses_to_json(judged.misses)
         if not as_json:
@@ -320,7 +320,7 @@ def _errors(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
 
 
 def _drop_json(drop: Drop, max_drop: float) -> dict[str, Any]:
-    from detkit.bootstrap import interval_to_json
+    from detkit.evaluation.bootstrap import interval_to_json
 
     return {
         "mAP": drop.before,
@@ -334,7 +334,7 @@ def _write_json(
     console: Console, judged: Judged, added: dict[str, Any], with_detections: bool
 ) -> None:
     """Write the scores and what was added to them; of the detections an image a line."""
-    from detkit.evaluation import scores_to_json
+    from detkit.evaluation.evaluate import scores_to_json
 
     report = {
         "data": str(judged.dataset.root),

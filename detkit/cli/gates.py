@@ -15,8 +15,8 @@ from detkit.console import Console, figure
 from detkit.errors import ExitCode
 
 if TYPE_CHECKING:
-    from detkit.baseline import Drop
-    from detkit.evaluation import Gate
+    from detkit.evaluation.baseline import Drop
+    from detkit.evaluation.evaluate import Gate
     from detkit.structures import Scores
 
 
@@ -30,7 +30,7 @@ class Outcome:
 
 def least_outcomes(scores: Scores, gates: Sequence[Gate]) -> list[Outcome]:
     """Return the outcome of each `--fail-under`."""
-    from detkit.evaluation import check_gates
+    from detkit.evaluation.evaluate import check_gates
 
     outcomes = []
     for gate in gates:
@@ -42,7 +42,7 @@ def least_outcomes(scores: Scores, gates: Sequence[Gate]) -> list[Outcome]:
 
 def drop_outcome(drop: Drop, baseline: Path, max_drop: float, scores: Scores) -> Outcome:
     """Return the outcome of `--baseline`."""
-    from detkit.evaluation import ROUNDING
+    from detkit.evaluation.evaluate import ROUNDING
 
     told = tell_drop(drop, baseline, scores)
     failed = drop.value > max_drop + ROUNDING
@@ -65,8 +65,8 @@ def tell_drop(drop: Drop, baseline: Path, scores: Scores) -> str:
 
 def write_junit(path: Path, scores: Scores, split: str, outcomes: Sequence[Outcome]) -> None:
     """Write a test case for each gate and each class."""
+    from detkit.evaluation.junit import TestCase, junit_xml
     from detkit.files import write_bytes
-    from detkit.junit import TestCase, junit_xml
 
     mean = f"mAP {figure(scores.mean)}; {scores.protocol}; {split}, {scores.num_images} images"
     cases = [TestCase("gates", one.name, failure=one.failure, output=mean) for one in outcomes]

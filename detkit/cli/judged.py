@@ -16,8 +16,8 @@ from detkit.errors import UsageError
 if TYPE_CHECKING:
     from detkit.data import Dataset
     from detkit.detector import Detector
-    from detkit.error_breakdown import ErrorBreakdown
-    from detkit.misses import Miss
+    from detkit.evaluation.error_breakdown import ErrorBreakdown
+    from detkit.evaluation.misses import Miss
     from detkit.proposals.source import ProposalSource
     from detkit.structures import Detections, Scores, Truth
 
@@ -40,7 +40,7 @@ class Judged:
     @functools.cached_property
     def errors(self) -> ErrorBreakdown:
         """Return what each kind of error costs."""
-        from detkit.evaluation import errors_of
+        from detkit.evaluation.evaluate import errors_of
 
         return errors_of(self.detections, self.truths, self.dataset.class_names, self.scores)
 
@@ -49,7 +49,7 @@ class Judged:
         """Return the missed objects with the stage that lost each; None without a model."""
         if self.detector is None:
             return None
-        from detkit.misses import find_misses
+        from detkit.evaluation.misses import find_misses
 
         return list(
             find_misses(
@@ -106,12 +106,12 @@ def judge_model(
     figure they do not have is told at once. With `heads` each head of the model is scored, too;
     raises UsageError when it has but one.
     """
-    from detkit import evaluation
     from detkit.data import open_dataset
+    from detkit.evaluation import evaluate
 
     dataset = open_dataset(data, classes=names)
     part = choose_split(dataset, split)
-    check(evaluation.score([], [], dataset.class_names, metric, iou))
+    check(evaluate.score([], [], dataset.class_names, metric, iou))
     detector = open_model(model, device, settings, precision)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
@@ -120,18 +120,18 @@ def judge_model(
         raise UsageError(f"--heads: {model} has one head only")
     own = detector.heads[0]
     if heads:
-        by_head = evaluation.detect_heads(
+        by_head = evaluate.detect_heads(
             detector, dataset, part, batch_size=batch_size, proposals=source
         )
     else:
         by_head = {
-            own: evaluation.detect_split(
+            own: evaluate.detect_split(
                 detector, dataset, part, batch_size=batch_size, proposals=source
             )
         }
     truths = dataset.truths(part)
     scores = {
-        head: evaluation.score(detections, truths, dataset.class_names, metric, iou)
+        head: evaluate.score(detections, truths, dataset.class_names, metric, iou)
         for head, detections in by_head.items()
     }
     return Judged(
@@ -157,9 +157,9 @@ def judge_file(
     iou: float | None,
 ) -> Judged:
     """Return the scores of a file of detections on a split of a data set; without torch."""
-    from detkit import evaluation
     from detkit.data import open_dataset
     from detkit.data.splits import select_classes
+    from detkit.evaluation import evaluate
     from detkit.predictions import read_predictions
 
     # A file's numbers and labels are those of all classes, not of the ones chosen here.
@@ -171,9 +171,9 @@ def judge_file(
     found = read_predictions(predictions, class_names=whole.class_names)
     not_chosen = set(whole.class_names) - set(dataset.class_names)
     found = [one.of_classes(set(one.labels) - not_chosen) for one in found]
-    paired = evaluation.pair(found, dataset.splits[part], dataset.class_names)
+    paired = evaluate.pair(found, dataset.splits[part], dataset.class_names)
     for warning in paired.warnings:
         console.warn(warning)
     truths = dataset.truths(part)
-    scores = evaluation.score(paired.detections, truths, dataset.class_names, metric, iou)
+    scores = evaluate.score(paired.detections, truths, dataset.class_names, metric, iou)
     return Judged(dataset, part, truths, paired.detections, scores, iou, warnings=paired.warnings)

@@ -20,10 +20,10 @@ from detkit.errors import ExitCode, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from detkit.data import ImageRecord
+    from detkit.evaluation.proposal_recall import Coverage, RecallScores
     from detkit.proposals import Proposer
     from detkit.proposals.making import Made
     from detkit.proposals.writing import ProposalWriter
-    from detkit.recall import Coverage, RecallScores
     from detkit.structures import FloatArray
 
 MaxBoxes = Annotated[
@@ -190,8 +190,8 @@ def recall(
         from detkit.report import require_plot
 
         require_plot(plot)
-    from detkit import recall as scoring
     from detkit.data import open_dataset
+    from detkit.evaluation import proposal_recall as scoring
 
     console = Console(quiet)
     proposers = _proposers(

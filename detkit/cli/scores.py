@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from detkit.console import Console, figure
 
 if TYPE_CHECKING:
-    from detkit.bootstrap import Bootstrap, Interval
-    from detkit.error_breakdown import ClassErrors, ErrorBreakdown
-    from detkit.explain import Rule
-    from detkit.misses import Miss
+    from detkit.evaluation.bootstrap import Bootstrap, Interval
+    from detkit.evaluation.error_breakdown import ClassErrors, ErrorBreakdown
+    from detkit.evaluation.misses import Miss
+    from detkit.evaluation.protocols import Rule
     from detkit.structures import Scores
 
 
@@ -84,7 +84,7 @@ def tell_rules(console: Console, rules: Sequence[Rule]) -> None:
 
 def tell_errors(console: Console, errors: ErrorBreakdown) -> None:
     """Write by how much each class's AP would rise without each kind of error."""
-    from detkit.error_breakdown import FIGURES
+    from detkit.evaluation.error_breakdown import FIGURES
 
     def row(one: ClassErrors) -> tuple[str, ...]:
         return one.name, figure(one.ap), *(figure(getattr(one, name)) for name in FIGURES)
@@ -103,7 +103,7 @@ def tell_errors(console: Console, errors: ErrorBreakdown) -> None:
 
 def tell_misses(console: Console, misses: Sequence[Miss]) -> None:
     """Write at which stage the missed objects were lost, with an example of each."""
-    from detkit.misses import count_by_stage
+    from detkit.evaluation.misses import count_by_stage
 
     rows = []
     for stage, reason, number, classes in count_by_stage(misses):

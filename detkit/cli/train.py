@@ -335,7 +335,7 @@ def _validation(
     """Return what scores a detector on the images held out; None when there are none."""
     if not held_out:
         return None
-    from detkit.evaluation import evaluate
+    from detkit.evaluation.evaluate import evaluate
 
     part = dataset.with_splits({"val": tuple(held_out)})
     return functools.partial(

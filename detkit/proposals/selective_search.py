@@ -19,8 +19,8 @@ Where the equations are:
 - sec. 3.2: `regions.texture_columns`, the bins of texture
 - sec. 3.2, eqs. 3-6: `regions._similarity`, texture, size, fill, and the sum of all four
 - sec. 3.3: `_ranked`, the order of boxes from all hierarchies
-- sec. 5, eq. 7: `recall.recall`, average best overlap and its mean over classes
-- sec. 5, eq. 8: `overlaps.iou_matrix`, overlap
+- sec. 5, eq. 7: `proposal_recall.recall`, average best overlap and its mean over classes
+- sec. 5, eq. 8: `iou.iou_matrix`, overlap
 """
 
 from __future__ import annotations

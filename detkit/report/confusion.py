@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.error_breakdown import KINDS
-from detkit.overlaps import iou_matrix
+from detkit.evaluation.error_breakdown import KINDS
+from detkit.evaluation.iou import iou_matrix
 from detkit.structures import BoolArray, Detections, IntArray, Truth
 
 RIGHT, IGNORED = KINDS.index("right"), KINDS.index("ignored")

@@ -18,18 +18,18 @@ import numpy as np
 from detkit import __version__
 from detkit.data.records import Dataset
 from detkit.data.summary import data_hash
-from detkit.error_breakdown import FIGURES, KINDS, ErrorBreakdown
-from detkit.evaluation import errors_of, scores_to_json
+from detkit.evaluation.error_breakdown import FIGURES, KINDS, ErrorBreakdown
+from detkit.evaluation.evaluate import errors_of, scores_to_json
+from detkit.evaluation.sizes import scores_by_size
 from detkit.files import write_bytes
 from detkit.report.confusion import confusion_matrices, found_objects
 from detkit.report.curve_points import at_thresholds, curve_points
 from detkit.report.pictures import MOST_BOXES, Picture, pictures, worst_first
 from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
-from detkit.report.sizes import scores_by_size
 from detkit.structures import Detections, FloatArray, Scores, Truth
 
 if TYPE_CHECKING:
-    from detkit.misses import Miss
+    from detkit.evaluation.misses import Miss
 
 NUM_THRESHOLDS = 101  # steps of the sliders
 NUM_MATRICES = 21  # steps of the confusion matrix's slider
@@ -58,7 +58,9 @@ def write_report(
     errors = errors_of(detections, truths, names, scores)
     figures = {"data": str(dataset.root), "split": split, **scores_to_json(scores)}
     if misses is not None:
-        from detkit.misses import misses_to_json  # imports torch, which a file's page spares
+        from detkit.evaluation.misses import (
+            misses_to_json,  # imports torch, which a file's page spares
+        )
 
         figures["misses"] = misses_to_json(misses)["stages"]
     chosen, unread = pictures(worst_first(detections, truths, errors.kinds, scores), records)

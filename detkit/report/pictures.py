@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from detkit.data.images import read_image
 from detkit.data.records import ImageRecord
-from detkit.error_breakdown import KINDS
 from detkit.errors import DetkitError
+from detkit.evaluation.error_breakdown import KINDS
 from detkit.report.confusion import found_objects
 from detkit.structures import Detections, IntArray, Scores, Truth
 

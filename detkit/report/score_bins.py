@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.error_breakdown import KINDS
+from detkit.evaluation.error_breakdown import KINDS
 from detkit.structures import Detections, IntArray
 
 RIGHT, IGNORED = KINDS.index("right"), KINDS.index("ignored")

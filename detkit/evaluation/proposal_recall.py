@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.overlaps import iou_matrix
+from detkit.evaluation.iou import iou_matrix
 from detkit.structures import FloatArray, Truth
 
 COUNTS = (100, 300, 1000, 2000)

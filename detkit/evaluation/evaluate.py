@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from detkit.coco_map import coco_map
 from detkit.data.folder_splits import counted
 from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
-from detkit.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, breakdown
 from detkit.errors import DetkitError, UsageError
+from detkit.evaluation.coco_map import coco_map
+from detkit.evaluation.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, breakdown
+from detkit.evaluation.voc_map import VocMetric, voc_map
 from detkit.predictions import ImagePredictions, from_detections
 from detkit.structures import Batch, Detections, FloatArray, Scores, Truth
-from detkit.voc_map import VocMetric, voc_map
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset

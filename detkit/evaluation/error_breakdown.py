@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 
 from detkit.errors import DetkitError, UsageError
-from detkit.overlaps import iou_matrix
+from detkit.evaluation.iou import iou_matrix
+from detkit.evaluation.voc_map import VocMetric, average_precision
 from detkit.structures import BoolArray, Detections, FloatArray, IntArray, Truth
-from detkit.voc_map import VocMetric, average_precision
 
 # What a detection is; `ErrorBreakdown.kinds` holds places in this row.
 KINDS = (

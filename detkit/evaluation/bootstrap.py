@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit import coco_map, voc_map
-from detkit.curves import RankedHits
 from detkit.errors import UsageError
+from detkit.evaluation import coco_map, voc_map
+from detkit.evaluation.precision_recall import RankedHits
 from detkit.structures import Detections, IntArray, Truth
 
 VALUES_AT_ONCE = 4_000_000  # bounds the memory at some 100 MB

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.curves import RankedHits, class_score
 from detkit.errors import DetkitError
+from detkit.evaluation.precision_recall import RankedHits, class_score
 from detkit.structures import (
     ClassScore,
     Detections,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detkit.coco_map import coco_map
+from detkit.evaluation.coco_map import coco_map
 from detkit.structures import Detections, Truth
 
 # COCO's areas in pixels, both ends included: an object of 32 x 32 is small and medium.

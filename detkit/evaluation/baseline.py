@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from detkit.bootstrap import Interval, bootstrap_map
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.evaluation import pair, score
+from detkit.evaluation.bootstrap import Interval, bootstrap_map
+from detkit.evaluation.evaluate import pair, score
 from detkit.predictions import ImagePredictions
 from detkit.structures import Detections, Scores, Truth
 

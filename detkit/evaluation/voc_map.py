@@ -37,8 +37,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.curves import RankedHits, class_score
 from detkit.errors import DetkitError
+from detkit.evaluation.precision_recall import RankedHits, class_score
 from detkit.structures import (
     BoolArray,
     Detections,
