@@ -14,7 +14,7 @@ from detkit.checkpoint import load_model, load_resume, model_info
 from detkit.data import open_dataset
 from detkit.detectors import add_plugin
 from detkit.errors import DetkitError
-from detkit.inference import predict
+from detkit.inference.predict import predict
 from detkit.networks.precision import find_device, for_inference
 from detkit.predictions import open_writer
 from detkit.run_folder import json_object

@@ -14,7 +14,7 @@ from detkit.config import override, parse_settings
 from detkit.data import open_dataset, training_splits
 from detkit.detectors import load_backend
 from detkit.evaluation.evaluate import evaluate
-from detkit.inference import predict
+from detkit.inference.predict import predict
 from detkit.training import train
 
 

@@ -19,11 +19,9 @@ LAYERS = {
     ),
     5: (
         "training",
-        "inference",
         "compare",
         "comparison",
         "measuring",
-        "export",
         "report",
         "checkpoint",
         "loading",
@@ -56,6 +54,8 @@ LAYERS = {
         "evaluation.misses",
         "evaluation.protocols",
         "evaluation.sizes",
+        "inference.predict",
+        "inference.onnx",
     ),
     4: (
         "data",
@@ -98,6 +98,7 @@ LAYERS = {
         "evaluation.precision_recall",
     ),
     0: (
+        "inference",
         "evaluation",
         "networks",
         "transforms",

@@ -305,7 +305,7 @@ def test_a_detector_is_scored_on_a_split(monkeypatch):
     box = (0.0, 0.0, 1.0, 1.0)
     records = tuple(record(name, objects=(ObjectRecord("car", box),)) for name in ("a", "b"))
     dataset = Dataset(Path(), "voc", ("car",), {"test": records})
-    monkeypatch.setitem(sys.modules, "detkit.inference", FakeInference)
+    monkeypatch.setitem(sys.modules, "detkit.inference.predict", FakeInference)
     judged = SimpleNamespace(class_names=("tree", "car"))
     detectors_error = None
     assert evaluate(judged, dataset, "test").mean == 1.0
@@ -327,7 +327,7 @@ def test_a_detector_of_other_classes_is_scored_on_those_it_shares(monkeypatch, c
 
     objects = (ObjectRecord("car", (0.0, 0.0, 1.0, 1.0)), ObjectRecord("dog", (0.0, 0.0, 9.0, 9.0)))
     dataset = Dataset(Path(), "voc", ("car", "dog"), {"test": (record("a", objects=objects),)})
-    monkeypatch.setitem(sys.modules, "detkit.inference", FakeInference)
+    monkeypatch.setitem(sys.modules, "detkit.inference.predict", FakeInference)
     with caplog.at_level("INFO", logger="detkit"):
         scores = evaluate(SimpleNamespace(class_names=("tree", "car")), dataset, "test")
     assert [one.ap for one in scores.classes] == [1.0, 0.0]

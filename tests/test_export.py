@@ -28,7 +28,7 @@ from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.detectors import add_plugin, load_backend
 from detkit.errors import DetkitError, ExitCode, UsageError
-from detkit.export import (
+from detkit.inference.onnx import (
     LARGEST_DIFFERENCE,
     NetworkSize,
     OnnxDetector,
@@ -36,7 +36,7 @@ from detkit.export import (
     export_onnx,
     run_onnx,
 )
-from detkit.inference import predict
+from detkit.inference.predict import predict
 from detkit.structures import Batch, Candidates, Sample
 
 onnxruntime = pytest.importorskip("onnxruntime")

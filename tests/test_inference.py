@@ -24,7 +24,7 @@ from detkit.config import DetectorConfig
 from detkit.data.images import write_image
 from detkit.detector import Detector
 from detkit.errors import UsageError
-from detkit.inference import ImageSource, detect_images, predict
+from detkit.inference.predict import ImageSource, detect_images, predict
 from detkit.structures import Batch, Candidates
 
 
@@ -253,7 +253,7 @@ def test_a_program_can_end_while_stdin_is_still_open(tmp_path: Path) -> None:
         import sys
         sys.path.insert(0, sys.argv[1])
         from test_inference import Colours
-        from detkit.inference import predict
+        from detkit.inference.predict import predict
         from detkit.data.sources import find_images
         found = predict(Colours(), find_images(["-"], stdin=sys.stdin))
         print(next(found).labels)

@@ -21,7 +21,7 @@ from detkit.checkpoint import load_resume
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.evaluate import evaluate
-from detkit.inference import detect_images, predict
+from detkit.inference.predict import detect_images, predict
 from detkit.proposals import Proposer
 from detkit.proposals.cache import ProposalCache
 from detkit.proposals.file import line_of, read_proposals

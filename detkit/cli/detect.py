@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from detkit.inference import ImageSource, Prediction
+    from detkit.inference.predict import ImageSource, Prediction
     from detkit.predictions import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
@@ -114,7 +114,7 @@ def detect(
     """
     require_model(model)
     from detkit.data.folder_splits import counted
-    from detkit.inference import detect_images, find_images
+    from detkit.inference.predict import detect_images, find_images
 
     console = Console(quiet)
     form = form_of(form, out)

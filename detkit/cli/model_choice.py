@@ -63,7 +63,7 @@ def open_model(
             raise UsageError(
                 f"--precision {precision}: an ONNX file is as it was exported; give the model"
             )
-        from detkit.export import OnnxDetector
+        from detkit.inference.onnx import OnnxDetector
 
         return OnnxDetector(Path(model)).eval()
     place = find_device(device)

@@ -181,7 +181,7 @@ def detect_split(
     that the detector does not know has an AP of 0; both are logged. Raises DetkitError when no
     class is common.
     """
-    from detkit.inference import predict
+    from detkit.inference.predict import predict
 
     if split not in dataset.splits:
         raise UsageError(f"split {split!r}: {dataset.root} has {', '.join(dataset.splits)}")

@@ -1,0 +1,1 @@
+"""Models opened and run on images."""
