@@ -15,7 +15,7 @@ from detkit.data.images import write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.errors import DetkitError
 from detkit.proposals.coverage import coverage
-from detkit.proposals.file import read_proposals
+from detkit.proposals.reader import read_proposals
 from detkit.proposals.source import FileProposals
 from detkit.training_images import TrainingImages
 

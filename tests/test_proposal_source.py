@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from runs import assert_same, stop_after
 from toy import CLASSES, make_toy, write_images
 
-from detkit import proposals
 from detkit.checkpoint import load_resume
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.evaluate import evaluate
 from detkit.inference.predict import detect_images, predict
-from detkit.proposals import Proposer
+from detkit.proposals import proposer
 from detkit.proposals.cache import ProposalCache
-from detkit.proposals.file import line_of, read_proposals
+from detkit.proposals.proposer import Proposer
+from detkit.proposals.reader import line_of, read_proposals
 from detkit.proposals.source import (
     ComputedProposals,
     FileProposals,
@@ -56,7 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         assert isinstance(most, int)
         return Proposals(RANKED[:most], SCORES[:most])
 
-    monkeypatch.setattr(proposals, "propose", stand_in)
+    monkeypatch.setattr(proposer, "propose", stand_in)
     return calls
 
 
@@ -99,8 +99,8 @@ def test_an_edge_model_is_hashed_once_however_many_images_there_are(
     model = tmp_path / "model.yml.gz"
     model.write_bytes(b"")
     monkeypatch.setattr(cv2, "ximgproc", mock.Mock(), raising=False)
-    read = mock.Mock(wraps=proposals._digest)
-    monkeypatch.setattr(proposals, "_digest", read)
+    read = mock.Mock(wraps=proposer._digest)
+    monkeypatch.setattr(proposer, "_digest", read)
     source = ComputedProposals(Proposer("edge-boxes", edge_model=model), ProposalCache())
     for grey in range(3):
         source("a.png", np.full((40, 48, 3), grey, np.uint8))

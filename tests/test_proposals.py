@@ -16,9 +16,9 @@ from scipy.io import savemat
 
 from detkit.config import ProposalConfig
 from detkit.errors import DetkitError, UsageError
-from detkit.proposals import METHODS, Proposer, propose
-from detkit.proposals.file import read_proposals
-from detkit.proposals.writing import ProposalWriter
+from detkit.proposals.proposer import METHODS, Proposer, propose
+from detkit.proposals.reader import read_proposals
+from detkit.proposals.writer import ProposalWriter
 from detkit.structures import Proposals
 
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from running import detkit, process
 
-from detkit import proposals
 from detkit.data.demo.pictures import write_demo
-from detkit.proposals.file import read_proposals
-from detkit.proposals.writing import ProposalWriter
+from detkit.proposals import proposer
+from detkit.proposals.reader import read_proposals
+from detkit.proposals.writer import ProposalWriter
 from detkit.structures import Proposals
 
 QUICK = ("--num-workers", "0", "--precision", "32-true", "--device", "cpu")
@@ -46,7 +46,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         boxes = [(0, 0, width, height), (0, 0, width // 2, height), (2, 2, 40, 40)]
         return Proposals(np.array(boxes, np.float32), np.array([0.9, 0.5, 0.1], np.float32))
 
-    monkeypatch.setattr(proposals, "propose", stand_in)
+    monkeypatch.setattr(proposer, "propose", stand_in)
     return calls
 
 
@@ -61,7 +61,7 @@ def test_a_folder_is_proposed_into_a_file_as_the_methods_do_it(demo: Path, tmp_p
     assert file.parameters["method"] == "selective-search"
     from detkit.data import read_image
 
-    expected = proposals.propose(
+    expected = proposer.propose(
         "selective-search", read_image(images[0]), max_boxes=50, max_side=100
     )
     np.testing.assert_array_equal(file.found[0].boxes, expected.boxes)
@@ -74,14 +74,14 @@ def test_an_interrupted_file_is_taken_up_again(
     demo: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, partial = tmp_path / "p.jsonl", tmp_path / "p.jsonl.partial"
-    stand_in = proposals.propose
+    stand_in = proposer.propose
 
     def interrupted(method: str, image: NDArray[np.uint8], **parameters: object) -> Proposals:
         if len(asked) == 5:
             raise KeyboardInterrupt
         return stand_in(method, image)
 
-    monkeypatch.setattr(proposals, "propose", interrupted)
+    monkeypatch.setattr(proposer, "propose", interrupted)
     stopped = detkit("propose", demo, "-o", out)
     assert stopped.returncode == 130
     assert "the same command goes on" in stopped.stderr and str(partial) in stopped.stderr
@@ -90,7 +90,7 @@ def test_an_interrupted_file_is_taken_up_again(
     assert kept >= 1
     with partial.open("a", encoding="utf-8") as file:  # as a kill would leave it
         file.write('{"image": "cut')
-    monkeypatch.setattr(proposals, "propose", stand_in)
+    monkeypatch.setattr(proposer, "propose", stand_in)
     asked.clear()
     other = detkit("propose", demo, "-o", out, "--seed", "1")
     assert other.returncode == 2 and "was begun with" in other.stderr and not asked

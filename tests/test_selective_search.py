@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from detkit.errors import UsageError
-from detkit.proposals import regions
+from detkit.proposals import region_merging
 from detkit.proposals import selective_search as module
-from detkit.proposals.regions import Similarity, group, regions_in, texture_columns
+from detkit.proposals.region_merging import Similarity, group, regions_in, texture_columns
 from detkit.proposals.segmentation import segment
 from detkit.proposals.selective_search import selective_search
 
@@ -41,7 +41,7 @@ def patches(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int
     return np.unique(grid, return_inverse=True)[1].reshape(grid.shape).astype(np.int32)
 
 
-def cut_up(image: NDArray[np.uint8], labels: NDArray[np.int32]) -> regions.Regions:
+def cut_up(image: NDArray[np.uint8], labels: NDArray[np.int32]) -> region_merging.Regions:
     return regions_in(labels, image, texture_columns(image))
 
 
@@ -110,7 +110,7 @@ def test_sizes_boxes_and_neighbours_are_counted_from_the_pixels(channels: int) -
     assert [tuple(pair) for pair in found.pairs.tolist()] == sorted(touching)
 
 
-def naive_group(found: regions.Regions, similarity: Similarity) -> list[list[int]]:
+def naive_group(found: region_merging.Regions, similarity: Similarity) -> list[list[int]]:
     """Algorithm 1: all neighbouring pairs compared anew before each merge."""
     colour, texture = (
         {region: one / one.sum() for region, one in enumerate(part.astype(float))}
@@ -127,7 +127,10 @@ def naive_group(found: regions.Regions, similarity: Similarity) -> list[list[int
 
     def shared(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
         # In the fixed point, since rounding decides between pairs that are equally similar.
-        return float(np.floor(np.minimum(one, other) * regions.ONE + 1e-6).sum()) / regions.ONE
+        return (
+            float(np.floor(np.minimum(one, other) * region_merging.ONE + 1e-6).sum())
+            / region_merging.ONE
+        )
 
     def likeness(pair: tuple[int, int]) -> float:
         a, b = pair

@@ -21,9 +21,9 @@ from detkit.errors import ExitCode, Interrupted, UsageError
 if TYPE_CHECKING:
     from detkit.data import ImageRecord
     from detkit.evaluation.proposal_recall import Coverage, RecallScores
-    from detkit.proposals import Proposer
     from detkit.proposals.making import Made
-    from detkit.proposals.writing import ProposalWriter
+    from detkit.proposals.proposer import Proposer
+    from detkit.proposals.writer import ProposalWriter
     from detkit.structures import FloatArray
 
 MaxBoxes = Annotated[
@@ -104,7 +104,7 @@ def propose(
     from detkit.proposals.cache import ProposalCache
     from detkit.proposals.making import make_all
     from detkit.proposals.source import ComputedProposals
-    from detkit.proposals.writing import ProposalWriter
+    from detkit.proposals.writer import ProposalWriter
 
     console = Console(quiet)
     (proposer,) = _proposers(
@@ -255,7 +255,7 @@ def _proposers(
     `of_edges` are Edge Boxes' model, min_area and max_aspect_ratio, None where they were not
     given; UsageError when one was and edge-boxes is not among the methods.
     """
-    from detkit.proposals import Proposer
+    from detkit.proposals.proposer import Proposer
 
     names = ("edge_model", "min_area", "max_aspect_ratio")
     given: dict[str, Any] = {name: own for name, own in zip(names, of_edges) if own is not None}
@@ -268,7 +268,7 @@ def _proposers(
 def _of_file(path: Path, records: Sequence[ImageRecord], max_boxes: int) -> list[FloatArray]:
     """Return the best (P, 4) boxes that a file has for each record."""
     from detkit.data import image_size
-    from detkit.proposals.file import read_proposals
+    from detkit.proposals.reader import read_proposals
     from detkit.proposals.source import FileProposals
 
     source = FileProposals.of(read_proposals(path), max_boxes)

@@ -4,20 +4,20 @@ J. R. R. Uijlings, K. E. A. van de Sande, T. Gevers and A. W. M. Smeulders, "Sel
 Object Recognition", IJCV 104(2), 2013. Shape shorthand: H x W pixels, P boxes.
 
 An image is cut into small regions (segmentation.py), which are merged two by two up to the whole
-image (regions.py); every region on the way gives a box. Colour spaces, segmentation scales and
-similarities are varied, since what one of them misses another finds (sec. 3.2).
+image (region_merging.py); every region on the way gives a box. Colour spaces, segmentation
+scales and similarities are varied, since what one of them misses another finds (sec. 3.2).
 
 Differences from the paper: images are scaled down first, as R-CNN's released code does, and very
 narrow boxes are left out.
 
 Where the equations are:
 - sec. 3.1: `segmentation.regions_of`, the initial regions
-- sec. 3.1: `regions.merge`, algorithm 1, hierarchical grouping
+- sec. 3.1: `region_merging.merge`, algorithm 1, hierarchical grouping
 - sec. 3.2: `in_colour_space`, complementary colour spaces
-- sec. 3.2, eq. 1: `regions._similarity`, likeness of colour
-- sec. 3.2, eq. 2: `regions.merge`, the histogram of a merged region
-- sec. 3.2: `regions.texture_columns`, the bins of texture
-- sec. 3.2, eqs. 3-6: `regions._similarity`, texture, size, fill, and the sum of all four
+- sec. 3.2, eq. 1: `region_merging._similarity`, likeness of colour
+- sec. 3.2, eq. 2: `region_merging.merge`, the histogram of a merged region
+- sec. 3.2: `region_merging.texture_columns`, the bins of texture
+- sec. 3.2, eqs. 3-6: `region_merging._similarity`, texture, size, fill, and the sum of all four
 - sec. 3.3: `_ranked`, the order of boxes from all hierarchies
 - sec. 5, eq. 7: `proposal_recall.recall`, average best overlap and its mean over classes
 - sec. 5, eq. 8: `iou.iou_matrix`, overlap
@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import UsageError
-from detkit.proposals import regions, segmentation
+from detkit.proposals import region_merging, segmentation
 from detkit.proposals.compiled import first_call_notice
 from detkit.proposals.scaling import scaled_down
 from detkit.structures import Proposals
@@ -48,19 +48,19 @@ class Strategy:
     """What is varied; every combination is one hierarchy."""
 
     colour_spaces: tuple[str, ...]
-    similarities: tuple[regions.Similarity, ...]
+    similarities: tuple[region_merging.Similarity, ...]
     scales: tuple[int, ...]  # k of the segmentation, and the pixels of its smallest region
 
 
-CTSF = regions.Similarity(colour=True, texture=True, size=True, fill=True)
-TSF = regions.Similarity(texture=True, size=True, fill=True)
+CTSF = region_merging.Similarity(colour=True, texture=True, size=True, fill=True)
+TSF = region_merging.Similarity(texture=True, size=True, fill=True)
 # Table 5. OpenCV's fast mode has 150 and 300 for k: fewer boxes, and small objects are missed
 # (recall@.5 of 2000 boxes on 100 VOC images .919, the paper's scales .966; blood cells .811, .981).
 STRATEGIES: dict[Mode, Strategy] = {
     "fast": Strategy(("HSV", "Lab"), (CTSF, TSF), (50, 100)),
     "quality": Strategy(
         ("HSV", "Lab", "rgI", "H", "I"),
-        (CTSF, TSF, regions.Similarity(fill=True), regions.Similarity(size=True)),
+        (CTSF, TSF, region_merging.Similarity(fill=True), region_merging.Similarity(size=True)),
         (50, 100, 150, 300),
     ),
 }
@@ -105,7 +105,7 @@ def selective_search(
     height, width = image.shape[:2]
     if not height or not width:
         return Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    first_call_notice(regions.merge, 20)
+    first_call_notice(region_merging.merge, 20)
     small = scaled_down(image, max_side, narrowest=64)
     if small.ndim == 2 or small.shape[2] == 1:
         small = np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2RGB), np.uint8)
@@ -125,13 +125,13 @@ def _hierarchies(
 
     def prepare(name: str) -> _Space:
         converted = in_colour_space(image, name)
-        textures = regions.texture_columns(converted)
+        textures = region_merging.texture_columns(converted)
         return _Space(converted, segmentation.pixel_graph(converted), textures)
 
     def grouped(space: _Space, scale: int) -> list[NDArray[np.int32]]:
         labels = segmentation.regions_of(space.graph, scale, min_size=scale)
-        found = regions.regions_in(labels, space.image, space.textures)
-        return [regions.group(found, similarity) for similarity in strategy.similarities]
+        found = region_merging.regions_in(labels, space.image, space.textures)
+        return [region_merging.group(found, similarity) for similarity in strategy.similarities]
 
     with ThreadPoolExecutor(threads) as pool:  # compiled code and OpenCV let go of the GIL
         spaces = list(pool.map(prepare, strategy.colour_spaces))

@@ -17,9 +17,9 @@ from detkit.config import ProposalConfig, ProposalMethod
 from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.proposals import METHODS, VERSIONS, Proposer
 from detkit.proposals.cache import ProposalCache, key_of
-from detkit.proposals.file import ProposalFile, is_whole, read_proposals
+from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
+from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
 from detkit.structures import Proposals
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.files import FileLock, not_written, write_bytes
-from detkit.proposals.file import line_of
+from detkit.proposals.reader import line_of
 from detkit.structures import Proposals
 
 OPENING = b'{"image"'  # of every line that is written
