@@ -26,9 +26,9 @@ import numpy as np
 from detkit.config import IMAGENET_MEAN, IMAGENET_STD
 from detkit.data.images import IMAGE_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
-from detkit.loading import BatchStream, Draw, batches, open_loader
 from detkit.memory import keep_freed_memory
-from detkit.training_images import TrainingImages
+from detkit.training.dataset import TrainingImages
+from detkit.training.loader import BatchStream, Draw, batches, open_loader
 from detkit.transforms.geometric import Compose, Transform, light_augmentation, ssd_augmentation
 from detkit.transforms.preparation import Preparation
 

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detkit.checkpoint import load_model, load_resume, model_info
 from detkit.data import open_dataset
 from detkit.detectors import add_plugin
 from detkit.errors import DetkitError
 from detkit.inference.predict import predict
+from detkit.model_file import load_model, load_resume, model_info
 from detkit.networks.precision import find_device, for_inference
 from detkit.predictions import open_writer
-from detkit.run_folder import json_object
-from detkit.run_log import memory_mib
+from detkit.training.run_folder import json_object
+from detkit.training.run_log import memory_mib
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from detkit.checkpoint import load_model
 from detkit.config import override, parse_settings
 from detkit.data import open_dataset, training_splits
 from detkit.detectors import load_backend
 from detkit.evaluation.evaluate import evaluate
 from detkit.inference.predict import predict
-from detkit.training import train
+from detkit.model_file import load_model
+from detkit.training.train import train
 
 
 def main(data: Path, run_dir: Path, max_steps: int) -> None:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from toy import RECIPE, Toy, make_toy
 
-from detkit.checkpoint import load_resume
 from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Stage
 from detkit.errors import Interrupted
+from detkit.model_file import load_resume
 from detkit.structures import Step
-from detkit.training import train
+from detkit.training.train import train
 
 ADAMW = replace(RECIPE, optimizer="adamw", schedule="cosine", lr=0.01)
 

@@ -23,7 +23,9 @@ from runs import assert_same
 from toy import CLASSES, Toy, make_toy
 
 from detkit import __version__, detectors
-from detkit.checkpoint import (
+from detkit.errors import DetkitError
+from detkit.files import append_text, write_bytes
+from detkit.model_file import (
     is_model,
     load_model,
     load_resume,
@@ -33,8 +35,6 @@ from detkit.checkpoint import (
     save_resume,
     set_random_state,
 )
-from detkit.errors import DetkitError
-from detkit.files import append_text, write_bytes
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,6 @@ from running import detkit, process
 from toy import make_toy
 
 from detkit import compare as comparing
-from detkit.checkpoint import save_model
 from detkit.compare import Cell, Conditions, Outcome, compare
 from detkit.comparison import comparison_to_json, summarise
 from detkit.data import open_dataset
@@ -28,6 +27,7 @@ from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.evaluation.bootstrap import bootstrap_map
 from detkit.evaluation.evaluate import pair, score
 from detkit.measuring import Measured, _training, model_of
+from detkit.model_file import save_model
 from detkit.predictions import read_predictions
 
 TOY = Path(__file__).parent / "toy.py"

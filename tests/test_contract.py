@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.checkpoint import load_model, save_model
 from detkit.config import from_json, to_json
 from detkit.detector import Detector
 from detkit.detectors import add_plugin, backend_names, load_backend
+from detkit.model_file import load_model, save_model
 from detkit.structures import Batch, Sample
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "custom_backend.py"

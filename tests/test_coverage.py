@@ -17,7 +17,7 @@ from detkit.errors import DetkitError
 from detkit.proposals.coverage import coverage
 from detkit.proposals.reader import read_proposals
 from detkit.proposals.source import FileProposals
-from detkit.training_images import TrainingImages
+from detkit.training.dataset import TrainingImages
 
 
 def write_proposals(path: Path, boxes: dict[str, list[list[int]]]) -> Path:

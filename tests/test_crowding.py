@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from detkit.crowding import crowding_note, threads_cost
+from detkit.training.cpu_contention import crowding_note, threads_cost
 
 
 @pytest.fixture

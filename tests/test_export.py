@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import detkit
-from detkit.checkpoint import save_model
 from detkit.cli import main
 from detkit.config import DetectorConfig, Recipe
 from detkit.data import read_image, write_image
@@ -37,6 +36,7 @@ from detkit.inference.onnx import (
     run_onnx,
 )
 from detkit.inference.predict import predict
+from detkit.model_file import save_model
 from detkit.structures import Batch, Candidates, Sample
 
 onnxruntime = pytest.importorskip("onnxruntime")

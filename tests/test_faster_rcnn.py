@@ -15,7 +15,6 @@ from test_contract import sample
 from torch import Tensor, nn
 from toy import CLASSES, photo_like, write_images
 
-from detkit.checkpoint import load_model
 from detkit.detector import Detector, Published
 from detkit.detectors.fast_rcnn import RegionConfig
 from detkit.detectors.faster_rcnn import _TORCHVISION, FasterRCNN, FasterRCNNConfig
@@ -23,6 +22,7 @@ from detkit.errors import UsageError
 from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE
+from detkit.model_file import load_model
 from detkit.networks.rpn import (
     RegionProposalNetwork,
     ScoredAnchors,

@@ -14,12 +14,12 @@ from runs import (
 from torch import nn
 from toy import make_toy, scores_of, write_images
 
-from detkit import learner as learning
-from detkit.averaging import WeightAverage
 from detkit.data.records import ImageRecord
 from detkit.errors import UsageError
 from detkit.networks.precision import choose_precision, find_device, memory_format
-from detkit.training import freeze_norms
+from detkit.training import learner as learning
+from detkit.training.ema import WeightAverage
+from detkit.training.train import freeze_norms
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ import pytest
 import torch
 from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
 
-from detkit import loading, machine
+from detkit import machine
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.loading import BatchStream, Draw, Shipment, batches, open_loader
 from detkit.structures import Batch
-from detkit.training_images import TrainingImages
+from detkit.training import loader
+from detkit.training.dataset import TrainingImages
+from detkit.training.loader import BatchStream, Draw, Shipment, batches, open_loader
 from detkit.transforms.geometric import Compose, light_augmentation
 from detkit.transforms.preparation import Preparation
 
@@ -214,13 +215,13 @@ def test_a_killed_worker_is_one_line_when_the_next_batch_is_due(
 
 
 def test_few_images_need_no_workers_and_a_cpu_one() -> None:
-    assert loading.default_workers(10, on_cpu=True) == 0
-    assert loading.default_workers(1000, on_cpu=True) == (1 if machine.num_cores() > 1 else 0)
-    assert 1 <= loading.default_workers(1000, on_cpu=False) <= 8
+    assert loader.default_workers(10, on_cpu=True) == 0
+    assert loader.default_workers(1000, on_cpu=True) == (1 if machine.num_cores() > 1 else 0)
+    assert 1 <= loader.default_workers(1000, on_cpu=False) <= 8
 
 
 def test_the_recipe_names_the_augmentation() -> None:
-    toy, make = make_toy(), loading.make_augmentation
+    toy, make = make_toy(), loader.make_augmentation
     kinds = {
         name: [type(one) for one in make(toy, replace(RECIPE, augmentation=name)).transforms]
         for name in ("none", "light", "paper")

@@ -10,9 +10,9 @@ import torch
 from report_samples import write_folder
 from running import detkit
 
-from detkit.checkpoint import save_model
 from detkit.data import open_dataset
 from detkit.detectors.ssd import SSD, SSDConfig
+from detkit.model_file import save_model
 
 
 @pytest.fixture

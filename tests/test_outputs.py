@@ -11,8 +11,8 @@ import torch
 from report_samples import write_folder, write_found
 from running import Done, detkit
 
-from detkit.checkpoint import save_model
 from detkit.detectors.ssd import SSD, SSDConfig
+from detkit.model_file import save_model
 
 IMAGES = "JPEGImages"
 OPTIONS = (("--report", "r.html"), ("--junit", "r.xml"), ("--pr-curve", "r.png"))

@@ -13,13 +13,13 @@ from runs import assert_same_run, metrics, run, stop_after
 from torch import Tensor
 from toy import RECIPE, Toy, scores_of, write_images
 
-from detkit import passes
 from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Stage
 from detkit.errors import DetkitError
 from detkit.structures import Batch
-from detkit.training_images import TrainingImages
+from detkit.training import passes
+from detkit.training.dataset import TrainingImages
 
 
 class Counting(Toy):

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from runs import assert_same, stop_after
 from toy import CLASSES, make_toy, write_images
 
-from detkit.checkpoint import load_resume
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.evaluate import evaluate
 from detkit.inference.predict import detect_images, predict
+from detkit.model_file import load_resume
 from detkit.proposals import proposer
 from detkit.proposals.cache import ProposalCache
 from detkit.proposals.proposer import Proposer
@@ -33,8 +33,8 @@ from detkit.proposals.source import (
     source_for,
 )
 from detkit.structures import Proposals
-from detkit.training import train
-from detkit.training_images import TrainingImages
+from detkit.training.dataset import TrainingImages
+from detkit.training.train import train
 
 RANKED = np.array([[4, 6, 20, 30], [0, 0, 48, 40], [10, 10, 12, 39]], np.float32)
 SCORES = np.array([0.9, 0.5, 0.1], np.float32)

@@ -16,13 +16,13 @@ from running import detkit
 from runs import run, stop_after
 from toy import write_images
 
-from detkit.checkpoint import changed, load_model, save_model
 from detkit.config import Recipe, override
 from detkit.data.demo.pictures import write_demo
 from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import iou
+from detkit.model_file import changed, load_model, save_model
 from detkit.networks import backbones
 from detkit.networks.box_regression import add_examples, box_pairs
 from detkit.networks.svms import MinedSVM, SVMSettings

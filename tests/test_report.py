@@ -17,7 +17,6 @@ import torch
 from report_samples import EMPTY, HOSTILE, write_folder, write_found
 from running import detkit
 
-from detkit.checkpoint import save_model
 from detkit.comparison import Comparison, Row
 from detkit.data import open_dataset
 from detkit.data.summary import data_hash
@@ -27,6 +26,7 @@ from detkit.evaluation.bootstrap import Interval
 from detkit.evaluation.error_breakdown import breakdown
 from detkit.evaluation.evaluate import pair, score
 from detkit.evaluation.sizes import scores_by_size
+from detkit.model_file import save_model
 from detkit.predictions import read_predictions
 from detkit.report.comparison_page import write_comparison
 from detkit.report.confusion import confusion_matrices

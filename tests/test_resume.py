@@ -14,9 +14,9 @@ from running import detkit
 from runs import run, stop_after
 from toy import scores_of, write_images
 
-from detkit.checkpoint import load_resume, model_info
 from detkit.data.records import ImageRecord
 from detkit.errors import ExitCode, UsageError
+from detkit.model_file import load_resume, model_info
 
 
 @pytest.fixture
@@ -172,11 +172,11 @@ def test_ctrl_c_while_the_command_is_being_imported_is_quiet() -> None:
 
 KILL_BETWEEN_TWO_FILES = """
 import os, signal, sys
-from detkit import saving
+from detkit.training import saver
 from detkit.cli import main
 
-real, calls = saving.save_resume, []
-saving.SAVE_SECONDS = 0.0  # save at every step
+real, calls = saver.save_resume, []
+saver.SAVE_SECONDS = 0.0  # save at every step
 
 def save(*words):
     calls.append(words)
@@ -184,7 +184,7 @@ def save(*words):
         os.kill(os.getpid(), signal.SIGKILL)
     real(*words)
 
-saving.save_resume = save
+saver.save_resume = save
 main(sys.argv[1:])
 """
 

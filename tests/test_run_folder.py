@@ -18,8 +18,8 @@ from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
-from detkit.run_folder import RunFolder
-from detkit.training_images import TrainingImages
+from detkit.training.dataset import TrainingImages
+from detkit.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -70,7 +70,8 @@ def test_a_second_run_into_the_same_folder_is_refused(
 
 def test_the_lock_of_a_killed_run_does_not_last(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from detkit.run_folder import RunFolder; "
+        "import os, sys; from pathlib import Path\n"
+        "from detkit.training.run_folder import RunFolder\n"
         "RunFolder(Path(sys.argv[1])); os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)

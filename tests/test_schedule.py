@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detkit.config import Recipe
-from detkit.schedule import lr_factor, stage_budgets
+from detkit.training.schedule import lr_factor, stage_budgets
 
 
 def test_the_rate_falls_by_gamma_at_each_milestone() -> None:

@@ -228,7 +228,7 @@ def test_every_backbone_and_size_has_a_default_box_for_every_prediction(
 def test_starting_from_a_model_of_other_classes_says_what_was_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from detkit.checkpoint import save_model
+    from detkit.model_file import save_model
 
     config = SSDConfig(size=96)
     save_model(tmp_path / "a.safetensors", SSD(config, ("car",)))

@@ -25,11 +25,11 @@ from runs import (
 )
 from toy import RECIPE, make_toy, scores_of, write_images
 
-from detkit.checkpoint import load_resume, model_info
 from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
+from detkit.model_file import load_resume, model_info
 from detkit.structures import Scores
 
 
@@ -249,11 +249,11 @@ sys.path.insert(0, {tests!r})
 from dataclasses import replace
 from runs import steady_toy
 from toy import RECIPE, write_images
-from detkit import saving
-from detkit.training import train
+from detkit.training import saver
+from detkit.training.train import train
 
 if __name__ == "__main__":
-    saving.SAVE_SECONDS = {save_seconds}
+    saver.SAVE_SECONDS = {save_seconds}
     records = write_images(Path({images!r}))
     for step in train(
         steady_toy(), records, recipe=replace(RECIPE, ema_decay=0.0, mosaic=0.0),

@@ -24,13 +24,13 @@ from runs import (
 from torch import Tensor
 from toy import RECIPE, Toy, make_toy, scores_of, write_images
 
-from detkit import saving
-from detkit.checkpoint import load_resume, model_info
 from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.model_file import load_resume, model_info
 from detkit.structures import Batch
+from detkit.training import saver
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def failing(failure: Exception | None = None) -> Failing:
 def test_a_loss_that_is_not_finite_names_step_parts_and_images_and_harms_nothing(
     tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(saver, "SAVE_SECONDS", 0.0)
     steps = run(records, tmp_path / "run", toy=failing())
     next(steps)
     next(steps)

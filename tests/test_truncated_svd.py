@@ -13,11 +13,11 @@ from running import detkit
 from test_contract import sample
 from torch import nn
 
-from detkit.checkpoint import load_model, save_model
 from detkit.detectors import load_backend
 from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from detkit.errors import UsageError
+from detkit.model_file import load_model, save_model
 from detkit.networks.truncated_svd import truncated
 
 CONFIG = FasterRCNNConfig(backbone="tiny", size=96, head_width=48)

@@ -262,7 +262,7 @@ def _judge_training(
     from detkit.config import override, parse_settings
     from detkit.data import training_splits
     from detkit.detectors import load_backend
-    from detkit.position import RunOptions
+    from detkit.training.options import RunOptions
 
     if names:
         RunOptions(max_steps=max_steps, max_minutes=max_minutes).validate()

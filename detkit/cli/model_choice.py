@@ -52,8 +52,8 @@ def open_model(
         from detkit.measuring import model_of
 
         model = str(model_of(Path(model)))
-    from detkit.checkpoint import changed, load_model
     from detkit.detectors import backend_names, load_backend
+    from detkit.model_file import changed, load_model
     from detkit.networks.precision import DTYPES, choose_precision, find_device, for_inference
 
     if Path(model).suffix == ".onnx" and Path(model).exists():
@@ -148,8 +148,8 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
 
 def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig | None:
     """Return the config of a whole detector's weights, None for those of a classifier."""
-    from detkit.checkpoint import is_model, model_info
     from detkit.config import from_json
+    from detkit.model_file import is_model, model_info
     from detkit.networks.backbones import read_state_dict
 
     if weights in backend.published:

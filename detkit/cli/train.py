@@ -225,8 +225,8 @@ def _judge(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
     """Raise UsageError for what is wrong whatever the data are: to look at those takes minutes."""
     from detkit.data.apart import require_apart
     from detkit.networks.precision import choose_precision, find_device
-    from detkit.position import RunOptions
-    from detkit.run_folder import RunFolder
+    from detkit.training.options import RunOptions
+    from detkit.training.run_folder import RunFolder
 
     options = RunOptions(
         max_steps=plan.max_steps,
@@ -249,7 +249,7 @@ def _run(
     """Check the data, build the detector and train it; return the data and the last step."""
     from detkit.config import to_json
     from detkit.data.summary import data_hash
-    from detkit.training import train as steps_of
+    from detkit.training.train import train as steps_of
 
     dataset = sound_data(console, plan)
     records, held_out = split_data(console, dataset, plan)
@@ -291,10 +291,10 @@ def _build(
     """Return the detector of a settled plan with its starting weights, and the recipe."""
     import torch
 
-    from detkit.checkpoint import is_model, model_info
     from detkit.config import from_json
     from detkit.detectors import load_backend
-    from detkit.training_images import TrainingImages
+    from detkit.model_file import is_model, model_info
+    from detkit.training.dataset import TrainingImages
 
     backend = load_backend(str(plan.model))
     labelled = TrainingImages(records, tuple(class_names), 0).labelled()
@@ -345,8 +345,8 @@ def _validation(
 
 def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) -> None:
     """Say how well the training went, earlier parts of it included, and what to type next."""
-    from detkit.checkpoint import model_info
     from detkit.files import shell_word
+    from detkit.model_file import model_info
 
     best = out / "best.safetensors"
     scores = model_info(best)["scores"] if best.is_file() else None

@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from detkit.checkpoint import set_random_state
-from detkit.clock import Clock
 from detkit.config import ProposalConfig, Recipe, to_json
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Fit, Stage
 from detkit.errors import DetkitError, Interrupted
 from detkit.files import shell_word
-from detkit.learner import Learner, next_batch, over_devices
-from detkit.loading import (
+from detkit.model_file import set_random_state
+from detkit.proposals.coverage import coverage
+from detkit.proposals.source import source_for
+from detkit.structures import Batch, Scores, Step
+from detkit.training.dataset import TrainingImages
+from detkit.training.learner import Learner, next_batch, over_devices
+from detkit.training.loader import (
     BatchStream,
     Draw,
     batches,
@@ -29,19 +32,16 @@ from detkit.loading import (
     make_augmentation,
     open_loader,
 )
-from detkit.passes import batches_once
-from detkit.position import MAX_SEED, Position, RunOptions
-from detkit.proposals.coverage import coverage
-from detkit.proposals.source import source_for
-from detkit.run_folder import RunFolder
-from detkit.run_log import RunLog, losses_text, memory_mib
-from detkit.samples import clear_samples, write_samples
-from detkit.saving import Saver
-from detkit.schedule import lr_factor
-from detkit.stopping import StopSignal
-from detkit.structures import Batch, Scores, Step
-from detkit.training_images import TrainingImages
-from detkit.validations import Validations
+from detkit.training.options import MAX_SEED, Position, RunOptions
+from detkit.training.passes import batches_once
+from detkit.training.progress import Clock
+from detkit.training.run_folder import RunFolder
+from detkit.training.run_log import RunLog, losses_text, memory_mib
+from detkit.training.samples import clear_samples, write_samples
+from detkit.training.saver import Saver
+from detkit.training.schedule import lr_factor
+from detkit.training.signals import StopSignal
+from detkit.training.validation import Validations
 
 
 class Run:

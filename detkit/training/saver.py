@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from detkit.checkpoint import random_state, require_finite, save_model, save_resume
 from detkit.detector import Detector
 from detkit.errors import UsageError
-from detkit.learner import Learner, averaged
-from detkit.position import Position, RunOptions
-from detkit.run_folder import RunFolder
-from detkit.run_log import scores_record
+from detkit.model_file import random_state, require_finite, save_model, save_resume
 from detkit.structures import Scores
+from detkit.training.learner import Learner, averaged
+from detkit.training.options import Position, RunOptions
+from detkit.training.run_folder import RunFolder
+from detkit.training.run_log import scores_record
 
 SAVE_SECONDS = 300.0  # between resume files, besides those at each validation
 

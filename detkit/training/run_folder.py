@@ -16,7 +16,7 @@ from typing import Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.files import FileLock, append_text, write_bytes
-from detkit.samples import clear_samples, holds_samples_alone
+from detkit.training.samples import clear_samples, holds_samples_alone
 
 FILES = (
     "config.json",

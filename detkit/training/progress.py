@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from detkit.detector import Stage
-from detkit.position import Position
-from detkit.run_log import SpeedMeter
-from detkit.schedule import StageBudget
+from detkit.training.options import Position
+from detkit.training.run_log import SpeedMeter
+from detkit.training.schedule import StageBudget
 
 
 class Clock:

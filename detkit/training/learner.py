@@ -15,12 +15,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from detkit.averaging import WeightAverage
 from detkit.config import Recipe
 from detkit.detector import Detector
 from detkit.errors import DetkitError, is_out_of_memory
 from detkit.networks.precision import memory_format
 from detkit.structures import Batch
+from detkit.training.ema import WeightAverage
 
 SMALL_BATCH = 16  # images a device: with fewer, batch norm's statistics are too noisy to learn
 

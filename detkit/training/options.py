@@ -10,8 +10,8 @@ from typing import Any
 from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
 from detkit.proposals.source import ProposalSource
-from detkit.schedule import StageBudget, stage_budgets
 from detkit.structures import Scores
+from detkit.training.schedule import StageBudget, stage_budgets
 
 MAX_SEED = 2**32 - 1  # numpy's
 

@@ -8,9 +8,9 @@ import torch
 
 from detkit.detector import Detector
 from detkit.errors import DetkitError
-from detkit.loading import BatchStream, Draw
 from detkit.structures import Batch
-from detkit.training_images import TrainingImages
+from detkit.training.dataset import TrainingImages
+from detkit.training.loader import BatchStream, Draw
 from detkit.transforms.geometric import Compose
 
 

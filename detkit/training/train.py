@@ -13,20 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkit.checkpoint import load_resume
 from detkit.config import Recipe
-from detkit.crowding import crowding_note
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
-from detkit.learner import freeze_norms, leave_group, make_fabric
 from detkit.memory import keep_freed_memory
+from detkit.model_file import load_resume
 from detkit.networks.precision import choose_precision, find_device
-from detkit.position import RunOptions
 from detkit.proposals.source import ProposalSource
-from detkit.run import Run
-from detkit.run_folder import RunFolder
 from detkit.structures import Scores, Step
+from detkit.training.cpu_contention import crowding_note
+from detkit.training.learner import freeze_norms, leave_group, make_fabric
+from detkit.training.options import RunOptions
+from detkit.training.run_folder import RunFolder
+from detkit.training.trainer import Run
 
 __all__ = ["freeze_norms", "train"]
 

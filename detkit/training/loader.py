@@ -33,7 +33,7 @@ from detkit.config import Recipe
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
-from detkit.training_images import TrainingImages
+from detkit.training.dataset import TrainingImages
 from detkit.transforms.geometric import Compose, Transform, light_augmentation, mosaic
 from detkit.transforms.preparation import Preparation
 

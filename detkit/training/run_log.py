@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from detkit.run_folder import RunFolder
 from detkit.structures import Scores, Step
+from detkit.training.run_folder import RunFolder
 
 GROUP_STEPS = 20  # one line of metrics a group of steps: as many as this ...
 GROUP_SECONDS = 1.0  # ... or as long as this, whichever comes first
