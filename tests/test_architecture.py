@@ -18,9 +18,6 @@ LAYERS = {
         "__main__",
     ),
     5: (
-        "compare",
-        "comparison",
-        "measuring",
         "report",
         "proposals.source",
         "proposals.table",
@@ -56,6 +53,9 @@ LAYERS = {
         "training.signals",
         "training.cpu_contention",
         "model_file",
+        "comparison.table",
+        "comparison.runs",
+        "comparison.measure",
     ),
     4: (
         "data",
@@ -98,6 +98,7 @@ LAYERS = {
         "evaluation.precision_recall",
     ),
     0: (
+        "comparison",
         "training",
         "inference",
         "evaluation",

@@ -19,14 +19,14 @@ from report_samples import write_folder, write_found
 from running import detkit, process
 from toy import make_toy
 
-from detkit import compare as comparing
-from detkit.compare import Cell, Conditions, Outcome, compare
-from detkit.comparison import comparison_to_json, summarise
+from detkit.comparison import runs as comparing
+from detkit.comparison.measure import Measured, _training, model_of
+from detkit.comparison.runs import Cell, Conditions, Outcome, compare
+from detkit.comparison.table import comparison_to_json, summarise
 from detkit.data import open_dataset
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.evaluation.bootstrap import bootstrap_map
 from detkit.evaluation.evaluate import pair, score
-from detkit.measuring import Measured, _training, model_of
 from detkit.model_file import save_model
 from detkit.predictions import read_predictions
 

@@ -17,7 +17,7 @@ import torch
 from report_samples import EMPTY, HOSTILE, write_folder, write_found
 from running import detkit
 
-from detkit.comparison import Comparison, Row
+from detkit.comparison.table import Comparison, Row
 from detkit.data import open_dataset
 from detkit.data.summary import data_hash
 from detkit.detectors.ssd import SSD, SSDConfig

@@ -12,7 +12,7 @@ from browser import Page, find_chromium, open_page
 from report_samples import HOSTILE, write_folder, write_found
 from running import detkit
 
-from detkit.comparison import Comparison, Row
+from detkit.comparison.table import Comparison, Row
 from detkit.data import open_dataset
 from detkit.report.comparison_page import write_comparison
 

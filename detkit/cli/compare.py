@@ -28,8 +28,8 @@ from detkit.console import Console, duration, figure, reader_may_leave
 from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from detkit.compare import Cell, Conditions, Outcome
-    from detkit.comparison import Comparison, Row
+    from detkit.comparison.runs import Cell, Conditions, Outcome
+    from detkit.comparison.table import Comparison, Row
     from detkit.data import Dataset
 
 # What the stages are called for people; the first three pass in threads beside the others.
@@ -173,7 +173,7 @@ def compare(
     cells = [*_to_train(names, seeds, shared, out), *_trained(run or (), out)]
     outcomes = _run(console, cells, conditions, resume=resume, force=force)
 
-    from detkit.comparison import comparison_to_json, summarise
+    from detkit.comparison.table import comparison_to_json, summarise
 
     table = summarise(outcomes, dataset, conditions.split, metric=metric, iou_thresh=iou)
     if page is not None:
@@ -222,7 +222,7 @@ def _conditions(
 
     Raises UsageError when models would be measured on the images they are trained on.
     """
-    from detkit.compare import Conditions
+    from detkit.comparison.runs import Conditions
     from detkit.data import open_dataset
     from detkit.data.splits import training_name
     from detkit.data.summary import data_hash
@@ -279,7 +279,7 @@ def _judge_training(
 
 def _to_train(names: Sequence[str], seeds: int, shared: Sequence[str], out: Path) -> list[Cell]:
     """Return the models to train, seed by seed: an interrupted comparison has all models."""
-    from detkit.compare import Cell
+    from detkit.comparison.runs import Cell
 
     return [
         Cell(
@@ -296,7 +296,7 @@ def _to_train(names: Sequence[str], seeds: int, shared: Sequence[str], out: Path
 
 def _trained(runs: Sequence[str], out: Path) -> list[Cell]:
     """Return the models of `--run`; those of one name are numbered."""
-    from detkit.compare import Cell
+    from detkit.comparison.runs import Cell
 
     cells: list[Cell] = []
     for word in runs:
@@ -321,7 +321,7 @@ def _run(
     force: bool,
 ) -> list[Outcome]:
     """Train and measure what is not yet, saying how it goes."""
-    from detkit.compare import compare as outcomes_of
+    from detkit.comparison.runs import compare as outcomes_of
 
     outcomes = []
     found = outcomes_of(cells, conditions, resume=resume, force=force, say=console.note)

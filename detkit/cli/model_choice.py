@@ -49,7 +49,7 @@ def open_model(
     """
     require_model(model)
     if Path(model).is_dir():
-        from detkit.measuring import model_of
+        from detkit.comparison.measure import model_of
 
         model = str(model_of(Path(model)))
     from detkit.detectors import backend_names, load_backend

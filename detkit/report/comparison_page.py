@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detkit.comparison import Comparison, Row, comparison_to_json
+from detkit.comparison.table import Comparison, Row, comparison_to_json
 from detkit.data.records import Dataset
 from detkit.files import write_bytes
 from detkit.report.page import render

@@ -24,9 +24,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from detkit.comparison.measure import Measured, measure
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import write_bytes
-from detkit.measuring import Measured, measure
 
 ERROR = "detkit: error: "  # how the command begins the line that says why it failed
 

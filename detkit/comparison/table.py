@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.compare import Outcome
+from detkit.comparison.runs import Outcome
 from detkit.data.records import Dataset
 from detkit.evaluation.bootstrap import (
     CONFIDENCE,

@@ -1,0 +1,1 @@
+"""Several models trained and measured alike, and the table of what came out."""
