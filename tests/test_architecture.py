@@ -22,8 +22,6 @@ LAYERS = {
         "proposals.source",
         "proposals.table",
         "proposals.making",
-        "recall_plot",
-        "run_plot",
         "networks.precision",
         "data.sources",
         "data.image_names",

@@ -19,7 +19,7 @@ from detkit.evaluation.proposal_recall import (
     recall,
     recall_to_json,
 )
-from detkit.recall_plot import save_recall_plot
+from detkit.report.recall_plot import save_recall_plot
 from detkit.structures import FloatArray, Truth
 
 

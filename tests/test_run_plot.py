@@ -13,7 +13,7 @@ import pytest
 from running import detkit
 
 from detkit.errors import DetkitError, UsageError
-from detkit.run_plot import read_curves, save_run_plot
+from detkit.report.learning_curve import read_curves, save_run_plot
 
 
 def step(number: int, stage: str = "train") -> dict[str, Any]:

@@ -32,7 +32,7 @@ def plot(
       detkit plot run -o run.png
     """
     require_free("-o", out, force=force)
-    from detkit.run_plot import save_run_plot
+    from detkit.report.learning_curve import save_run_plot
 
     save_run_plot(run, out)
     Console(quiet).note(f"learning curve: {out}")

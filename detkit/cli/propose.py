@@ -205,7 +205,7 @@ def recall(
     found = {name: _of_file(Path(name), records, max_boxes) for name in files}
     found |= {one.method: _of_method(console, one, records) for one in proposers}
     if plot is not None:
-        from detkit.recall_plot import save_recall_plot
+        from detkit.report.recall_plot import save_recall_plot
 
         save_recall_plot(found, truths, dataset.class_names, plot, count=max_boxes)
         console.note(f"recall over IoU and number of boxes: {plot}")

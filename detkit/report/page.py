@@ -110,7 +110,7 @@ def render(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("detkit", "templates"),
+        loader=PackageLoader("detkit.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
