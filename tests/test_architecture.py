@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).parents[1] / "detkit"
 LAYERS = {
     6: (
         "cli",
-        "console",
         "__main__",
     ),
     5: (

@@ -495,7 +495,7 @@ def test_an_exception_nobody_thought_of_is_still_one_line_and_asks_for_a_report(
 
 
 def test_config_of_a_run_gives_way_to_what_the_command_line_says(run_dir: Path) -> None:
-    from detkit.cli.plan import merge, read_plan
+    from detkit.cli.train_plan import merge, read_plan
 
     plan = read_plan(run_dir / "config.json")
     assert (plan.max_steps, plan.seed) == (2, 0)

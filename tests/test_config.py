@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detkit.cli.plan import Plan, read_plan
+from detkit.cli.train_plan import Plan, read_plan
 from detkit.config import (
     DetectorConfig,
     Recipe,

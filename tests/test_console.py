@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from running import detkit
 
-from detkit.console import Console
+from detkit.cli.console import Console
 from detkit.errors import ExitCode
 
 

@@ -154,7 +154,7 @@ import signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "detkit.console":
+        if name == "detkit.cli.console":
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Finder())

@@ -20,6 +20,7 @@ import typer
 from detkit import __version__
 from detkit.cli.anchors import anchors
 from detkit.cli.compare import compare
+from detkit.cli.console import Console, send_nowhere, sound_streams
 from detkit.cli.data import check, convert, demo, split
 from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
@@ -28,7 +29,6 @@ from detkit.cli.models import models
 from detkit.cli.plot import plot
 from detkit.cli.propose import propose, recall
 from detkit.cli.train import train
-from detkit.console import Console, send_nowhere, sound_streams
 from detkit.errors import DetkitError, ExitCode, is_out_of_memory
 
 EPILOG = """

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detkit.cli.console import Console
 from detkit.cli.data import tell_notes
 from detkit.cli.options import AsJson, Classes, Data, Quiet, Seed, class_list
-from detkit.console import Console
 from detkit.errors import DetkitError, UsageError
 
 if TYPE_CHECKING:

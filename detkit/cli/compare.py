@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detkit.cli.console import Console, duration, figure, reader_may_leave
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
 from detkit.cli.model_choice import load_plugins, starting_config
@@ -24,7 +25,6 @@ from detkit.cli.options import (
     nearest,
 )
 from detkit.cli.outputs import require_free
-from detkit.console import Console, duration, figure, reader_may_leave
 from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

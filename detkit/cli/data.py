@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detkit.cli.console import Console, reader_may_leave
 from detkit.cli.options import (
     AsJson,
     Classes,
@@ -18,7 +19,6 @@ from detkit.cli.options import (
     Seed,
     class_list,
 )
-from detkit.console import Console, reader_may_leave
 from detkit.errors import DetkitError, ExitCode
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detkit.cli.console import Console, printable
 from detkit.cli.model_choice import load_plugins, open_model, open_proposals, require_model
 from detkit.cli.options import (
     Device,
@@ -24,7 +25,6 @@ from detkit.cli.options import (
     named_numbers,
     nearest,
 )
-from detkit.console import Console, printable
 from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

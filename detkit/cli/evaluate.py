@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detkit.cli.console import Console, reader_may_leave
+from detkit.cli.eval_tables import (
+    tell_errors,
+    tell_heads,
+    tell_interval,
+    tell_misses,
+    tell_rules,
+    tell_scores,
+)
 from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
 from detkit.cli.judged import Judged, judge_file, judge_model
 from detkit.cli.model_choice import load_plugins
@@ -24,15 +33,6 @@ from detkit.cli.options import (
     class_list,
 )
 from detkit.cli.outputs import require_free
-from detkit.cli.scores import (
-    tell_errors,
-    tell_heads,
-    tell_interval,
-    tell_misses,
-    tell_rules,
-    tell_scores,
-)
-from detkit.console import Console, reader_may_leave
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:

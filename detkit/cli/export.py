@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from detkit.cli.console import Console
 from detkit.cli.model_choice import load_plugins, open_model
 from detkit.cli.options import Force, Model, Plugin, Quiet
 from detkit.cli.outputs import require_free
-from detkit.console import Console
 from detkit.errors import UsageError
 
 

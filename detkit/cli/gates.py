@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from detkit.console import Console, figure
+from detkit.cli.console import Console, figure
 from detkit.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.model_choice import open_model, open_proposals
-from detkit.console import Console
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detkit.cli.console import Console
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import AsJson, Plugin, nearest
-from detkit.console import Console
 
 if TYPE_CHECKING:
     from detkit.detector import Detector

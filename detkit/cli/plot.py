@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from detkit.cli.console import Console
 from detkit.cli.options import Force, Quiet
 from detkit.cli.outputs import require_free
-from detkit.console import Console
 
 
 def plot(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detkit.cli.console import Console, figure
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
 from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list
 from detkit.cli.outputs import require_free
-from detkit.console import Console, figure
 from detkit.errors import ExitCode, Interrupted, UsageError
 
 if TYPE_CHECKING:

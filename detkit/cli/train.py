@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit import __version__
+from detkit.cli.console import Console, record_line
 from detkit.cli.model_choice import load_plugins, open_proposals, starting_config
 from detkit.cli.options import (
     Classes,
@@ -22,9 +23,8 @@ from detkit.cli.options import (
     class_list,
     nearest,
 )
-from detkit.cli.plan import Plan, merge, read_plan
+from detkit.cli.train_plan import Plan, merge, read_plan
 from detkit.cli.training_data import sound_data, split_data
-from detkit.console import Console, record_line
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:

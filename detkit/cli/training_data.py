@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detkit.cli.console import Console
 from detkit.cli.data import tell_notes
-from detkit.cli.plan import Plan
-from detkit.console import Console
+from detkit.cli.train_plan import Plan
 from detkit.errors import DetkitError
 
 if TYPE_CHECKING:

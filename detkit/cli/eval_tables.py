@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from detkit.console import Console, figure
+from detkit.cli.console import Console, figure
 
 if TYPE_CHECKING:
     from detkit.evaluation.bootstrap import Bootstrap, Interval
