@@ -26,7 +26,7 @@ import numpy as np
 from detkit.config import IMAGENET_MEAN, IMAGENET_STD
 from detkit.data.images import IMAGE_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
-from detkit.memory import keep_freed_memory
+from detkit.machine import keep_freed_memory
 from detkit.training.dataset import TrainingImages
 from detkit.training.loader import BatchStream, Draw, batches, open_loader
 from detkit.transforms.geometric import Compose, Transform, light_augmentation, ssd_augmentation

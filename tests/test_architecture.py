@@ -57,10 +57,10 @@ LAYERS = {
     4: (
         "data",
         "detectors",
+        "proposals",
     ),
     3: ("detector",),
     2: (
-        "proposals",
         "trace",
         "drawing",
         "predictions",

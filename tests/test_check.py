@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detkit.data.checks.check import check, drop_bad, findings_to_json, format_finding
-from detkit.data.checks.duplicates import identical_files
 from detkit.data.class_names import similar_names
+from detkit.data.images import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.summary import SIZE_EDGES, data_hash, summarize, summary_to_json
 

@@ -14,10 +14,9 @@ from detkit.data.demo.pictures import write_demo
 from detkit.data.images import write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.errors import DetkitError
-from detkit.proposals.coverage import coverage
 from detkit.proposals.reader import read_proposals
 from detkit.proposals.source import FileProposals
-from detkit.training.dataset import TrainingImages
+from detkit.training.dataset import TrainingImages, coverage
 
 
 def write_proposals(path: Path, boxes: dict[str, list[list[int]]]) -> Path:

@@ -20,8 +20,8 @@ from detkit.detectors.fast_rcnn import (
 )
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import encode, iou
-from detkit.network_size import shorter_side
 from detkit.structures import Sample
+from detkit.transforms.preparation import shorter_side
 
 TINY = FastRCNNConfig(backbone="tiny", size=96)
 

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from detkit.memory import keep_freed_memory
+from detkit.machine import keep_freed_memory
 
 PAGE_FAULTS = """
 import resource, sys
 import numpy as np
-from detkit.memory import keep_freed_memory
+from detkit.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for turn in range(6):

@@ -152,7 +152,7 @@ def test_the_numbers_of_boxes_end_with_the_one_asked_for() -> None:
 
 
 def test_recall_and_proposing_import_no_torch() -> None:
-    parts = ("evaluation.proposal_recall", "cli.propose", "proposals.making", "proposals.writer")
+    parts = ("evaluation.proposal_recall", "cli.propose", "proposals.writer")
     modules = ", ".join(f"detkit.{part}" for part in parts)
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detkit.proposals.scaling import scaled_down
+from detkit.data.images import scaled_down
 
 
 @pytest.mark.parametrize(

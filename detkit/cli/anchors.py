@@ -59,7 +59,7 @@ def anchors(
     from detkit.data.images import image_size
     from detkit.data.records import truth_of
     from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
-    from detkit.network_size import shorter_side
+    from detkit.transforms.preparation import shorter_side
 
     console = Console(quiet)
     dataset = open_dataset(data, classes=class_list(classes))

@@ -23,8 +23,8 @@ from detkit.cli.options import (
     Quiet,
     class_list,
     nearest,
+    require_free,
 )
-from detkit.cli.outputs import require_free
 from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def compare(
     if models and max_minutes is None and max_steps is None:
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
     console = Console(quiet)
-    from detkit.data.apart import require_apart
+    from detkit.data.output import require_apart
     from detkit.evaluation.evaluate import score
 
     load_plugins(plugin)

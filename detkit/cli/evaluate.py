@@ -31,8 +31,8 @@ from detkit.cli.options import (
     Quiet,
     Settings,
     class_list,
+    require_free,
 )
-from detkit.cli.outputs import require_free
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:

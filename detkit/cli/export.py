@@ -9,8 +9,7 @@ import typer
 
 from detkit.cli.console import Console
 from detkit.cli.model_choice import load_plugins, open_model
-from detkit.cli.options import Force, Model, Plugin, Quiet
-from detkit.cli.outputs import require_free
+from detkit.cli.options import Force, Model, Plugin, Quiet, require_free
 from detkit.errors import UsageError
 
 

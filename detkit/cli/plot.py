@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from detkit.cli.console import Console
-from detkit.cli.options import Force, Quiet
-from detkit.cli.outputs import require_free
+from detkit.cli.options import Force, Quiet, require_free
 
 
 def plot(

@@ -14,15 +14,14 @@ import typer
 from detkit.cli.console import Console, figure
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
-from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list
-from detkit.cli.outputs import require_free
+from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list, require_free
 from detkit.errors import ExitCode, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from detkit.data import ImageRecord
     from detkit.evaluation.proposal_recall import Coverage, RecallScores
-    from detkit.proposals.making import Made
     from detkit.proposals.proposer import Proposer
+    from detkit.proposals.source import Made
     from detkit.proposals.writer import ProposalWriter
     from detkit.structures import FloatArray
 
@@ -102,8 +101,7 @@ def propose(
     from detkit.data.sources import count_images, find_images
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
-    from detkit.proposals.making import make_all
-    from detkit.proposals.source import ComputedProposals
+    from detkit.proposals.source import ComputedProposals, make_all
     from detkit.proposals.writer import ProposalWriter
 
     console = Console(quiet)
@@ -283,8 +281,7 @@ def _of_method(
     from detkit.data.sources import ImageSource
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
-    from detkit.proposals.making import make_all
-    from detkit.proposals.source import ComputedProposals
+    from detkit.proposals.source import ComputedProposals, make_all
 
     images = [ImageSource.of_file(record.path) for record in records]
     boxes = []

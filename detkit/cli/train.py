@@ -23,8 +23,7 @@ from detkit.cli.options import (
     class_list,
     nearest,
 )
-from detkit.cli.train_plan import Plan, merge, read_plan
-from detkit.cli.training_data import sound_data, split_data
+from detkit.cli.train_plan import Plan, merge, read_plan, sound_data, split_data
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ def _settled(plan: Plan, words: Sequence[str]) -> Plan:
 
 def _judge(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
     """Raise UsageError for what is wrong whatever the data are: to look at those takes minutes."""
-    from detkit.data.apart import require_apart
+    from detkit.data.output import require_apart
     from detkit.networks.precision import choose_precision, find_device
     from detkit.training.options import RunOptions
     from detkit.training.run_folder import RunFolder

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from detkit.data.apart import require_apart
-from detkit.data.division import split_dataset
 from detkit.data.folder_splits import counted
 from detkit.data.formats.voc_lists import is_class_list
 from detkit.data.formats.writers import (
@@ -38,9 +36,10 @@ from detkit.data.formats.writers import (
     yolo_yaml,
 )
 from detkit.data.images import IMAGE_SUFFIXES, image_size
-from detkit.data.output import new_folder
+from detkit.data.output import new_folder, require_apart
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
+from detkit.data.splits import split_dataset
 from detkit.errors import DetkitError, UsageError
 
 __all__ = ["FORMATS", "convert", "format_like", "losses", "split_dataset"]

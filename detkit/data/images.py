@@ -11,11 +11,14 @@ cv2 and Pillow are imported inside the functions: reading labels does not need t
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -339,3 +342,55 @@ def _too_large(header: _Header | None = None) -> str:
         f"claims {header.width} x {header.height} pixels" if header else "claims too many pixels"
     )
     return f"{claim}, above the limit of {MAX_PIXELS:,}: a decompression bomb? shrink it"
+
+
+def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
+    """Return the groups of two and more files with the same bytes, in the order given.
+
+    Only files of equal size are read. Files that are missing or cannot be read are in no group.
+    """
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        try:
+            by_size[path.stat().st_size].append(path)
+        except OSError:
+            continue
+    by_hash: defaultdict[bytes, list[Path]] = defaultdict(list)
+    for size, members in by_size.items():
+        if len(members) > 1 and size > 0:
+            for path in members:
+                try:
+                    by_hash[_digest(path)].append(path)
+                except OSError:
+                    continue
+    return [group for group in by_hash.values() if len(group) > 1]
+
+
+def _digest(path: Path) -> bytes:
+    """Return the hash of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
+
+
+def scaled_down(
+    image: NDArray[np.uint8], max_side: int, *, narrowest: int = 0, most: float = math.inf
+) -> NDArray[np.uint8]:
+    """Return the image, (H, W) or (H, W, C), with a longer side of at most `max_side` pixels.
+
+    But never with fewer than `narrowest` across, unless it then had more than `most` pixels
+    along. It is never enlarged, and returned itself when it is small enough.
+    """
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    if longer <= max_side:
+        return image
+    scale = max(max_side / longer, min(narrowest / min(height, width), most / longer))
+    if scale >= 1:
+        return image
+    import cv2
+
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

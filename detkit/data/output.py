@@ -96,3 +96,12 @@ def _check_free(out: Path, force: bool) -> None:
             f"{out}: holds {foreign[0]!r}, which detkit did not write, so --force will not "
             "replace this folder; name another"
         )
+
+
+def require_apart(source: Path, out: Path) -> None:
+    """Raise UsageError when writing `out` would touch the folder `source`."""
+    old, new = source.resolve(), out.resolve()
+    if new == old or old in new.parents:
+        raise UsageError(f"{out}: lies in the source folder {source}; write it elsewhere")
+    if new in old.parents:
+        raise UsageError(f"{out}: holds the source folder {source}; write it elsewhere")

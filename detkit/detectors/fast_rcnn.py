@@ -46,14 +46,13 @@ from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced
-from detkit.network_size import shorter_side
 from detkit.networks import backbones
 from detkit.networks.necks import Pyramid, SingleMap, initialise
 from detkit.networks.roi_pooling import RoIPooling
 from detkit.networks.truncated_svd import factored, truncated
 from detkit.networks.weights import read_state_dict
 from detkit.structures import Batch, Candidates
-from detkit.transforms.preparation import Preparation
+from detkit.transforms.preparation import Preparation, shorter_side
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -64,10 +64,10 @@ from detkit.detectors.fast_rcnn import (
 from detkit.errors import UsageError
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
-from detkit.network_size import shorter_side
 from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, box_stage
+from detkit.transforms.preparation import shorter_side
 
 
 @dataclass(frozen=True, kw_only=True)

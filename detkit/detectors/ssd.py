@@ -44,11 +44,11 @@ from detkit.errors import UsageError
 from detkit.geometry.anchors import default_boxes
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import match_each_truth
-from detkit.network_size import square
 from detkit.networks import backbones
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
 from detkit.transforms.geometric import Transform, ssd_augmentation
+from detkit.transforms.preparation import square
 
 MIN_SIZE = 16  # ours: half the stride of the last map of most backbones; smaller shows nothing
 

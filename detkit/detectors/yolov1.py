@@ -52,7 +52,6 @@ from detkit.config import DetectorConfig, Recipe, setting
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from detkit.network_size import square
 from detkit.networks import backbones
 from detkit.networks.darknet import EXTRACTION
 from detkit.networks.yolo_heads import ConnectedHead, ConvolutionalHead
@@ -66,6 +65,7 @@ from detkit.transforms.geometric import (
     Transform,
     mean_colour,
 )
+from detkit.transforms.preparation import square
 
 MIN_SIZE = 64  # the stride of the paper's networks; smaller leaves no map
 # In the order of the released code's weights.

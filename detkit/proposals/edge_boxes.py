@@ -31,13 +31,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from detkit.data.images import scaled_down
 from detkit.errors import UsageError
 from detkit.proposals import edge_windows
 from detkit.proposals.compiled import compiled, first_call_notice
 from detkit.proposals.edge_groups import Floats, Ints, edge_groups
 from detkit.proposals.edges import gradient_edges
 from detkit.proposals.proposer import LEAST_AREA, MAX_ASPECT_RATIO, MIN_AREA, MOST_ASPECT_RATIO
-from detkit.proposals.scaling import scaled_down
 from detkit.structures import Proposals
 
 MOST_PIXELS = 32766  # a side: what cv2.remap takes; edge_windows.SIGNS holds for one more

@@ -168,8 +168,8 @@ def _edge_boxes(
     )
     if edge_model is None:
         return search(image, max_side=max_side)
+    from detkit.data.images import scaled_down
     from detkit.proposals.edges import structured_edges
-    from detkit.proposals.scaling import scaled_down
 
     small = scaled_down(image, max_side)
     edges, orientation = structured_edges(small, edge_model)

@@ -34,10 +34,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detkit.data.images import scaled_down
 from detkit.errors import UsageError
 from detkit.proposals import region_merging, segmentation
 from detkit.proposals.compiled import first_call_notice
-from detkit.proposals.scaling import scaled_down
 from detkit.structures import Proposals
 
 Mode = Literal["fast", "quality"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from detkit.config import ProposalConfig, ProposalMethod
 from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
+from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError, UsageError
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
@@ -212,3 +215,41 @@ def _is_ours(made: Mapping[str, Any]) -> bool:
         and all(is_whole(number) for number in numbers)
         and set(made) <= IN_CONFIG
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The proposals of an image, or why there are none."""
+
+    image: str
+    size: tuple[int, int]  # (height, width), own pixels
+    found: Proposals | None
+    error: DetkitError | None = None
+
+
+def make_all(
+    source: ProposalSource, images: Iterable[ImageSource], threads: int
+) -> Generator[Made, None, None]:
+    """Yield the proposals of each image, in the images' order, a few images ahead of the caller.
+
+    Threads are enough for all cores: the methods' compiled code runs without Python's lock.
+    """
+
+    def make(image: ImageSource) -> Made:
+        try:
+            pixels = image.read()
+            return Made(image.name, (pixels.shape[0], pixels.shape[1]), source(image.name, pixels))
+        except DetkitError as error:
+            return Made(image.name, (0, 0), None, error)
+
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(threads, "detkit-propose") as pool:
+        try:
+            for image in images:
+                waiting.append(pool.submit(make, image))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C, or the caller had enough

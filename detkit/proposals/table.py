@@ -18,8 +18,7 @@ from torch import Tensor
 from detkit.data.images import read_image
 from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError
-from detkit.proposals.making import make_all
-from detkit.proposals.source import ProposalSource
+from detkit.proposals.source import ProposalSource, make_all
 from detkit.structures import FloatArray
 
 logger = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from torch import Tensor
 from detkit import machine
 from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
+from detkit.errors import DetkitError
 from detkit.geometry.boxes import iou
 from detkit.proposals.source import ProposalSource
 from detkit.proposals.table import ProposalTable, boxes_of, make_table
@@ -182,3 +183,36 @@ def _shrink(image: NDArray[np.uint8], longer_side: int) -> NDArray[np.uint8]:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.asarray(shrunk, np.uint8)
+
+
+STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -> str:
+    """Return a line on how many objects have a proposal to learn from; "" without any object.
+
+    `of_objects` (R,) and `of_proposals` (P,) are their best IoUs with one of the other kind, and
+    a proposal is a positive example from `positive_thresh` on. Raises DetkitError when none is.
+    """
+    if not len(of_objects):
+        return ""
+    covered = int((of_objects >= positive_thresh).sum())
+    if not covered:
+        reached = ", ".join(
+            f"{int((of_proposals >= step).sum())} of {step:g}"
+            for step in STEPS
+            if step < positive_thresh
+        )
+        best = float(of_objects.max())
+        raise DetkitError(
+            f"nothing to learn from: none of {len(of_proposals)} proposals has an IoU of "
+            f"{positive_thresh:g} with one of {len(of_objects)} objects; the best has {best:.2f}"
+            f"{f', and of at least so much: {reached}' if reached else ''}; take others (--set "
+            "proposals=edge-boxes, --set max_proposals=N, --proposals FILE; `detkit recall` "
+            "compares them) or lower --set positive_thresh"
+        )
+    share = covered / len(of_objects)
+    return (
+        f"{covered} of {len(of_objects)} objects ({share:.1%}) have a proposal with an IoU of "
+        f"{positive_thresh:g} and more"
+    )

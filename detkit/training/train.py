@@ -17,7 +17,7 @@ from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
-from detkit.memory import keep_freed_memory
+from detkit.machine import keep_freed_memory
 from detkit.model_file import load_resume
 from detkit.networks.precision import choose_precision, find_device
 from detkit.proposals.source import ProposalSource

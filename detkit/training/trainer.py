@@ -19,10 +19,9 @@ from detkit.detector import Detector, Fit, Stage
 from detkit.errors import DetkitError, Interrupted
 from detkit.files import shell_word
 from detkit.model_file import set_random_state
-from detkit.proposals.coverage import coverage
 from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
-from detkit.training.dataset import TrainingImages
+from detkit.training.dataset import TrainingImages, coverage
 from detkit.training.learner import Learner, next_batch, over_devices
 from detkit.training.loader import (
     BatchStream,

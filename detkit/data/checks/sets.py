@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from detkit.data.checks.duplicates import identical_files
 from detkit.data.class_names import similar_names
 from detkit.data.folder_splits import counted
+from detkit.data.images import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 
 
