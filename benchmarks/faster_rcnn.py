@@ -96,7 +96,7 @@ def inference(image_file: Path | None, repeats: int, profiled: bool) -> None:
         torch.manual_seed(1)
         image = torch.randint(0, 256, (3, 375, 500), dtype=torch.uint8)
     else:
-        from detkit.data import read_image
+        from detkit.data.images import read_image
 
         image = torch.from_numpy(read_image(image_file)).permute(2, 0, 1).contiguous()
     sample = Sample(image, torch.empty(0, 4), torch.empty(0).long(), torch.empty(0).bool())

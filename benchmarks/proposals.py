@@ -34,8 +34,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data import open_dataset, read_image, truth_of
+from detkit.data import open_dataset
 from detkit.data.demo.pictures import write_demo
+from detkit.data.images import read_image
+from detkit.data.records import truth_of
 from detkit.evaluation.proposal_recall import recall
 from detkit.proposals.edge_boxes import edge_boxes
 from detkit.proposals.edges import gradient_edges

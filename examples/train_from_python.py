@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from detkit.config import override, parse_settings
-from detkit.data import open_dataset, training_splits
+from detkit.data import open_dataset
+from detkit.data.splits import training_splits
 from detkit.detectors import load_backend
 from detkit.evaluation.evaluate import evaluate
 from detkit.inference.predict import predict

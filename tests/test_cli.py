@@ -509,7 +509,7 @@ def test_drawings_of_images_with_one_name_get_names_of_their_own(tmp_path: Path)
     import numpy as np
 
     from detkit.cli.detect import Drawings
-    from detkit.predictions import ImagePredictions
+    from detkit.predictions.image import ImagePredictions
 
     drawings = Drawings(tmp_path / "drawn", ["car"], {"car": 0.5})
     for image in ("a/1.jpg", "b/1.jpg", "../b/1.jpg", "b/1.jpg", "clip.mp4#00010"):

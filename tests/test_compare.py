@@ -28,7 +28,7 @@ from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.evaluation.bootstrap import bootstrap_map
 from detkit.evaluation.evaluate import pair, score
 from detkit.model_file import save_model
-from detkit.predictions import read_predictions
+from detkit.predictions.readers import read_predictions
 
 TOY = Path(__file__).parent / "toy.py"
 MEASURED = Measured("toy", 3, 0.6, {"network": 0.3}, 200.0, 1000, 60.0, 300.0, 5, "hash")

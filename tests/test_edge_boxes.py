@@ -430,7 +430,8 @@ def test_parameters_out_of_range_are_named() -> None:
 
 @pytest.mark.skipif(not (DATA / "bccd").is_dir(), reason="needs the cell images")
 def test_cells_of_low_contrast_are_found() -> None:
-    from detkit.data import open_dataset, read_image
+    from detkit.data import open_dataset
+    from detkit.data.images import read_image
 
     dataset = open_dataset(DATA / "bccd")
     found = total = 0

@@ -24,8 +24,9 @@ from detkit.evaluation.evaluate import (
     scores_to_json,
 )
 from detkit.evaluation.voc_map import voc_map
-from detkit.predictions import ImagePredictions, read_predictions
-from detkit.report import save_pr_curve
+from detkit.predictions.image import ImagePredictions
+from detkit.predictions.readers import read_predictions
+from detkit.report.plots import save_pr_curve
 from detkit.structures import Detections, Truth
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import detkit
 from detkit.cli import main
 from detkit.config import DetectorConfig, Recipe
-from detkit.data import read_image, write_image
+from detkit.data.images import read_image, write_image
 from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.detectors import add_plugin, load_backend

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from detkit.config import DetectorConfig
 from detkit.data.images import write_image
+from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.errors import UsageError
-from detkit.inference.predict import ImageSource, detect_images, predict
+from detkit.inference.predict import detect_images, predict
 from detkit.structures import Batch, Candidates
 
 

@@ -19,7 +19,7 @@ from detkit.errors import UsageError
 from detkit.networks.precision import choose_precision, find_device, memory_format
 from detkit.training import learner as learning
 from detkit.training.ema import WeightAverage
-from detkit.training.train import freeze_norms
+from detkit.training.learner import freeze_norms
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes, xml
 
-from detkit.data import cut, open_dataset, training_splits
+from detkit.data import open_dataset
 from detkit.data.paths import split_in_stem, split_name
 from detkit.data.records import ImageRecord
-from detkit.data.splits import divide
+from detkit.data.splits import cut, divide, training_splits
 from detkit.errors import DetkitError, UsageError
 
 

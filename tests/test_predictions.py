@@ -10,16 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detkit.errors import DetkitError, UsageError
-from detkit.predictions import (
-    FOLDER_FORMATS,
-    FORMATS,
-    ImagePredictions,
-    coco_category_ids,
-    from_detections,
-    open_writer,
-    read_predictions,
-    to_json,
-)
+from detkit.predictions.image import ImagePredictions, coco_category_ids, from_detections
+from detkit.predictions.readers import read_predictions
+from detkit.predictions.texts import to_json
+from detkit.predictions.writers import FOLDER_FORMATS, FORMATS, open_writer
 from detkit.structures import Detections
 from detkit.text import is_plain
 

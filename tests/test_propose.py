@@ -59,7 +59,7 @@ def test_a_folder_is_proposed_into_a_file_as_the_methods_do_it(demo: Path, tmp_p
     file = read_proposals(out)
     assert file.images == tuple(map(str, images))
     assert file.parameters["method"] == "selective-search"
-    from detkit.data import read_image
+    from detkit.data.images import read_image
 
     expected = proposer.propose(
         "selective-search", read_image(images[0]), max_boxes=50, max_side=100

@@ -27,7 +27,7 @@ from detkit.evaluation.error_breakdown import breakdown
 from detkit.evaluation.evaluate import pair, score
 from detkit.evaluation.sizes import scores_by_size
 from detkit.model_file import save_model
-from detkit.predictions import read_predictions
+from detkit.predictions.readers import read_predictions
 from detkit.report.comparison_page import write_comparison
 from detkit.report.confusion import confusion_matrices
 from detkit.report.curve_points import at_thresholds, curve_points

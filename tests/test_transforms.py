@@ -18,7 +18,6 @@ from torchvision.transforms import v2
 from detkit.structures import Sample
 from detkit.transforms.geometric import (
     Compose,
-    PhotometricDistort,
     RandomErasing,
     RandomExpand,
     RandomHorizontalFlip,
@@ -29,10 +28,10 @@ from detkit.transforms.geometric import (
     RandomVerticalFlip,
     Transform,
     light_augmentation,
-    mosaic,
     ssd_augmentation,
 )
-from detkit.transforms.photometric import adjust_colours, adjust_levels
+from detkit.transforms.mosaic import mosaic
+from detkit.transforms.photometric import PhotometricDistort, adjust_colours, adjust_levels
 
 RED = (250, 10, 10)
 BLUE = (10, 10, 250)

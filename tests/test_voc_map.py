@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detkit.errors import DetkitError
 from detkit.evaluation import voc_map as voc_map_module
 from detkit.evaluation.voc_map import voc_map
-from detkit.predictions import read_predictions
+from detkit.predictions.readers import read_predictions
 from detkit.structures import Detections, Truth
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -14,7 +14,7 @@ from detkit.cli.options import AsJson, Classes, Data, Quiet, Seed, class_list
 from detkit.errors import DetkitError, UsageError
 
 if TYPE_CHECKING:
-    from detkit.data import Dataset
+    from detkit.data.records import Dataset
 
 
 def anchors(

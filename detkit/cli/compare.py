@@ -30,7 +30,7 @@ from detkit.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome
     from detkit.comparison.table import Comparison, Row
-    from detkit.data import Dataset
+    from detkit.data.records import Dataset
 
 # What the stages are called for people; the first three pass in threads beside the others.
 STAGES = {"decode": "reading", "propose": "proposals", "prepare": "resizing"}
@@ -260,7 +260,7 @@ def _judge_training(
 ) -> None:
     """Raise what each training would end with at once, before the first of them has begun."""
     from detkit.config import override, parse_settings
-    from detkit.data import training_splits
+    from detkit.data.splits import training_splits
     from detkit.detectors import load_backend
     from detkit.training.options import RunOptions
 

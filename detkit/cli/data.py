@@ -22,7 +22,7 @@ from detkit.cli.options import (
 from detkit.errors import DetkitError, ExitCode
 
 if TYPE_CHECKING:
-    from detkit.data import Dataset, Finding
+    from detkit.data.records import Dataset, Finding
 
 SkipUnread = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out labels and images that cannot be read.")

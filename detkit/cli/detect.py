@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from detkit.inference.predict import ImageSource, Prediction
-    from detkit.predictions import ImagePredictions
+    from detkit.data.sources import ImageSource
+    from detkit.inference.predict import Prediction
+    from detkit.predictions.image import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
 # What the stages in threads are called for people.
@@ -114,7 +115,8 @@ def detect(
     """
     require_model(model)
     from detkit.data.folder_splits import counted
-    from detkit.inference.predict import detect_images, find_images
+    from detkit.data.sources import find_images
+    from detkit.inference.predict import detect_images
 
     console = Console(quiet)
     form = form_of(form, out)
@@ -168,7 +170,7 @@ def form_of(form: str | None, out: Path | None) -> str:
 
     Raises UsageError when the suffix of `-o` says nothing, or a table should go to a file.
     """
-    from detkit.predictions import FORMATS
+    from detkit.predictions.writers import FORMATS
 
     if form is not None:
         nearest("--format", form, ["table", *FORMATS])
@@ -222,7 +224,7 @@ class Drawings:
 
     def add(self, found: ImagePredictions, pixels: NDArray[np.uint8]) -> None:
         """Draw one image and write it; raises DetkitError when that fails."""
-        from detkit.data import write_image
+        from detkit.data.images import write_image
         from detkit.drawing import draw
 
         if self._folder is None:
@@ -321,7 +323,7 @@ def _opened(
         console.data(f"{'class':<{width}}  score       x1       y1       x2       y2  image")
         yield lambda found: _tell(console, found, width)
         return
-    from detkit.predictions import open_writer
+    from detkit.predictions.writers import open_writer
 
     target = sys.stdout if out is None else out
     with open_writer(form, target, class_names=class_names, force=force) as writer:

@@ -165,7 +165,7 @@ def evaluate(
     from detkit.evaluation.evaluate import check_gates, parse_gate
 
     if pr_curve is not None:
-        from detkit.report import require_plot
+        from detkit.report.plots import require_plot
 
         require_plot(pr_curve)
     console = Console(quiet)
@@ -203,7 +203,7 @@ def evaluate(
     outcomes = least_outcomes(scores, gates)
     report: dict[str, Any] = {}
     if pr_curve is not None:
-        from detkit.report import save_pr_curve
+        from detkit.report.plots import save_pr_curve
 
         save_pr_curve(scores, pr_curve)
         console.note(f"precision over recall: {pr_curve}")
@@ -344,7 +344,8 @@ def _write_json(
     }
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     if with_detections:
-        from detkit.predictions import from_detections, to_json
+        from detkit.predictions.image import from_detections
+        from detkit.predictions.texts import to_json
 
         names = judged.dataset.class_names
         lines = []

@@ -45,8 +45,8 @@ def export(
       detkit export run/best.safetensors -o model.onnx --verify photos
     """
     from detkit.data.folder_splits import counted
+    from detkit.data.sources import find_images
     from detkit.inference.onnx import export_onnx, require_target
-    from detkit.inference.predict import find_images
 
     console = Console(quiet)
     require_target(out, force=force)

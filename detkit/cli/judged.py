@@ -14,7 +14,7 @@ from detkit.cli.model_choice import open_model, open_proposals
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from detkit.data import Dataset
+    from detkit.data.records import Dataset
     from detkit.detector import Detector
     from detkit.evaluation.error_breakdown import ErrorBreakdown
     from detkit.evaluation.misses import Miss
@@ -160,7 +160,7 @@ def judge_file(
     from detkit.data import open_dataset
     from detkit.data.splits import select_classes
     from detkit.evaluation import evaluate
-    from detkit.predictions import read_predictions
+    from detkit.predictions.readers import read_predictions
 
     # A file's numbers and labels are those of all classes, not of the ones chosen here.
     whole = open_dataset(data)

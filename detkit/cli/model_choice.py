@@ -108,7 +108,7 @@ def _open_foreign(model: str) -> Detector:
     Raises DetkitError when it is none of a backend's.
     """
     from detkit.detectors import backend_names, load_backend
-    from detkit.networks.backbones import read_state_dict
+    from detkit.networks.weights import read_state_dict
 
     state = read_state_dict(Path(model))
     for backend in map(load_backend, backend_names()):
@@ -150,7 +150,7 @@ def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig 
     """Return the config of a whole detector's weights, None for those of a classifier."""
     from detkit.config import from_json
     from detkit.model_file import is_model, model_info
-    from detkit.networks.backbones import read_state_dict
+    from detkit.networks.weights import read_state_dict
 
     if weights in backend.published:
         return backend.published[weights].config

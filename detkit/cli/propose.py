@@ -18,7 +18,7 @@ from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list, 
 from detkit.errors import ExitCode, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from detkit.data import ImageRecord
+    from detkit.data.records import ImageRecord
     from detkit.evaluation.proposal_recall import Coverage, RecallScores
     from detkit.proposals.proposer import Proposer
     from detkit.proposals.source import Made
@@ -185,7 +185,7 @@ def recall(
         )
     require_free("--plot", plot, force=force, data=Path(data))
     if plot is not None:
-        from detkit.report import require_plot
+        from detkit.report.plots import require_plot
 
         require_plot(plot)
     from detkit.data import open_dataset
@@ -265,7 +265,7 @@ def _proposers(
 
 def _of_file(path: Path, records: Sequence[ImageRecord], max_boxes: int) -> list[FloatArray]:
     """Return the best (P, 4) boxes that a file has for each record."""
-    from detkit.data import image_size
+    from detkit.data.images import image_size
     from detkit.proposals.reader import read_proposals
     from detkit.proposals.source import FileProposals
 

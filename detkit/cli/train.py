@@ -28,7 +28,7 @@ from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.config import Recipe
-    from detkit.data import Dataset, ImageRecord
+    from detkit.data.records import Dataset, ImageRecord
     from detkit.detector import Detector
     from detkit.proposals.source import ProposalSource
     from detkit.structures import Scores, Step

@@ -14,7 +14,7 @@ from detkit.config import from_json
 from detkit.errors import DetkitError, UsageError
 
 if TYPE_CHECKING:
-    from detkit.data import Dataset, ImageRecord
+    from detkit.data.records import Dataset, ImageRecord
 
 BUDGETS = ("epochs", "max_steps", "max_minutes")
 
@@ -131,7 +131,7 @@ def split_data(
 
     Raises DetkitError when there is no object to learn from.
     """
-    from detkit.data import training_splits
+    from detkit.data.splits import training_splits
 
     records, held_out, notes = training_splits(dataset, plan.val, plan.seed)
     if not any(record.objects for record in records):

@@ -16,7 +16,7 @@ from detkit.errors import DetkitError
 from detkit.inference.predict import predict
 from detkit.model_file import load_model, load_resume, model_info
 from detkit.networks.precision import find_device, for_inference
-from detkit.predictions import open_writer
+from detkit.predictions.writers import open_writer
 from detkit.training.run_folder import json_object
 from detkit.training.run_log import memory_mib
 

@@ -29,7 +29,7 @@ from detkit.evaluation.bootstrap import (
 )
 from detkit.evaluation.evaluate import pair, score
 from detkit.evaluation.sizes import SIZES, scores_by_size
-from detkit.predictions import read_predictions
+from detkit.predictions.readers import read_predictions
 from detkit.structures import Scores
 
 

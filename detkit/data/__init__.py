@@ -5,23 +5,8 @@ from pathlib import Path
 
 from detkit.data.folder_splits import in_order
 from detkit.data.formats.reading import read_folder
-from detkit.data.images import image_size, read_image, write_image
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, truth_of
-from detkit.data.splits import cut, select_classes, training_name, training_splits
-
-__all__ = [
-    "Dataset",
-    "Finding",
-    "ImageRecord",
-    "ObjectRecord",
-    "cut",
-    "image_size",
-    "open_dataset",
-    "read_image",
-    "training_splits",
-    "truth_of",
-    "write_image",
-]
+from detkit.data.records import Dataset
+from detkit.data.splits import select_classes, training_name, training_splits
 
 
 def open_dataset(

@@ -59,12 +59,12 @@ from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, cell_stage
 from detkit.transforms.geometric import (
     Compose,
-    RandomExposure,
     RandomHorizontalFlip,
     RandomScaleShift,
     Transform,
     mean_colour,
 )
+from detkit.transforms.photometric import RandomExposure
 from detkit.transforms.preparation import square
 
 MIN_SIZE = 64  # the stride of the paper's networks; smaller leaves no map

@@ -22,7 +22,7 @@ from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.bootstrap import Interval, bootstrap_map
 from detkit.evaluation.evaluate import pair, score
-from detkit.predictions import ImagePredictions
+from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections, Scores, Truth
 
 logger = logging.getLogger(__name__)

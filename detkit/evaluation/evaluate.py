@@ -21,7 +21,7 @@ from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.coco_map import coco_map
 from detkit.evaluation.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, breakdown
 from detkit.evaluation.voc_map import VocMetric, voc_map
-from detkit.predictions import ImagePredictions, from_detections
+from detkit.predictions.image import ImagePredictions, from_detections
 from detkit.structures import Batch, Detections, FloatArray, Scores, Truth
 
 if TYPE_CHECKING:

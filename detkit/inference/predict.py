@@ -27,16 +27,14 @@ import torch
 from numpy.typing import NDArray
 
 from detkit.config import DetectorConfig
-from detkit.data.sources import ImageSource, find_images
+from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.machine import num_cores
-from detkit.predictions import ImagePredictions, from_detections
+from detkit.predictions.image import ImagePredictions, from_detections
 from detkit.proposals.source import ProposalSource, source_for
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Detections, Sample
-
-__all__ = ["ImageSource", "Prediction", "detect_images", "find_images", "predict"]
 
 BATCH_SIZE = 8
 # A source that is silent this long is a slow pipe: what has come is not kept waiting for more.

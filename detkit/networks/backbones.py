@@ -17,25 +17,8 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.errors import DetkitError, UsageError
-from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap, leaky_convolution
+from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
 from detkit.networks.weights import download, read_state_dict
-
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "Backbone",
-    "Tap",
-    "backbone_names",
-    "build",
-    "download",
-    "identify",
-    "last_channels",
-    "last_tap",
-    "leaky_convolution",
-    "load_weights",
-    "read_state_dict",
-    "torchvision_name",
-]
 
 
 class Backbone(nn.Module):

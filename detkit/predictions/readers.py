@@ -296,3 +296,18 @@ def _text(path: Path) -> str:
         raise DetkitError(f"{path}: is not text in UTF-8; {WHAT_IS_READ}") from error
     except OSError as error:
         raise DetkitError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_predictions(
+    path: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+) -> list[ImagePredictions]:
+    """Return the detections of a file or folder, in its order; the format is found by content.
+
+    See `readers.py` for the formats. `class_names` stand for class numbers and
+    `category_ids`, one a class, for COCO's. Raises DetkitError with file and line for what
+    cannot be understood.
+    """
+    return read(path, class_names, category_ids)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.errors import DetkitError, UsageError
-from detkit.report import plot_text, require_plot, save_figure
+from detkit.report.plots import plot_text, require_plot, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from detkit.evaluation.proposal_recall import recall
-from detkit.report import plot_text, require_plot, save_figure
+from detkit.report.plots import plot_text, require_plot, save_figure
 from detkit.structures import FloatArray, Truth
 
 IOUS = tuple(round(0.5 + 0.025 * step, 3) for step in range(21))

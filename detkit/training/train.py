@@ -23,12 +23,10 @@ from detkit.networks.precision import choose_precision, find_device
 from detkit.proposals.source import ProposalSource
 from detkit.structures import Scores, Step
 from detkit.training.cpu_contention import crowding_note
-from detkit.training.learner import freeze_norms, leave_group, make_fabric
+from detkit.training.learner import leave_group, make_fabric
 from detkit.training.options import RunOptions
 from detkit.training.run_folder import RunFolder
 from detkit.training.trainer import Run
-
-__all__ = ["freeze_norms", "train"]
 
 
 def train(

@@ -27,27 +27,7 @@ from torchvision.transforms.v2 import functional as F
 from detkit.config import IMAGENET_MEAN
 from detkit.geometry import boxes as box_ops
 from detkit.structures import Sample
-from detkit.transforms.mosaic import mosaic
-from detkit.transforms.photometric import PhotometricDistort, RandomExposure
-
-__all__ = [
-    "Compose",
-    "PhotometricDistort",
-    "RandomErasing",
-    "RandomExpand",
-    "RandomExposure",
-    "RandomHorizontalFlip",
-    "RandomIoUCrop",
-    "RandomNoise",
-    "RandomRotation",
-    "RandomScaleShift",
-    "RandomVerticalFlip",
-    "TorchvisionTransform",
-    "Transform",
-    "light_augmentation",
-    "mosaic",
-    "ssd_augmentation",
-]
+from detkit.transforms.photometric import PhotometricDistort
 
 Transform = Callable[[Sample], Sample]
 Colour = tuple[int, int, int]  # RGB, 0 to 255
