@@ -53,6 +53,9 @@ LAYERS = {
         "comparison.table",
         "comparison.runs",
         "comparison.measure",
+        "evaluation.gates",
+        "evaluation.scores",
+        "evaluation.pairing",
     ),
     4: (
         "data",

@@ -14,7 +14,7 @@ from detkit.evaluation.bootstrap import (
     mean_of_classes,
     resampled,
 )
-from detkit.evaluation.evaluate import score
+from detkit.evaluation.scores import score
 
 NAMES = ["a", "b", "c"]
 

@@ -26,7 +26,8 @@ from detkit.comparison.table import comparison_to_json, summarise
 from detkit.data import open_dataset
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.evaluation.bootstrap import bootstrap_map
-from detkit.evaluation.evaluate import pair, score
+from detkit.evaluation.pairing import pair
+from detkit.evaluation.scores import score
 from detkit.model_file import save_model
 from detkit.predictions.readers import read_predictions
 

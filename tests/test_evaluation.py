@@ -13,16 +13,10 @@ import pytest
 from detkit.data.image_names import ImageNames
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.evaluation.evaluate import (
-    METRICS,
-    Gate,
-    check_gates,
-    evaluate,
-    pair,
-    parse_gate,
-    score,
-    scores_to_json,
-)
+from detkit.evaluation.evaluate import evaluate
+from detkit.evaluation.gates import Gate, check_gates, parse_gate
+from detkit.evaluation.pairing import pair
+from detkit.evaluation.scores import METRICS, score, scores_to_json
 from detkit.evaluation.voc_map import voc_map
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.readers import read_predictions

@@ -24,7 +24,8 @@ from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.errors import DetkitError
 from detkit.evaluation.bootstrap import Interval
 from detkit.evaluation.error_breakdown import breakdown
-from detkit.evaluation.evaluate import pair, score
+from detkit.evaluation.pairing import pair
+from detkit.evaluation.scores import score
 from detkit.evaluation.sizes import scores_by_size
 from detkit.model_file import save_model
 from detkit.predictions.readers import read_predictions

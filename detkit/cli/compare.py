@@ -142,7 +142,7 @@ def compare(
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
     console = Console(quiet)
     from detkit.data.output import require_apart
-    from detkit.evaluation.evaluate import score
+    from detkit.evaluation.scores import score
 
     load_plugins(plugin)
     names = _backends(models)

@@ -162,7 +162,7 @@ def evaluate(
     require_free("--report", page, force=force, data=data)
     require_free("--junit", junit, force=force, data=data)
     require_free("--pr-curve", pr_curve, force=force, data=data)
-    from detkit.evaluation.evaluate import check_gates, parse_gate
+    from detkit.evaluation.gates import check_gates, parse_gate
 
     if pr_curve is not None:
         from detkit.report.plots import require_plot
@@ -262,7 +262,7 @@ def evaluate(
 
 
 def _heads(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
-    from detkit.evaluation.evaluate import scores_to_json
+    from detkit.evaluation.scores import scores_to_json
 
     if not as_json:
         tell_heads(console, judged.heads)
@@ -334,7 +334,7 @@ def _write_json(
     console: Console, judged: Judged, added: dict[str, Any], with_detections: bool
 ) -> None:
     """Write the scores and what was added to them; of the detections an image a line."""
-    from detkit.evaluation.evaluate import scores_to_json
+    from detkit.evaluation.scores import scores_to_json
 
     report = {
         "data": str(judged.dataset.root),

@@ -16,7 +16,7 @@ from detkit.errors import ExitCode
 
 if TYPE_CHECKING:
     from detkit.evaluation.baseline import Drop
-    from detkit.evaluation.evaluate import Gate
+    from detkit.evaluation.gates import Gate
     from detkit.structures import Scores
 
 
@@ -30,7 +30,7 @@ class Outcome:
 
 def least_outcomes(scores: Scores, gates: Sequence[Gate]) -> list[Outcome]:
     """Return the outcome of each `--fail-under`."""
-    from detkit.evaluation.evaluate import check_gates
+    from detkit.evaluation.gates import check_gates
 
     outcomes = []
     for gate in gates:
@@ -42,7 +42,7 @@ def least_outcomes(scores: Scores, gates: Sequence[Gate]) -> list[Outcome]:
 
 def drop_outcome(drop: Drop, baseline: Path, max_drop: float, scores: Scores) -> Outcome:
     """Return the outcome of `--baseline`."""
-    from detkit.evaluation.evaluate import ROUNDING
+    from detkit.evaluation.gates import ROUNDING
 
     told = tell_drop(drop, baseline, scores)
     failed = drop.value > max_drop + ROUNDING

@@ -40,7 +40,7 @@ class Judged:
     @functools.cached_property
     def errors(self) -> ErrorBreakdown:
         """Return what each kind of error costs."""
-        from detkit.evaluation.evaluate import errors_of
+        from detkit.evaluation.scores import errors_of
 
         return errors_of(self.detections, self.truths, self.dataset.class_names, self.scores)
 
@@ -108,10 +108,11 @@ def judge_model(
     """
     from detkit.data import open_dataset
     from detkit.evaluation import evaluate
+    from detkit.evaluation.scores import score
 
     dataset = open_dataset(data, classes=names)
     part = choose_split(dataset, split)
-    check(evaluate.score([], [], dataset.class_names, metric, iou))
+    check(score([], [], dataset.class_names, metric, iou))
     detector = open_model(model, device, settings, precision)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
@@ -131,7 +132,7 @@ def judge_model(
         }
     truths = dataset.truths(part)
     scores = {
-        head: evaluate.score(detections, truths, dataset.class_names, metric, iou)
+        head: score(detections, truths, dataset.class_names, metric, iou)
         for head, detections in by_head.items()
     }
     return Judged(
@@ -159,7 +160,8 @@ def judge_file(
     """Return the scores of a file of detections on a split of a data set; without torch."""
     from detkit.data import open_dataset
     from detkit.data.splits import select_classes
-    from detkit.evaluation import evaluate
+    from detkit.evaluation.pairing import pair
+    from detkit.evaluation.scores import score
     from detkit.predictions.readers import read_predictions
 
     # A file's numbers and labels are those of all classes, not of the ones chosen here.
@@ -171,9 +173,9 @@ def judge_file(
     found = read_predictions(predictions, class_names=whole.class_names)
     not_chosen = set(whole.class_names) - set(dataset.class_names)
     found = [one.of_classes(set(one.labels) - not_chosen) for one in found]
-    paired = evaluate.pair(found, dataset.splits[part], dataset.class_names)
+    paired = pair(found, dataset.splits[part], dataset.class_names)
     for warning in paired.warnings:
         console.warn(warning)
     truths = dataset.truths(part)
-    scores = evaluate.score(paired.detections, truths, dataset.class_names, metric, iou)
+    scores = score(paired.detections, truths, dataset.class_names, metric, iou)
     return Judged(dataset, part, truths, paired.detections, scores, iou, warnings=paired.warnings)

@@ -27,7 +27,8 @@ from detkit.evaluation.bootstrap import (
     mean_of_classes,
     resampled,
 )
-from detkit.evaluation.evaluate import pair, score
+from detkit.evaluation.pairing import pair
+from detkit.evaluation.scores import score
 from detkit.evaluation.sizes import SIZES, scores_by_size
 from detkit.predictions.readers import read_predictions
 from detkit.structures import Scores

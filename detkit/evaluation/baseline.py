@@ -21,7 +21,8 @@ import numpy as np
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.bootstrap import Interval, bootstrap_map
-from detkit.evaluation.evaluate import pair, score
+from detkit.evaluation.pairing import pair
+from detkit.evaluation.scores import score
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections, Scores, Truth
 

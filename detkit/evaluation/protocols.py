@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.evaluation.evaluate import score
+from detkit.evaluation.scores import score
 from detkit.structures import Detections, Scores, Truth
 
 CUTS = (0.05, 0.5)

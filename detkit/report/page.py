@@ -19,7 +19,7 @@ from detkit import __version__
 from detkit.data.records import Dataset
 from detkit.data.summary import data_hash
 from detkit.evaluation.error_breakdown import FIGURES, KINDS, ErrorBreakdown
-from detkit.evaluation.evaluate import errors_of, scores_to_json
+from detkit.evaluation.scores import errors_of, scores_to_json
 from detkit.evaluation.sizes import scores_by_size
 from detkit.files import write_bytes
 from detkit.report.confusion import confusion_matrices, found_objects
