@@ -56,6 +56,7 @@ LAYERS = {
         "evaluation.gates",
         "evaluation.scores",
         "evaluation.pairing",
+        "inference.reader",
     ),
     4: (
         "data",

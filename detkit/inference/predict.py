@@ -14,11 +14,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +25,14 @@ from numpy.typing import NDArray
 from detkit.config import DetectorConfig
 from detkit.data.sources import ImageSource
 from detkit.detector import Detector
-from detkit.errors import DetkitError, UsageError
-from detkit.machine import num_cores
+from detkit.errors import UsageError
+from detkit.inference.reader import ImageReader, ReadAndPrepare, ReadImage
 from detkit.predictions.image import ImagePredictions, from_detections
 from detkit.proposals.source import ProposalSource, source_for
 from detkit.stopwatch import Stopwatch
-from detkit.structures import Batch, Detections, Sample
+from detkit.structures import Batch, Detections
 
 BATCH_SIZE = 8
-# A source that is silent this long is a slow pipe: what has come is not kept waiting for more.
-PATIENCE_SECONDS = 0.2
-MAX_THREADS = 8
 READ_STAGES = ("decode", "prepare", "network")
 
 
@@ -128,7 +121,7 @@ def detect_images(
     stages = ("decode", "propose", "prepare", "network") if source else READ_STAGES
     if timing is not None:
         timing.update({stage: timing.get(stage, 0.0) for stage in stages})
-    reading = _Reading(detector.prepare, source)
+    reading = ReadAndPrepare(detector.prepare, source)
     detect = detect or detector.detect
     size = batch_size or BATCH_SIZE
     return _detect(detector, detect, images, size, config, limits, reading, timing)
@@ -162,7 +155,7 @@ def _detect(
     batch_size: int,
     config: DetectorConfig,
     limits: Sequence[float],
-    reading: _Reading,
+    reading: ReadAndPrepare,
     timing: dict[str, float] | None,
 ) -> Generator[Prediction, None, None]:
     """Yield the predictions: the network's side of the queue."""
@@ -170,7 +163,7 @@ def _detect(
     detector.eval()
     own_watch = detector.stopwatch
     detector.stopwatch = Stopwatch(timing, _wait_for(_device_of(detector)))
-    reader = _Reader(images, reading, 2 * batch_size)
+    reader = ImageReader(images, reading, 2 * batch_size)
     try:
         for window in reader.windows(batch_size):
             if timing is not None:
@@ -191,7 +184,7 @@ def _detect(
 def _detections(
     detector: Detector,
     detect: Callable[[Batch], list[Detections]],
-    window: Sequence[_Image],
+    window: Sequence[ReadImage],
     config: DetectorConfig,
 ) -> list[Detections | None]:
     """Return what is found in each image of a window; None where there is no image."""
@@ -213,7 +206,7 @@ def _detections(
     return found
 
 
-def _seconds_of(window: Iterable[_Image]) -> Iterator[tuple[str, float]]:
+def _seconds_of(window: Iterable[ReadImage]) -> Iterator[tuple[str, float]]:
     """Yield the stages that a window's images went through in the threads, and their seconds."""
     for one in window:
         yield from one.seconds.items()
@@ -246,7 +239,7 @@ def _joined(batches: Sequence[Batch]) -> Batch:
 
 
 def _prediction(
-    image: _Image, found: Detections | None, limits: Sequence[float], class_names: Sequence[str]
+    image: ReadImage, found: Detections | None, limits: Sequence[float], class_names: Sequence[str]
 ) -> Prediction:
     """Return an image's detections that reach the least score of their class."""
     if image.pixels is None or found is None:
@@ -266,133 +259,3 @@ def _prediction(
     found = Detections(found.boxes[keep], found.scores[keep], found.labels[keep], found.image_id)
     height, width = image.pixels.shape[:2]
     return Prediction(from_detections(found, class_names, image.name, width, height), image.pixels)
-
-
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """An image that has been read and prepared, or why it has not."""
-
-    name: str
-    pixels: NDArray[np.uint8] | None
-    batch: Batch | None  # of this image alone
-    error: str | None
-    seconds: dict[str, float]  # by stage
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """What the threads do with each image."""
-
-    prepare: Callable[[Sequence[Sample]], Batch]
-    proposals: ProposalSource | None
-
-    def __call__(self, source: ImageSource) -> _Image:
-        """Return the image of a source, ready for the network."""
-        seconds: dict[str, float] = {}
-        watch = Stopwatch(seconds)
-        boxes = None
-        try:
-            with watch.stage("decode"):
-                pixels = np.require(source.read(), np.uint8, ["C", "W"])
-            if self.proposals is not None:
-                with watch.stage("propose"):
-                    boxes = torch.from_numpy(self.proposals(source.name, pixels).boxes)
-        except DetkitError as error:
-            reason = str(error).removeprefix(f"{source.name}: ")
-            return _Image(source.name, None, None, reason, seconds)
-        sample = Sample(
-            image=torch.from_numpy(pixels).permute(2, 0, 1),
-            boxes=torch.zeros(0, 4),
-            labels=torch.zeros(0, dtype=torch.int64),
-            difficult=torch.zeros(0, dtype=torch.bool),
-            proposals=boxes,
-            image_id=source.name,
-        )
-        with watch.stage("prepare"):
-            batch = self.prepare([sample])
-        return _Image(source.name, pixels, batch, None, seconds)
-
-
-class _Reader:
-    """Reads images ahead in threads, at most `capacity` at a time, and gives them in order."""
-
-    def __init__(
-        self,
-        images: Iterable[ImageSource | Path | str],
-        read: Callable[[ImageSource], _Image],
-        capacity: int,
-    ) -> None:
-        """Start the threads."""
-        self._images = images
-        self._read = read
-        self._slots = threading.Semaphore(capacity)
-        self._queue: queue.SimpleQueue[Future[_Image] | BaseException | None] = queue.SimpleQueue()
-        self._stopped = threading.Event()
-        self._waiting_for_source = False
-        self._pool = ThreadPoolExecutor(min(MAX_THREADS, num_cores()), "detkit-decode")
-        # A daemon: it may wait for stdin when the program ends, and nothing can wake it there.
-        self._feeder = threading.Thread(target=self._feed, name="detkit-feed", daemon=True)
-        self._feeder.start()
-
-    def windows(self, size: int) -> Iterator[deque[_Image]]:
-        """Yield the images by up to `size`, fewer only at the end or when a slow source pauses.
-
-        Raises what the source raises, after the images before.
-        """
-        window: deque[_Image] = deque()
-        while True:
-            try:
-                item = self._queue.get(timeout=PATIENCE_SECONDS)
-            except queue.Empty:
-                if window:
-                    yield window
-                    window = deque()
-                continue
-            if isinstance(item, Future):
-                window.append(item.result())
-                del item  # else it keeps the image alive
-                if len(window) < size:
-                    continue
-                yield window
-                window = deque()
-                continue
-            if window:
-                yield window
-            if item is not None:
-                raise item
-            return
-
-    def release(self) -> None:
-        """Let one more image be read: the caller is done with one."""
-        self._slots.release()
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._stopped.set()
-        self._slots.release()
-        self._pool.shutdown(cancel_futures=True)
-        if not self._waiting_for_source:
-            self._feeder.join()
-
-    def _feed(self) -> None:
-        """Hand the images to the pool: the feeding thread's work."""
-        end: BaseException | None = None
-        try:
-            images = iter(self._images)
-            while True:
-                self._waiting_for_source = True
-                image = next(images, None)
-                self._waiting_for_source = False
-                if image is None:
-                    break
-                source = image if isinstance(image, ImageSource) else ImageSource.of_file(image)
-                self._slots.acquire()
-                if self._stopped.is_set():
-                    break
-                self._queue.put(self._pool.submit(self._read, source))
-                del image, source
-        except BaseException as error:  # it is the caller's: raised there by `windows`
-            end = error
-        finally:
-            self._waiting_for_source = False
-        self._queue.put(end)

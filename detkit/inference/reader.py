@@ -1,0 +1,158 @@
+"""Images read, decoded and prepared in threads while the network works on those before."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detkit.data.sources import ImageSource
+from detkit.errors import DetkitError
+from detkit.machine import num_cores
+from detkit.proposals.source import ProposalSource
+from detkit.stopwatch import Stopwatch
+from detkit.structures import Batch, Sample
+
+# A source that is silent this long is a slow pipe: what has come is not kept waiting for more.
+PATIENCE_SECONDS = 0.2
+MAX_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image that has been read and prepared, or why it has not."""
+
+    name: str
+    pixels: NDArray[np.uint8] | None
+    batch: Batch | None  # of this image alone
+    error: str | None
+    seconds: dict[str, float]  # by stage
+
+
+@dataclass(frozen=True)
+class ReadAndPrepare:
+    """What the threads do with each image."""
+
+    prepare: Callable[[Sequence[Sample]], Batch]
+    proposals: ProposalSource | None
+
+    def __call__(self, source: ImageSource) -> ReadImage:
+        """Return the image of a source, ready for the network."""
+        seconds: dict[str, float] = {}
+        watch = Stopwatch(seconds)
+        boxes = None
+        try:
+            with watch.stage("decode"):
+                pixels = np.require(source.read(), np.uint8, ["C", "W"])
+            if self.proposals is not None:
+                with watch.stage("propose"):
+                    boxes = torch.from_numpy(self.proposals(source.name, pixels).boxes)
+        except DetkitError as error:
+            reason = str(error).removeprefix(f"{source.name}: ")
+            return ReadImage(source.name, None, None, reason, seconds)
+        sample = Sample(
+            image=torch.from_numpy(pixels).permute(2, 0, 1),
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            difficult=torch.zeros(0, dtype=torch.bool),
+            proposals=boxes,
+            image_id=source.name,
+        )
+        with watch.stage("prepare"):
+            batch = self.prepare([sample])
+        return ReadImage(source.name, pixels, batch, None, seconds)
+
+
+class ImageReader:
+    """Reads images ahead in threads, at most `capacity` at a time, and gives them in order."""
+
+    def __init__(
+        self,
+        images: Iterable[ImageSource | Path | str],
+        read: Callable[[ImageSource], ReadImage],
+        capacity: int,
+    ) -> None:
+        """Start the threads."""
+        self._images = images
+        self._read = read
+        self._slots = threading.Semaphore(capacity)
+        self._queue: queue.SimpleQueue[Future[ReadImage] | BaseException | None] = (
+            queue.SimpleQueue()
+        )
+        self._stopped = threading.Event()
+        self._waiting_for_source = False
+        self._pool = ThreadPoolExecutor(min(MAX_THREADS, num_cores()), "detkit-decode")
+        # A daemon: it may wait for stdin when the program ends, and nothing can wake it there.
+        self._feeder = threading.Thread(target=self._feed, name="detkit-feed", daemon=True)
+        self._feeder.start()
+
+    def windows(self, size: int) -> Iterator[deque[ReadImage]]:
+        """Yield the images by up to `size`, fewer only at the end or when a slow source pauses.
+
+        Raises what the source raises, after the images before.
+        """
+        window: deque[ReadImage] = deque()
+        while True:
+            try:
+                item = self._queue.get(timeout=PATIENCE_SECONDS)
+            except queue.Empty:
+                if window:
+                    yield window
+                    window = deque()
+                continue
+            if isinstance(item, Future):
+                window.append(item.result())
+                del item  # else it keeps the image alive
+                if len(window) < size:
+                    continue
+                yield window
+                window = deque()
+                continue
+            if window:
+                yield window
+            if item is not None:
+                raise item
+            return
+
+    def release(self) -> None:
+        """Let one more image be read: the caller is done with one."""
+        self._slots.release()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._stopped.set()
+        self._slots.release()
+        self._pool.shutdown(cancel_futures=True)
+        if not self._waiting_for_source:
+            self._feeder.join()
+
+    def _feed(self) -> None:
+        """Hand the images to the pool: the feeding thread's work."""
+        end: BaseException | None = None
+        try:
+            images = iter(self._images)
+            while True:
+                self._waiting_for_source = True
+                image = next(images, None)
+                self._waiting_for_source = False
+                if image is None:
+                    break
+                source = image if isinstance(image, ImageSource) else ImageSource.of_file(image)
+                self._slots.acquire()
+                if self._stopped.is_set():
+                    break
+                self._queue.put(self._pool.submit(self._read, source))
+                del image, source
+        except BaseException as error:  # it is the caller's: raised there by `windows`
+            end = error
+        finally:
+            self._waiting_for_source = False
+        self._queue.put(end)
