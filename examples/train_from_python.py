@@ -14,8 +14,8 @@ from detkit.data import open_dataset
 from detkit.data.splits import training_splits
 from detkit.detectors import load_backend
 from detkit.evaluation.evaluate import evaluate
+from detkit.inference.models import load_model
 from detkit.inference.predict import predict
-from detkit.model_file import load_model
 from detkit.training.train import train
 
 

@@ -18,8 +18,8 @@ from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Stage
 from detkit.errors import Interrupted
-from detkit.model_file import load_resume
 from detkit.structures import Step
+from detkit.training.resume import load_resume
 from detkit.training.train import train
 
 ADAMW = replace(RECIPE, optimizer="adamw", schedule="cosine", lr=0.01)

@@ -57,6 +57,8 @@ LAYERS = {
         "evaluation.scores",
         "evaluation.pairing",
         "inference.reader",
+        "training.resume",
+        "inference.models",
     ),
     4: (
         "data",

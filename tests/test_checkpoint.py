@@ -25,16 +25,9 @@ from toy import CLASSES, Toy, make_toy
 from detkit import __version__, detectors
 from detkit.errors import DetkitError
 from detkit.files import append_text, write_bytes
-from detkit.model_file import (
-    is_model,
-    load_model,
-    load_resume,
-    model_info,
-    random_state,
-    save_model,
-    save_resume,
-    set_random_state,
-)
+from detkit.inference.models import load_model
+from detkit.model_file import is_model, model_info, save_model
+from detkit.training.resume import load_resume, random_state, save_resume, set_random_state
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ import torch
 from detkit.config import from_json, to_json
 from detkit.detector import Detector
 from detkit.detectors import add_plugin, backend_names, load_backend
-from detkit.model_file import load_model, save_model
+from detkit.inference.models import load_model
+from detkit.model_file import save_model
 from detkit.structures import Batch, Sample
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "custom_backend.py"

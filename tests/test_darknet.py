@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from detkit.detectors.ssd import SSD
 from detkit.detectors.yolov1 import VOC_CLASSES, YOLOv1, YOLOv1Config
 from detkit.errors import DetkitError
-from detkit.model_file import load_model
+from detkit.inference.models import load_model
 from detkit.networks import backbones, darknet, yolo_heads
 from detkit.networks.darknet import read_weights
 

@@ -22,7 +22,7 @@ from detkit.errors import UsageError
 from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE
-from detkit.model_file import load_model
+from detkit.inference.models import load_model
 from detkit.networks.rpn import (
     RegionProposalNetwork,
     ScoredAnchors,

@@ -20,7 +20,6 @@ from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.evaluate import evaluate
 from detkit.inference.predict import detect_images, predict
-from detkit.model_file import load_resume
 from detkit.proposals import proposer
 from detkit.proposals.cache import ProposalCache
 from detkit.proposals.proposer import Proposer
@@ -34,6 +33,7 @@ from detkit.proposals.source import (
 )
 from detkit.structures import Proposals
 from detkit.training.dataset import TrainingImages
+from detkit.training.resume import load_resume
 from detkit.training.train import train
 
 RANKED = np.array([[4, 6, 20, 30], [0, 0, 48, 40], [10, 10, 12, 39]], np.float32)

@@ -22,7 +22,8 @@ from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import iou
-from detkit.model_file import changed, load_model, save_model
+from detkit.inference.models import changed, load_model
+from detkit.model_file import save_model
 from detkit.networks import backbones
 from detkit.networks.box_regression import add_examples, box_pairs
 from detkit.networks.svms import MinedSVM, SVMSettings

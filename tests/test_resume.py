@@ -16,7 +16,8 @@ from toy import scores_of, write_images
 
 from detkit.data.records import ImageRecord
 from detkit.errors import ExitCode, UsageError
-from detkit.model_file import load_resume, model_info
+from detkit.model_file import model_info
+from detkit.training.resume import load_resume
 
 
 @pytest.fixture

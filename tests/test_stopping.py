@@ -29,8 +29,9 @@ from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
-from detkit.model_file import load_resume, model_info
+from detkit.model_file import model_info
 from detkit.structures import Scores
+from detkit.training.resume import load_resume
 
 
 @pytest.fixture

@@ -28,9 +28,10 @@ from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, ExitCode, UsageError
-from detkit.model_file import load_resume, model_info
+from detkit.model_file import model_info
 from detkit.structures import Batch
 from detkit.training import saver
+from detkit.training.resume import load_resume
 
 
 @pytest.fixture

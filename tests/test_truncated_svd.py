@@ -17,7 +17,8 @@ from detkit.detectors import load_backend
 from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from detkit.errors import UsageError
-from detkit.model_file import load_model, save_model
+from detkit.inference.models import load_model
+from detkit.model_file import save_model
 from detkit.networks.truncated_svd import truncated
 
 CONFIG = FasterRCNNConfig(backbone="tiny", size=96, head_width=48)

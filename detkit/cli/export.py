@@ -93,7 +93,8 @@ def compress(
       detkit compress run/best.safetensors --svd 128,64 -o small.safetensors
       detkit eval small.safetensors photos
     """
-    from detkit.model_file import load_model, model_info, save_model
+    from detkit.inference.models import load_model
+    from detkit.model_file import model_info, save_model
 
     console = Console(quiet)
     require_free("-o", out, force=force)

@@ -53,7 +53,7 @@ def open_model(
 
         model = str(model_of(Path(model)))
     from detkit.detectors import backend_names, load_backend
-    from detkit.model_file import changed, load_model
+    from detkit.inference.models import changed, load_model
     from detkit.networks.precision import DTYPES, choose_precision, find_device, for_inference
 
     if Path(model).suffix == ".onnx" and Path(model).exists():

@@ -13,10 +13,12 @@ from pathlib import Path
 from detkit.data import open_dataset
 from detkit.detectors import add_plugin
 from detkit.errors import DetkitError
+from detkit.inference.models import load_model
 from detkit.inference.predict import predict
-from detkit.model_file import load_model, load_resume, model_info
+from detkit.model_file import model_info
 from detkit.networks.precision import find_device, for_inference
 from detkit.predictions.writers import open_writer
+from detkit.training.resume import load_resume
 from detkit.training.run_folder import json_object
 from detkit.training.run_log import memory_mib
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from detkit.detector import Detector
 from detkit.errors import UsageError
-from detkit.model_file import random_state, require_finite, save_model, save_resume
+from detkit.model_file import require_finite, save_model
 from detkit.structures import Scores
 from detkit.training.learner import Learner, averaged
 from detkit.training.options import Position, RunOptions
+from detkit.training.resume import random_state, save_resume
 from detkit.training.run_folder import RunFolder
 from detkit.training.run_log import scores_record
 

@@ -18,13 +18,13 @@ from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
 from detkit.machine import keep_freed_memory
-from detkit.model_file import load_resume
 from detkit.networks.precision import choose_precision, find_device
 from detkit.proposals.source import ProposalSource
 from detkit.structures import Scores, Step
 from detkit.training.cpu_contention import crowding_note
 from detkit.training.learner import leave_group, make_fabric
 from detkit.training.options import RunOptions
+from detkit.training.resume import load_resume
 from detkit.training.run_folder import RunFolder
 from detkit.training.trainer import Run
 

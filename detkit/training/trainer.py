@@ -18,7 +18,6 @@ from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Fit, Stage
 from detkit.errors import DetkitError, Interrupted
 from detkit.files import shell_word
-from detkit.model_file import set_random_state
 from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
 from detkit.training.dataset import TrainingImages, coverage
@@ -34,6 +33,7 @@ from detkit.training.loader import (
 from detkit.training.options import MAX_SEED, Position, RunOptions
 from detkit.training.passes import batches_once
 from detkit.training.progress import Clock
+from detkit.training.resume import set_random_state
 from detkit.training.run_folder import RunFolder
 from detkit.training.run_log import RunLog, losses_text, memory_mib
 from detkit.training.samples import clear_samples, write_samples

@@ -8,10 +8,10 @@ import time
 from lightning_fabric import Fabric
 
 from detkit.detector import Detector
-from detkit.model_file import random_state, set_random_state
 from detkit.structures import Scores
 from detkit.training.learner import Learner, averaged
 from detkit.training.options import Position, RunOptions
+from detkit.training.resume import random_state, set_random_state
 from detkit.training.schedule import StageBudget
 
 TIME_SHARE = 0.1  # of the time used that validations on the way may take
