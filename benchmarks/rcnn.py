@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detkit.detectors.rcnn import CHUNK, CHUNK_GPU, RCNN, RCNNConfig, without_norms
-from detkit.networks import backbones
+from detkit.networks import pretrained
 from detkit.networks.crops import with_context
 from detkit.networks.precision import DTYPES, choose_precision, for_inference
 from detkit.structures import Sample
@@ -91,7 +91,7 @@ def main() -> None:
     config = RCNNConfig(backbone=arguments.backbone, size=arguments.size, head="softmax")
     config = dataclasses.replace(config, box_regression=False)
     peer = RCNN(config, CLASSES).eval().to(device)
-    backbones.load_weights(peer.backbone, arguments.weights)
+    pretrained.load_weights(peer.backbone, arguments.weights)
     torch.nn.init.normal_(peer.class_logits.weight)  # so that classes differ, as in a trained one
     ours = RCNN(config, CLASSES).eval().to(device)
     ours.load_state_dict(peer.state_dict())

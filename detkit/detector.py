@@ -27,7 +27,8 @@ from detkit.errors import DetkitError, UsageError
 from detkit.geometry import nms
 from detkit.geometry.boxes import clip
 from detkit.networks import darknet
-from detkit.networks.backbones import Backbone, load_weights
+from detkit.networks.backbones import Backbone
+from detkit.networks.pretrained import load_weights
 from detkit.networks.weights import download, read_state_dict
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth

@@ -88,6 +88,7 @@ LAYERS = {
         "evaluation.bootstrap",
         "evaluation.error_breakdown",
         "evaluation.proposal_recall",
+        "networks.pretrained",
     ),
     1: (
         "geometry.anchors",

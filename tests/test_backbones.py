@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from detkit.errors import DetkitError, UsageError
-from detkit.networks import backbones
+from detkit.networks import backbones, pretrained, weights
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
 
@@ -94,24 +94,24 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "r.pth"
     torch.save(torchvision.models.squeezenet1_0(weights=None).state_dict(), file)
     with pytest.raises(DetkitError, match="r.pth: not the weights of tiny"):
-        backbones.load_weights(backbones.build("tiny"), str(file))
+        pretrained.load_weights(backbones.build("tiny"), str(file))
 
 
 def test_a_weights_file_says_which_backbone_it_is_for(tmp_path: Path) -> None:
     for name in ("mobilenet_v2", "squeezenet1_0", "resnet18"):
         state = {k: v.half() for k, v in classifier(name).state_dict().items()}
         torch.save(state, tmp_path / "w.pth")
-        assert backbones.identify(tmp_path / "w.pth") == name
+        assert pretrained.identify(tmp_path / "w.pth") == name
 
 
 def test_a_file_that_is_no_state_dict_gives_one_clear_line(tmp_path: Path) -> None:
     bad = tmp_path / "bad.pth"
     bad.write_bytes(b"not weights")
     with pytest.raises(DetkitError, match="bad.pth: not a readable weights file") as caught:
-        backbones.read_state_dict(bad)
+        weights.read_state_dict(bad)
     assert "\n" not in str(caught.value)
     with pytest.raises(DetkitError, match="no such weights file"):
-        backbones.read_state_dict(tmp_path / "none.pth")
+        weights.read_state_dict(tmp_path / "none.pth")
 
 
 def test_a_download_says_so_and_a_failed_one_names_the_file_and_its_place(
@@ -121,24 +121,24 @@ def test_a_download_says_so_and_a_failed_one_names_the_file_and_its_place(
     source = tmp_path / "net.pth"
     torch.save({"a": torch.ones(1)}, source)
     with caplog.at_level("INFO", logger="detkit"):
-        state = backbones.download(source.as_uri())
+        state = weights.download(source.as_uri())
     assert state["a"].item() == 1
     assert "downloading" in caplog.text
     with pytest.raises(DetkitError, match="fetch it by hand and put it at .*gone.pth"):
-        backbones.download((tmp_path / "gone.pth").as_uri())
+        weights.download((tmp_path / "gone.pth").as_uri())
 
 
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="no weights folder")
 def test_folded_norms_are_noticed() -> None:
     backbone = backbones.build("mobilenet_v2")
-    backbones.load_weights(backbone, str(WEIGHTS / "mobilenet_v2.pth"))
+    pretrained.load_weights(backbone, str(WEIGHTS / "mobilenet_v2.pth"))
     assert backbone.folded_norms
 
 
 def test_a_file_that_holds_no_weights_is_refused_without_torchs_advice(tmp_path: Path) -> None:
     (tmp_path / "notes.pth").write_text("no weights at all")
     with pytest.raises(DetkitError, match=r"notes.pth: not a readable weights file: it is no") as e:
-        backbones.read_state_dict(tmp_path / "notes.pth")
+        weights.read_state_dict(tmp_path / "notes.pth")
     assert "weights_only" not in str(e.value)
 
 

@@ -18,7 +18,7 @@ from detkit.detectors.ssd import SSD
 from detkit.detectors.yolov1 import VOC_CLASSES, YOLOv1, YOLOv1Config
 from detkit.errors import DetkitError
 from detkit.inference.models import load_model
-from detkit.networks import backbones, darknet, yolo_heads
+from detkit.networks import backbones, darknet, pretrained, yolo_heads
 from detkit.networks.darknet import read_weights
 
 # Sec. 2.1 and Fig. 3, read off anew: output channels and kernel side of each convolution.
@@ -163,7 +163,7 @@ def test_extraction_gives_the_same_maps_with_its_norms_folded(
     if classes:
         writer.connected(64, classes)
     backbone = backbones.build("darknet").eval()
-    backbones.load_weights(backbone, str(writer.write()))
+    pretrained.load_weights(backbone, str(writer.write()))
     assert backbone.pretrained and not backbone.folded_norms
     torch.manual_seed(0)  # else the last bits hang on which tests ran before
     image = torch.randn(1, 3, 64, 64)
@@ -171,7 +171,7 @@ def test_extraction_gives_the_same_maps_with_its_norms_folded(
         found = backbone(image)[-1]
     expected = run(writer.convs, image, EXTRACTION_PLAN)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
-    assert backbones.identify(writer.path) == "darknet"
+    assert pretrained.identify(writer.path) == "darknet"
 
 
 def test_fast_yolo_is_read_at_its_full_width(tmp_path: Path) -> None:

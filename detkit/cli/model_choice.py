@@ -128,7 +128,7 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
     Raises DetkitError when the weights file fits no backbone, UsageError when it contradicts
     `--backbone`.
     """
-    from detkit.networks.backbones import identify
+    from detkit.networks.pretrained import identify
 
     config = None if weights in ("none", "imagenet") else _config_of_weights(backend, weights)
     if config is not None:
