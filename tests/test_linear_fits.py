@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detkit.networks.svms import MinedSVM, RowSample, SVMSettings, fit_ridge, fit_svm
+from detkit.networks.box_regression import RowSample, fit_ridge
+from detkit.networks.svms import MinedSVM, SVMSettings, fit_svm
 from detkit.structures import FloatArray
 
 SETTINGS = SVMSettings(

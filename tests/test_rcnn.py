@@ -25,8 +25,8 @@ from detkit.geometry.boxes import iou
 from detkit.inference.models import changed, load_model
 from detkit.model_file import save_model
 from detkit.networks import backbones
-from detkit.networks.box_regression import add_examples, box_pairs
-from detkit.networks.svms import MinedSVM, SVMSettings
+from detkit.networks.box_regression import box_pairs
+from detkit.networks.svms import MinedSVM, SVMSettings, add_examples
 from detkit.structures import Batch, Proposals, Sample
 
 CLASSES = ("car", "dog")

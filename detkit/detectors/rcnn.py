@@ -41,7 +41,7 @@ Where the equations are:
 - appendix A: `with_context`, the context around a region, as it is or as a square
 - appendix B: `RCNN.candidates_by_head`, SVMs beside softmax
 - appendix C, eqs. 1-4: `decode`, deltas move a proposal P
-- appendix C, eq. 5: `svms.fit_ridge`, ridge regression of the targets t
+- appendix C, eq. 5: `box_regression.fit_ridge`, ridge regression of the targets t
 - appendix C, eqs. 6-9: `boxes.encode`, the targets t of a pair (P, G)
 - appendix C: `box_pairs`, the pairs (P, G) that are learnt from
 """
@@ -65,10 +65,10 @@ from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import match, sample_balanced
 from detkit.networks import backbones
-from detkit.networks.box_regression import ClassBoxes, ClassSVMs, box_pairs
+from detkit.networks.box_regression import ClassBoxes, box_pairs
 from detkit.networks.crops import CropCutter, with_context
 from detkit.networks.fold_norms import fold_norms
-from detkit.networks.svms import SVMSettings
+from detkit.networks.svms import ClassSVMs, SVMSettings
 from detkit.structures import Batch, Candidates, FloatArray
 
 OWN_LAYERS = {"alexnet": 6, "vgg16": 7}  # places a side of pool5, of networks that have fc6, fc7

@@ -16,83 +16,8 @@ from torch import Tensor
 
 from detkit.geometry.boxes import encode, iou
 from detkit.geometry.matching import match
-from detkit.networks.svms import MinedSVM, RowSample, SVMSettings, fit_ridge
+from detkit.networks.svms import LEAST_ROOM, norm_scale
 from detkit.structures import FloatArray
-
-NEVER = -1e4  # the margin of a class that no SVM could be trained for
-LEAST_ROOM = 64  # examples of a class, however little memory there is
-
-
-class ClassSVMs:
-    """A linear SVM a class on the last layer's features: sec. 2.3."""
-
-    def __init__(
-        self,
-        settings: SVMSettings,
-        shape: tuple[int, int],
-        *,
-        negative_thresh: float,
-        feature_norm: float,
-        cache_gb: float,
-    ) -> None:
-        """Start without examples of `shape`, (C, D); all together stay within `cache_gb`."""
-        num_classes, width = shape
-        # The solver's copy of one class is in float64, beside one in float32.
-        room = max(LEAST_ROOM, int(cache_gb * 2**30 / (4 * width * (num_classes + 3))))
-        self.svms = [MinedSVM(settings, width, room) for _ in range(num_classes)]
-        self.negative_thresh = negative_thresh
-        self.feature_norm = feature_norm
-        self.scale = 0.0  # of features; 0 until there are any
-
-    def add(
-        self,
-        features: Sequence[FloatArray],
-        labels: Sequence[FloatArray],
-        overlaps: Sequence[FloatArray],
-    ) -> None:
-        """Take in, of each image, (n, D) features, (G,) classes of its truths and (G, n) IoU."""
-        self.scale = self.scale or norm_scale(features, self.feature_norm)
-        for top, classes, of_truths in zip(features, labels, overlaps, strict=True):
-            add_examples(self.svms, top * self.scale, classes, of_truths, self.negative_thresh)
-
-    def figures(self) -> Mapping[str, float]:
-        """Return how many examples are kept, and how many positives there was no room for."""
-        dropped = sum(svm.num_dropped for svm in self.svms)
-        return {
-            "positives": float(sum(len(svm.positives) for svm in self.svms)),
-            "hard_negatives": float(sum(svm.num_negatives for svm in self.svms)),
-            # What `cache_gb` has no room for is said where it happens.
-            **({"positives_left_out": float(dropped)} if dropped else {}),
-        }
-
-    def trained(self) -> tuple[FloatArray, FloatArray]:
-        """Return weights (C, D) and biases (C,) for features as they come, trained on all."""
-        weights = np.zeros((len(self.svms), self.svms[0].positives.shape[1]), np.float32)
-        biases = np.full(len(self.svms), NEVER, np.float32)
-        for number, svm in enumerate(self.svms):
-            if svm.train() and svm.weights is not None:
-                weights[number], biases[number] = svm.weights * self.scale, svm.bias
-        return weights, biases
-
-
-def add_examples(
-    svms: Sequence[MinedSVM],
-    features: FloatArray,
-    labels: FloatArray,
-    overlaps: FloatArray,
-    negative_thresh: float,
-) -> None:
-    """Give each class's SVM its examples among (n, D) features of an image's regions.
-
-    Sec. 2.3: positives are the class's ground truths alone, negatives the regions whose IoU
-    with each of these is below `negative_thresh`; the rest is left out. `labels` (G,) are the
-    ground truths' classes, `overlaps` is (G, n).
-    """
-    for number, svm in enumerate(svms):
-        of_class = labels == number
-        best = overlaps[of_class].max(axis=0, initial=0.0)
-        positives = features[: len(labels)][of_class]
-        svm.add(positives, features[best < negative_thresh])
 
 
 class ClassBoxes:
@@ -164,10 +89,36 @@ def box_pairs(
     return proposals[near], gt_labels[truth], encode(gt_boxes[truth], proposals[near])
 
 
-def norm_scale(features: Sequence[FloatArray], norm: float) -> float:
-    """Return the factor that gives (n, D) features of images this mean norm; 0 without any.
+def fit_ridge(
+    features: FloatArray, targets: FloatArray, penalty: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return (weights (T, D), biases (T,)) of ridge regressions of (N, T) targets, R-CNN eq. 5.
 
-    Released code (`rcnn_scale_features`): the SVMs' C and the ridge's lambda are stated for it.
+    In closed form: the normal equations, or their dual where there are fewer examples than
+    features. The biases are not penalised.
     """
-    norms = np.linalg.norm(np.concatenate(list(features)), axis=1)
-    return norm / max(float(norms.mean()), 1e-12) if len(norms) else 0.0
+    from sklearn.linear_model import Ridge
+
+    ridge = Ridge(alpha=penalty, solver="cholesky").fit(features, targets)
+    return np.asarray(ridge.coef_, np.float32), np.asarray(ridge.intercept_, np.float32)
+
+
+class RowSample:
+    """A uniform random sample, of at most `capacity` rows, of all rows it was given."""
+
+    def __init__(self, width: int, capacity: int, seed: int) -> None:
+        """Start empty."""
+        self.rows = np.zeros((0, width), np.float32)
+        self.num_seen = 0
+        self.capacity = capacity
+        self._keys = np.zeros(0)
+        self._random = np.random.default_rng(seed)
+
+    def add(self, rows: FloatArray) -> None:
+        """Take in (n, width) rows: each draws a number, and the lowest ones stay."""
+        self.num_seen += len(rows)
+        self.rows = np.concatenate([self.rows, rows])
+        self._keys = np.concatenate([self._keys, self._random.random(len(rows))])
+        if len(self.rows) > self.capacity:
+            keep = np.sort(np.argpartition(self._keys, self.capacity)[: self.capacity])
+            self.rows, self._keys = self.rows[keep], self._keys[keep]
