@@ -29,7 +29,8 @@ from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.machine import keep_freed_memory
 from detkit.training.dataset import TrainingImages
 from detkit.training.loader import BatchStream, Draw, batches, open_loader
-from detkit.transforms.geometric import Compose, Transform, light_augmentation, ssd_augmentation
+from detkit.transforms.augmentation import Compose, light_augmentation, ssd_augmentation
+from detkit.transforms.geometric import Transform
 from detkit.transforms.preparation import Preparation
 
 BATCH_SIZE = 32

@@ -33,7 +33,8 @@ from detkit.networks.weights import download, read_state_dict
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, Sample, Truth
 from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
-from detkit.transforms.geometric import Compose, RandomHorizontalFlip, Transform
+from detkit.transforms.augmentation import Compose
+from detkit.transforms.geometric import RandomHorizontalFlip, Transform
 from detkit.transforms.preparation import Preparation, scale_between
 
 logger = logging.getLogger(__name__)

@@ -89,6 +89,7 @@ LAYERS = {
         "evaluation.error_breakdown",
         "evaluation.proposal_recall",
         "networks.pretrained",
+        "transforms.augmentation",
     ),
     1: (
         "geometry.anchors",

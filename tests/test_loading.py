@@ -24,7 +24,7 @@ from detkit.structures import Batch
 from detkit.training import loader
 from detkit.training.dataset import TrainingImages
 from detkit.training.loader import BatchStream, Draw, Shipment, batches, open_loader
-from detkit.transforms.geometric import Compose, light_augmentation
+from detkit.transforms.augmentation import Compose, light_augmentation
 from detkit.transforms.preparation import Preparation
 
 

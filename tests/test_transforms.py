@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from detkit.structures import Sample
+from detkit.transforms.augmentation import Compose, light_augmentation, ssd_augmentation
 from detkit.transforms.geometric import (
-    Compose,
     RandomErasing,
     RandomExpand,
     RandomHorizontalFlip,
@@ -27,8 +27,6 @@ from detkit.transforms.geometric import (
     RandomScaleShift,
     RandomVerticalFlip,
     Transform,
-    light_augmentation,
-    ssd_augmentation,
 )
 from detkit.transforms.mosaic import mosaic
 from detkit.transforms.photometric import PhotometricDistort, adjust_colours, adjust_levels

@@ -47,7 +47,8 @@ from detkit.geometry.matching import match_each_truth
 from detkit.networks import backbones
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
-from detkit.transforms.geometric import Transform, ssd_augmentation
+from detkit.transforms.augmentation import ssd_augmentation
+from detkit.transforms.geometric import Transform
 from detkit.transforms.preparation import square
 
 MIN_SIZE = 16  # ours: half the stride of the last map of most backbones; smaller shows nothing

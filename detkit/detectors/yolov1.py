@@ -57,8 +57,8 @@ from detkit.networks.darknet import EXTRACTION
 from detkit.networks.yolo_heads import ConnectedHead, ConvolutionalHead
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, cell_stage
+from detkit.transforms.augmentation import Compose
 from detkit.transforms.geometric import (
-    Compose,
     RandomHorizontalFlip,
     RandomScaleShift,
     Transform,

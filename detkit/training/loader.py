@@ -34,7 +34,8 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
 from detkit.training.dataset import TrainingImages
-from detkit.transforms.geometric import Compose, Transform, light_augmentation
+from detkit.transforms.augmentation import Compose, light_augmentation
+from detkit.transforms.geometric import Transform
 from detkit.transforms.mosaic import mosaic
 from detkit.transforms.preparation import Preparation
 

@@ -11,7 +11,7 @@ from detkit.errors import DetkitError
 from detkit.structures import Batch
 from detkit.training.dataset import TrainingImages
 from detkit.training.loader import BatchStream, Draw
-from detkit.transforms.geometric import Compose
+from detkit.transforms.augmentation import Compose
 
 
 def batches_once(

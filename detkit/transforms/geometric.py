@@ -27,7 +27,6 @@ from torchvision.transforms.v2 import functional as F
 from detkit.config import IMAGENET_MEAN
 from detkit.geometry import boxes as box_ops
 from detkit.structures import Sample
-from detkit.transforms.photometric import PhotometricDistort
 
 Transform = Callable[[Sample], Sample]
 Colour = tuple[int, int, int]  # RGB, 0 to 255
@@ -40,19 +39,6 @@ def mean_colour(mean: Sequence[float]) -> Colour:
 
 
 MEAN_COLOUR = mean_colour(IMAGENET_MEAN)
-
-
-class Compose:
-    """Applies transforms one after the other."""
-
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.transforms = tuple(transforms)
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Return the sample after all transforms."""
-        for transform in self.transforms:
-            sample = transform(sample)
-        return sample
 
 
 class TorchvisionTransform:
@@ -284,33 +270,6 @@ class RandomScaleShift:
         if any(padding):
             image = F.pad(image, padding, fill=list(self.fill))
         return _placed(sample, image, (1.0, 1.0), (-left, -top))
-
-
-def ssd_augmentation(mean: Sequence[float] = IMAGENET_MEAN) -> Transform:
-    """Return SSD's later recipe, in the order of its released code; `mean` fills the canvas.
-
-    Sec. 2.2 and 3.6: photometric, expand, IoU crop, flip. Worth 3 to 7 points on VOC, more on
-    small sets.
-    """
-    return Compose(
-        [
-            PhotometricDistort(),
-            RandomExpand(mean_colour(mean)),
-            RandomIoUCrop(),
-            RandomHorizontalFlip(),
-        ]
-    )
-
-
-def light_augmentation(mean: Sequence[float] = IMAGENET_MEAN) -> Transform:
-    """Return a mild recipe, ours: colours, scale and shift by up to 10 %, flip."""
-    return Compose(
-        [
-            PhotometricDistort(brightness=16, contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=6),
-            RandomScaleShift(0.1, mean_colour(mean)),
-            RandomHorizontalFlip(),
-        ]
-    )
 
 
 def _placed(
