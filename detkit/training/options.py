@@ -57,22 +57,3 @@ class RunOptions:
         shares = iter(stage_budgets(recipes, min(limits) if limits else None, seconds))
         whole = StageBudget(math.ceil(num_images / batch_size), seconds)
         return [next(shares) if stage.fit is None else whole for stage in stages]
-
-
-@dataclass
-class Position:
-    """Where a run is; plain values, kept in the resume file."""
-
-    stage: int = 0
-    stage_step: int = 0
-    step: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    stage_began: float = 0.0  # in those seconds
-    progress: float = 0.0  # of the stage
-    best: float | None = None  # the best mAP
-    validated: float = 0.0  # the progress at the last validation
-    owes_validation: bool = False  # the run was told to stop when one was due
-    stale: int = 0  # validations since the best
-    validation_seconds: float = 0.0  # of all
-    last_validation: float = 0.0  # seconds the last one took

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from detkit.detector import Stage
-from detkit.training.options import Position
 from detkit.training.run_log import SpeedMeter
 from detkit.training.schedule import StageBudget
 
@@ -78,3 +77,22 @@ class Clock:
             return None
         each = self.speed.step_seconds + at.validation_seconds / at.step
         return (total_steps - at.step) * each
+
+
+@dataclass
+class Position:
+    """Where a run is; plain values, kept in the resume file."""
+
+    stage: int = 0
+    stage_step: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    stage_began: float = 0.0  # in those seconds
+    progress: float = 0.0  # of the stage
+    best: float | None = None  # the best mAP
+    validated: float = 0.0  # the progress at the last validation
+    owes_validation: bool = False  # the run was told to stop when one was due
+    stale: int = 0  # validations since the best
+    validation_seconds: float = 0.0  # of all
+    last_validation: float = 0.0  # seconds the last one took

@@ -12,7 +12,8 @@ from detkit.errors import UsageError
 from detkit.model_file import require_finite, save_model
 from detkit.structures import Scores
 from detkit.training.learner import Learner, averaged
-from detkit.training.options import Position, RunOptions
+from detkit.training.options import RunOptions
+from detkit.training.progress import Position
 from detkit.training.resume import random_state, save_resume
 from detkit.training.run_folder import RunFolder
 from detkit.training.run_log import scores_record

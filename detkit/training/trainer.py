@@ -30,9 +30,9 @@ from detkit.training.loader import (
     make_augmentation,
     open_loader,
 )
-from detkit.training.options import MAX_SEED, Position, RunOptions
+from detkit.training.options import MAX_SEED, RunOptions
 from detkit.training.passes import batches_once
-from detkit.training.progress import Clock
+from detkit.training.progress import Clock, Position
 from detkit.training.resume import set_random_state
 from detkit.training.run_folder import RunFolder
 from detkit.training.run_log import RunLog, losses_text, memory_mib

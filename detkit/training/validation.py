@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from detkit.detector import Detector
 from detkit.structures import Scores
 from detkit.training.learner import Learner, averaged
-from detkit.training.options import Position, RunOptions
+from detkit.training.options import RunOptions
+from detkit.training.progress import Position
 from detkit.training.resume import random_state, set_random_state
 from detkit.training.schedule import StageBudget
 
