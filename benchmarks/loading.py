@@ -27,8 +27,8 @@ from detkit.config import IMAGENET_MEAN, IMAGENET_STD
 from detkit.data.images import IMAGE_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.machine import keep_freed_memory
-from detkit.training.dataset import TrainingImages
-from detkit.training.loader import BatchStream, Draw, batches, open_loader
+from detkit.training.dataset import TrainingDataset
+from detkit.training.loader import BatchStream, SampleStream, batches, open_loader
 from detkit.transforms.augmentation import Compose, light_augmentation, ssd_augmentation
 from detkit.transforms.geometric import Transform
 from detkit.transforms.preparation import Preparation
@@ -95,9 +95,9 @@ def time_loader(
     objects = (ObjectRecord("object", (40.0, 40.0, 200.0, 200.0)),)
     records = [ImageRecord(path.name, path, objects) for path in paths]
     canvas = functools.partial(fixed_size, size=size)
-    images = TrainingImages(records, ["object"], cache_size)
+    images = TrainingDataset(records, ["object"], cache_size)
     images.fill_cache()
-    draw = Draw(images, augmentation, 0.0, canvas, 0)
+    draw = SampleStream(images, augmentation, 0.0, canvas, 0)
     preparation = Preparation(canvas, IMAGENET_MEAN, IMAGENET_STD, antialias=True)
     stream = BatchStream(draw, preparation, BATCH_SIZE)
     loader = batches(open_loader(stream, 0, num_workers=workers, pin_memory=False))

@@ -13,7 +13,7 @@ from detkit.data.demo.pictures import write_demo
 from detkit.errors import DetkitError
 from detkit.geometry.anchor_estimation import (
     estimate_anchors,
-    judge_anchors,
+    mean_best_iou,
     network_shapes,
     shape_iou,
 )
@@ -53,7 +53,7 @@ def test_one_anchor_leaves_the_other_group_unreached() -> None:
 def test_judging_agrees_with_a_loop() -> None:
     generator = np.random.default_rng(1)
     shapes, anchors = generator.uniform(5, 50, (30, 2)), generator.uniform(5, 50, (3, 2))
-    found = judge_anchors(shapes, anchors)
+    found = mean_best_iou(shapes, anchors)
     best = [max(iou_around_one_centre(tuple(s), tuple(a)) for a in anchors) for s in shapes]
     assert found.mean_iou == pytest.approx(sum(best) / 30)
     assert found.unreached[0.7] == pytest.approx(sum(iou < 0.7 for iou in best) / 30)

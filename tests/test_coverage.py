@@ -16,7 +16,7 @@ from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.errors import DetkitError
 from detkit.proposals.reader import read_proposals
 from detkit.proposals.source import FileProposals
-from detkit.training.dataset import TrainingImages, coverage
+from detkit.training.dataset import TrainingDataset, coverage
 
 
 def write_proposals(path: Path, boxes: dict[str, list[list[int]]]) -> Path:
@@ -59,7 +59,7 @@ def test_overlaps_are_each_objects_and_each_proposals_best_in_its_own_image(
         write_image(record.path, np.zeros((20, 40, 3), np.uint8))
     given = {"a.png": [[0, 0, 10, 5], [0, 0, 10, 10], [30, 10, 40, 20]], "b.png": [[0, 0, 10, 10]]}
     file = write_proposals(tmp_path / "p.jsonl", given)
-    images = TrainingImages(records, ["x"], 0, FileProposals.of(read_proposals(file)))
+    images = TrainingDataset(records, ["x"], 0, FileProposals.of(read_proposals(file)))
     images.fill_proposals()
     of_objects, of_proposals = images.proposal_overlaps()
     assert of_objects.tolist() == [1.0, 0.0]

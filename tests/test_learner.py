@@ -18,7 +18,7 @@ from detkit.data.records import ImageRecord
 from detkit.errors import UsageError
 from detkit.networks.precision import choose_precision, find_device, memory_format
 from detkit.training import learner as learning
-from detkit.training.ema import WeightAverage
+from detkit.training.ema import EMA
 from detkit.training.learner import freeze_norms
 
 
@@ -107,7 +107,7 @@ def test_a_cpu_trains_depthwise_convolutions_in_channels_last_and_others_with_av
 
 def test_the_average_follows_its_formula() -> None:
     layer = nn.BatchNorm1d(1)
-    average = WeightAverage(layer, 0.5)
+    average = EMA(layer, 0.5)
     expected, statistics = 1.0, 0.0
     for update, value in enumerate((3.0, -2.0, 7.0, 1.0, 4.0, 2.0, 9.0, 5.0, 8.0), start=1):
         layer.weight.data.fill_(value)

@@ -22,8 +22,8 @@ from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch
 from detkit.training import loader
-from detkit.training.dataset import TrainingImages
-from detkit.training.loader import BatchStream, Draw, Shipment, batches, open_loader
+from detkit.training.dataset import TrainingDataset
+from detkit.training.loader import BatchStream, PackedBatch, SampleStream, batches, open_loader
 from detkit.transforms.augmentation import Compose, light_augmentation
 from detkit.transforms.preparation import Preparation
 
@@ -42,8 +42,8 @@ def make_stream(
     world_size: int = 1,
     augment: bool = True,
 ) -> BatchStream:
-    draw = Draw(
-        TrainingImages(records, CLASSES),
+    draw = SampleStream(
+        TrainingDataset(records, CLASSES),
         light_augmentation() if augment else Compose([]),
         mosaic,
         FixedSize(),
@@ -137,7 +137,7 @@ def test_loading_draws_nothing_from_the_generators_of_the_network(
 
 
 def test_shrunk_images_take_their_boxes_with_them(records: list[ImageRecord]) -> None:
-    sample = TrainingImages(records, CLASSES, cache_size=24)[2]  # 48 x 40 becomes 24 x 20
+    sample = TrainingDataset(records, CLASSES, cache_size=24)[2]  # 48 x 40 becomes 24 x 20
     assert sample.image.shape == (3, 20, 24)
     assert torch.allclose(sample.boxes[0], torch.tensor([2.0, 3.0, 11.0, 15.0]))
 
@@ -145,7 +145,7 @@ def test_shrunk_images_take_their_boxes_with_them(records: list[ImageRecord]) ->
 def test_what_the_network_sees_does_not_depend_on_what_fits_into_memory(
     records: list[ImageRecord],
 ) -> None:
-    decoded, some, all_kept = (TrainingImages(records, CLASSES, cache_size=24) for _ in range(3))
+    decoded, some, all_kept = (TrainingDataset(records, CLASSES, cache_size=24) for _ in range(3))
     said = some.fill_cache(limit=4 * 24 * 20 * 3)
     assert said.startswith("5 of 10 images fit into memory")
     assert all_kept.fill_cache().startswith("10 decoded images kept in memory")
@@ -164,7 +164,7 @@ def test_what_the_network_sees_does_not_depend_on_what_fits_into_memory(
 def test_an_augmentation_that_works_in_place_does_not_reach_the_cache(
     records: list[ImageRecord],
 ) -> None:
-    images = TrainingImages(records, CLASSES, cache_size=24)
+    images = TrainingDataset(records, CLASSES, cache_size=24)
     images.fill_cache()
     before = images[0].image.clone()
     images[0].image.zero_()
@@ -186,16 +186,16 @@ def test_an_image_that_cannot_be_read_stops_the_filling_of_the_cache(
 ) -> None:
     records[7].path.write_bytes(b"no image")
     with pytest.raises(DetkitError, match="bïld-7.png"):
-        TrainingImages(records, CLASSES, cache_size=100).fill_cache()
+        TrainingDataset(records, CLASSES, cache_size=100).fill_cache()
 
 
 def test_a_missing_image_is_told_from_a_label_of_a_class_that_is_not_trained(
     records: list[ImageRecord],
 ) -> None:
-    images = TrainingImages([replace(records[2], path=Path("gone.png"))], ("car",))
+    images = TrainingDataset([replace(records[2], path=Path("gone.png"))], ("car",))
     with pytest.raises(DetkitError, match="gone.png"):
         images[0]
-    assert TrainingImages(records, ("dog",))[2].labels.tolist() == [0]
+    assert TrainingDataset(records, ("dog",))[2].labels.tolist() == [0]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
@@ -248,7 +248,7 @@ def test_what_leaves_the_loader_is_normalised_like_prepare_and_zero_around_the_i
     cv2.imencode(".png", small)[1].tofile(records[0].path)
     mean, std = (0.5, 0.25, 0.125), (0.25, 0.5, 1.0)
     preparation = Preparation(OwnSize(), mean, std, antialias, stride=16)
-    draw = Draw(TrainingImages(records, CLASSES), Compose([]), 0.0, OwnSize(), seed=5)
+    draw = SampleStream(TrainingDataset(records, CLASSES), Compose([]), 0.0, OwnSize(), seed=5)
     (batch,) = take(BatchStream(draw, preparation, len(records)), 1, workers=workers)
     assert batch.images.dtype == torch.float32
     assert torch.equal(batch.images, preparation([draw(i) for i in range(len(records))]).images)
@@ -269,7 +269,7 @@ def test_a_workers_memory_is_used_again_only_when_its_batch_has_been_unpacked(
         image = cv2.imread(str(record.path))
         cv2.imencode(".png", cv2.resize(image, (side, side + 3)))[1].tofile(record.path)
     preparation = Preparation(OwnSize(), (0.5,) * 3, (0.25,) * 3, antialias=True)
-    draw = Draw(TrainingImages(records, CLASSES), Compose([]), 0.0, OwnSize(), seed=5)
+    draw = SampleStream(TrainingDataset(records, CLASSES), Compose([]), 0.0, OwnSize(), seed=5)
     stream = BatchStream(draw, preparation, 2)
     loader = batches(open_loader(stream, 0, num_workers=workers, pin_memory=False))
     for number in range(24):
@@ -277,12 +277,12 @@ def test_a_workers_memory_is_used_again_only_when_its_batch_has_been_unpacked(
         if number % 5 == 0:
             time.sleep(0.1)  # the workers go as far ahead as they may
         wanted = stream[number]
-        assert isinstance(wanted, Shipment)
+        assert isinstance(wanted, PackedBatch)
         assert_equal(batch, wanted.unpack())
 
 
 def test_images_travel_as_bytes_and_are_finished_on_arrival(records: list[ImageRecord]) -> None:
     shipment = make_stream(records)[0]
-    assert isinstance(shipment, Shipment)
+    assert isinstance(shipment, PackedBatch)
     assert shipment.batch.images.dtype == torch.uint8
     assert shipment.unpack().images.dtype == torch.float32

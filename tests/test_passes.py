@@ -19,7 +19,7 @@ from detkit.detector import Stage
 from detkit.errors import DetkitError
 from detkit.structures import Batch
 from detkit.training import passes
-from detkit.training.dataset import TrainingImages
+from detkit.training.dataset import TrainingDataset
 
 
 class Counting(Toy):
@@ -162,7 +162,7 @@ def test_an_unreadable_image_ends_a_pass_with_its_name(
     tmp_path: Path, records: list[ImageRecord]
 ) -> None:
     records[3].path.write_bytes(b"")
-    images = TrainingImages(records, ("car", "dog"))
+    images = TrainingDataset(records, ("car", "dog"))
     with pytest.raises(DetkitError, match="bïld-3.png"):
         list(passes.batches_once(images, Counting(), 4, seed=0))
 

@@ -32,7 +32,7 @@ from detkit.proposals.source import (
     source_for,
 )
 from detkit.structures import Proposals
-from detkit.training.dataset import TrainingImages
+from detkit.training.dataset import TrainingDataset
 from detkit.training.resume import load_resume
 from detkit.training.train import train
 
@@ -112,16 +112,16 @@ def test_samples_have_the_proposals_of_their_image_in_its_decoded_pixels(
     records: list[ImageRecord], asked: list[tuple[str, int]]
 ) -> None:
     source = ComputedProposals(Proposer("edge-boxes"), ProposalCache())
-    plain = TrainingImages(records, CLASSES, 0, source)
+    plain = TrainingDataset(records, CLASSES, 0, source)
     found = plain[0].proposals  # without filling, as it is asked for
     assert found is not None and found.dtype == torch.float32
     np.testing.assert_array_equal(found.numpy(), RANKED)
-    shrunk = TrainingImages(records, CLASSES, 24, source)
+    shrunk = TrainingDataset(records, CLASSES, 24, source)
     assert "3 proposals an image" in shrunk.fill_proposals()
     halved = shrunk[1]
     assert halved.image.shape == (3, 20, 24) and halved.proposals is not None
     np.testing.assert_array_equal(halved.proposals.numpy(), RANKED / 2)
-    assert TrainingImages(records, CLASSES)[0].proposals is None
+    assert TrainingDataset(records, CLASSES)[0].proposals is None
 
 
 def test_a_stopped_and_resumed_run_ends_with_the_same_bits(

@@ -18,7 +18,7 @@ from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
-from detkit.training.dataset import TrainingImages
+from detkit.training.dataset import TrainingDataset
 from detkit.training.run_folder import RunFolder
 
 
@@ -144,10 +144,10 @@ def loss_that_is_not_finite(
 
 
 def interrupt(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -> None:
-    def fill(images: TrainingImages) -> str:
+    def fill(images: TrainingDataset) -> str:
         raise KeyboardInterrupt
 
-    patch.setattr(TrainingImages, "fill_cache", fill)
+    patch.setattr(TrainingDataset, "fill_cache", fill)
 
 
 def stop_signal(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -> None:

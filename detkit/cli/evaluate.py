@@ -18,7 +18,7 @@ from detkit.cli.eval_tables import (
     tell_scores,
 )
 from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
-from detkit.cli.judged import Judged, judge_file, judge_model
+from detkit.cli.judged import Judged, evaluate_file, evaluate_model
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
@@ -178,7 +178,7 @@ def evaluate(
         old = read_baseline(baseline)
     if predictions is None:
         load_plugins(plugin)
-        judged = judge_model(
+        judged = evaluate_model(
             console,
             places[0],
             data,
@@ -198,7 +198,7 @@ def evaluate(
         if proposals is not None or settings or heads:
             option = "--proposals" if proposals else "--set" if settings else "--heads"
             raise UsageError(f"{option} is for a model; --predictions are scored as they are")
-        judged = judge_file(console, predictions, data, names, split, metric, iou)
+        judged = evaluate_file(console, predictions, data, names, split, metric, iou)
     scores = judged.scores
     outcomes = least_outcomes(scores, gates)
     report: dict[str, Any] = {}

@@ -83,7 +83,7 @@ def choose_split(dataset: Dataset, split: str | None) -> str:
     )
 
 
-def judge_model(
+def evaluate_model(
     console: Console,
     model: str,
     data: Path,
@@ -148,7 +148,7 @@ def judge_model(
     )
 
 
-def judge_file(
+def evaluate_file(
     console: Console,
     predictions: Path,
     data: Path,

@@ -293,10 +293,10 @@ def _build(
     from detkit.config import from_json
     from detkit.detectors import load_backend
     from detkit.model_file import is_model, model_info
-    from detkit.training.dataset import TrainingImages
+    from detkit.training.dataset import TrainingDataset
 
     backend = load_backend(str(plan.model))
-    labelled = TrainingImages(records, tuple(class_names), 0).labelled()
+    labelled = TrainingDataset(records, tuple(class_names), 0).labelled()
     config = backend.suited_config(from_json(backend.config_class, plan.detector), labelled)
     recipe = from_json(type(backend.recipe), plan.recipe)
     torch.manual_seed(plan.seed)

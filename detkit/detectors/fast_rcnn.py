@@ -22,7 +22,7 @@ Where the equations are:
 - sec. 2.3, eqs. 1-3: `multi_task_loss`, multi-task loss, its two parts, smooth L1
 - sec. 2.3: `sample_rois`, the regions of a mini-batch
 - sec. 2.3, eq. 4: `RoIPooling`, RoI pooling's gradient, which is torchvision's
-- sec. 3: `judge`, test: the boxes and probabilities of each region
+- sec. 3: `classify_rois`, test: the boxes and probabilities of each region
 - sec. 3: `Detector.detect`, test: NMS of each class
 - sec. 3.1, eq. 5: `truncated`, a layer made two by truncated SVD
 - sec. 3.1: `RegionDetector.compressed`, a detector with its fc6 and fc7 shortened so
@@ -47,7 +47,7 @@ from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced
 from detkit.networks import backbones
-from detkit.networks.necks import Pyramid, SingleMap, initialise
+from detkit.networks.necks import FeaturePyramid, SingleMap, initialise
 from detkit.networks.roi_pooling import RoIPooling
 from detkit.networks.truncated_svd import factored, truncated
 from detkit.networks.weights import read_state_dict
@@ -147,7 +147,7 @@ class FastRCNNConfig(RegionConfig, ProposalConfig):
     """Fast R-CNN's numbers."""
 
 
-def build_maps(config: RegionConfig) -> tuple[backbones.Backbone, SingleMap | Pyramid]:
+def build_maps(config: RegionConfig) -> tuple[backbones.Backbone, SingleMap | FeaturePyramid]:
     """Return the backbone and what makes the L maps of its own that regions are cut from."""
     name, is_large = config.backbone, config.is_large
     if config.has_pyramid:
@@ -157,7 +157,9 @@ def build_maps(config: RegionConfig) -> tuple[backbones.Backbone, SingleMap | Py
     if name == "vgg16":
         backbone.generic_blocks = VGG16_GENERIC
     if config.has_pyramid:
-        return backbone, Pyramid(backbone.taps, config.neck_width or (256 if is_large else 128))
+        return backbone, FeaturePyramid(
+            backbone.taps, config.neck_width or (256 if is_large else 128)
+        )
     light = config.neck_width or 128
     return backbone, SingleMap(backbone.taps[-1], config.neck_width if is_large else light)
 
@@ -173,7 +175,7 @@ class RoIHead(nn.Module):
         self,
         config: RegionConfig,
         backbone: backbones.Backbone,
-        neck: SingleMap | Pyramid,
+        neck: SingleMap | FeaturePyramid,
         num_classes: int,
     ) -> None:
         """Build the layers for C = `num_classes` classes and background."""
@@ -313,7 +315,7 @@ def roi_losses(
     return multi_task_loss(class_logits, deltas, labels, targets, box_weight)
 
 
-def judge(
+def classify_rois(
     head: RoIHead,
     backbone: backbones.Backbone,
     maps: Sequence[Tensor],
@@ -439,4 +441,4 @@ class FastRCNN(RegionDetector):
         """Return the proposals, (P, C, 4) moved by class, with each class's probability."""
         maps = self.maps(batch.images)
         proposals = self.given_proposals(batch)
-        return judge(self.head, self.backbone, maps, proposals, self.config.box_variances)
+        return classify_rois(self.head, self.backbone, maps, proposals, self.config.box_variances)

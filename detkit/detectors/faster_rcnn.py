@@ -57,7 +57,7 @@ from detkit.detectors.fast_rcnn import (
     RegionConfig,
     RegionDetector,
     build_maps,
-    judge,
+    classify_rois,
     roi_losses,
     sample_rois,
 )
@@ -266,7 +266,9 @@ class FasterRCNN(RegionDetector):
         scored = self.rpn.score(maps, batch.images)
         proposals = self.rpn.propose(scored, batch.sizes, training=False)
         regional = maps[: self.neck.num_regional]
-        return judge(self.head, self.backbone, regional, proposals, self.config.box_variances)
+        return classify_rois(
+            self.head, self.backbone, regional, proposals, self.config.box_variances
+        )
 
     def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
         """Return for each image which objects an anchor reaches, moved or not, and a proposal."""

@@ -76,10 +76,10 @@ def estimate_anchors(
         if mean_iou > best_iou:
             best, best_iou = centres, mean_iou
     assert best is not None
-    return judge_anchors(shapes, best[np.argsort(best.prod(axis=1), kind="stable")], thresholds)
+    return mean_best_iou(shapes, best[np.argsort(best.prod(axis=1), kind="stable")], thresholds)
 
 
-def judge_anchors(
+def mean_best_iou(
     shapes: Shapes, anchors: Shapes, thresholds: tuple[float, ...] = (0.5, 0.7)
 ) -> AnchorEstimate:
     """Return how well (k, 2) anchors fit objects of (N, 2) shapes."""

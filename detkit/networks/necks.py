@@ -31,7 +31,7 @@ class SingleMap(nn.Module):
         return [self.reduce(x)]
 
 
-class Pyramid(nn.Module):
+class FeaturePyramid(nn.Module):
     """FPN (Lin et al. 2017, arXiv:1612.03144), and coarser maps above it for large anchors."""
 
     def __init__(self, taps: Sequence[Tap], width: int, coarsest: int = 64) -> None:

@@ -36,7 +36,7 @@ class Pixels:
     size: tuple[int, int]
 
 
-class TrainingImages:
+class TrainingDataset:
     """Labelled images as samples, in their own pixels or shrunk to a longer side of `cache_size`.
 
     Images are shrunk whether they are kept in memory or not, so what the network sees does not

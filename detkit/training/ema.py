@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class EMA:
     """An exponential moving average of a module's parameters and of its norms' statistics.
 
     Polyak and Juditsky 1992. The decay rises as `(1 + t) / (10 + t)` (TensorFlow's

@@ -20,7 +20,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, is_out_of_memory
 from detkit.networks.precision import memory_format
 from detkit.structures import Batch
-from detkit.training.ema import WeightAverage
+from detkit.training.ema import EMA
 
 SMALL_BATCH = 16  # images a device: with fewer, batch norm's statistics are too noisy to learn
 
@@ -41,7 +41,7 @@ class Learner:
         self._base_lrs = [float(group["lr"]) for group in groups]
         optimizer = make_optimizer(recipe, groups, fabric.device, precision)
         self._network, self._optimizer = fabric.setup(LossModule(detector), optimizer)
-        self.average = WeightAverage(detector, recipe.ema_decay) if recipe.ema_decay else None
+        self.average = EMA(detector, recipe.ema_decay) if recipe.ema_decay else None
 
     def set_train(self) -> None:
         """Put the detector into train mode, all but frozen norms."""

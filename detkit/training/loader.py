@@ -33,7 +33,7 @@ from detkit.config import Recipe
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
-from detkit.training.dataset import TrainingImages
+from detkit.training.dataset import TrainingDataset
 from detkit.transforms.augmentation import Compose, light_augmentation
 from detkit.transforms.geometric import Transform
 from detkit.transforms.mosaic import mosaic
@@ -46,10 +46,10 @@ ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleStream:
     """Everything that turns a draw number into an augmented sample; goes to the workers."""
 
-    images: TrainingImages
+    images: TrainingDataset
     augmentation: Transform
     mosaic: float  # probability
     canvas: Callable[[int, int], tuple[int, int]]  # (height, width) of an image -> of its mosaic
@@ -101,7 +101,7 @@ def make_augmentation(detector: Detector, recipe: Recipe) -> Transform:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedTensors:
     """A tensor an image, of any lengths, on their way: one array for them all.
 
     Each tensor would travel as a shared-memory file of its own, which for boxes and labels
@@ -112,7 +112,7 @@ class Row:
     lengths: list[int]
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> Row:
+    def of(cls, tensors: Sequence[Tensor]) -> PackedTensors:
         """Return the tensors, which differ in their first axis alone, one after the other."""
         return cls(torch.cat(list(tensors)).numpy(), [len(tensor) for tensor in tensors])
 
@@ -122,14 +122,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Shipment:
+class PackedBatch:
     """A batch on its way out of a worker: one shared tensor, and everything small as numpy."""
 
     batch: Batch  # in grey levels, without boxes, labels and proposals
-    boxes: Row
-    labels: Row
-    difficult: Row
-    proposals: Row | None
+    boxes: PackedTensors
+    labels: PackedTensors
+    difficult: PackedTensors
+    proposals: PackedTensors | None
     preparation: Preparation  # to be finished on arrival
 
     @classmethod
@@ -138,19 +138,19 @@ class Shipment:
         samples: Iterable[Sample],
         preparation: Preparation,
         room: Callable[[int], Tensor] | None = None,
-    ) -> Shipment:
+    ) -> PackedBatch:
         """Return the samples' batch made ready to travel; `room` is `Preparation.resize`'s."""
         batch = preparation.resize(samples, room)
         return cls(
             replace(batch, boxes=[], labels=[], difficult=[], proposals=None),
-            Row.of(batch.boxes),
-            Row.of(batch.labels),
-            Row.of(batch.difficult),
-            None if batch.proposals is None else Row.of(batch.proposals),
+            PackedTensors.of(batch.boxes),
+            PackedTensors.of(batch.labels),
+            PackedTensors.of(batch.difficult),
+            None if batch.proposals is None else PackedTensors.of(batch.proposals),
             preparation,
         )
 
-    def pin_memory(self) -> Shipment:
+    def pin_memory(self) -> PackedBatch:
         """Return it with the images in page-locked memory (the DataLoader calls this)."""
         return replace(self, batch=self.batch.pin_memory())
 
@@ -166,7 +166,7 @@ class Shipment:
         return self.preparation.normalise(whole.to(device))
 
 
-class SharedRoom:
+class SharedBuffers:
     """Shared memory for a data worker's batches, the same few pieces over and over.
 
     To make a new piece for each batch takes a fifth of the time of reading its images: the
@@ -187,7 +187,7 @@ class SharedRoom:
         return self._pieces[self._turn][:num_bytes]
 
 
-class BatchStream(Dataset[Shipment | DetkitError]):
+class BatchStream(Dataset[PackedBatch | DetkitError]):
     """Batch `k` of the run, for any k; this process's share of it with several devices.
 
     Two devices with half the batch each see together what one sees alone: of every
@@ -198,7 +198,7 @@ class BatchStream(Dataset[Shipment | DetkitError]):
 
     def __init__(
         self,
-        draw: Draw,
+        draw: SampleStream,
         preparation: Preparation,
         batch_size: int,
         *,
@@ -222,23 +222,23 @@ class BatchStream(Dataset[Shipment | DetkitError]):
         """Return a number no run reaches: the stream has no end."""
         return ENDLESS
 
-    def __getitem__(self, number: int) -> Shipment | DetkitError:
+    def __getitem__(self, number: int) -> PackedBatch | DetkitError:
         """Return batch `number`, or the error that an image of it makes."""
         return self.draws(number * self.batch_size + self.rank * self.share, self.share)
 
-    def draws(self, first: int, number: int) -> Shipment | DetkitError:
+    def draws(self, first: int, number: int) -> PackedBatch | DetkitError:
         """Return the batch of `number` draws from draw `first` on, or the error that one makes."""
         try:
             with random_states_kept():  # once a batch: it takes longer than to seed
                 samples = (self.draw(first + index) for index in range(number))
-                return Shipment.of(samples, self.preparation, self.room)
+                return PackedBatch.of(samples, self.preparation, self.room)
         except DetkitError as error:
             return error
 
 
 def open_loader(
     stream: BatchStream, first: int, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Shipment | DetkitError]:
+) -> DataLoader[PackedBatch | DetkitError]:
     """Return the loader of the stream's batches from number `first` on, without end."""
     context = None
     if num_workers:
@@ -258,7 +258,7 @@ def open_loader(
 
 
 def batches(
-    loader: DataLoader[Shipment | DetkitError], device: torch.device | str = "cpu"
+    loader: DataLoader[PackedBatch | DetkitError], device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
     """Yield the loader's batches, ready for the network on `device`.
 
@@ -283,7 +283,7 @@ def batches(
         yield shipment.unpack(device)
 
 
-def _begun(loader: DataLoader[Shipment | DetkitError]) -> Iterator[Shipment | DetkitError]:
+def _begun(loader: DataLoader[PackedBatch | DetkitError]) -> Iterator[PackedBatch | DetkitError]:
     """Return the loader's iterator, which alone tells of a dead worker: when it is asked for more.
 
     torch has a signal handler raise its error besides, wherever the main process then is: in a
@@ -321,7 +321,7 @@ def _begin_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     info = get_worker_info()
     if info is not None and isinstance(info.dataset, BatchStream):
-        info.dataset.room = SharedRoom(PIECES)
+        info.dataset.room = SharedBuffers(PIECES)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):  # a signal to the whole group is meant for the run
         os.setpgid(0, 0)

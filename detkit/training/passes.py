@@ -9,13 +9,13 @@ import torch
 from detkit.detector import Detector
 from detkit.errors import DetkitError
 from detkit.structures import Batch
-from detkit.training.dataset import TrainingImages
-from detkit.training.loader import BatchStream, Draw
+from detkit.training.dataset import TrainingDataset
+from detkit.training.loader import BatchStream, SampleStream
 from detkit.transforms.augmentation import Compose
 
 
 def batches_once(
-    images: TrainingImages,
+    images: TrainingDataset,
     detector: Detector,
     batch_size: int,
     seed: int,
@@ -25,7 +25,7 @@ def batches_once(
 
     Every process yields all of them. Raises DetkitError naming an image that cannot be read.
     """
-    draw = Draw(images, Compose([]), 0.0, detector.network_size(), seed)
+    draw = SampleStream(images, Compose([]), 0.0, detector.network_size(), seed)
     stream = BatchStream(draw, detector.preparation, batch_size)
     for first in range(0, len(images), batch_size):
         shipment = stream.draws(first, min(batch_size, len(images) - first))

@@ -26,7 +26,7 @@ from detkit.training.learner import leave_group, make_fabric
 from detkit.training.options import RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.run_folder import RunFolder
-from detkit.training.trainer import Run
+from detkit.training.trainer import Trainer
 
 
 def train(
@@ -107,7 +107,7 @@ def train(
     folder = RunFolder(run_dir, resume=resume, force=force) if fabric.global_rank == 0 else None
     try:
         fabric.launch()
-        run = Run(fabric, detector, records, recipe, options, folder, began)
+        run = Trainer(fabric, detector, records, recipe, options, folder, began)
         run.notes.append(reason)
         crowded = crowding_note() if where.type == "cpu" else ""
         if crowded:

@@ -20,11 +20,11 @@ from detkit.errors import DetkitError, Interrupted
 from detkit.files import shell_word
 from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
-from detkit.training.dataset import TrainingImages, coverage
+from detkit.training.dataset import TrainingDataset, coverage
 from detkit.training.learner import Learner, next_batch, over_devices
 from detkit.training.loader import (
     BatchStream,
-    Draw,
+    SampleStream,
     batches,
     default_workers,
     make_augmentation,
@@ -40,10 +40,10 @@ from detkit.training.samples import clear_samples, write_samples
 from detkit.training.saver import Saver
 from detkit.training.schedule import lr_factor
 from detkit.training.signals import StopSignal
-from detkit.training.validation import Validations
+from detkit.training.validation import Validation
 
 
-class Run:
+class Trainer:
     """Makes the steps of all stages within the budget; validates, saves, and stops in time."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Run:
         self.notes: list[str] = []
         self.at = Position()
         source = source_for(detector, options.proposals)
-        self.images = TrainingImages(records, detector.class_names, recipe.cache_size, source)
+        self.images = TrainingDataset(records, detector.class_names, recipe.cache_size, source)
         self.stages = detector.stages(recipe)
         self.budgets = options.budgets(self.stages, len(records), recipe.batch_size)
         self.clock = Clock(began, options.max_minutes, self.stages, self.budgets, len(records))
@@ -82,7 +82,7 @@ class Run:
             identity["proposals from"] = source.identity
         self.saver = Saver(folder, detector, options, identity)
         epoch_steps = math.ceil(len(records) / recipe.batch_size)
-        self.validations = Validations(fabric, detector, options, epoch_steps)
+        self.validations = Validation(fabric, detector, options, epoch_steps)
         self._saved: Mapping[str, Any] | None = None
         self._log = RunLog(folder)
         self._stop = StopSignal()
@@ -277,7 +277,7 @@ class Run:
         world_size, num_workers = self.fabric.world_size, self.options.num_workers
         if num_workers is None:
             num_workers = default_workers(len(self.images), on_cpu=on_cpu, processes=world_size)
-        draw = Draw(
+        draw = SampleStream(
             self.images,
             make_augmentation(self.detector, stage.recipe),
             stage.recipe.mosaic,

@@ -18,7 +18,7 @@ from detkit.training.schedule import StageBudget
 TIME_SHARE = 0.1  # of the time used that validations on the way may take
 
 
-class Validations:
+class Validation:
     """Judges a detector on the way and in the end, and remembers in a `Position` how it did."""
 
     def __init__(
