@@ -1,4 +1,4 @@
-"""Who may import whom: the layers of the design, held by reading the source."""
+"""Who may import whom: the table of folders, held by reading the source."""
 
 from __future__ import annotations
 
@@ -9,123 +9,63 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "detkit"
 
-# A module may import from its own layer and from those below it. A folder's files have the
-# folder's layer unless they are listed themselves.
-LAYERS = {
-    6: (
-        "cli",
-        "__main__",
+# A folder, or a file at the top of the package, and what it may import besides itself. What all
+# may import: `FREE`. `docs/architecture.md` has the same table as a picture.
+FREE = {"structures", "errors", "text"}
+DETECTOR = ("networks", "transforms", "geometry", "trace", "config", "stopwatch")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "__init__": ("data", "training", "inference", "evaluation"),
+    "__main__": ("cli",),
+    "structures": (),
+    "errors": (),
+    "text": (),
+    "config": (),
+    "files": (),
+    "machine": (),
+    "stopwatch": (),
+    "drawing": (),
+    "geometry": (),
+    "predictions": (),
+    "trace": ("geometry", "config"),
+    "networks": ("config", "geometry"),
+    "transforms": ("config", "geometry"),
+    "data": ("files",),
+    "detector": DETECTOR,
+    "detectors": (*DETECTOR, "detector"),
+    "proposals": ("data", "config", "files", "machine"),
+    "model_file": ("detector", "config", "files"),
+    "training": (
+        *("detector", "model_file", "networks.precision", "transforms", "geometry", "config"),
+        *("proposals", "data", "drawing", "machine", "files"),
     ),
-    5: (
-        "report",
-        "proposals.source",
-        "proposals.table",
-        "proposals.making",
-        "networks.precision",
-        "data.sources",
-        "data.image_names",
-        "evaluation.evaluate",
-        "evaluation.baseline",
-        "evaluation.junit",
-        "evaluation.misses",
-        "evaluation.protocols",
-        "evaluation.sizes",
-        "inference.predict",
-        "inference.onnx",
-        "training.train",
-        "training.trainer",
-        "training.passes",
-        "training.options",
-        "training.progress",
-        "training.schedule",
-        "training.learner",
-        "training.ema",
-        "training.dataset",
-        "training.loader",
-        "training.validation",
-        "training.saver",
+    "inference": (
+        *("detectors", "detector", "model_file", "networks.precision", "networks.weights"),
+        *("proposals", "predictions", "data", "machine", "config", "files", "stopwatch"),
         "training.run_folder",
-        "training.run_log",
-        "training.samples",
-        "training.signals",
-        "training.cpu_contention",
-        "model_file",
-        "comparison.table",
-        "comparison.runs",
-        "comparison.measure",
-        "evaluation.gates",
-        "evaluation.scores",
-        "evaluation.pairing",
-        "inference.reader",
-        "training.resume",
-        "inference.models",
     ),
-    4: (
-        "data",
-        "detectors",
-        "proposals",
+    "evaluation": ("inference", "predictions", "data", "proposals", "trace"),
+    "comparison": (
+        *("evaluation", "inference", "predictions", "data", "files", "model_file"),
+        *("training.run_folder", "training.run_log", "training.resume"),
+        *("detectors", "networks.precision"),
     ),
-    3: ("detector",),
-    2: (
-        "trace",
-        "drawing",
-        "predictions",
-        "transforms.geometric",
-        "transforms.preparation",
-        "transforms.photometric",
-        "transforms.mosaic",
-        "networks.backbones",
-        "networks.architectures",
-        "networks.darknet",
-        "networks.weights",
-        "networks.necks",
-        "networks.roi_pooling",
-        "networks.rpn",
-        "networks.yolo_heads",
-        "networks.fold_norms",
-        "evaluation.voc_map",
-        "evaluation.coco_map",
-        "evaluation.bootstrap",
-        "evaluation.error_breakdown",
-        "evaluation.proposal_recall",
-        "networks.pretrained",
-        "transforms.augmentation",
-    ),
-    1: (
-        "geometry.anchors",
-        "geometry.anchor_estimation",
-        "geometry.matching",
-        "geometry.nms",
-        "networks.crops",
-        "networks.svms",
-        "networks.box_regression",
-        "networks.truncated_svd",
-        "evaluation.precision_recall",
-    ),
-    0: (
-        "comparison",
-        "training",
-        "inference",
-        "evaluation",
-        "networks",
-        "transforms",
-        "geometry",
-        "network_size",
-        "structures",
-        "config",
-        "errors",
-        "files",
-        "stopwatch",
-        "machine",
-        "memory",
-        "__init__",
-        "text",
-        "evaluation.iou",
+    "report": ("evaluation", "comparison", "data", "files"),
+    "cli": (
+        *("report", "comparison", "evaluation", "training", "inference", "proposals"),
+        *("predictions", "data", "detectors", "detector", "model_file", "networks", "transforms"),
+        *("geometry", "config", "files", "machine", "drawing", "stopwatch"),
     ),
 }
-LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+# Imported inside functions alone, since it brings torch.
+LAZY = {"evaluation": {"inference"}, "__init__": set(MAY_IMPORT)}
+# Named in annotations alone.
+TYPES_ONLY = {"proposals": {"detector"}, "evaluation": {"detector"}}
 # As the papers cite each other.
 BACKENDS_THAT_BUILD_ON = {"faster_rcnn": {"fast_rcnn"}}
+# Folders that hold more than a docstring in their `__init__.py`: the registry of backends, the
+# opening of a folder, the command's app, and the package's own few names.
+FULL_INITS = {"__init__", "detectors", "data", "cli"}
+WITHOUT_TORCH = ("data.", "predictions.", "evaluation.")
 SHELL = {"typer", "rich", "click"}
 
 
@@ -137,11 +77,20 @@ def name_of(path: Path) -> str:
 SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported_by(path: Path, *, at_once: bool = False) -> set[str]:
+def for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+
+
+def imported_by(path: Path, *, at_once: bool = False, types: bool = True) -> set[str]:
     """Return the dotted names a file imports: anywhere, or only those on being imported."""
     names: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_annotations = {
+        id(inner) for node in tree.body if for_types(node) for inner in ast.walk(node)
+    }
     for node in tree.body if at_once else ast.walk(tree):
+        if not types and id(node) in for_annotations:
+            continue
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -151,26 +100,65 @@ def imported_by(path: Path, *, at_once: bool = False) -> set[str]:
     return names
 
 
-def own_imports(name: str, *, at_once: bool = False) -> set[str]:
+def own_imports(name: str, *, at_once: bool = False, types: bool = True) -> set[str]:
     """Return the modules of the package that a module imports."""
     found = set()
-    for imported in imported_by(SOURCES[name], at_once=at_once):
+    for imported in imported_by(SOURCES[name], at_once=at_once, types=types):
         inside = imported.removeprefix("detkit.")
         if imported.startswith("detkit.") and inside in SOURCES and inside != name:
             found.add(inside)
     return found
 
 
-def layer_of(name: str) -> int:
-    """Return a module's layer; -1 for one that the table above does not know."""
-    return LAYER.get(name, LAYER.get(name.partition(".")[0], -1))
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def is_within(name: str, rooms: tuple[str, ...]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def outside(name: str, *, at_once: bool = False, types: bool = True) -> set[str]:
+    """Return what a module imports of other folders, package docstrings left out."""
+    imports = own_imports(name, at_once=at_once, types=types)
+    parents = {other.rpartition(".")[0] for other in imports}
+    return {
+        other
+        for other in imports - parents
+        if room_of(other) not in {room_of(name), *FREE} and not is_empty_init(other)
+    }
+
+
+def is_empty_init(name: str) -> bool:
+    return SOURCES[name].name == "__init__.py" and name not in FULL_INITS
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_module_has_a_layer_and_imports_downwards_only(name: str) -> None:
-    assert layer_of(name) >= 0, f"{name} is in no layer: add it to the table above"
-    upwards = {other for other in own_imports(name) if layer_of(other) > layer_of(name)}
-    assert not upwards, f"{name} (layer {layer_of(name)}) imports upwards: {sorted(upwards)}"
+def test_every_module_imports_only_what_its_folder_may(name: str) -> None:
+    room = room_of(name)
+    assert room in MAY_IMPORT, f"{name}: {room} is not in the table above"
+    allowed = (*MAY_IMPORT[room], *TYPES_ONLY.get(room, ()))
+    wrong = sorted(other for other in outside(name) if not is_within(other, allowed))
+    assert not wrong, f"{name}: {room} may not import {wrong}"
+    forbidden = (set(TYPES_ONLY.get(room, ())), "but for types"), (LAZY.get(room, set()), "at once")
+    for rooms, how in forbidden:
+        imports = outside(name, at_once=how == "at once", types=False)
+        wrong = sorted(other for other in imports if room_of(other) in rooms)
+        assert not wrong, f"{name}: {room} may not import {wrong} {how}"
+
+
+def test_no_folder_is_above_itself() -> None:
+    above: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for name in SOURCES:
+        above[room_of(name)] |= {room_of(other) for other in outside(name, types=False)}
+
+    def visit(room: str, way: tuple[str, ...]) -> None:
+        assert room not in way, " -> ".join((*way[way.index(room) :], room))
+        for other in above[room]:
+            visit(other, (*way, room))
+
+    for room in above:
+        visit(room, ())
 
 
 def test_no_modules_need_each_other_to_be_imported() -> None:
@@ -188,7 +176,16 @@ def test_no_modules_need_each_other_to_be_imported() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if layer_of(name) < 6])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in SOURCES if name.startswith(WITHOUT_TORCH) and name != "evaluation.misses"],
+)
+def test_labels_detections_and_metrics_need_no_torch(name: str) -> None:
+    imports = imported_by(SOURCES[name], types=False)
+    assert not {"torch", "torchvision"} & {imported.partition(".")[0] for imported in imports}
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) != "cli"])
 def test_only_the_shell_draws_on_the_terminal(name: str) -> None:
     tops = {imported.partition(".")[0] for imported in imported_by(SOURCES[name])}
     assert not tops & SHELL
@@ -202,6 +199,18 @@ def test_backends_do_not_import_each_other_but_as_the_papers_cite(name: str) -> 
     file = name.partition(".")[2]
     others = {other.partition(".")[2] for other in own_imports(name) if "detectors." in other}
     assert others <= BACKENDS_THAT_BUILD_ON.get(file, set())
+
+
+def test_the_folder_of_detectors_holds_the_five_papers_and_nothing_else() -> None:
+    held = {path.stem for path in (PACKAGE / "detectors").iterdir() if path.suffix == ".py"}
+    assert held == {"__init__", "rcnn", "fast_rcnn", "faster_rcnn", "ssd", "yolov1"}
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if SOURCES[name].name == "__init__.py"])
+def test_a_folder_says_what_it_holds_and_no_more(name: str) -> None:
+    body = ast.parse(SOURCES[name].read_text(encoding="utf-8")).body
+    assert isinstance(body[0], ast.Expr), f"{name} has no docstring"
+    assert len(body) == 1 or name in FULL_INITS, f"{name} holds more than a docstring"
 
 
 def test_files_of_the_package_are_named_by_nouns_that_mean_something() -> None:
