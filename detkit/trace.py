@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision import ops
 
 from detkit.config import DetectorConfig
 from detkit.geometry.boxes import iou
-from detkit.geometry.nms import soft_nms
+from detkit.geometry.nms import Ranking, best_first, rankings
 from detkit.structures import BoolArray
 
 Box = tuple[float, float, float, float]
@@ -85,47 +84,29 @@ def selection_stages(
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranked:
-    """What is left of one class's candidates."""
-
-    rows: Tensor  # candidates above the threshold, best first, cut at the class's limit
-    kept: Tensor  # of these, by their rank, what NMS keeps
-
-
-@dataclass(frozen=True, slots=True)
 class _Selection:
     """What each stage of the selection leaves of an image's candidates."""
 
     boxes: Tensor  # (K, 4) or (K, C, 4) network pixels
     scores: Tensor  # (K, C)
-    classes: dict[int, _Ranked]
+    classes: dict[int, Ranking]  # those with a candidate above the threshold
     ranks: dict[tuple[int, int], int]  # (class, candidate) -> place among all that NMS keeps
 
     @classmethod
     def of(cls, boxes: Tensor, scores: Tensor, config: DetectorConfig) -> _Selection:
-        """Return the selection by a detector's config."""
-        classes: dict[int, _Ranked] = {}
-        survivors: list[tuple[int, int]] = []
-        values: list[Tensor] = [scores.new_empty(0)]
-        for label in range(scores.shape[1]):
-            of_class = scores[:, label]
-            rows = (of_class > config.score_thresh).nonzero().flatten()
-            order = of_class[rows].sort(stable=True, descending=True).indices
-            rows = rows[order[: config.pre_nms_top_k]]
-            class_boxes = boxes[rows] if boxes.ndim == 2 else boxes[rows, label]
-            if config.nms_method == "greedy":
-                kept = ops.nms(class_boxes, of_class[rows], config.nms_thresh)
-                kept_scores = of_class[rows[kept]]
-            else:
-                kept, kept_scores = soft_nms(
-                    class_boxes, of_class[rows], score_thresh=config.score_thresh
-                )
-            classes[label] = _Ranked(rows, kept)
-            survivors += [(label, row) for row in rows[kept].tolist()]
-            values.append(kept_scores)
-        order = torch.cat(values).sort(stable=True, descending=True).indices
+        """Return the selection by a detector's config, as `nms.select` makes it."""
+        ranked = rankings(
+            boxes,
+            scores,
+            score_thresh=config.score_thresh,
+            nms_thresh=config.nms_thresh,
+            top_k=config.pre_nms_top_k,
+            method=config.nms_method,
+        )
+        survivors = [(one.label, row) for one in ranked for row in one.rows[one.kept].tolist()]
+        order, _ = best_first(ranked, scores)
         ranks = {survivors[index]: rank for rank, index in enumerate(order.tolist())}
-        return cls(boxes, scores, classes, ranks)
+        return cls(boxes, scores, {one.label: one for one in ranked}, ranks)
 
     def of_class(self, label: int) -> Tensor:
         """Return the (K, 4) boxes of a class."""
@@ -180,7 +161,7 @@ def _journey(
 
 
 def _suppressed(
-    boxes: Tensor, scores: Tensor, ranked: _Ranked, place: int, scale: Tensor
+    boxes: Tensor, scores: Tensor, ranked: Ranking, place: int, scale: Tensor
 ) -> _Journey:
     """Return what the box at `place` of the ranking lost to: the kept one that overlaps it most."""
     rivals = ranked.rows[ranked.kept[ranked.kept < place]]

@@ -5,6 +5,8 @@ Shape shorthand: K candidate boxes, C classes, N boxes kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -50,6 +52,65 @@ def soft_nms(
     return torch.stack(kept), torch.stack(kept_scores)
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What the selection leaves of one class's candidates."""
+
+    label: int
+    rows: Tensor  # (n,) candidates above the threshold, best first, cut at the class's limit
+    boxes: Tensor  # (n, 4) of these
+    kept: Tensor  # (m,) of these, by rank: those that NMS keeps, best first
+    scores: Tensor  # (m,) of those, as soft-NMS leaves them
+
+
+def rankings(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    score_thresh: float,
+    nms_thresh: float,
+    top_k: int,
+    method: Literal["greedy", "soft"] = "greedy",
+) -> list[Ranking]:
+    """Return what is left of each class that has a candidate above `score_thresh`.
+
+    For each class by itself: candidates that score above `score_thresh`, of these the best
+    `top_k`, then NMS. `boxes` is (K, 4) or, class-specific, (K, C, 4); `scores` is (K, C).
+    """
+    if not len(scores):
+        return []
+    class_scores = scores.t().contiguous()  # (C, K)
+    passed = class_scores > score_thresh
+    if class_scores.shape[1] > top_k:
+        # The k-th best score of each class is a cheap bound; ties beyond it are cut below.
+        passed &= class_scores >= class_scores.topk(top_k, dim=1).values[:, -1:]
+    found = []
+    # (`passed.any(dim=1)` says the same and takes longer than all of NMS on a CPU.)
+    for label in (class_scores.amax(dim=1) > score_thresh).nonzero().flatten().tolist():
+        rows = passed[label].nonzero().flatten()
+        of_class = class_scores[label, rows]
+        order = of_class.sort(stable=True, descending=True).indices[:top_k]
+        rows, of_class = rows[order], of_class[order]
+        class_boxes = boxes[rows] if boxes.ndim == 2 else boxes[rows, label]
+        if method == "greedy":
+            kept = ops.nms(class_boxes, of_class, nms_thresh)
+            of_class = of_class[kept]
+        else:
+            kept, of_class = soft_nms(class_boxes, of_class, score_thresh=score_thresh)
+        found.append(Ranking(label, rows, class_boxes, kept, of_class))
+    return found
+
+
+def best_first(ranked: Sequence[Ranking], scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (order (n,), scores (n,)): all that NMS keeps, class after class, ranked together.
+
+    `scores` (K, C) gives the dtype and device where nothing is kept.
+    """
+    kept = torch.cat([scores.new_empty(0), *(one.scores for one in ranked)])
+    order = kept.sort(stable=True, descending=True).indices
+    return order, kept[order]
+
+
 def select(
     boxes: Tensor,
     scores: Tensor,
@@ -62,34 +123,20 @@ def select(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (boxes (N, 4), scores (N,), labels (N,)) of one image, best first.
 
-    For each class by itself: candidates that score above `score_thresh`, of these the best
-    `top_k`, then NMS; over all classes the best `max_detections` are kept. `boxes` is (K, 4)
-    or, class-specific, (K, C, 4); `scores` is (K, C).
+    What `rankings` leaves of each class; over all classes the best `max_detections` are kept.
+    `boxes` is (K, 4) or, class-specific, (K, C, 4); `scores` is (K, C).
     """
-    if not len(scores):
-        return boxes.new_empty(0, 4), scores.new_empty(0), scores.new_empty(0, dtype=torch.int64)
-    class_scores = scores.t().contiguous()  # (C, K)
-    passed = class_scores > score_thresh
-    if class_scores.shape[1] > top_k:
-        # The k-th best score of each class is a cheap bound; ties beyond it are cut below.
-        passed &= class_scores >= class_scores.topk(top_k, dim=1).values[:, -1:]
-    kept_boxes, kept_scores, kept_labels = [boxes.new_empty(0, 4)], [scores.new_empty(0)], []
-    # (`passed.any(dim=1)` says the same and takes longer than all of NMS on a CPU.)
-    for label in (class_scores.amax(dim=1) > score_thresh).nonzero().flatten().tolist():
-        rows = passed[label].nonzero().flatten()
-        of_class = class_scores[label, rows]
-        order = of_class.sort(stable=True, descending=True).indices[:top_k]
-        rows, of_class = rows[order], of_class[order]
-        class_boxes = boxes[rows] if boxes.ndim == 2 else boxes[rows, label]
-        if method == "greedy":
-            keep = ops.nms(class_boxes, of_class, nms_thresh)
-            of_class = of_class[keep]
-        else:
-            keep, of_class = soft_nms(class_boxes, of_class, score_thresh=score_thresh)
-        kept_boxes.append(class_boxes[keep])
-        kept_scores.append(of_class)
-        kept_labels += [label] * len(keep)
-    all_scores = torch.cat(kept_scores)
-    best = all_scores.sort(stable=True, descending=True).indices[:max_detections]
-    labels = torch.tensor(kept_labels, dtype=torch.int64, device=scores.device)
-    return torch.cat(kept_boxes)[best], all_scores[best], labels[best]
+    ranked = rankings(
+        boxes,
+        scores,
+        score_thresh=score_thresh,
+        nms_thresh=nms_thresh,
+        top_k=top_k,
+        method=method,
+    )
+    order, ordered = best_first(ranked, scores)
+    best = order[:max_detections]
+    kept = torch.cat([boxes.new_empty(0, 4), *(one.boxes[one.kept] for one in ranked)])
+    labels = [one.label for one in ranked for _ in range(len(one.kept))]
+    of_class = torch.tensor(labels, dtype=torch.int64, device=scores.device)
+    return kept[best], ordered[:max_detections], of_class[best]
