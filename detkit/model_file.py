@@ -108,7 +108,7 @@ def model_info(path: Path | str) -> dict[str, Any]:
 
 def require_finite(detector: Detector, path: Path) -> None:
     """Raise DetkitError, naming one, when a weight is NaN or infinite and may not be saved."""
-    name = _not_finite(detector.state_dict())
+    name = not_finite(detector.state_dict())
     if name is None:
         return
     raise DetkitError(
@@ -117,7 +117,7 @@ def require_finite(detector: Detector, path: Path) -> None:
     )
 
 
-def _not_finite(state: Mapping[str, Tensor]) -> str | None:
+def not_finite(state: Mapping[str, Tensor]) -> str | None:
     """Return the name of a tensor that holds a NaN or an infinity; None when there is none."""
     # One answer from the device, not one a tensor.
     finite = {name: tensor.isfinite().all() for name, tensor in state.items()}

@@ -40,14 +40,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "inference": (
         *("detectors", "detector", "model_file", "networks.precision", "networks.weights"),
+        "networks.pretrained",
         *("proposals", "predictions", "data", "machine", "config", "files", "stopwatch"),
-        "training.run_folder",
     ),
     "evaluation": ("inference", "predictions", "data", "proposals", "trace"),
     "comparison": (
         *("evaluation", "inference", "predictions", "data", "files", "model_file"),
-        *("training.run_folder", "training.run_log", "training.resume"),
-        *("detectors", "networks.precision"),
+        *("training.run_folder", "training.run_log"),
     ),
     "report": ("evaluation", "comparison", "data", "files"),
     "cli": (

@@ -20,7 +20,7 @@ from running import detkit, process
 from toy import make_toy
 
 from detkit.comparison import runs as comparing
-from detkit.comparison.measure import Measured, _training, model_of
+from detkit.comparison.measure import Measured
 from detkit.comparison.runs import Cell, Conditions, Outcome, compare
 from detkit.comparison.table import comparison_to_json, summarise
 from detkit.data import open_dataset
@@ -28,8 +28,10 @@ from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.evaluation.bootstrap import bootstrap_map
 from detkit.evaluation.pairing import pair
 from detkit.evaluation.scores import score
+from detkit.inference.models import model_of
 from detkit.model_file import save_model
 from detkit.predictions.readers import read_predictions
+from detkit.training.run_log import training_cost
 
 TOY = Path(__file__).parent / "toy.py"
 MEASURED = Measured("toy", 3, 0.6, {"network": 0.3}, 200.0, 1000, 60.0, 300.0, 5, "hash")
@@ -238,7 +240,7 @@ def test_the_table_has_means_spread_and_the_paired_interval_to_the_best(tmp_path
 def test_a_killed_runs_cut_last_line_does_not_hide_what_it_took(tmp_path: Path) -> None:
     lines = ['{"step": 1, "memory_mib": 3.0}', '{"step": 2, "memory_mib": 3.5}', '{"st']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert _training(tmp_path) == (None, 3.5, None)
+    assert training_cost(tmp_path) == (None, 3.5, None)
 
 
 def test_the_model_of_a_run_is_its_best(tmp_path: Path) -> None:

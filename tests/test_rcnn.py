@@ -22,7 +22,7 @@ from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import iou
-from detkit.inference.models import changed, load_model
+from detkit.inference.models import load_model, with_settings
 from detkit.model_file import save_model
 from detkit.networks import backbones
 from detkit.networks.box_regression import box_pairs
@@ -412,7 +412,7 @@ def test_a_trained_model_takes_other_settings_that_leave_its_weights_as_they_are
     detector = make()
     torch.nn.init.normal_(detector.svm_weights)
     detector.svm_fitted.fill_(True)
-    other = changed(detector, ["head=softmax", "nms_thresh=.4"])
+    other = with_settings(detector, ["head=softmax", "nms_thresh=.4"])
     assert isinstance(other, RCNN) and not other.training
     assert (other.config.head, other.config.nms_thresh) == ("softmax", 0.4)
     top = torch.randn(3, detector.svm_weights.shape[1])
@@ -434,7 +434,7 @@ def test_a_trained_model_takes_other_settings_that_leave_its_weights_as_they_are
 )
 def test_a_setting_that_a_trained_model_cannot_take_is_refused(word: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        changed(make(), [word])
+        with_settings(make(), [word])
 
 
 class AnyBoxes:

@@ -12,7 +12,7 @@ import typer
 from detkit.cli.console import Console, duration, figure, reader_may_leave
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
-from detkit.cli.model_choice import load_plugins, starting_config
+from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
     Classes,
@@ -26,6 +26,7 @@ from detkit.cli.options import (
     require_free,
 )
 from detkit.errors import ExitCode, UsageError
+from detkit.inference.models import starting_config
 
 if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit.cli.console import Console, printable
-from detkit.cli.model_choice import load_plugins, open_model, open_proposals, require_model
+from detkit.cli.model_choice import load_plugins, open_proposals
 from detkit.cli.options import (
     Device,
     Force,
@@ -26,6 +26,7 @@ from detkit.cli.options import (
     nearest,
 )
 from detkit.errors import ExitCode, UsageError
+from detkit.inference.models import open_model, require_model
 
 if TYPE_CHECKING:
     import numpy as np

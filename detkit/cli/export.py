@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from detkit.cli.console import Console
-from detkit.cli.model_choice import load_plugins, open_model
+from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import Force, Model, Plugin, Quiet, require_free
 from detkit.errors import UsageError
+from detkit.inference.models import open_model
 
 
 def export(

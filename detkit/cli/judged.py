@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
-from detkit.cli.model_choice import open_model, open_proposals
+from detkit.cli.model_choice import open_proposals
 from detkit.errors import UsageError
+from detkit.inference.models import open_model
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset

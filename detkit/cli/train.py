@@ -13,7 +13,7 @@ import typer
 
 from detkit import __version__
 from detkit.cli.console import Console, record_line
-from detkit.cli.model_choice import load_plugins, open_proposals, starting_config
+from detkit.cli.model_choice import load_plugins, open_proposals
 from detkit.cli.options import (
     Classes,
     Device,
@@ -25,6 +25,7 @@ from detkit.cli.options import (
 )
 from detkit.cli.train_plan import Plan, merge, read_plan, sound_data, split_data
 from detkit.errors import UsageError
+from detkit.inference.models import starting_config
 
 if TYPE_CHECKING:
     from detkit.config import Recipe

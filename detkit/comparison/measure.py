@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detkit.data import open_dataset
-from detkit.detectors import add_plugin
 from detkit.errors import DetkitError
-from detkit.inference.models import load_model
-from detkit.inference.predict import predict
+from detkit.inference.models import model_of, open_model
+from detkit.inference.predict import device_of, predict
 from detkit.model_file import model_info
-from detkit.networks.precision import find_device, for_inference
 from detkit.predictions.writers import open_writer
-from detkit.training.resume import load_resume
-from detkit.training.run_folder import json_object
-from detkit.training.run_log import memory_mib
+from detkit.training.run_log import memory_mib, training_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +35,6 @@ class Measured:
     trained_on: str | None  # the data's hash in the model file
 
 
-def model_of(run: Path) -> Path:
-    """Return the model of a run folder, its best; a model file is its own.
-
-    Raises DetkitError when there is none.
-    """
-    if run.is_file():
-        return run
-    for name in ("best.safetensors", "last.safetensors"):
-        if (run / name).is_file():
-            return run / name
-    raise DetkitError(f"{run}: no model there; `detkit train -o {run}` writes best.safetensors")
-
-
 def measure(
     run: Path,
     data: Path,
@@ -68,13 +51,10 @@ def measure(
     They are written as JSON Lines. The first image is looked at once before the
     clock starts. Raises DetkitError when the model or an image cannot be read.
     """
-    for plugin in plugins:
-        add_plugin(plugin)
     model = model_of(run)
     dataset = open_dataset(data, classes=classes)
     records = dataset.splits[split]
-    place = find_device(device)
-    detector = for_inference(load_model(model, device=place), place)
+    detector = open_model(model, device, plugins=plugins)
     paths = [record.path for record in records]
     for _ in predict(detector, paths[:1], batch_size=1):  # compiles, loads proposals' code
         pass
@@ -86,8 +66,8 @@ def measure(
                 raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists such images")
             writer.write(one.of_classes(dataset.class_names))
     seconds = time.perf_counter() - began
-    peak = memory_mib(place)
-    trained = _training(run)
+    peak = memory_mib(device_of(detector))
+    trained = training_cost(run)
     return Measured(
         backend=detector.name,
         num_images=len(records),
@@ -100,18 +80,3 @@ def measure(
         training_steps=trained[2],
         trained_on=model_info(model)["data_hash"],
     )
-
-
-def _training(run: Path) -> tuple[float | None, float | None, int | None]:
-    """Return the seconds, the most memory in MiB and the steps of a run, as far as it says."""
-    seconds, memory, steps = None, None, None
-    if (run / "resume.ckpt").is_file():
-        position = load_resume(run / "resume.ckpt")["position"]
-        seconds, steps = float(position["seconds"]), int(position["step"])
-    metrics = run / "metrics.jsonl"
-    if metrics.is_file():
-        for line in metrics.read_bytes().splitlines():
-            of_step = json_object(line).get("memory_mib")  # None of a line that a kill cut short
-            if isinstance(of_step, int | float):
-                memory = max(memory or 0.0, of_step)
-    return seconds, memory, steps

@@ -1,5 +1,7 @@
 """Labelled folders as people have them: found, read, judged, converted. No torch here."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from detkit.data.splits import select_classes, training_name, training_splits
 
 
 def open_dataset(
-    path: Path,
+    path: Path | str,
     *,
     classes: Sequence[str] | None = None,
     val: str | Path | float | None = None,

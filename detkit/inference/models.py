@@ -1,21 +1,93 @@
-"""Models opened: by file, run folder, published name, ONNX or another program's weights."""
+"""Models opened and begun: by file, run folder, published name, ONNX, another program's weights.
+
+Importing this module is cheap; its functions import torch.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import safetensors
-import safetensors.torch
-import torch
-
-from detkit.config import Recipe, from_json, override, parse_settings
-from detkit.detector import Detector
-from detkit.detectors import backend_names, load_backend
 from detkit.errors import DetkitError, UsageError
-from detkit.model_file import _not_finite, model_info
+
+if TYPE_CHECKING:
+    import torch
+
+    from detkit.config import DetectorConfig, Recipe
+    from detkit.detector import Detector
+
+
+def open_model(
+    model: Path | str,
+    device: str = "auto",
+    settings: Sequence[str] | None = None,
+    precision: str = "32-true",
+    *,
+    plugins: Sequence[str] = (),
+) -> Detector:
+    """Return the detector of a model file or of published weights, in eval mode on its device.
+
+    A run folder stands for its best model. An ONNX file that `detkit export` wrote runs on the
+    CPU, whatever the device. `settings` are those of `--set`, which stand in for the model's;
+    `precision` is what `detect` computes in; `plugins` name the modules of backends of one's own.
+
+    Raises DetkitError when there is neither, naming the nearest published name, and UsageError
+    for a setting or a precision there is not.
+    """
+    require_model(model)
+    path = Path(model)
+    if path.is_dir():
+        path = model_of(path)
+    from detkit.detectors import add_plugin, backend_names, load_backend
+    from detkit.networks.precision import DTYPES, choose_precision, find_device, for_inference
+
+    for plugin in plugins:
+        add_plugin(plugin)
+    if path.suffix == ".onnx" and path.exists():
+        return _open_onnx(path, settings, precision)
+    place = find_device(device)
+    published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
+    if path.suffix == ".weights" and path.exists():
+        detector = _open_foreign(path).to(place)
+    elif path.exists():
+        detector = load_model(path, device=place)
+    elif str(model) in published:
+        detector = published[str(model)].from_published(str(model)).to(place).eval()
+    else:
+        near = difflib.get_close_matches(str(model), published, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
+        raise DetkitError(f"{model}: there is no such model file; {hint}")
+    detector = for_inference(with_settings(detector, settings) if settings else detector, place)
+    detector.detect_in(DTYPES[choose_precision(precision, place)[0]])
+    return detector
+
+
+def require_model(model: Path | str) -> None:
+    """Raise DetkitError when a path names no file: at once, since importing torch takes seconds.
+
+    A word without a suffix or a folder may be the name of published weights.
+    """
+    path = Path(model)
+    if not path.exists() and (path.suffix or len(path.parts) > 1):
+        raise DetkitError(
+            f"{model}: there is no such model file; `detkit train` writes RUN_DIR/best.safetensors"
+        )
+
+
+def model_of(run: Path) -> Path:
+    """Return the model of a run folder, its best; a model file is its own.
+
+    Raises DetkitError when there is none.
+    """
+    if run.is_file():
+        return run
+    for name in ("best.safetensors", "last.safetensors"):
+        if (run / name).is_file():
+            return run / name
+    raise DetkitError(f"{run}: no model there; `detkit train -o {run}` writes best.safetensors")
 
 
 def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detector:
@@ -24,6 +96,14 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
     Raises DetkitError when the file is missing, broken, of a newer detkit or of a backend that
     is not here, or when its weights do not fit its config or are not finite.
     """
+    import safetensors
+    import safetensors.torch
+    import torch
+
+    from detkit.config import from_json
+    from detkit.detectors import backend_names, load_backend
+    from detkit.model_file import model_info, not_finite
+
     path = Path(path)
     info = model_info(path)
     backend = info["backend"]
@@ -42,7 +122,7 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise DetkitError(f"{path}: cannot be read, the file is broken ({error})") from error
-    name = _not_finite(tensors)
+    name = not_finite(tensors)
     if name is not None:
         raise DetkitError(f"{path}: the weights {name} are not finite; train the model anew")
     with torch.random.fork_rng(devices=[]):  # the random start that the file replaces
@@ -58,12 +138,16 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
     return detector.to(device).eval()
 
 
-def changed(detector: Detector, words: Sequence[str]) -> Detector:
+def with_settings(detector: Detector, words: Sequence[str]) -> Detector:
     """Return the detector with other settings (`key=value`) of its config and the same weights.
 
     In eval mode. Raises UsageError for a setting that it does not have, or under which these
     weights are of another shape.
     """
+    import torch
+
+    from detkit.config import Recipe, override, parse_settings
+
     settings = parse_settings(words)
     known = {field.name for field in dataclasses.fields(detector.config)}
     config, _ = override(
@@ -85,3 +169,108 @@ def changed(detector: Detector, words: Sequence[str]) -> Detector:
     other.load_state_dict(state)
     device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
     return other.to(device).eval()
+
+
+def new_model(
+    backend: str,
+    class_names: Sequence[str],
+    *,
+    backbone: str | None = None,
+    weights: str = "none",
+    settings: Mapping[str, object] | None = None,
+) -> tuple[Detector, Recipe]:
+    """Return a detector to train, with its starting weights, and the backend's short recipe.
+
+    `backbone` and `weights` are what `detkit train` takes, `settings` what `--set` does: those of
+    the detector's config and of the recipe. Random weights are drawn by torch's global generator.
+    Raises UsageError for a name or a setting there is not, DetkitError for weights that do not
+    fit.
+    """
+    from detkit.config import override
+    from detkit.detectors import load_backend
+    from detkit.model_file import is_model, model_info
+
+    kind = load_backend(backend)
+    texts = {key: str(value) for key, value in (settings or {}).items()}
+    config, recipe = override(starting_config(kind, backbone, weights), kind.short_recipe, texts)
+    detector = kind(config, class_names)
+    detector.load_weights(
+        weights, model_info(weights)["class_names"] if is_model(weights) else None
+    )
+    return detector, recipe
+
+
+def starting_config(backend: type[Detector], backbone: str | None, weights: str) -> DetectorConfig:
+    """Return the config a training starts from: `--backbone`, or what the weights are of.
+
+    Weights of a whole detector bring its config along: their default boxes and preprocessing
+    are part of what they have learnt. Without either it is `tiny`, which needs no weights.
+    Raises DetkitError when the weights file fits no backbone, UsageError when it contradicts
+    `--backbone`.
+    """
+    from detkit.networks.pretrained import identify
+
+    config = None if weights in ("none", "imagenet") else _config_of_weights(backend, weights)
+    if config is not None:
+        if backbone not in (None, config.backbone):
+            raise UsageError(
+                f"--backbone {backbone}: {weights} are weights of {config.backbone}; leave "
+                "--backbone out"
+            )
+        return config
+    if backbone is None:
+        if weights == "imagenet":
+            backbone = "mobilenet_v2"
+        elif weights != "none":
+            backbone = identify(Path(weights))
+    return backend.config_class() if backbone is None else backend.config_class(backbone=backbone)
+
+
+def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig | None:
+    """Return the config of a whole detector's weights, None for those of a classifier."""
+    from detkit.config import from_json
+    from detkit.model_file import is_model, model_info
+    from detkit.networks.weights import read_state_dict
+
+    if weights in backend.published:
+        return backend.published[weights].config
+    path = Path(weights)
+    if is_model(path):
+        info = model_info(path)
+        if info["backend"] != backend.name:
+            raise UsageError(
+                f"--weights {weights}: a model of {info['backend']}, not {backend.name}"
+            )
+        return from_json(backend.config_class, info["config"])
+    return backend.config_of(read_state_dict(path))
+
+
+def _open_onnx(path: Path, settings: Sequence[str] | None, precision: str) -> Detector:
+    """Return the detector of an ONNX file; UsageError for what it cannot be asked for."""
+    if settings:
+        raise UsageError("--set: an ONNX file is as it was exported; give the model itself")
+    if precision not in ("auto", "32-true"):
+        raise UsageError(
+            f"--precision {precision}: an ONNX file is as it was exported; give the model"
+        )
+    from detkit.inference.onnx import OnnxDetector
+
+    return OnnxDetector(path).eval()
+
+
+def _open_foreign(path: Path) -> Detector:
+    """Return the detector that another program's weights file is.
+
+    Raises DetkitError when it is none of a backend's.
+    """
+    from detkit.detectors import backend_names, load_backend
+    from detkit.networks.weights import read_state_dict
+
+    state = read_state_dict(path)
+    for backend in map(load_backend, backend_names()):
+        detector = backend.from_foreign(state, str(path))
+        if detector is not None:
+            return detector
+    raise DetkitError(
+        f"{path}: weights of a classifier; train a detector from them: detkit train --weights"
+    )

@@ -162,7 +162,7 @@ def _detect(
     was_training = detector.training
     detector.eval()
     own_watch = detector.stopwatch
-    detector.stopwatch = Stopwatch(timing, _wait_for(_device_of(detector)))
+    detector.stopwatch = Stopwatch(timing, _wait_for(device_of(detector)))
     reader = ImageReader(images, reading, 2 * batch_size)
     try:
         for window in reader.windows(batch_size):
@@ -193,7 +193,7 @@ def _detections(
         if image.batch is not None:
             groups.setdefault(image.batch.sizes[0], []).append(index)
     found: list[Detections | None] = [None] * len(window)
-    device = _device_of(detector)
+    device = device_of(detector)
     own_config = detector.config
     detector.config = config
     try:
@@ -217,7 +217,7 @@ def _wait_for(device: torch.device) -> Callable[[], None] | None:
     return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
 
 
-def _device_of(detector: Detector) -> torch.device:
+def device_of(detector: Detector) -> torch.device:
     """Return where the detector's weights are."""
     tensor = next(itertools.chain(detector.parameters(), detector.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device

@@ -7,12 +7,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from detkit.structures import Scores, Step
-from detkit.training.run_folder import RunFolder
+from detkit.training.resume import load_resume
+from detkit.training.run_folder import RunFolder, json_object
 
 GROUP_STEPS = 20  # one line of metrics a group of steps: as many as this ...
 GROUP_SECONDS = 1.0  # ... or as long as this, whichever comes first
@@ -141,3 +143,18 @@ def memory_mib(device: torch.device) -> float:
 def losses_text(losses: Mapping[str, float]) -> str:
     """Return the loss parts as "class nan, box 1.2"."""
     return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+
+
+def training_cost(run: Path) -> tuple[float | None, float | None, int | None]:
+    """Return the seconds, the most memory in MiB and the steps of a run, as far as it says."""
+    seconds, memory, steps = None, None, None
+    if (run / "resume.ckpt").is_file():
+        position = load_resume(run / "resume.ckpt")["position"]
+        seconds, steps = float(position["seconds"]), int(position["step"])
+    metrics = run / "metrics.jsonl"
+    if metrics.is_file():
+        for line in metrics.read_bytes().splitlines():
+            of_step = json_object(line).get("memory_mib")  # None of a line that a kill cut short
+            if isinstance(of_step, int | float):
+                memory = max(memory or 0.0, of_step)
+    return seconds, memory, steps
