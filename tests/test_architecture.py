@@ -39,8 +39,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("proposals", "data", "drawing", "machine", "files"),
     ),
     "inference": (
-        *("detectors", "detector", "model_file", "networks.precision", "networks.weights"),
-        "networks.pretrained",
+        *("detectors", "detector", "model_file"),
+        *("networks.precision", "networks.weights", "networks.pretrained"),
         *("proposals", "predictions", "data", "machine", "config", "files", "stopwatch"),
     ),
     "evaluation": ("inference", "predictions", "data", "proposals", "trace"),
