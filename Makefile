@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser lint format bench check-readme readme readme-figures equations build clean
+.PHONY: help demo test test-slow test-browser lint format bench check-docs docs docs-figures equations build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--extra-index-url ...']"
@@ -48,14 +48,14 @@ format: $(STAMP)  ## put the source into the house style
 bench: $(STAMP)  ## measure; each benchmark prints its ratio
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
-check-readme: $(STAMP)  ## compare the README's help texts with the program
-	$(BIN)/python tests/check_readme.py
+check-docs: $(STAMP)  ## compare the help texts in README.md and docs/ with the program
+	$(BIN)/python tests/check_docs.py
 
-readme: $(STAMP)  ## write the program's help texts into the README
-	$(BIN)/python tests/check_readme.py --write
+docs: $(STAMP)  ## write the program's help texts into README.md and docs/
+	$(BIN)/python tests/check_docs.py --write
 
-readme-figures: $(STAMP)  ## train on the demo data and write what came out into the README
-	$(BIN)/python tests/check_readme.py --measure
+docs-figures: $(STAMP)  ## train on the demo data and write what came out into README.md and docs/
+	$(BIN)/python tests/check_docs.py --measure
 
 equations: $(STAMP)  ## write docs/equations.md: the code of each paper's equations
 	$(BIN)/python tests/equations.py

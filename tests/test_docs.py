@@ -1,4 +1,4 @@
-"""The README: its commands run, its help texts are the program's, its links lead somewhere."""
+"""README.md and docs/: commands run, help texts are the program's, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -8,30 +8,59 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from check_readme import BLOCK, block, run
+from check_docs import BLOCK, PAGES, block, run
 from running import detkit
 
 from detkit.cli import app
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Enough to show that a command line works; the README's own budgets are for people.
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+# Enough to show that a command line works; the pages' own budgets are for people.
 SMALL = ("--max-steps", "2", "--batch-size", "2", "--num-workers", "0", "--set", "size=128")
 
 
 def commands() -> list[str]:
-    """Return the commands of the README's console blocks that are not compared word by word."""
-    text = BLOCK.sub("", README)
-    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    """Return the commands of all console blocks that are not compared word by word."""
     return [
         line.removeprefix("$ ")
-        for lines in blocks
+        for text in TEXTS.values()
+        for lines in re.findall(r"```console\n(.*?)```", BLOCK.sub("", text), re.DOTALL)
         for line in lines.splitlines()
         if line.startswith("$ ")
     ]
+
+
+def python_blocks() -> list[str]:
+    """Return the Python that the pages show."""
+    return [
+        code
+        for text in TEXTS.values()
+        for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub calls a page's headings; the second of a name gets "-1"."""
+    anchored: set[str] = set()
+    seen: Counter[str] = Counter()
+    for line in FENCED.sub("", page.read_text(encoding="utf-8")).splitlines():
+        if line.startswith("#"):
+            title = line.lstrip("#").strip().lower()
+            slug = re.sub(r"[^\w\- ]", "", title).replace(" ", "-")
+            anchored.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+            seen[slug] += 1
+    return anchored
+
+
+def links(page: Path) -> list[str]:
+    """Return what a page links to."""
+    return re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text(encoding="utf-8")))
 
 
 def made_small(command: str) -> str:
@@ -52,8 +81,10 @@ def names_of_commands() -> list[str]:
     return list(get_command(app).commands)  # type: ignore[attr-defined]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the README's pipes are those of a Unix shell")
-def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="the pages' pipes are those of a Unix shell")
+def test_the_commands_and_the_python_of_the_pages_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "bin" / "detkit"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m detkit "$@"\n')
@@ -69,6 +100,12 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         # Two steps of training meet no gate.
         allowed = (0, 1) if "--fail-under" in command else (0,)
         assert code in allowed, f"{command}\n{errors}"
+    assert python_blocks()
+    for code in python_blocks():
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
 
 
 def outcome(command: str) -> tuple[int, str]:
@@ -81,30 +118,40 @@ def outcome(command: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", names_of_commands())
-def test_every_command_is_shown_in_the_readme(name: str) -> None:
-    assert f"detkit {name} " in README or f"detkit {name}\n" in README
+def test_every_command_is_shown(name: str) -> None:
+    text = TEXTS["docs/commands.md"]
+    assert f"$ detkit {name} " in text or f"$ detkit {name}\n" in text
+    assert name in ("demo", "models") or f"<!-- begin: detkit {name} --help -->" in text
 
 
 @pytest.mark.parametrize(
-    "command", [one["command"] for one in BLOCK.finditer(README) if "--help" in one["command"]]
+    ("page", "command"),
+    [
+        (page, one["command"])
+        for page, text in TEXTS.items()
+        for one in BLOCK.finditer(text)
+        if "--help" in one["command"]
+    ],
 )
-def test_help_in_the_readme_is_the_programs(command: str, tmp_path: Path) -> None:
-    assert block(command, run(command, tmp_path)) in README, "`make readme` writes it anew"
+def test_help_in_the_pages_is_the_programs(page: str, command: str, tmp_path: Path) -> None:
+    assert block(command, run(command, tmp_path)) in TEXTS[page], "`make docs` writes it anew"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_to_files_and_headings_lead_somewhere(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in text.splitlines()
-        if line.startswith("#")
-    }
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif not target.startswith("https://"):
-            assert (ROOT / target).is_file(), target
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
+    for target in links(page):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.is_file(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 150
+    targets = {target.partition("#")[0] for target in links(ROOT / "README.md")}
+    assert set(TEXTS) - {"README.md"} <= targets
 
 
 def test_the_licence_is_the_whole_apache_licence() -> None:

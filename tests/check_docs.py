@@ -1,13 +1,14 @@
-"""Compare what the README shows of the program with what it says: `make check-readme`.
+"""Compare what README.md and docs/*.md show of the program with what it says: `make check-docs`.
 
-    python tests/check_readme.py [--write | --measure]
+    python tests/check_docs.py [--write | --measure]
 
 A block between `<!-- begin: detkit ... -->` and `<!-- end -->` is the output of that command, in
 a folder where `demo` is the demo data set. `--write` writes these blocks anew.
 
 A block between `<!-- measured: ... -->` and `<!-- end -->` shows a run whose figures differ from
-machine to machine, so it is not compared. `--measure` runs these commands in their order, which
-trains for some minutes, and writes their output, shortened, and the picture at the top.
+machine to machine, so it is not compared. `--measure` runs these commands, page after page and in
+their order, which trains for some minutes, and writes their output, shortened, and the README's
+picture.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # all share one folder
 BLOCK = re.compile(r"<!-- begin: (?P<command>[^\n]+?) -->\n(?P<text>.*?)<!-- end -->", re.DOTALL)
 MEASURED = re.compile(BLOCK.pattern.replace("begin", "measured"), re.DOTALL)
 PICTURE = "drawn/000296.jpg"  # several objects of each class, a test image
@@ -75,16 +76,14 @@ def run_shown(command: str, folder: Path) -> str:
 
 
 def block(command: str, output: str, kind: str = "begin") -> str:
-    """Return a command and its output as the README shows them."""
+    """Return a command and its output as the pages show them."""
     lines = [line.rstrip() for line in output.strip("\n").splitlines()]
     text = "\n".join([f"$ {command}", *lines])
     return f"<!-- {kind}: {command} -->\n```console\n{text}\n```\n<!-- end -->"
 
 
 def rewritten(text: str, folder: Path) -> str:
-    """Return the README's text with every compared block as the program has it now."""
-    if any("demo" in found["command"].split() for found in BLOCK.finditer(text)):
-        run("detkit demo demo --quiet", folder)
+    """Return a page's text with every compared block as the program has it now."""
 
     def fresh(found: re.Match[str]) -> str:
         return block(found["command"], run(found["command"], folder))
@@ -93,33 +92,37 @@ def rewritten(text: str, folder: Path) -> str:
 
 
 def measured(text: str, folder: Path) -> str:
-    """Return the README's text with every measured block as it comes out here and now."""
-    run("detkit demo demo --quiet", folder)
+    """Return a page's text with every measured block as it comes out here and now."""
 
     def fresh(found: re.Match[str]) -> str:
         return block(found["command"], run_shown(found["command"], folder), "measured")
 
-    text = MEASURED.sub(fresh, text)
-    shutil.copy(folder / PICTURE, ROOT / "docs" / "detections.jpg")
-    return text
+    return MEASURED.sub(fresh, text)
 
 
 def main(option: str) -> int:
-    """Return 0 when the README is right, or was made so; print the difference otherwise."""
-    old = README.read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        make = measured if option == "--measure" else rewritten
-        new = make(old, Path(folder))
+    """Return 0 when the pages are right, or were made so; print the difference otherwise."""
+    old = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    make = measured if option == "--measure" else rewritten
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run("detkit demo demo --quiet", folder)
+        new = {page: make(text, folder) for page, text in old.items()}
+        if option == "--measure":
+            shutil.copy(folder / PICTURE, ROOT / "docs" / "detections.jpg")
     if option in ("--write", "--measure"):
-        README.write_text(new, encoding="utf-8", newline="\n")
+        for page, text in new.items():
+            page.write_text(text, encoding="utf-8", newline="\n")
         return 0
-    difference = difflib.unified_diff(
-        old.splitlines(), new.splitlines(), "README.md", "the program", lineterm=""
-    )
-    for line in difference:
-        print(line)
+    for page in PAGES:
+        shown = str(page.relative_to(ROOT))
+        difference = difflib.unified_diff(
+            old[page].splitlines(), new[page].splitlines(), shown, "the program", lineterm=""
+        )
+        for line in difference:
+            print(line)
     if old != new:
-        print("README.md and the program differ; `make readme` writes the program's words")
+        print("the pages and the program differ; `make docs` writes the program's words")
     return int(old != new)
 
 
