@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detkit.data.class_names import similar_names
 from detkit.data.folder_splits import counted
+from detkit.data.formats.reading import format_of
 from detkit.data.images import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 
@@ -25,7 +26,7 @@ def check_images(dataset: Dataset) -> Iterator[Finding]:
 
 def check_unlabelled(dataset: Dataset) -> Iterator[Finding]:
     """Yield one warning a split about images without a label file, where that says: no object."""
-    if dataset.format != "yolo":
+    if not format_of(dataset).unlabelled_is_empty:
         return
     for name, records in dataset.splits.items():
         bare = [one for one in records if one.label_file is None and one.path.is_file()]

@@ -8,7 +8,9 @@ oriented boxes) are read as its bounds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from detkit.data.folder_splits import (
     Records,
@@ -18,8 +20,9 @@ from detkit.data.folder_splits import (
     unlabelled_folder,
     without_union,
 )
-from detkit.data.formats.yolo_rows import parse_row
-from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec
+from detkit.data.formats.format import Format, Splits
+from detkit.data.formats.yolo_rows import parse_row, rows_text
+from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec, spec_files, spec_text
 from detkit.data.images import image_size
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
@@ -27,6 +30,7 @@ from detkit.data.tree import Tree, images_finding
 from detkit.errors import DetkitError
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
+MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,3 +361,39 @@ class _Reader:
         """Add a finding about a file of the folder."""
         path = self.tree.path(file)
         self.findings.append(Finding(severity, code, message, path, line, number, None, image))
+
+
+def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield a label file for each image (empty: no object), and data.yaml."""
+    folders = {split: FORMAT.place(split) for split in splits}
+    for split, images in splits.items():
+        labels = folders[split].replace("images", "labels", 1)
+        for image in images:
+            name = PurePosixPath(image.name).with_suffix(".txt")
+            yield f"{labels}/{name}", rows_text(image, class_names)
+    named = {split: folder for split, folder in folders.items() if split != "all"}
+    yield "data.yaml", spec_text(named, class_names)
+
+
+def _box_hint(box: tuple[float, ...], size: tuple[int, int]) -> str:
+    """Return what is meant where a box reaches many images' sizes far."""
+    if max(box) > MOST_SHARE * max(size):
+        return "pixels? YOLO has shares of the image's width and height"
+    return ""
+
+
+FORMAT = Format(
+    name="yolo",
+    title="YOLO txt",
+    looked_for="YOLO (data.yaml or .txt beside images or in labels/)",
+    suffixes=(".txt",),
+    read=read_yolo,
+    write=_label_files,
+    set_suffixes=(".yaml", ".yml", ".data"),
+    set_files=spec_files,
+    by_split=True,
+    keeps_difficult=False,
+    names_images=False,
+    unlabelled_is_empty=True,
+    box_hint=_box_hint,
+)
