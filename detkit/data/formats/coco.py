@@ -8,14 +8,14 @@ from detkit.data.folder_splits import (
     counted,
     in_order,
     named_splits,
-    unlabelled_folder,
+    unlisted_images,
     without_union,
 )
 from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
 from detkit.data.formats.format import Format, Splits
-from detkit.data.paths import folder_of, name_of
+from detkit.data.paths import name_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
-from detkit.data.tree import Tree, images_finding
+from detkit.data.tree import Tree
 
 _SNIFF_BYTES = 1 << 16  # the first part of a JSON file, where its first keys are
 
@@ -45,13 +45,8 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
     splits = named_splits(tree, groups, findings)
     splits, note = without_union(splits, "trainval")
     notes += [note] if note else []
-    folders = {folder_of(image) for image in seen}
-    for folder, images in tree.unused_images(seen).items():
-        if folder in folders:
-            message = 'in no JSON file; not used: list images without objects under "images"'
-            findings.append(images_finding(tree, "unlisted-image", images, message))
-        else:
-            findings.append(unlabelled_folder(tree, folder, images))
+    message = 'in no JSON file; not used: list images without objects under "images"'
+    findings += unlisted_images(tree, seen, message)
     return Dataset(
         root=tree.root,
         format="coco",

@@ -27,35 +27,35 @@ _DIFFICULT = ("iscrowd", "ignore", "difficult")
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
     """Return a JSON file's content, or None with a finding that says why there is none."""
     path = tree.path(file)
-
-    def refuse(code: str, message: str, line: int | None = None) -> None:
-        findings.append(Finding("error", code, message, file=path, line=line))
-
+    content, code, line = None, "bad-json", None
     try:
         if tree.size(file) > MAX_JSON_BYTES:
-            refuse("too-large", f"larger than {MAX_JSON_BYTES >> 30} GiB; not read")
-            return None
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+            code, message = "too-large", f"larger than {MAX_JSON_BYTES >> 30} GiB; not read"
+        else:
+            content = json.loads(path.read_bytes().decode("utf-8-sig"))
+            message = _misshapen(content)
     except json.JSONDecodeError as error:
-        refuse("bad-json", f"not JSON ({error.msg}); mend or remove the file", error.lineno)
-        return None
+        message, line = f"not JSON ({error.msg}); mend or remove the file", error.lineno
     except UnicodeDecodeError as error:
-        refuse("bad-json", f"not UTF-8 text ({error.reason} at byte {error.start})")
-        return None
+        message = f"not UTF-8 text ({error.reason} at byte {error.start})"
     except RecursionError:
-        refuse("bad-json", "nested too deeply for a label file; not read")
-        return None
+        message = "nested too deeply for a label file; not read"
     except (OSError, ValueError) as error:  # ValueError: a number of thousands of digits
-        refuse("bad-json", f"cannot be read ({error})")
-        return None
+        message = f"cannot be read ({error})"
+    if not message:
+        return content
+    findings.append(Finding("error", code, message, file=path, line=line))
+    return None
+
+
+def _misshapen(content: Any) -> str:
+    """Return why a JSON value is no COCO file, or ""; what it lacks is set to an empty list."""
     if not isinstance(content, dict):
-        refuse("bad-json", "no COCO file: the outermost value is no object")
-        return None
+        return "no COCO file: the outermost value is no object"
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.setdefault(key, []), list):
-            refuse("bad-json", f'no COCO file: "{key}" is no list')
-            return None
-    return content
+            return f'no COCO file: "{key}" is no list'
+    return ""
 
 
 class Page:
@@ -194,25 +194,24 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
+def _is_number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number of sense: no flag, no text."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < 1e300)
+    )
+
+
 def _whole(value: Any) -> int | None:
     """Return a stated size as whole pixels, or None when it is no number of any image."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        return None
-    return round(value)
+    return round(value) if _is_number(value) else None
 
 
 def _box(value: Any) -> tuple[float, float, float, float] | None:
     """Return the four finite numbers of a box, or None."""
-    if not isinstance(value, list) or len(value) != 4:
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
         return None
-    numbers = [
-        float(one)
-        for one in value
-        if isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e300
-    ]
-    if len(numbers) != 4:
-        return None
-    return numbers[0], numbers[1], numbers[2], numbers[3]
+    x, y, width, height = map(float, value)
+    return x, y, width, height
 
 
 def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
@@ -223,10 +222,9 @@ def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             return None
-        for one in polygon:
-            if isinstance(one, bool) or not isinstance(one, int | float) or not abs(one) < 1e300:
-                return None
-            values.append(float(one))
+        if not all(map(_is_number, polygon)):
+            return None
+        values += map(float, polygon)
     left, top = min(values[0::2]), min(values[1::2])
     return left, top, max(values[0::2]) - left, max(values[1::2]) - top
 

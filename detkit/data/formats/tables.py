@@ -22,12 +22,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detkit.data.folder_splits import in_order, named_splits, unlabelled_folder
+from detkit.data.folder_splits import in_order, named_splits, unlisted_images
 from detkit.data.formats.format import Format, Labelled, Splits, number
 from detkit.data.images import IMAGE_SUFFIXES
-from detkit.data.paths import folder_of, name_of, split_in, split_in_stem, split_name, suffix_of
+from detkit.data.paths import name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
-from detkit.data.tree import Tree, images_finding
+from detkit.data.tree import Tree
 from detkit.text import is_plain
 
 MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows
@@ -102,13 +102,8 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
             group[record.image_id] = record
     ordered = {split: [group[image] for image in sorted(group)] for split, group in groups.items()}
     seen = {image for group in groups.values() for image in group}
-    folders = {folder_of(image) for image in seen}
-    for folder, images in tree.unused_images(seen).items():
-        if folder in folders:
-            message = "in no row; not used: give an image without objects a row of its name alone"
-            findings.append(images_finding(tree, "unlisted-image", images, message))
-        else:
-            findings.append(unlabelled_folder(tree, folder, images))
+    message = "in no row; not used: give an image without objects a row of its name alone"
+    findings += unlisted_images(tree, seen, message)
     used = {one.name for group in groups.values() for rec in group.values() for one in rec.objects}
     names = tuple(dict.fromkeys(name for table in tables for name in table.classes))
     return Dataset(

@@ -104,30 +104,31 @@ def parse(data: bytes, file: Path) -> Annotation:
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import DefusedXMLParser
 
-    if len(data) > MAX_XML_BYTES:
-        message = f"{len(data)} bytes are too many for one image's labels; not read"
-        return Annotation(findings=[Finding("error", "too-large", message, file=file)])
     target = _Target()
     parser = DefusedXMLParser(target=target)
     target.expat = parser.parser
+    code, message, line = "bad-xml", "", None
     try:
-        parser.feed(data)
-        parser.close()
+        if len(data) <= MAX_XML_BYTES:
+            parser.feed(data)
+            parser.close()
+        else:
+            code = "too-large"
+            message = f"{len(data)} bytes are too many for one image's labels; not read"
     except ParseError as error:
         line = error.position[0]
         reason = str(error).partition(": line")[0]
         message = f"not well-formed XML ({reason}); mend or remove the file"
         if not data.strip():
             message = "the file is empty; an image without objects needs <annotation></annotation>"
-        return Annotation(findings=[Finding("error", "bad-xml", message, file=file, line=line)])
-    except (DefusedXmlException, ValueError, LookupError) as error:
-        if isinstance(error, DefusedXmlException):
-            code = "unsafe-xml"
-            message = "it declares entities or an external document; labels need neither: not read"
-        else:
-            code, message = "bad-xml", f"not readable as XML ({error}); save it as UTF-8"
-        return Annotation(findings=[Finding("error", code, message, file=file)])
-    return _annotation(target, file)
+    except DefusedXmlException:
+        code = "unsafe-xml"
+        message = "it declares entities or an external document; labels need neither: not read"
+    except (ValueError, LookupError) as error:
+        message = f"not readable as XML ({error}); save it as UTF-8"
+    if not message:
+        return _annotation(target, file)
+    return Annotation(findings=[Finding("error", code, message, file=file, line=line)])
 
 
 def _annotation(target: _Target, file: Path) -> Annotation:

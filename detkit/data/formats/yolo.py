@@ -8,8 +8,8 @@ oriented boxes) are read as its bounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from detkit.data.folder_splits import (
@@ -31,17 +31,6 @@ from detkit.errors import DetkitError
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
 MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One sound row of a label file."""
-
-    line: int
-    number: int
-    index: int
-    box: tuple[float, float, float, float]  # xyxy, shares
-    stated: str
 
 
 def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
@@ -240,7 +229,6 @@ class _Reader:
             label = labels[0]
             self.labels_used.update(labels)
             rows = self._rows(label, image)
-            objects: tuple[ObjectRecord, ...] = ()
             if rows and image in self.tree:
                 try:
                     height, width = image_size(path)
@@ -249,14 +237,15 @@ class _Reader:
                     message = f"{reason}; its labels are shares of a size that is not known"
                     self._say("error", "unreadable-image", message, image, None, image)
                 else:
-                    objects = self._objects(label, rows, width, height)
-            record = replace(record, objects=objects, label_file=self.tree.path(label))
+                    record = replace(record, objects=_in_pixels(rows, width, height))
+            record = replace(record, label_file=self.tree.path(label))
         self._records[image] = record
         return record
 
-    def _rows(self, label: str, image: str) -> list[_Row]:
-        """Return the sound rows of a label file; the others become findings."""
-        rows: list[_Row] = []
+    def _rows(self, label: str, image: str) -> list[ObjectRecord]:
+        """Return the sound rows of a label file, in shares; the others become findings."""
+        rows: list[ObjectRecord] = []
+        names, path = self.spec.names, self.tree.path(label)
         if self.tree.size(label) > MAX_LABEL_BYTES:
             self._say("error", "too-large", "too large for one image's labels", label, None, image)
             return rows
@@ -278,37 +267,17 @@ class _Reader:
             index, box, is_polygon = parsed
             if is_polygon:
                 self._polygons.append((label, line))
-            if self.spec.names is not None and index not in self.spec.names:
-                known = f"0 to {max(self.spec.names, default=0)}"
+            if names is not None and index not in names:
+                known = f"0 to {max(names, default=0)}"
                 message = f"class {index} has no name (there are {known}); mend the row"
                 self._say("error", "unknown-class", message, label, line, image, number)
                 continue
             keys = ("class", "cx", "cy", "width", "height")
             stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
-            rows.append(_Row(line, number, index, box, stated or f"polygon of {len(words)} values"))
+            stated = stated or f"polygon of {len(words)} values"
+            name = str(index) if names is None else names[index]
+            rows.append(ObjectRecord(name, box, False, path, line, number, stated))
         return rows
-
-    def _objects(
-        self, label: str, rows: list[_Row], width: int, height: int
-    ) -> tuple[ObjectRecord, ...]:
-        """Return the rows as objects in pixels of the image."""
-        names, path = self.spec.names, self.tree.path(label)
-        return tuple(
-            ObjectRecord(
-                name=str(row.index) if names is None else names[row.index],
-                box=(
-                    row.box[0] * width,
-                    row.box[1] * height,
-                    row.box[2] * width,
-                    row.box[3] * height,
-                ),
-                file=path,
-                line=row.line,
-                number=row.number,
-                stated=row.stated,
-            )
-            for row in rows
-        )
 
     def report_places(self) -> None:
         """Say that labels were found by their names alone."""
@@ -361,6 +330,15 @@ class _Reader:
         """Add a finding about a file of the folder."""
         path = self.tree.path(file)
         self.findings.append(Finding(severity, code, message, path, line, number, None, image))
+
+
+def _in_pixels(rows: Iterable[ObjectRecord], width: int, height: int) -> tuple[ObjectRecord, ...]:
+    """Return objects whose boxes are shares of an image with their boxes in its pixels."""
+    boxes = ((row, *row.box) for row in rows)
+    return tuple(
+        replace(row, box=(x1 * width, y1 * height, x2 * width, y2 * height))
+        for row, x1, y1, x2, y2 in boxes
+    )
 
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
