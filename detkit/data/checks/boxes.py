@@ -22,24 +22,19 @@ def check_boxes(record: ImageRecord, size: Size | None, form: Format) -> Iterato
         if judged is None and one.box in seen:
             first, name = seen[one.box]
             other = "" if name == one.name else f' "{name}"'
-            judged = (
-                "warning",
-                "duplicate-box",
-                f"same box as object {first}{other} ({_values(one)}); delete one of them",
-            )
+            message = f"same box as object {first}{other} ({_values(one)}); delete one of them"
+            judged = "warning", "duplicate-box", message
         seen.setdefault(one.box, (number, one.name))
         if judged is not None:
-            severity, code, message = judged
-            yield Finding(
-                severity,
-                code,
-                message,
-                file=one.file or record.label_file,
-                line=one.line,
-                object_number=number,
-                class_name=one.name,
-                image_id=record.image_id,
-            )
+            yield _about(record, one, number, *judged)
+
+
+def _about(
+    record: ImageRecord, one: ObjectRecord, number: int, severity: str, code: str, message: str
+) -> Finding:
+    """Return a finding about one object of an image."""
+    file = one.file or record.label_file
+    return Finding(severity, code, message, file, one.line, number, one.name, record.image_id)
 
 
 def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str, str] | None:
@@ -62,12 +57,10 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
     if size is not None and not fits(one, size):
         height, width = size
         wholly = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
-        if hint := form.box_hint(one.box, size):
-            pass
-        elif x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
+        hint = "is it the right image? draw the box again" if wholly else "cut it at the border"
+        if x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
             hint = "swapped x and y, or made for the image before its EXIF rotation?"
-        else:
-            hint = "is it the right image? draw the box again" if wholly else "cut it at the border"
+        hint = form.box_hint(one.box, size) or hint
         reach = "lies outside" if wholly else "reaches out of"
         return "error", "outside-image", f"{reach} the image, {width}x{height} ({values}); {hint}"
     return None
@@ -91,17 +84,11 @@ def check_origin(records: Iterable[ImageRecord], form: Format) -> Iterator[Findi
                 hits.append((record, one, one.number or place))
     if hits:
         record, one, number = hits[0]
-        yield Finding(
-            "warning",
-            "zero-based",
+        message = (
             f"{len(hits)} of {num_boxes} boxes have xmin or ymin 0 ({_values(one)}), but the "
-            "format counts from 1; if all are counted from 0, add 1 to every value",
-            file=one.file or record.label_file,
-            line=one.line,
-            object_number=number,
-            class_name=one.name,
-            image_id=record.image_id,
+            "format counts from 1; if all are counted from 0, add 1 to every value"
         )
+        yield _about(record, one, number, "warning", "zero-based", message)
 
 
 def check_shares(records: Iterable[ImageRecord]) -> Iterator[Finding]:

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from detkit.data.folder_splits import (
-    counted,
-    in_order,
-    named_splits,
-    unlisted_images,
-    without_union,
-)
+from detkit.data.folder_splits import counted, named_splits, unlisted_images, without_union
 from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
 from detkit.data.formats.format import Format, Splits
 from detkit.data.paths import name_of
@@ -26,7 +20,7 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
     `only` names the one file to read. Where there are `instances_*.json`, the captions,
     keypoints and panoptic files beside them are not read.
     """
-    findings = list(tree.findings)
+    findings: list[Finding] = []
     files = [only] if only else coco_files(tree)
     instances = [file for file in files if name_of(file).startswith("instances")]
     left = [file for file in files if instances and file not in instances]
@@ -39,7 +33,7 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
             findings += pages[-1].findings
     if outlined := sum(page.outlined for page in pages):
         notes.append(f"{counted(outlined, 'object')} with an outline: only the box is read")
-    if not pages and not findings[len(tree.findings) :]:
+    if not pages and not findings:
         return None
     groups, seen = _grouped(tree, pages, findings)
     splits = named_splits(tree, groups, findings)
@@ -51,7 +45,7 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
         root=tree.root,
         format="coco",
         class_names=_class_names(pages, notes),
-        splits=in_order(splits) or {"all": ()},
+        splits=splits,
         findings=tuple(findings),
         notes=tuple(notes),
     )

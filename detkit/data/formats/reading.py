@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detkit.data.class_names import without_bad_names
-from detkit.data.folder_splits import summary
+from detkit.data.folder_splits import in_order, summary
 from detkit.data.formats import coco, tables, voc, yolo
 from detkit.data.formats.format import Format
 from detkit.data.paths import suffix_of
@@ -42,7 +42,7 @@ def _of_folder(path: Path) -> Dataset:
     """Return the data set of a folder; raise DetkitError when it is none."""
     tree = _tree(path)
     for form in FORMATS:
-        dataset = form.read(tree, None)
+        dataset = _read(form, tree)
         if dataset is not None:
             return replace(
                 dataset,
@@ -52,6 +52,15 @@ def _of_folder(path: Path) -> Dataset:
     raise DetkitError(
         f"{path}: no labelled folder: {_looked_for()}; saw {tree.seen()}{_hint(tree)}"
     )
+
+
+def _read(form: Format, tree: Tree, file: str | None = None) -> Dataset | None:
+    """Return what a format reads in a folder, its splits in order, the folder's findings first."""
+    dataset = form.read(tree, file)
+    if dataset is None:
+        return None
+    splits = in_order(dataset.splits) or {"all": ()}
+    return replace(dataset, splits=splits, findings=(*tree.findings, *dataset.findings))
 
 
 def _tree(root: Path) -> Tree:
@@ -104,7 +113,7 @@ def _of_file(path: Path) -> Dataset:
     file = path.relative_to(root).as_posix()
     # Where two formats share a suffix, the one that knows the file reads it.
     known_by = (form for form in forms if len(forms) == 1 or file in form.set_files(tree))
-    dataset = next(known_by, forms[0]).read(tree, file)
+    dataset = _read(next(known_by, forms[0]), tree, file)
     if dataset is None:
         raise DetkitError(f"{path}: no labels in it; {_looked_for()}")
     return dataset

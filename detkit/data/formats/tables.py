@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detkit.data.folder_splits import in_order, named_splits, unlisted_images
+from detkit.data.folder_splits import named_splits, unlisted_images
 from detkit.data.formats.format import Format, Labelled, Splits, number
 from detkit.data.images import IMAGE_SUFFIXES
 from detkit.data.paths import name_of, split_in, split_in_stem, split_name, suffix_of
@@ -77,7 +77,7 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
 
     `only` names the one file to read.
     """
-    findings = list(tree.findings)
+    findings: list[Finding] = []
     tables = []
     for file in [only] if only else tree.with_suffix(".csv"):
         table = _open(tree, file, findings)
@@ -110,7 +110,7 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
         root=tree.root,
         format=kind,
         class_names=names or tuple(sorted(used)),
-        splits=in_order(named_splits(tree, ordered, findings)) or {"all": ()},
+        splits=named_splits(tree, ordered, findings),
         findings=tuple(findings),
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from detkit.data.folder_splits import folder_splits, in_order, unlabelled_folder
+from detkit.data.folder_splits import folder_splits, unlabelled_folder
 from detkit.data.formats.format import Format, Splits, is_common_split
 from detkit.data.formats.voc_lists import ImageSets, is_class_list, split_lists
 from detkit.data.formats.voc_xml import Annotation, parse, xml_text
@@ -22,7 +22,7 @@ from detkit.data.tree import Tree
 
 def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     """Return the data set of a folder's VOC annotations, or None where it has none."""
-    findings = list(tree.findings)
+    findings: list[Finding] = []
     labels: dict[str, Annotation] = {}
     others = 0
     for label in tree.with_suffix(".xml"):
@@ -51,12 +51,11 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     else:
         splits = folder_splits(tree, records.values(), findings)
     used = {one.name for part in splits.values() for record in part for one in record.objects}
-    splits = in_order(splits)
     return Dataset(
         root=tree.root,
         format="voc",
         class_names=_class_names(tree, used, notes),
-        splits=splits or {"all": ()},
+        splits=splits,
         findings=tuple(findings),
         notes=tuple(notes),
     )
@@ -119,44 +118,28 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
     own = tree.images_like(label)
     stated = tree.find_images(named, label) if named else []
     if named and not stated and tree.expected(named, label) is None:
-        finding(
-            "error",
-            "path-outside",
-            f"<filename>{found.filename}</filename> leads out of the data folder; "
-            "write the image's name alone",
-        )
+        said = f"<filename>{found.filename}</filename> leads out of the data folder"
+        finding("error", "path-outside", f"{said}; write the image's name alone")
         if not own:
             return None
     if len(own) > 1:
         own = [image for image in own if image in stated] or own
     if len(own) > 1:
-        several = ", ".join(own[:3])
-        finding(
-            "error",
-            "ambiguous-image",
-            f"may belong to several images ({several}); put it beside its own",
-        )
+        said = f"may belong to several images ({', '.join(own[:3])})"
+        finding("error", "ambiguous-image", f"{said}; put it beside its own")
         return None
     differs = bool(named) and stem_of(named) != stem and name_of(named) != stem
-    if own:
+    if own or len(stated) == 1:
+        image = (own or stated)[0]
+        said = f"no image is called {stem}; read for {image}, as its <filename> says"
+        if own:
+            where = "is another image" if stated else "does not exist"
+            said = f"<filename>{found.filename}</filename> {where}; read for {image}, whose name "
+            said += "is that of the label file"
         if differs:
-            where = "does not exist" if not stated else "is another image"
-            finding(
-                "warning",
-                "filename-differs",
-                f"<filename>{found.filename}</filename> {where}; read for {own[0]}, whose name "
-                "is that of the label file",
-            )
-        return own[0]
-    if len(stated) == 1:
-        if differs:
-            finding(
-                "warning",
-                "filename-differs",
-                f"no image is called {stem}; read for {stated[0]}, as its <filename> says",
-            )
-        return stated[0]
-    if len(stated) > 1:
+            finding("warning", "filename-differs", said)
+        return image
+    if stated:
         several = ", ".join(stated[:3])
         finding("error", "ambiguous-image", f"<filename>{named}</filename> may be {several}")
         return None

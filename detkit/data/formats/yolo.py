@@ -16,7 +16,6 @@ from detkit.data.folder_splits import (
     Records,
     counted,
     folder_splits,
-    in_order,
     unlabelled_folder,
     without_union,
 )
@@ -52,7 +51,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
         root=tree.root,
         format="yolo",
         class_names=reader.class_names(splits),
-        splits=in_order(splits) or {"all": ()},
+        splits=splits,
         findings=tuple(reader.findings),
         notes=tuple(reader.notes),
     )
@@ -64,7 +63,7 @@ class _Reader:
     def __init__(self, tree: Tree, spec: Spec) -> None:
         self.tree = tree
         self.spec = spec
-        self.findings: list[Finding] = [*tree.findings, *spec.findings]
+        self.findings: list[Finding] = list(spec.findings)
         self.notes: list[str] = list(spec.notes)
         self.labels_used: set[str] = set()
         # Tools export labels without the images, which people then put somewhere else.
