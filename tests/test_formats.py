@@ -63,8 +63,8 @@ LINES = Format(
     suffixes=(".lines",),
     read=read_lines,
     write=write_lines,
-    set_suffixes=(".lines",),
-    set_files=lines_files,
+    file_suffixes=(".lines",),
+    files=lines_files,
     images="pics",
     by_split=True,
     keeps_difficult=False,
@@ -138,7 +138,7 @@ def test_of_two_formats_with_one_suffix_the_one_that_knows_the_file_reads_it(
     other = replace(
         LINES,
         name="other",
-        set_files=lambda tree: [],
+        files=lambda tree: [],
         read=lambda tree, only: pytest.fail("it does not know the file") if only else None,
     )
     monkeypatch.setattr(reading, "FORMATS", (*reading.FORMATS[:-1], other, LINES))

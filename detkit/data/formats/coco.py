@@ -144,8 +144,8 @@ FORMAT = Format(
     suffixes=(".json",),
     read=read_coco,
     write=_label_files,
-    set_suffixes=(".json",),
-    set_files=coco_files,
+    file_suffixes=(".json",),
+    files=coco_files,
     by_split=True,
     box_hint=_box_hint,
 )

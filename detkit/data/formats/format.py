@@ -37,7 +37,7 @@ def is_common_split(split: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One label format. The first group says how it is read, the others have defaults."""
+    """One label format: how it is read and written; what follows has defaults."""
 
     name: str  # of `--to` and `Dataset.format`
     title: str  # what people call it: "VOC XML"
@@ -48,9 +48,9 @@ class Format:
     # Yields the path, relative to the new folder, and the text of each label file.
     write: Callable[[Splits, Sequence[str]], Iterable[tuple[str, str]]]
 
-    # Of the files that stand for a whole data set and may be named instead of a folder.
-    set_suffixes: tuple[str, ...] = ()
-    set_files: Callable[[Tree], list[str]] = lambda tree: []  # those that a folder holds
+    # Files that stand for a whole data set: one may be named instead of a folder.
+    file_suffixes: tuple[str, ...] = ()
+    files: Callable[[Tree], list[str]] = lambda tree: []  # those in a folder
     hint: Callable[[Tree], str] = lambda tree: ""  # why a folder's files are not of this format
 
     # Where `write` expects the images.

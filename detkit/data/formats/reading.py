@@ -66,7 +66,7 @@ def _read(form: Format, tree: Tree, file: str | None = None) -> Dataset | None:
 def _tree(root: Path) -> Tree:
     """Return the listing of a folder; raise DetkitError when it cannot be read."""
     try:
-        return Tree(root, {end for one in FORMATS for end in one.suffixes + one.set_suffixes})
+        return Tree(root, {end for one in FORMATS for end in one.suffixes + one.file_suffixes})
     except OSError as error:
         raise DetkitError(f"{root}: the folder cannot be read: {error.strerror}") from error
 
@@ -101,9 +101,9 @@ def _hint(tree: Tree) -> str:
 
 def _of_file(path: Path) -> Dataset:
     """Return the data set of one label file; raise DetkitError when it is none."""
-    forms = [form for form in FORMATS if path.suffix.lower() in form.set_suffixes]
+    forms = [form for form in FORMATS if path.suffix.lower() in form.file_suffixes]
     if not forms:
-        known = ", ".join(dict.fromkeys(end for form in FORMATS for end in form.set_suffixes))
+        known = ", ".join(dict.fromkeys(end for form in FORMATS for end in form.file_suffixes))
         do = "unpack it" if path.suffix.lower() in _ARCHIVES else "name a folder of labelled images"
         raise DetkitError(f"{path}: not a label file ({known}); {do}")
     root = path.parent
@@ -112,7 +112,7 @@ def _of_file(path: Path) -> Dataset:
     tree = _tree(root)
     file = path.relative_to(root).as_posix()
     # Where two formats share a suffix, the one that knows the file reads it.
-    known_by = (form for form in forms if len(forms) == 1 or file in form.set_files(tree))
+    known_by = (form for form in forms if len(forms) == 1 or file in form.files(tree))
     dataset = _read(next(known_by, forms[0]), tree, file)
     if dataset is None:
         raise DetkitError(f"{path}: no labels in it; {_looked_for()}")
@@ -133,7 +133,7 @@ def _also_seen(tree: Tree, read: Format) -> list[str]:
     """Return notes on labels of other kinds in the folder, which are not read."""
     notes = []
     for form in FORMATS[FORMATS.index(read) + 1 :]:
-        if files := form.set_files(tree):
+        if files := form.files(tree):
             shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
             notes.append(
                 f"{form.name.upper()} labels seen too ({shown}) and not read, as {read.title} is "
