@@ -19,14 +19,18 @@ from hypothesis import strategies as st
 from running import detkit
 
 from detkit.data import open_dataset
-from detkit.data.convert import FORMATS, convert, format_like, losses, split_dataset
 from detkit.data.convert import _free_name as free_name
-from detkit.data.formats.writers import number
+from detkit.data.convert import convert, losses
+from detkit.data.formats import reading
+from detkit.data.formats.format import number
+from detkit.data.formats.reading import format_of
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
+from detkit.data.splits import split_dataset
 from detkit.errors import DetkitError, UsageError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 HEIGHT, WIDTH = 37, 53
+FORMATS = [form.name for form in reading.FORMATS]
 NO_DIFFICULT = {"yolo"}
 NO_CLASS_ORDER = {"csv"}
 
@@ -564,7 +568,7 @@ def test_a_division_is_written_in_the_format_it_was_read_in(tmp_path: Path) -> N
         convert(small(tmp_path / "source"), tmp_path / to, to)
         source = open_dataset(tmp_path / to)
         cut = split_dataset(source, val=0.4, test=0.2, seed=1)
-        convert(cut, tmp_path / f"{to}-cut", format_like(source))
+        convert(cut, tmp_path / f"{to}-cut", format_of(source).name)
         found = open_dataset(tmp_path / f"{to}-cut")
         assert found.format == to
         assert_same(found, cut, to)

@@ -12,10 +12,12 @@ from labelled_folders import boxes, codes, ids, put, xml
 from running import detkit
 
 from detkit.data import open_dataset
-from detkit.data.convert import FORMATS, convert
+from detkit.data.convert import convert
+from detkit.data.formats import reading
 from detkit.data.records import ImageRecord
 from detkit.data.splits import divide
 
+FORMATS = [form.name for form in reading.FORMATS]
 ROW = "0 .5 .5 .5 .5\n"
 HEADER = "filename,class,xmin,ymin,xmax,ymax\n"
 FOLDERS: dict[str, dict[str, str | None]] = {

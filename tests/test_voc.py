@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes, xml
 
 from detkit.data import open_dataset
-from detkit.data.formats.voc import MAX_XML_BYTES, parse
+from detkit.data.formats.voc_xml import MAX_XML_BYTES, parse
 
 numbers = st.one_of(
     st.integers(-10, 5000), st.floats(-10, 5000, allow_nan=False).map(lambda one: round(one, 3))

@@ -21,7 +21,7 @@ from detkit import __version__
 from detkit.cli.anchors import anchors
 from detkit.cli.compare import compare
 from detkit.cli.console import Console, send_nowhere, sound_streams
-from detkit.cli.data import check, convert, demo, split
+from detkit.cli.data import WritesFormats, check, convert, demo, split
 from detkit.cli.detect import detect
 from detkit.cli.evaluate import evaluate
 from detkit.cli.export import compress, export
@@ -146,8 +146,8 @@ app.command("train")(guarded(train))
 app.command("eval")(guarded(evaluate))
 app.command("detect")(guarded(detect))
 app.command("compare")(guarded(compare))
-app.command("convert")(guarded(convert))
-app.command("split")(guarded(split))
+app.command("convert", cls=WritesFormats)(guarded(convert))
+app.command("split", cls=WritesFormats)(guarded(split))
 app.command("propose")(guarded(propose))
 app.command("recall")(guarded(recall))
 app.command("anchors")(guarded(anchors))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from detkit.cli.console import Console, reader_may_leave
 from detkit.cli.options import (
@@ -28,6 +29,20 @@ SkipUnread = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out labels and images that cannot be read.")
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
+
+
+class WritesFormats(TyperCommand):
+    """A command whose help names the label formats, asked for then: reading them takes time."""
+
+    def format_help(self, *args: Any) -> None:
+        """Write the help text, with the names of the formats instead of FORMATS."""
+        from detkit.data.formats.reading import FORMATS
+
+        *names, last = [form.name for form in FORMATS]
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help:
+                option.help = option.help.replace("FORMATS", f"{', '.join(names)} or {last}")
+        super().format_help(*args)
 
 
 def demo(
@@ -106,7 +121,7 @@ def check(
 def convert(
     data: Data,
     out: Out,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="voc, coco, yolo or csv.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="FORMATS.")],
     classes: Classes = None,
     skip_bad: SkipUnread = False,
     force: Force = False,
@@ -122,19 +137,8 @@ def convert(
     Example:
       detkit convert photos photos-coco --to coco
     """
-    from detkit.data import open_dataset
-    from detkit.data.convert import convert as write_as
-    from detkit.data.convert import losses
-
     console = Console(quiet)
-    dataset = open_dataset(data, classes=class_list(classes))
-    tell_notes(console, dataset)
-    dataset = _readable(console, dataset, skip_bad)
-    with console.counting("copying") as progress:
-        write_as(dataset, out, to, force=force, progress=progress)
-    for loss in losses(dataset, to):
-        console.warn(loss)
-    console.note(f"{out}: {split_counts(dataset)} as {to}")
+    _write(console, _readable(console, data, classes, skip_bad), out, to, force)
 
 
 def split(
@@ -145,9 +149,7 @@ def split(
     seed: Seed = 0,
     to: Annotated[
         str | None,
-        typer.Option(
-            metavar="FORMAT", help="voc, coco, yolo or csv. [default: that of DATA, if it can be]"
-        ),
+        typer.Option(metavar="FORMAT", help="FORMATS. [default: that of DATA, if it can be]"),
     ] = None,
     classes: Classes = None,
     skip_bad: SkipUnread = False,
@@ -163,21 +165,13 @@ def split(
     Example:
       detkit split photos photos-split --val .2 --test .1 --seed 0
     """
-    from detkit.data import open_dataset
-    from detkit.data.convert import convert as write_as
-    from detkit.data.convert import format_like, losses, split_dataset
+    from detkit.data.formats.reading import format_of
+    from detkit.data.splits import split_dataset
 
     console = Console(quiet)
-    dataset = open_dataset(data, classes=class_list(classes))
-    tell_notes(console, dataset)
-    dataset = _readable(console, dataset, skip_bad)
+    dataset = _readable(console, data, classes, skip_bad)
     divided = split_dataset(dataset, val=val, test=test, seed=seed)
-    form = to or format_like(dataset)
-    with console.counting("copying") as progress:
-        write_as(divided, out, form, force=force, progress=progress)
-    for loss in losses(divided, form):
-        console.warn(loss)
-    console.note(f"{out}: {split_counts(divided)} as {form}")
+    _write(console, divided, out, to or format_of(dataset).name, force)
 
 
 def tell_notes(console: Console, dataset: Dataset) -> None:
@@ -199,13 +193,28 @@ def warn_of_unread(console: Console, dataset: Dataset) -> None:
     )
 
 
-def _readable(console: Console, dataset: Dataset, skip_bad: bool) -> Dataset:
+def _write(console: Console, dataset: Dataset, out: Path, to: str, force: bool) -> None:
+    """Write the data set in the format `to`, and say what that cannot hold."""
+    from detkit.data.convert import convert as write_as
+    from detkit.data.convert import losses
+
+    with console.counting("copying") as progress:
+        write_as(dataset, out, to, force=force, progress=progress)
+    for loss in losses(dataset, to):
+        console.warn(loss)
+    console.note(f"{out}: {split_counts(dataset)} as {to}")
+
+
+def _readable(console: Console, data: Path, classes: str | None, skip_bad: bool) -> Dataset:
     """Return the data set without what a copy would lose; refuse it when that may not be.
 
     Raises DetkitError naming the first loss.
     """
+    from detkit.data import open_dataset
     from detkit.data.checks.check import drop_bad, find_losses, format_finding
 
+    dataset = open_dataset(data, classes=class_list(classes))
+    tell_notes(console, dataset)
     losses = find_losses(dataset)
     if not losses:
         return dataset

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from detkit.data.paths import split_in
+from detkit.data.paths import folder_of, split_in
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.data.tree import Tree, images_finding
 
@@ -60,6 +60,19 @@ def unlabelled_folder(tree: Tree, folder: str, images: list[str]) -> Finding:
     where = folder or "the top folder"
     message = f"and no label for any of them in {where}; not used"
     return images_finding(tree, "unlabelled-folder", images, message)
+
+
+def unlisted_images(tree: Tree, listed: Collection[str], message: str) -> Iterator[Finding]:
+    """Yield a warning a folder about images that no label file lists.
+
+    `message` says so where images beside them are listed.
+    """
+    folders = {folder_of(image) for image in listed}
+    for folder, images in tree.unused_images(listed).items():
+        if folder in folders:
+            yield images_finding(tree, "unlisted-image", images, message)
+        else:
+            yield unlabelled_folder(tree, folder, images)
 
 
 def without_union(splits: dict[str, Records], union: str) -> tuple[dict[str, Records], str | None]:

@@ -8,29 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from detkit.data.formats import reading
+from detkit.data.formats.format import Labelled
 from detkit.errors import DetkitError, UsageError
 
-# What detkit's own writers put at the top of a labelled folder. `force` replaces a folder
-# that holds nothing else; a slip like `-o ~ --force` must not cost anybody their files.
-OUR_NAMES = frozenset(
-    {
-        "JPEGImages",
-        "Annotations",
-        "ImageSets",
-        "classes.txt",
-        "images",
-        "labels",
-        "annotations",
-        "data.yaml",
-        "train.csv",
-        "val.csv",
-        "test.csv",
-        "trainval.csv",
-        "labels.csv",
-        ".DS_Store",
-        "Thumbs.db",
-    }
-)
+_BY_SYSTEMS = frozenset({".DS_Store", "Thumbs.db"})  # put into folders by file managers
+
+
+def _own_names() -> frozenset[str]:
+    """Return what detkit's own writers put at the top of a labelled folder.
+
+    `force` replaces a folder that holds nothing else; a slip like `-o ~ --force` must not cost
+    anybody their files.
+    """
+    image = Labelled("image.jpg", 1, 1, ())
+    splits = {split: [image] for split in ("all", "train", "val", "test", "trainval")}
+    written = {path for form in reading.FORMATS for path, _ in form.write(splits, ())}
+    written |= {form.images for form in reading.FORMATS} | _BY_SYSTEMS
+    return frozenset(path.partition("/")[0] for path in written)
 
 
 @contextmanager
@@ -90,8 +85,7 @@ def _check_free(out: Path, force: bool) -> None:
     held = sorted(path.name for path in out.iterdir())
     if held and not force:
         raise UsageError(f"{out}: is not empty; name another folder or add --force")
-    foreign = [name for name in held if name not in OUR_NAMES]
-    if foreign:
+    if foreign := sorted(set(held) - _own_names()):
         raise UsageError(
             f"{out}: holds {foreign[0]!r}, which detkit did not write, so --force will not "
             "replace this folder; name another"

@@ -70,7 +70,7 @@ class Dataset:
     """A labelled folder: its classes, and its images by split."""
 
     root: Path
-    format: str  # "voc", "coco", "yolo", "csv", "matlab", ...
+    format: str  # the name of a `formats.format.Format`, or "matlab": a table of CSV's
     class_names: tuple[str, ...]
     splits: dict[str, tuple[ImageRecord, ...]]
     findings: tuple[Finding, ...] = ()  # what the reader itself could not make sense of

@@ -47,15 +47,15 @@ _OTHER_IMAGES = frozenset(
 )
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
 _MASK_FOLDERS = frozenset({"segmentationclass", "segmentationobject", "mask", "masks", "depth"})
-_LABEL_SUFFIXES = frozenset({".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".data"})
 
 
 class Tree:
     """The files of a labelled folder by relative path, with "/" between the parts."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, label_suffixes: Iterable[str]) -> None:
         """List the folder. Hidden files and folders (".git", "__MACOSX") are left out."""
         self.root = root
+        self._suffixes = IMAGE_SUFFIXES | set(label_suffixes)
         self.findings: list[Finding] = []
         self._real_root = root.resolve()
         self.files: list[str] = []
@@ -147,7 +147,7 @@ class Tree:
 
     def _refuse_name(self, path: str, *, is_folder: bool) -> None:
         """Add the finding about a folder, image or label file whose name no text can hold."""
-        if is_folder or suffix_of(path) in IMAGE_SUFFIXES | _LABEL_SUFFIXES:
+        if is_folder or suffix_of(path) in self._suffixes:
             message = (
                 "the name is not UTF-8 or holds control characters, so no list or label file can "
                 "name it; rename it"

@@ -5,49 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+from detkit.data.formats.format import Format
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 
-# Formats whose boxes name the first and the last pixel, counted from 1: xmin = xmax there is
-# a box that was never drawn, though the convention would make it one pixel wide.
-INCLUSIVE_FORMATS = frozenset({"voc", "csv"})
 PIXEL = 1.0  # how far a box may reach over the border: rounding, and labels counted from 0
 ROUNDING = 1e-6  # pixels: what subtracting 1 from a fraction may cost
-MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 Size = tuple[int, int]  # (height, width)
 
 
-def check_boxes(record: ImageRecord, size: Size | None, *, format_name: str) -> Iterator[Finding]:
+def check_boxes(record: ImageRecord, size: Size | None, form: Format) -> Iterator[Finding]:
     """Yield what is wrong with the boxes of one image."""
     seen: dict[tuple[float, float, float, float], tuple[int, str]] = {}
     for place, one in enumerate(record.objects, start=1):
         number = one.number or place
-        judged = _judge(one, size, format_name)
+        judged = _judge(one, size, form)
         if judged is None and one.box in seen:
             first, name = seen[one.box]
             other = "" if name == one.name else f' "{name}"'
-            judged = (
-                "warning",
-                "duplicate-box",
-                f"same box as object {first}{other} ({_values(one)}); delete one of them",
-            )
+            message = f"same box as object {first}{other} ({_values(one)}); delete one of them"
+            judged = "warning", "duplicate-box", message
         seen.setdefault(one.box, (number, one.name))
         if judged is not None:
-            severity, code, message = judged
-            yield Finding(
-                severity,
-                code,
-                message,
-                file=one.file or record.label_file,
-                line=one.line,
-                object_number=number,
-                class_name=one.name,
-                image_id=record.image_id,
-            )
+            yield _about(record, one, number, *judged)
 
 
-def _judge(one: ObjectRecord, size: Size | None, format_name: str) -> tuple[str, str, str] | None:
+def _about(
+    record: ImageRecord, one: ObjectRecord, number: int, severity: str, code: str, message: str
+) -> Finding:
+    """Return a finding about one object of an image."""
+    file = one.file or record.label_file
+    return Finding(severity, code, message, file, one.line, number, one.name, record.image_id)
+
+
+def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str, str] | None:
     """Return severity, code and message of what is wrong with one box, if anything is."""
-    inclusive = _is_inclusive(format_name, one)
+    inclusive = form.is_inclusive(one)
     x1, y1, x2, y2 = one.box
     values = _values(one)
     if not all(math.isfinite(value) for value in one.box):
@@ -65,30 +57,13 @@ def _judge(one: ObjectRecord, size: Size | None, format_name: str) -> tuple[str,
     if size is not None and not fits(one, size):
         height, width = size
         wholly = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
-        if format_name == "yolo" and max(one.box) > MOST_SHARE * max(size):
-            hint = "pixels? YOLO has shares of the image's width and height"
-        elif format_name == "coco" and x1 < x2 - x1 <= width and y1 < y2 - y1 <= height:
-            hint = "x1, y1, x2, y2? COCO has x, y, width, height; else cut it at the border"
-        elif x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
+        hint = "is it the right image? draw the box again" if wholly else "cut it at the border"
+        if x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
             hint = "swapped x and y, or made for the image before its EXIF rotation?"
-        else:
-            hint = "is it the right image? draw the box again" if wholly else "cut it at the border"
+        hint = form.box_hint(one.box, size) or hint
         reach = "lies outside" if wholly else "reaches out of"
         return "error", "outside-image", f"{reach} the image, {width}x{height} ({values}); {hint}"
     return None
-
-
-def _is_inclusive(format_name: str, one: ObjectRecord) -> bool:
-    """Return whether a box's file counts pixels from 1 and names the last one.
-
-    Tables come in both kinds; what the file states tells which the reader took it for.
-    """
-    stated = one.stated.split(" ")[0].removeprefix("xmin=")
-    try:
-        from_zero = abs(float(stated) - one.box[0]) < ROUNDING
-    except ValueError:
-        from_zero = False
-    return format_name in INCLUSIVE_FORMATS and not from_zero
 
 
 def _values(one: ObjectRecord) -> str:
@@ -98,28 +73,22 @@ def _values(one: ObjectRecord) -> str:
     return " ".join(f"{name}={value:g}" for name, value in zip(("x1", "y1", "x2", "y2"), one.box))
 
 
-def check_origin(records: Iterable[ImageRecord], format_name: str) -> Iterator[Finding]:
+def check_origin(records: Iterable[ImageRecord], form: Format) -> Iterator[Finding]:
     """Yield the suspicion that pixels are counted from 0 where the format counts from 1."""
     hits = []
     num_boxes = 0
     for record in records:
         for place, one in enumerate(record.objects, start=1):
             num_boxes += 1
-            if -1.0 in one.box[:2] and _is_inclusive(format_name, one):
+            if -1.0 in one.box[:2] and form.is_inclusive(one):
                 hits.append((record, one, one.number or place))
     if hits:
         record, one, number = hits[0]
-        yield Finding(
-            "warning",
-            "zero-based",
+        message = (
             f"{len(hits)} of {num_boxes} boxes have xmin or ymin 0 ({_values(one)}), but the "
-            "format counts from 1; if all are counted from 0, add 1 to every value",
-            file=one.file or record.label_file,
-            line=one.line,
-            object_number=number,
-            class_name=one.name,
-            image_id=record.image_id,
+            "format counts from 1; if all are counted from 0, add 1 to every value"
         )
+        yield _about(record, one, number, "warning", "zero-based", message)
 
 
 def check_shares(records: Iterable[ImageRecord]) -> Iterator[Finding]:

@@ -26,6 +26,8 @@ from detkit.data.checks.sets import (
     check_splits,
     check_unlabelled,
 )
+from detkit.data.formats.format import Format
+from detkit.data.formats.reading import format_of
 from detkit.data.images import image_size, read_image
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.errors import DetkitError
@@ -48,6 +50,7 @@ def check(
     Without `read_images` no image file is opened: boxes are held against the stated size and
     duplicates are not looked for. `progress` hears (images done, images in all).
     """
+    form = format_of(dataset)
     findings = [*dataset.findings, *check_images(dataset)]
     known = {(one.code, one.image_id, one.object_number) for one in findings}
     records = {
@@ -56,12 +59,12 @@ def check(
         for record in members
     }
     for number, (split, record) in enumerate(records.values(), start=1):
-        for finding in _check_image(dataset.format, record, read_images):
+        for finding in _check_image(form, record, read_images):
             if (finding.code, finding.image_id, finding.object_number) not in known:
                 findings.append(replace(finding, split=split))
         if progress is not None:
             progress(number, len(records))
-    findings += check_origin((record for _, record in records.values()), dataset.format)
+    findings += check_origin((record for _, record in records.values()), form)
     findings += check_shares(record for _, record in records.values())
     findings += check_unlabelled(dataset)
     findings += check_splits(dataset)
@@ -85,7 +88,7 @@ def find_losses(dataset: Dataset) -> list[Finding]:
         if record.image_id not in known:
             findings += [
                 one
-                for one in _check_image(dataset.format, record, read_images=True)
+                for one in _check_image(format_of(dataset), record, read_images=True)
                 if one.severity == "error" and one.code in _LOSSES
             ]
     return findings
@@ -186,10 +189,10 @@ def _finding(severity: str, code: str, record: ImageRecord, message: str) -> Fin
     )
 
 
-def _check_image(format_name: str, record: ImageRecord, read_images: bool) -> Iterator[Finding]:
+def _check_image(form: Format, record: ImageRecord, read_images: bool) -> Iterator[Finding]:
     """Yield what is wrong with one image, its size and its boxes."""
     exists = record.path.is_file()
-    if record.label_file is None and exists and format_name != "yolo":
+    if record.label_file is None and exists and not form.unlabelled_is_empty:
         message = "no label file for this image; label it, or take it off the list"
         yield _finding("error", "missing-label", record, message)
     size = None
@@ -209,7 +212,7 @@ def _check_image(format_name: str, record: ImageRecord, read_images: bool) -> It
             yield from _check_size(record, size)
     if size is None and record.width and record.height:
         size = (record.height, record.width)
-    yield from check_boxes(record, size, format_name=format_name)
+    yield from check_boxes(record, size, form)
 
 
 def _upright_size(path: Path) -> Size:

@@ -8,8 +8,14 @@ from pathlib import Path
 
 from detkit.data.class_names import similar_names
 from detkit.data.folder_splits import counted
+from detkit.data.formats.reading import format_of
 from detkit.data.images import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+
+
+def _about(code: str, message: str, record: ImageRecord, split: str) -> Finding:
+    """Return a warning about one image of a split."""
+    return Finding("warning", code, message, record.path, image_id=record.image_id, split=split)
 
 
 def check_images(dataset: Dataset) -> Iterator[Finding]:
@@ -25,7 +31,7 @@ def check_images(dataset: Dataset) -> Iterator[Finding]:
 
 def check_unlabelled(dataset: Dataset) -> Iterator[Finding]:
     """Yield one warning a split about images without a label file, where that says: no object."""
-    if dataset.format != "yolo":
+    if not format_of(dataset).unlabelled_is_empty:
         return
     for name, records in dataset.splits.items():
         bare = [one for one in records if one.label_file is None and one.path.is_file()]
@@ -35,14 +41,7 @@ def check_unlabelled(dataset: Dataset) -> Iterator[Finding]:
                 "(the first); add empty files to say so"
             )
             first = bare[0]
-            yield Finding(
-                "warning",
-                "missing-label",
-                message,
-                file=first.path,
-                image_id=first.image_id,
-                split=name,
-            )
+            yield _about("missing-label", message, first, name)
 
 
 def check_splits(dataset: Dataset) -> Iterator[Finding]:
@@ -56,14 +55,7 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
             if count > 1:
                 record = next(one for one in records if one.path == path)
                 message = f'listed {count} times in split "{name}"; list it once'
-                yield Finding(
-                    "warning",
-                    "listed-twice",
-                    message,
-                    file=path,
-                    image_id=record.image_id,
-                    split=name,
-                )
+                yield _about("listed-twice", message, record, name)
     # "trainval" is train and val by design, so a split made up of two others leaks nothing.
     whole = {
         name
@@ -82,13 +74,9 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
             shared = members[first] & members[second]
             if shared:
                 one = next(record for record in dataset.splits[first] if record.path in shared)
-                yield Finding(
-                    "warning",
-                    "shared-image",
-                    f"{_images(len(shared))} in {first} and in {second} (the first: "
-                    f"{one.image_id}); a score on {second} would be too good",
-                    split=second,
-                )
+                message = f"{_images(len(shared))} in {first} and in {second} (the first: "
+                message += f"{one.image_id}); a score on {second} would be too good"
+                yield Finding("warning", "shared-image", message, split=second)
     train = {one.name for record in dataset.splits.get("train", ()) for one in record.objects}
     for name in names:
         new = {one.name for record in dataset.splits[name] for one in record.objects} - train
@@ -159,11 +147,4 @@ def check_duplicates(dataset: Dataset) -> Iterator[Finding]:
             advice = "a score on one would be too good; keep it in one split"
         else:
             code, advice = "duplicate-image", "delete one of them"
-        yield Finding(
-            "warning",
-            code,
-            f"the same bytes as {listed}; {advice}",
-            file=first.path,
-            image_id=first.image_id,
-            split=holders[0][0],
-        )
+        yield _about(code, f"the same bytes as {listed}; {advice}", first, holders[0][0])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.demo.objects import PAINTERS, SCENERY, FloatImage, cloud
-from detkit.data.formats.writers import voc_xml
+from detkit.data.formats.voc_xml import xml_text
 from detkit.data.output import new_folder
 from detkit.data.records import ObjectRecord
 from detkit.errors import DetkitError, UsageError
@@ -103,7 +103,7 @@ def write_demo(
             picture = draw_picture(np.random.default_rng([seed, number]))
             _write_jpeg(root / "JPEGImages" / f"{name}.jpg", picture.image)
             height, width = picture.image.shape[:2]
-            text = voc_xml(f"{name}.jpg", width, height, picture.objects, database="detkit demo")
+            text = xml_text(f"{name}.jpg", width, height, picture.objects, database="detkit demo")
             (root / "Annotations" / f"{name}.xml").write_text(text, "utf-8", newline="\n")
             if progress is not None:
                 progress(number + 1, num_images)

@@ -1,33 +1,16 @@
-"""COCO JSON: `annotations/instances_*.json`, or one `_annotations.coco.json` a split folder.
-
-Boxes in these files are 0-based `[x, y, width, height]`. `iscrowd`, `ignore` and `difficult`
-all make an object difficult: "don't care" in an evaluation. JSON has no line numbers here;
-findings name the annotation by its id.
-"""
+"""COCO JSON: `annotations/instances_*.json`, or one `_annotations.coco.json` a split folder."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from detkit.data.folder_splits import (
-    counted,
-    in_order,
-    named_splits,
-    unlabelled_folder,
-    without_union,
-)
-from detkit.data.paths import folder_of, name_of, split_in, split_in_stem
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
-from detkit.data.tree import Tree, images_finding
-from detkit.text import short
+from detkit.data.folder_splits import counted, named_splits, unlisted_images, without_union
+from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
+from detkit.data.formats.format import Format, Splits
+from detkit.data.paths import name_of
+from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
+from detkit.data.tree import Tree
 
-MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
-
-_DIFFICULT = ("iscrowd", "ignore", "difficult")
 _SNIFF_BYTES = 1 << 16  # the first part of a JSON file, where its first keys are
 
 
@@ -37,37 +20,32 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
     `only` names the one file to read. Where there are `instances_*.json`, the captions,
     keypoints and panoptic files beside them are not read.
     """
-    findings = list(tree.findings)
+    findings: list[Finding] = []
     files = [only] if only else coco_files(tree)
     instances = [file for file in files if name_of(file).startswith("instances")]
     left = [file for file in files if instances and file not in instances]
     notes = [f"not read, beside instances_*.json: {', '.join(left[:5])}"] if left else []
     pages = []
     for file in instances or files:
-        content = _load(tree, file, findings)
+        content = load(tree, file, findings)
         if content is not None:
-            pages.append(_Page(tree, file, content))
+            pages.append(Page(tree, file, content))
             findings += pages[-1].findings
     if outlined := sum(page.outlined for page in pages):
         notes.append(f"{counted(outlined, 'object')} with an outline: only the box is read")
-    if not pages and not findings[len(tree.findings) :]:
+    if not pages and not findings:
         return None
     groups, seen = _grouped(tree, pages, findings)
     splits = named_splits(tree, groups, findings)
     splits, note = without_union(splits, "trainval")
     notes += [note] if note else []
-    folders = {folder_of(image) for image in seen}
-    for folder, images in tree.unused_images(seen).items():
-        if folder in folders:
-            message = 'in no JSON file; not used: list images without objects under "images"'
-            findings.append(images_finding(tree, "unlisted-image", images, message))
-        else:
-            findings.append(unlabelled_folder(tree, folder, images))
+    message = 'in no JSON file; not used: list images without objects under "images"'
+    findings += unlisted_images(tree, seen, message)
     return Dataset(
         root=tree.root,
         format="coco",
         class_names=_class_names(pages, notes),
-        splits=in_order(splits) or {"all": ()},
+        splits=splits,
         findings=tuple(findings),
         notes=tuple(notes),
     )
@@ -96,173 +74,8 @@ def _may_be(tree: Tree, file: str) -> bool:
         return False
 
 
-def _load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
-    """Return a JSON file's content, or None with a finding that says why there is none."""
-    path = tree.path(file)
-
-    def refuse(code: str, message: str, line: int | None = None) -> None:
-        findings.append(Finding("error", code, message, file=path, line=line))
-
-    try:
-        if tree.size(file) > MAX_JSON_BYTES:
-            refuse("too-large", f"larger than {MAX_JSON_BYTES >> 30} GiB; not read")
-            return None
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        refuse("bad-json", f"not JSON ({error.msg}); mend or remove the file", error.lineno)
-        return None
-    except UnicodeDecodeError as error:
-        refuse("bad-json", f"not UTF-8 text ({error.reason} at byte {error.start})")
-        return None
-    except RecursionError:
-        refuse("bad-json", "nested too deeply for a label file; not read")
-        return None
-    except (OSError, ValueError) as error:  # ValueError: a number of thousands of digits
-        refuse("bad-json", f"cannot be read ({error})")
-        return None
-    if not isinstance(content, dict):
-        refuse("bad-json", "no COCO file: the outermost value is no object")
-        return None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.setdefault(key, []), list):
-            refuse("bad-json", f'no COCO file: "{key}" is no list')
-            return None
-    return content
-
-
-class _Page:
-    """One JSON file on its way to records."""
-
-    def __init__(self, tree: Tree, file: str, content: dict[str, Any]) -> None:
-        """Read everything; what is wrong is in `findings` afterwards."""
-        self.file = file
-        self.split = split_in_stem(name_of(file).rpartition(".")[0]) or split_in(file)
-        self.findings: list[Finding] = []
-        self.categories: dict[Any, str] = {}  # class name by id
-        self.groups: set[str] = set()  # what the categories name as supercategory
-        self.used: set[str] = set()  # classes with objects
-        self.outlined = 0  # objects with a segmentation beside their box
-        self._tree = tree
-        self._path = tree.path(file)
-        self._heads: dict[Any, ImageRecord | None] = {}  # by id; None: refused
-        self._objects: dict[Any, list[ObjectRecord]] = {}
-        self._counts: Counter[Any] = Counter()
-        for category in content["categories"]:
-            self._add_category(category)
-        for image in content["images"]:
-            self._add_image(image)
-        for annotation in content["annotations"]:
-            self._add_annotation(annotation)
-
-    def records(self) -> list[ImageRecord]:
-        """Return the images of the file with their objects, in its order."""
-        return [
-            replace(head, objects=tuple(self._objects[key]), key=str(key))
-            for key, head in self._heads.items()
-            if head is not None
-        ]
-
-    def _say(
-        self,
-        code: str,
-        message: str,
-        *,
-        severity: str = "error",
-        image: str | None = None,
-        number: int | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Add a finding about this file."""
-        self.findings.append(
-            Finding(severity, code, message, self._path, None, number, name, image)
-        )
-
-    def _add_category(self, category: Any) -> None:
-        name = category.get("name") if isinstance(category, dict) else None
-        if not isinstance(name, str) or not name.strip() or not _is_id(category.get("id")):
-            self._say("bad-category", f"category without id and name ({short(category)})")
-        elif category["id"] in self.categories:
-            self._say("duplicate-id", f"category id {short(category['id'])} is given twice")
-        else:
-            self.categories[category["id"]] = name.strip()
-            self.groups.add(str(category.get("supercategory", "")))
-
-    def _add_image(self, image: Any) -> None:
-        name = image.get("file_name") if isinstance(image, dict) else None
-        if not isinstance(name, str) or not name.strip() or not _is_id(image.get("id")):
-            self._say("bad-image", f"image without id and file_name ({short(image)})")
-            return
-        key = image["id"]
-        if key in self._heads:
-            self._say("duplicate-id", f"image id {short(key)} is given twice; {name} is not used")
-            return
-        self._heads[key], self._objects[key] = None, []
-        found = self._tree.find_images(name, self.file, self.split)
-        place = found[0] if found else self._tree.expected(name, self.file)
-        if place is None:
-            self._say("path-outside", f"file_name {name} leads out of the data folder; not used")
-            return
-        if len(found) > 1:
-            several = ", ".join(found[:3])
-            self._say("ambiguous-image", f"file_name {name} may be {several}; write the path")
-            return
-        self._heads[key] = ImageRecord(
-            image_id=place,
-            path=self._tree.path(place),
-            width=_whole(image.get("width")),
-            height=_whole(image.get("height")),
-            label_file=self._path,
-        )
-
-    def _add_annotation(self, annotation: Any) -> None:
-        if not isinstance(annotation, dict):
-            self._say("bad-annotation", f"annotation is no object ({short(annotation)})")
-            return
-        key, category = annotation.get("image_id"), annotation.get("category_id")
-        what = f"annotation {short(annotation['id']) if 'id' in annotation else 'without id'}"
-        if not _is_id(key) or key not in self._heads:
-            self._say("unknown-image", f"{what}: no image has the id {short(key)}")
-            return
-        head = self._heads[key]
-        if head is None:
-            return  # its image was refused, and that was said
-        self._counts[key] += 1
-        image, number = head.image_id, self._counts[key]
-        if not _is_id(category) or category not in self.categories:
-            message = f"{what}: no category has the id {short(category)}"
-            self._say("unknown-class", message, image=image, number=number)
-            return
-        name = self.categories[category]
-        box = _box(annotation.get("bbox"))
-        self.outlined += box is not None and bool(annotation.get("segmentation"))
-        if box is None and not annotation.get("bbox"):
-            box = _bounds(annotation.get("segmentation"))
-            if box is not None:
-                message = f"{what}: has no bbox; read as the bounds of its polygon"
-                self._say(
-                    "polygon", message, severity="warning", image=image, number=number, name=name
-                )
-        if box is None:
-            stated = short(annotation.get("bbox"))
-            message = f"{what}: bbox {stated} is not four numbers [x, y, width, height]"
-            self._say("bad-number", message, image=image, number=number, name=name)
-            return
-        x, y, width, height = box
-        self.used.add(name)
-        self._objects[key].append(
-            ObjectRecord(
-                name=name,
-                box=(x, y, x + width, y + height),
-                difficult=any(annotation.get(flag) for flag in _DIFFICULT),
-                file=self._path,
-                number=number,
-                stated=f"bbox=[{', '.join(f'{value:.10g}' for value in box)}]",
-            )
-        )
-
-
 def _grouped(
-    tree: Tree, pages: Sequence[_Page], findings: list[Finding]
+    tree: Tree, pages: Sequence[Page], findings: list[Finding]
 ) -> tuple[Mapping[str | None, list[ImageRecord]], set[str]]:
     """Return the records of all files by split, and the ids of all images in them."""
     groups: dict[str | None, dict[str, ImageRecord]] = {}
@@ -288,7 +101,7 @@ def _grouped(
     return {split: list(group.values()) for split, group in groups.items()}, seen
 
 
-def _class_names(pages: Sequence[_Page], notes: list[str]) -> tuple[str, ...]:
+def _class_names(pages: Sequence[Page], notes: list[str]) -> tuple[str, ...]:
     """Return the classes of all files by category id.
 
     A category without objects that only serves as the others' supercategory, as one well
@@ -309,43 +122,30 @@ def _class_names(pages: Sequence[_Page], notes: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _is_id(value: Any) -> bool:
-    """Return whether a JSON value can be an id: a whole number or a text."""
-    return isinstance(value, int | str) and not isinstance(value, bool)
+def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield a JSON file for each split."""
+    for split, images in splits.items():
+        name = "instances" if split == "all" else f"instances_{split}"
+        yield f"annotations/{name}.json", json_text(images, class_names)
 
 
-def _whole(value: Any) -> int | None:
-    """Return a stated size as whole pixels, or None when it is no number of any image."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        return None
-    return round(value)
+def _box_hint(box: tuple[float, ...], size: tuple[int, int]) -> str:
+    """Return what to do where the box's width and height look like its second corner."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    if box[0] < width <= size[1] and box[1] < height <= size[0]:
+        return "x1, y1, x2, y2? COCO has x, y, width, height; else cut it at the border"
+    return ""
 
 
-def _box(value: Any) -> tuple[float, float, float, float] | None:
-    """Return the four finite numbers of a box, or None."""
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    numbers = [
-        float(one)
-        for one in value
-        if isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e300
-    ]
-    if len(numbers) != 4:
-        return None
-    return numbers[0], numbers[1], numbers[2], numbers[3]
-
-
-def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
-    """Return (x, y, width, height) around an object's polygons, or None."""
-    if not isinstance(segmentation, list) or not segmentation:
-        return None
-    values: list[float] = []
-    for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            return None
-        for one in polygon:
-            if isinstance(one, bool) or not isinstance(one, int | float) or not abs(one) < 1e300:
-                return None
-            values.append(float(one))
-    left, top = min(values[0::2]), min(values[1::2])
-    return left, top, max(values[0::2]) - left, max(values[1::2]) - top
+FORMAT = Format(
+    name="coco",
+    title="COCO JSON",
+    looked_for="COCO JSON",
+    suffixes=(".json",),
+    read=read_coco,
+    write=_label_files,
+    file_suffixes=(".json",),
+    files=coco_files,
+    by_split=True,
+    box_hint=_box_hint,
+)

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from detkit.data.class_names import without_bad_names
-from detkit.data.folder_splits import summary
-from detkit.data.formats.coco import coco_files, read_coco
-from detkit.data.formats.tables import lacking_columns, read_tables, table_files
-from detkit.data.formats.voc import read_voc
-from detkit.data.formats.yolo import read_yolo
-from detkit.data.formats.yolo_spec import spec_files
+from detkit.data.folder_splits import in_order, summary
+from detkit.data.formats import coco, tables, voc, yolo
+from detkit.data.formats.format import Format
 from detkit.data.paths import suffix_of
 from detkit.data.records import Dataset, Finding
 from detkit.data.tree import LAYOUT_FOLDERS, Tree, images_finding
 from detkit.errors import DetkitError
 
-# The order in which layouts are looked for; the first that is there is read. XML comes
-# first because the other kinds are commonly made from it.
-_READERS: dict[str, Callable[[Tree], Dataset | None]] = {
-    "voc": read_voc,
-    "coco": read_coco,
-    "yolo": read_yolo,
-    "csv": read_tables,
-}
-_BY_SUFFIX: dict[str, Callable[[Tree, str], Dataset | None]] = {
-    ".json": read_coco,
-    ".yaml": read_yolo,
-    ".yml": read_yolo,
-    ".data": read_yolo,
-    ".csv": read_tables,
-}
+# In the order in which they are looked for; the first that is there is read. XML comes first
+# because the other kinds are commonly made from it.
+FORMATS: tuple[Format, ...] = (voc.FORMAT, coco.FORMAT, yolo.FORMAT, tables.FORMAT)
+
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-_WORDS = {"voc": "VOC XML", "coco": "COCO JSON", "yolo": "YOLO txt"}
-_LOOKED_FOR = (
-    "looked for Pascal VOC XML (also beside images), COCO JSON, YOLO (data.yaml or .txt beside "
-    "images or in labels/), CSV with filename,class,xmin,ymin,xmax,ymax, MATLAB's table as CSV"
-)
+
+
+def format_of(dataset: Dataset) -> Format:
+    """Return the format of a data set or, where it has none of its own, the nearest to it."""
+    return next((one for one in FORMATS if one.name == dataset.format), tables.FORMAT)
 
 
 def read_folder(path: Path) -> Dataset:
@@ -55,23 +41,39 @@ def read_folder(path: Path) -> Dataset:
 def _of_folder(path: Path) -> Dataset:
     """Return the data set of a folder; raise DetkitError when it is none."""
     tree = _tree(path)
-    for name, reader in _READERS.items():
-        dataset = reader(tree)
+    for form in FORMATS:
+        dataset = _read(form, tree)
         if dataset is not None:
             return replace(
                 dataset,
                 findings=(*dataset.findings, *_not_looked_for(tree, dataset)),
-                notes=(*dataset.notes, *_also_seen(tree, name)),
+                notes=(*dataset.notes, *_also_seen(tree, form)),
             )
-    raise DetkitError(f"{path}: no labelled folder: {_LOOKED_FOR}; saw {tree.seen()}{_hint(tree)}")
+    raise DetkitError(
+        f"{path}: no labelled folder: {_looked_for()}; saw {tree.seen()}{_hint(tree)}"
+    )
+
+
+def _read(form: Format, tree: Tree, file: str | None = None) -> Dataset | None:
+    """Return what a format reads in a folder, its splits in order, the folder's findings first."""
+    dataset = form.read(tree, file)
+    if dataset is None:
+        return None
+    splits = in_order(dataset.splits) or {"all": ()}
+    return replace(dataset, splits=splits, findings=(*tree.findings, *dataset.findings))
 
 
 def _tree(root: Path) -> Tree:
     """Return the listing of a folder; raise DetkitError when it cannot be read."""
     try:
-        return Tree(root)
+        return Tree(root, {end for one in FORMATS for end in one.suffixes + one.file_suffixes})
     except OSError as error:
         raise DetkitError(f"{root}: the folder cannot be read: {error.strerror}") from error
+
+
+def _looked_for() -> str:
+    """Return which labels were looked for."""
+    return "looked for " + ", ".join(form.looked_for for form in FORMATS)
 
 
 def _hint(tree: Tree) -> str:
@@ -81,37 +83,39 @@ def _hint(tree: Tree) -> str:
         return f"; {first.file}: {first.message}"
     if tree.root.absolute().name.lower() in LAYOUT_FOLDERS:
         return "; name the folder above it, which holds images and labels"
-    labels = tree.with_suffix(".xml", ".json", ".txt", ".csv")
+    labels = tree.with_suffix(*(suffix for form in FORMATS for suffix in form.suffixes))
     if tree.with_suffix(".mat"):
         return "; a .mat file is read after writetable(groundTruth, 'labels.csv') in MATLAB"
     if (archives := tree.with_suffix(*_ARCHIVES)) and not labels:
         return f"; unpack {archives[0]} first"
     if tree.images and not labels:
         return "; there are images but no labels"
-    for table in tree.with_suffix(".csv"):
-        if lacking := lacking_columns(tree, table):
-            return f"; {table} has no column {', '.join(lacking)}"
-    if tree.with_suffix(".xml", ".json"):
+    if hint := next(filter(None, (form.hint(tree) for form in FORMATS)), ""):
+        return f"; {hint}"
+    if any(suffix_of(label) != ".txt" for label in labels):  # any text may be called .txt
         return "; export the labels as one of these from the tool that made them"
-    if tree.images and tree.with_suffix(".txt"):
+    if tree.images and labels:
         return "; no .txt lies beside its image or at the image's place under labels/"
     return ""
 
 
 def _of_file(path: Path) -> Dataset:
     """Return the data set of one label file; raise DetkitError when it is none."""
-    reader = _BY_SUFFIX.get(path.suffix.lower())
-    if reader is None:
-        known = ", ".join(_BY_SUFFIX)
+    forms = [form for form in FORMATS if path.suffix.lower() in form.file_suffixes]
+    if not forms:
+        known = ", ".join(dict.fromkeys(end for form in FORMATS for end in form.file_suffixes))
         do = "unpack it" if path.suffix.lower() in _ARCHIVES else "name a folder of labelled images"
         raise DetkitError(f"{path}: not a label file ({known}); {do}")
     root = path.parent
     if root.name.lower() in ("annotations", "annotation", "labels", "data"):
         root = root.parent  # images are beside this folder, not in it
     tree = _tree(root)
-    dataset = reader(tree, path.relative_to(root).as_posix())
+    file = path.relative_to(root).as_posix()
+    # Where two formats share a suffix, the one that knows the file reads it.
+    known_by = (form for form in forms if len(forms) == 1 or file in form.files(tree))
+    dataset = _read(next(known_by, forms[0]), tree, file)
     if dataset is None:
-        raise DetkitError(f"{path}: no labels in it; {_LOOKED_FOR}")
+        raise DetkitError(f"{path}: no labels in it; {_looked_for()}")
     return dataset
 
 
@@ -125,21 +129,14 @@ def _not_looked_for(tree: Tree, dataset: Dataset) -> Iterator[Finding]:
         yield images_finding(tree, "unread-image", left, message)
 
 
-def _also_seen(tree: Tree, read: str) -> list[str]:
+def _also_seen(tree: Tree, read: Format) -> list[str]:
     """Return notes on labels of other kinds in the folder, which are not read."""
-    others: dict[str, Callable[[Tree], list[str]]] = {
-        "coco": coco_files,
-        "yolo": spec_files,
-        "csv": table_files,
-    }
-    order = list(_READERS)
     notes = []
-    for kind in order[order.index(read) + 1 :]:
-        files = others[kind](tree)
-        if files:
+    for form in FORMATS[FORMATS.index(read) + 1 :]:
+        if files := form.files(tree):
             shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
             notes.append(
-                f"{kind.upper()} labels seen too ({shown}) and not read, as {_WORDS[read]} is "
+                f"{form.name.upper()} labels seen too ({shown}) and not read, as {read.title} is "
                 "there; name one of these files to read it"
             )
     return notes

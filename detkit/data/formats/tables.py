@@ -16,16 +16,18 @@ A row with an image and empty fields otherwise is an image without objects.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detkit.data.folder_splits import in_order, named_splits, unlabelled_folder
+from detkit.data.folder_splits import named_splits, unlisted_images
+from detkit.data.formats.format import Format, Labelled, Splits, number
 from detkit.data.images import IMAGE_SUFFIXES
-from detkit.data.paths import folder_of, name_of, split_in, split_in_stem, split_name, suffix_of
+from detkit.data.paths import name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
-from detkit.data.tree import Tree, images_finding
+from detkit.data.tree import Tree
 from detkit.text import is_plain
 
 MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows
@@ -75,7 +77,7 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
 
     `only` names the one file to read.
     """
-    findings = list(tree.findings)
+    findings: list[Finding] = []
     tables = []
     for file in [only] if only else tree.with_suffix(".csv"):
         table = _open(tree, file, findings)
@@ -100,20 +102,15 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
             group[record.image_id] = record
     ordered = {split: [group[image] for image in sorted(group)] for split, group in groups.items()}
     seen = {image for group in groups.values() for image in group}
-    folders = {folder_of(image) for image in seen}
-    for folder, images in tree.unused_images(seen).items():
-        if folder in folders:
-            message = "in no row; not used: give an image without objects a row of its name alone"
-            findings.append(images_finding(tree, "unlisted-image", images, message))
-        else:
-            findings.append(unlabelled_folder(tree, folder, images))
+    message = "in no row; not used: give an image without objects a row of its name alone"
+    findings += unlisted_images(tree, seen, message)
     used = {one.name for group in groups.values() for rec in group.values() for one in rec.objects}
     names = tuple(dict.fromkeys(name for table in tables for name in table.classes))
     return Dataset(
         root=tree.root,
         format=kind,
         class_names=names or tuple(sorted(used)),
-        splits=in_order(named_splits(tree, ordered, findings)) or {"all": ()},
+        splits=named_splits(tree, ordered, findings),
         findings=tuple(findings),
     )
 
@@ -170,13 +167,17 @@ def _rows(tree: Tree, file: str, most: int | None) -> tuple[list[_Row], list[Fin
     return read, broken
 
 
-def lacking_columns(tree: Tree, file: str) -> list[str]:
-    """Return the columns of a table of labels that a CSV file does not have."""
-    rows, _ = _rows(tree, file, 0)
-    header = {_plain(cell) for cell in rows[0][1]} if rows else set()
-    lacking = [names[0] for names in (_IMAGE, _CLASS) if header.isdisjoint(names)]
-    has_corners = header >= set(_ONE_BASED) or header >= set(_ZERO_BASED)
-    return lacking + ([] if has_corners else list(_ONE_BASED))
+def _hint(tree: Tree) -> str:
+    """Return the columns that the first CSV file lacks to be a table of labels, or ""."""
+    for file in tree.with_suffix(".csv"):
+        rows, _ = _rows(tree, file, 0)
+        header = {_plain(cell) for cell in rows[0][1]} if rows else set()
+        lacking = [names[0] for names in (_IMAGE, _CLASS) if header.isdisjoint(names)]
+        has_corners = header >= set(_ONE_BASED) or header >= set(_ZERO_BASED)
+        lacking += () if has_corners else _ONE_BASED
+        if lacking:
+            return f"{file} has no column {', '.join(lacking)}"
+    return ""
 
 
 def _plain(name: str) -> str:
@@ -404,3 +405,57 @@ class _Reader:
                 stated=f"[{row.strip()}]",
             )
         )
+
+
+def csv_table(images: Sequence[Labelled]) -> str:
+    """Return the rows `filename,width,height,class,xmin,ymin,xmax,ymax`, 1-based and inclusive.
+
+    An image without objects is a row whose further fields are empty. A column "difficult"
+    is added where some object is.
+    """
+    columns = ["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"]
+    with_difficult = any(one.difficult for image in images for one in image.objects)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*columns, "difficult"] if with_difficult else columns)
+    for image in images:
+        head = [image.name, image.width, image.height]
+        if not image.objects:
+            table.writerow([*head, *[""] * (5 + with_difficult)])
+        for one in image.objects:
+            x1, y1, x2, y2 = one.box
+            values = [one.name, *(number(value) for value in (x1 + 1, y1 + 1, x2, y2))]
+            table.writerow([*head, *values, *[int(one.difficult)] * with_difficult])
+    return text.getvalue()
+
+
+def _label_files(splits: Splits, _: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield a table for each split."""
+    for split, images in splits.items():
+        yield "labels.csv" if split == "all" else f"{split}.csv", csv_table(images)
+
+
+def _is_inclusive(one: ObjectRecord) -> bool:
+    """Return whether a box's row counts pixels from 1 and names the last one.
+
+    Tables come in all kinds; what the file states tells which the reader took it for.
+    """
+    first = one.stated.partition(" ")[0]
+    stated = _numbers([first.removeprefix("xmin=")])
+    is_matlab = first.startswith("[")
+    return not is_matlab and (stated is None or stated[0] != one.box[0])
+
+
+FORMAT = Format(
+    name="csv",
+    title="CSV",
+    looked_for="CSV with filename,class,xmin,ymin,xmax,ymax, MATLAB's table as CSV",
+    suffixes=(".csv",),
+    read=read_tables,
+    write=_label_files,
+    file_suffixes=(".csv",),
+    files=table_files,
+    hint=_hint,
+    keeps_classes=False,
+    is_inclusive=_is_inclusive,
+)

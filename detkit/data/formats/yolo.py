@@ -8,18 +8,20 @@ oriented boxes) are read as its bounds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 from detkit.data.folder_splits import (
     Records,
     counted,
     folder_splits,
-    in_order,
     unlabelled_folder,
     without_union,
 )
-from detkit.data.formats.yolo_rows import parse_row
-from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec
+from detkit.data.formats.format import Format, Splits
+from detkit.data.formats.yolo_rows import parse_row, rows_text
+from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec, spec_files, spec_text
 from detkit.data.images import image_size
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
@@ -27,17 +29,7 @@ from detkit.data.tree import Tree, images_finding
 from detkit.errors import DetkitError
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One sound row of a label file."""
-
-    line: int
-    number: int
-    index: int
-    box: tuple[float, float, float, float]  # xyxy, shares
-    stated: str
+MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 
 
 def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
@@ -59,7 +51,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
         root=tree.root,
         format="yolo",
         class_names=reader.class_names(splits),
-        splits=in_order(splits) or {"all": ()},
+        splits=splits,
         findings=tuple(reader.findings),
         notes=tuple(reader.notes),
     )
@@ -71,7 +63,7 @@ class _Reader:
     def __init__(self, tree: Tree, spec: Spec) -> None:
         self.tree = tree
         self.spec = spec
-        self.findings: list[Finding] = [*tree.findings, *spec.findings]
+        self.findings: list[Finding] = list(spec.findings)
         self.notes: list[str] = list(spec.notes)
         self.labels_used: set[str] = set()
         # Tools export labels without the images, which people then put somewhere else.
@@ -236,7 +228,6 @@ class _Reader:
             label = labels[0]
             self.labels_used.update(labels)
             rows = self._rows(label, image)
-            objects: tuple[ObjectRecord, ...] = ()
             if rows and image in self.tree:
                 try:
                     height, width = image_size(path)
@@ -245,14 +236,15 @@ class _Reader:
                     message = f"{reason}; its labels are shares of a size that is not known"
                     self._say("error", "unreadable-image", message, image, None, image)
                 else:
-                    objects = self._objects(label, rows, width, height)
-            record = replace(record, objects=objects, label_file=self.tree.path(label))
+                    record = replace(record, objects=_in_pixels(rows, width, height))
+            record = replace(record, label_file=self.tree.path(label))
         self._records[image] = record
         return record
 
-    def _rows(self, label: str, image: str) -> list[_Row]:
-        """Return the sound rows of a label file; the others become findings."""
-        rows: list[_Row] = []
+    def _rows(self, label: str, image: str) -> list[ObjectRecord]:
+        """Return the sound rows of a label file, in shares; the others become findings."""
+        rows: list[ObjectRecord] = []
+        names, path = self.spec.names, self.tree.path(label)
         if self.tree.size(label) > MAX_LABEL_BYTES:
             self._say("error", "too-large", "too large for one image's labels", label, None, image)
             return rows
@@ -274,37 +266,17 @@ class _Reader:
             index, box, is_polygon = parsed
             if is_polygon:
                 self._polygons.append((label, line))
-            if self.spec.names is not None and index not in self.spec.names:
-                known = f"0 to {max(self.spec.names, default=0)}"
+            if names is not None and index not in names:
+                known = f"0 to {max(names, default=0)}"
                 message = f"class {index} has no name (there are {known}); mend the row"
                 self._say("error", "unknown-class", message, label, line, image, number)
                 continue
             keys = ("class", "cx", "cy", "width", "height")
             stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
-            rows.append(_Row(line, number, index, box, stated or f"polygon of {len(words)} values"))
+            stated = stated or f"polygon of {len(words)} values"
+            name = str(index) if names is None else names[index]
+            rows.append(ObjectRecord(name, box, False, path, line, number, stated))
         return rows
-
-    def _objects(
-        self, label: str, rows: list[_Row], width: int, height: int
-    ) -> tuple[ObjectRecord, ...]:
-        """Return the rows as objects in pixels of the image."""
-        names, path = self.spec.names, self.tree.path(label)
-        return tuple(
-            ObjectRecord(
-                name=str(row.index) if names is None else names[row.index],
-                box=(
-                    row.box[0] * width,
-                    row.box[1] * height,
-                    row.box[2] * width,
-                    row.box[3] * height,
-                ),
-                file=path,
-                line=row.line,
-                number=row.number,
-                stated=row.stated,
-            )
-            for row in rows
-        )
 
     def report_places(self) -> None:
         """Say that labels were found by their names alone."""
@@ -357,3 +329,48 @@ class _Reader:
         """Add a finding about a file of the folder."""
         path = self.tree.path(file)
         self.findings.append(Finding(severity, code, message, path, line, number, None, image))
+
+
+def _in_pixels(rows: Iterable[ObjectRecord], width: int, height: int) -> tuple[ObjectRecord, ...]:
+    """Return objects whose boxes are shares of an image with their boxes in its pixels."""
+    boxes = ((row, *row.box) for row in rows)
+    return tuple(
+        replace(row, box=(x1 * width, y1 * height, x2 * width, y2 * height))
+        for row, x1, y1, x2, y2 in boxes
+    )
+
+
+def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield a label file for each image (empty: no object), and data.yaml."""
+    folders = {split: FORMAT.place(split) for split in splits}
+    for split, images in splits.items():
+        labels = folders[split].replace("images", "labels", 1)
+        for image in images:
+            name = PurePosixPath(image.name).with_suffix(".txt")
+            yield f"{labels}/{name}", rows_text(image, class_names)
+    named = {split: folder for split, folder in folders.items() if split != "all"}
+    yield "data.yaml", spec_text(named, class_names)
+
+
+def _box_hint(box: tuple[float, ...], size: tuple[int, int]) -> str:
+    """Return what is meant where a box reaches many images' sizes far."""
+    if max(box) > MOST_SHARE * max(size):
+        return "pixels? YOLO has shares of the image's width and height"
+    return ""
+
+
+FORMAT = Format(
+    name="yolo",
+    title="YOLO txt",
+    looked_for="YOLO (data.yaml or .txt beside images or in labels/)",
+    suffixes=(".txt",),
+    read=read_yolo,
+    write=_label_files,
+    file_suffixes=(".yaml", ".yml", ".data"),
+    files=spec_files,
+    by_split=True,
+    keeps_difficult=False,
+    names_images=False,
+    unlabelled_is_empty=True,
+    box_hint=_box_hint,
+)

@@ -1,8 +1,16 @@
-"""One row of a YOLO label file: `class cx cy width height`, or a class and a polygon."""
+"""The rows of a YOLO label file, read and written: `class cx cy width height`.
+
+Rows of a class and a polygon are read too.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from detkit.data.formats.format import Labelled, number
+
+SHARE_DIGITS = 14  # a share times the longest side is then exact to a billionth of a pixel
 
 
 def parse_row(
@@ -25,3 +33,20 @@ def parse_row(
         return None
     xs, ys = values[1::2], values[2::2]
     return int(values[0]), (min(xs), min(ys), max(xs), max(ys)), True
+
+
+def rows_text(image: Labelled, class_names: Sequence[str]) -> str:
+    """Return YOLO's lines `class cx cy w h`, the last four as shares of the image's size."""
+    index = {name: place for place, name in enumerate(class_names)}
+    lines = []
+    for one in image.objects:
+        x1, y1, x2, y2 = one.box
+        shares = (
+            (x1 + x2) / 2 / image.width,
+            (y1 + y2) / 2 / image.height,
+            (x2 - x1) / image.width,
+            (y2 - y1) / image.height,
+        )
+        values = " ".join(number(value, SHARE_DIGITS) for value in shares)
+        lines.append(f"{index[one.name]} {values}\n")
+    return "".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -228,3 +228,17 @@ def is_name_file(file: str) -> bool:
     """Return whether a .txt file is by its name a list of class names or of words, not of boxes."""
     name = name_of(file).lower()
     return name in _NAME_FILES or name.partition(".")[0] in ("readme", "license", "licence")
+
+
+def spec_text(folders: Mapping[str, str], class_names: Sequence[str]) -> str:
+    """Return YOLO's data.yaml: the folder of each split's images, and the class names by index."""
+    import yaml
+
+    content = {
+        "path": ".",
+        **folders,
+        "nc": len(class_names),
+        "names": dict(enumerate(class_names)),
+    }
+    text: str = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000)
+    return text

@@ -1,0 +1,277 @@
+"""One COCO JSON file, read and written.
+
+Boxes in these files are 0-based `[x, y, width, height]`. `iscrowd`, `ignore` and `difficult`
+all make an object difficult: "don't care" in an evaluation. JSON has no line numbers here;
+findings name the annotation by its id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from detkit.data.formats.format import PIXEL_DIGITS, Labelled
+from detkit.data.paths import name_of, split_in, split_in_stem
+from detkit.data.records import Finding, ImageRecord, ObjectRecord
+from detkit.data.tree import Tree
+from detkit.text import short
+
+MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
+
+_DIFFICULT = ("iscrowd", "ignore", "difficult")
+
+
+def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
+    """Return a JSON file's content, or None with a finding that says why there is none."""
+    path = tree.path(file)
+    content, code, line = None, "bad-json", None
+    try:
+        if tree.size(file) > MAX_JSON_BYTES:
+            code, message = "too-large", f"larger than {MAX_JSON_BYTES >> 30} GiB; not read"
+        else:
+            content = json.loads(path.read_bytes().decode("utf-8-sig"))
+            message = _misshapen(content)
+    except json.JSONDecodeError as error:
+        message, line = f"not JSON ({error.msg}); mend or remove the file", error.lineno
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8 text ({error.reason} at byte {error.start})"
+    except RecursionError:
+        message = "nested too deeply for a label file; not read"
+    except (OSError, ValueError) as error:  # ValueError: a number of thousands of digits
+        message = f"cannot be read ({error})"
+    if not message:
+        return content
+    findings.append(Finding("error", code, message, file=path, line=line))
+    return None
+
+
+def _misshapen(content: Any) -> str:
+    """Return why a JSON value is no COCO file, or ""; what it lacks is set to an empty list."""
+    if not isinstance(content, dict):
+        return "no COCO file: the outermost value is no object"
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.setdefault(key, []), list):
+            return f'no COCO file: "{key}" is no list'
+    return ""
+
+
+class Page:
+    """One JSON file on its way to records."""
+
+    def __init__(self, tree: Tree, file: str, content: dict[str, Any]) -> None:
+        """Read everything; what is wrong is in `findings` afterwards."""
+        self.file = file
+        self.split = split_in_stem(name_of(file).rpartition(".")[0]) or split_in(file)
+        self.findings: list[Finding] = []
+        self.categories: dict[Any, str] = {}  # class name by id
+        self.groups: set[str] = set()  # what the categories name as supercategory
+        self.used: set[str] = set()  # classes with objects
+        self.outlined = 0  # objects with a segmentation beside their box
+        self._tree = tree
+        self._path = tree.path(file)
+        self._heads: dict[Any, ImageRecord | None] = {}  # by id; None: refused
+        self._objects: dict[Any, list[ObjectRecord]] = {}
+        self._counts: Counter[Any] = Counter()
+        for category in content["categories"]:
+            self._add_category(category)
+        for image in content["images"]:
+            self._add_image(image)
+        for annotation in content["annotations"]:
+            self._add_annotation(annotation)
+
+    def records(self) -> list[ImageRecord]:
+        """Return the images of the file with their objects, in its order."""
+        return [
+            replace(head, objects=tuple(self._objects[key]), key=str(key))
+            for key, head in self._heads.items()
+            if head is not None
+        ]
+
+    def _say(
+        self,
+        code: str,
+        message: str,
+        *,
+        severity: str = "error",
+        image: str | None = None,
+        number: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Add a finding about this file."""
+        self.findings.append(
+            Finding(severity, code, message, self._path, None, number, name, image)
+        )
+
+    def _add_category(self, category: Any) -> None:
+        name = category.get("name") if isinstance(category, dict) else None
+        if not isinstance(name, str) or not name.strip() or not _is_id(category.get("id")):
+            self._say("bad-category", f"category without id and name ({short(category)})")
+        elif category["id"] in self.categories:
+            self._say("duplicate-id", f"category id {short(category['id'])} is given twice")
+        else:
+            self.categories[category["id"]] = name.strip()
+            self.groups.add(str(category.get("supercategory", "")))
+
+    def _add_image(self, image: Any) -> None:
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if not isinstance(name, str) or not name.strip() or not _is_id(image.get("id")):
+            self._say("bad-image", f"image without id and file_name ({short(image)})")
+            return
+        key = image["id"]
+        if key in self._heads:
+            self._say("duplicate-id", f"image id {short(key)} is given twice; {name} is not used")
+            return
+        self._heads[key], self._objects[key] = None, []
+        found = self._tree.find_images(name, self.file, self.split)
+        place = found[0] if found else self._tree.expected(name, self.file)
+        if place is None:
+            self._say("path-outside", f"file_name {name} leads out of the data folder; not used")
+            return
+        if len(found) > 1:
+            several = ", ".join(found[:3])
+            self._say("ambiguous-image", f"file_name {name} may be {several}; write the path")
+            return
+        self._heads[key] = ImageRecord(
+            image_id=place,
+            path=self._tree.path(place),
+            width=_whole(image.get("width")),
+            height=_whole(image.get("height")),
+            label_file=self._path,
+        )
+
+    def _add_annotation(self, annotation: Any) -> None:
+        if not isinstance(annotation, dict):
+            self._say("bad-annotation", f"annotation is no object ({short(annotation)})")
+            return
+        key, category = annotation.get("image_id"), annotation.get("category_id")
+        what = f"annotation {short(annotation['id']) if 'id' in annotation else 'without id'}"
+        if not _is_id(key) or key not in self._heads:
+            self._say("unknown-image", f"{what}: no image has the id {short(key)}")
+            return
+        head = self._heads[key]
+        if head is None:
+            return  # its image was refused, and that was said
+        self._counts[key] += 1
+        image, number = head.image_id, self._counts[key]
+        if not _is_id(category) or category not in self.categories:
+            message = f"{what}: no category has the id {short(category)}"
+            self._say("unknown-class", message, image=image, number=number)
+            return
+        name = self.categories[category]
+        box = _box(annotation.get("bbox"))
+        self.outlined += box is not None and bool(annotation.get("segmentation"))
+        if box is None and not annotation.get("bbox"):
+            box = _bounds(annotation.get("segmentation"))
+            if box is not None:
+                message = f"{what}: has no bbox; read as the bounds of its polygon"
+                self._say(
+                    "polygon", message, severity="warning", image=image, number=number, name=name
+                )
+        if box is None:
+            stated = short(annotation.get("bbox"))
+            message = f"{what}: bbox {stated} is not four numbers [x, y, width, height]"
+            self._say("bad-number", message, image=image, number=number, name=name)
+            return
+        x, y, width, height = box
+        self.used.add(name)
+        self._objects[key].append(
+            ObjectRecord(
+                name=name,
+                box=(x, y, x + width, y + height),
+                difficult=any(annotation.get(flag) for flag in _DIFFICULT),
+                file=self._path,
+                number=number,
+                stated=f"bbox=[{', '.join(f'{value:.10g}' for value in box)}]",
+            )
+        )
+
+
+def _is_id(value: Any) -> bool:
+    """Return whether a JSON value can be an id: a whole number or a text."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number of sense: no flag, no text."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < 1e300)
+    )
+
+
+def _whole(value: Any) -> int | None:
+    """Return a stated size as whole pixels, or None when it is no number of any image."""
+    return round(value) if _is_number(value) else None
+
+
+def _box(value: Any) -> tuple[float, float, float, float] | None:
+    """Return the four finite numbers of a box, or None."""
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+        return None
+    x, y, width, height = map(float, value)
+    return x, y, width, height
+
+
+def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
+    """Return (x, y, width, height) around an object's polygons, or None."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    values: list[float] = []
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            return None
+        if not all(map(_is_number, polygon)):
+            return None
+        values += map(float, polygon)
+    left, top = min(values[0::2]), min(values[1::2])
+    return left, top, max(values[0::2]) - left, max(values[1::2]) - top
+
+
+def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
+    """Return COCO's JSON: boxes 0-based `[x, y, width, height]`, category ids from 1.
+
+    COCO has no "difficult"; a difficult object gets the further key `"difficult": 1` and
+    stays `"iscrowd": 0`, since a crowd is something else to COCO's own evaluation. Images
+    keep the numeric id they were read with when no two are the same.
+    """
+    keys = [int(one.key) for one in images if one.key is not None and one.key.isdecimal()]
+    ids = keys if len(set(keys)) == len(images) else range(1, len(images) + 1)
+    category = {name: place for place, name in enumerate(class_names, start=1)}
+    annotations: list[dict[str, Any]] = []
+    for image_id, image in zip(ids, images):
+        for one in image.objects:
+            x1, y1, x2, y2 = one.box
+            box = [_json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category[one.name],
+                    "bbox": box,
+                    "area": _json_number((x2 - x1) * (y2 - y1)),
+                    "segmentation": [],
+                    "iscrowd": 0,
+                    **({"difficult": 1} if one.difficult else {}),
+                }
+            )
+    content = {
+        "images": [
+            {"id": image_id, "file_name": image.name, "width": image.width, "height": image.height}
+            for image_id, image in zip(ids, images)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": place, "name": name} for name, place in category.items()],
+    }
+    parts = (
+        f'"{key}": [\n' + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]"
+        for key, rows in content.items()
+    )
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def _json_number(value: float) -> float | int:
+    """Return a number as JSON writes it best: whole ones as integers."""
+    value = round(float(value), PIXEL_DIGITS)
+    return int(value) if value.is_integer() else value

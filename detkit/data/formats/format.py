@@ -1,0 +1,85 @@
+"""What a label format is: one object that finds, reads and writes it.
+
+Writers write a number as the shortest text that reads back as the value, rounded where binary
+fractions end and the label's own digits begin, so that a box survives any number of trips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from detkit.data.paths import split_name
+from detkit.data.records import Dataset, ObjectRecord
+from detkit.data.tree import Tree
+
+PIXEL_DIGITS = 9  # a billionth of a pixel: below what any label states, above float noise
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One image as it is written: its new name, real size, and objects."""
+
+    name: str  # relative to the folder of its split's images, with "/"
+    width: int
+    height: int
+    objects: tuple[ObjectRecord, ...]
+    key: str | None = None
+
+
+Splits = Mapping[str, Sequence[Labelled]]
+
+
+def is_common_split(split: str) -> bool:
+    """Return whether any reader gives a split back under this name; "all" is to have none."""
+    return split == "all" or split_name(split) == split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One label format: how it is read and written; what follows has defaults."""
+
+    name: str  # of `--to` and `Dataset.format`
+    title: str  # what people call it: "VOC XML"
+    looked_for: str  # the files it is known by, for the message that there are none
+    suffixes: tuple[str, ...]  # of the files that hold labels, lower case
+    # Returns the data set of a folder, or None where it has none; given a file, of that alone.
+    read: Callable[[Tree, str | None], Dataset | None]
+    # Yields the path, relative to the new folder, and the text of each label file.
+    write: Callable[[Splits, Sequence[str]], Iterable[tuple[str, str]]]
+
+    # Files that stand for a whole data set: one may be named instead of a folder.
+    file_suffixes: tuple[str, ...] = ()
+    files: Callable[[Tree], list[str]] = lambda tree: []  # those in a folder
+    hint: Callable[[Tree], str] = lambda tree: ""  # why a folder's files are not of this format
+
+    # Where `write` expects the images.
+    images: str = "images"
+    by_split: bool = False  # in a sub-folder for each split
+    is_flat: bool = False  # in no further sub-folders
+
+    # What it cannot keep.
+    keeps_split: Callable[[str], bool] = is_common_split
+    keeps_difficult: bool = True
+    keeps_classes: bool = True  # their order, and those without objects
+    names_images: bool = True  # else only images of the usual kinds are found again
+
+    # What `check` has to know.
+    unlabelled_is_empty: bool = False  # an image without a label file has no objects
+    # Whether a box counts pixels from 1 and names the last one: xmin = xmax was never drawn.
+    is_inclusive: Callable[[ObjectRecord], bool] = lambda one: False
+    # What may be meant by a box (xyxy, own pixels) that leaves its image of (height, width).
+    box_hint: Callable[[tuple[float, ...], tuple[int, int]], str] = lambda box, size: ""
+
+    def place(self, split: str) -> str:
+        """Return the folder of a split's images; "all" is a set without splits."""
+        return f"{self.images}/{split}" if self.by_split and split != "all" else self.images
+
+
+def number(value: float, digits: int = PIXEL_DIGITS) -> str:
+    """Return the shortest text of a number; no point where it is whole."""
+    value = round(float(value), digits)
+    if value.is_integer():
+        return str(int(value))
+    text = repr(value)
+    return f"{value:.{digits}f}".rstrip("0") if "e" in text else text

@@ -1,0 +1,225 @@
+"""One Pascal VOC annotation, read and written.
+
+Boxes in these files are 1-based and inclusive: `<xmin>1</xmin><xmax>1</xmax>` is the first
+column of pixels, (0, 1) here. Fractions are accepted. A missing `<difficult>` is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+from xml.sax.saxutils import escape
+
+from detkit.data.formats.format import number
+from detkit.data.records import Finding, ObjectRecord
+
+MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(slots=True)
+class Annotation:
+    """One XML file as it stands, sound objects only."""
+
+    root: str = ""  # the outermost tag: "annotation"
+    filename: str = ""
+    width: int | None = None
+    height: int | None = None
+    objects: list[ObjectRecord] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Object:
+    """The texts of one `<object>` while it is parsed."""
+
+    line: int
+    texts: dict[str, str] = field(default_factory=dict)
+    box: dict[str, str] | None = None
+    num_boxes: int = 0
+
+
+class _Target:
+    """What the parser calls: gathers the few texts that matter, with their lines.
+
+    Only elements at their proper depth count: the `<bndbox>` of a `<part>` is not that of
+    its object.
+    """
+
+    def __init__(self) -> None:
+        self.expat: Any = None
+        self.root = ""
+        self.texts: dict[str, str] = {}
+        self.size: dict[str, str] = {}
+        self.objects: list[_Object] = []
+        self._above: list[str] = []
+        self._text: list[str] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        above = self._above
+        if not above:
+            self.root = tag
+        elif len(above) == 1 and tag == "object":
+            self.objects.append(_Object(self.expat.CurrentLineNumber))
+        elif len(above) == 2 and tag == "bndbox" and above[1] == "object":
+            self.objects[-1].box = {}
+            self.objects[-1].num_boxes += 1
+        above.append(tag)
+        self._text.clear()
+
+    def data(self, text: str) -> None:
+        self._text.append(text)
+
+    def end(self, tag: str) -> None:
+        above = self._above
+        above.pop()
+        depth = len(above)
+        if depth == 1:
+            self.texts.setdefault(tag, "".join(self._text).strip())
+        elif depth == 2 and above[1] == "object":
+            self.objects[-1].texts.setdefault(tag, "".join(self._text).strip())
+        elif depth == 2 and above[1] == "size":
+            self.size.setdefault(tag, "".join(self._text).strip())
+        elif depth == 3 and above[1] == "object" and above[2] == "bndbox":
+            box = self.objects[-1].box
+            if box is not None:
+                box.setdefault(tag, "".join(self._text).strip())
+        self._text.clear()
+
+    def close(self) -> None:
+        """Do nothing: the parser asks for this."""
+
+
+def parse(data: bytes, file: Path) -> Annotation:
+    """Return what the bytes of an annotation say; what they get wrong is in its findings.
+
+    Broken XML, and XML that declares entities or a foreign DTD, gives one error finding and
+    no objects; an object without a name, a box or a number gives an error and is left out.
+    """
+    from defusedxml.common import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
+
+    target = _Target()
+    parser = DefusedXMLParser(target=target)
+    target.expat = parser.parser
+    code, message, line = "bad-xml", "", None
+    try:
+        if len(data) <= MAX_XML_BYTES:
+            parser.feed(data)
+            parser.close()
+        else:
+            code = "too-large"
+            message = f"{len(data)} bytes are too many for one image's labels; not read"
+    except ParseError as error:
+        line = error.position[0]
+        reason = str(error).partition(": line")[0]
+        message = f"not well-formed XML ({reason}); mend or remove the file"
+        if not data.strip():
+            message = "the file is empty; an image without objects needs <annotation></annotation>"
+    except DefusedXmlException:
+        code = "unsafe-xml"
+        message = "it declares entities or an external document; labels need neither: not read"
+    except (ValueError, LookupError) as error:
+        message = f"not readable as XML ({error}); save it as UTF-8"
+    if not message:
+        return _annotation(target, file)
+    return Annotation(findings=[Finding("error", code, message, file=file, line=line)])
+
+
+def _annotation(target: _Target, file: Path) -> Annotation:
+    """Return the annotation made of the gathered texts."""
+    found = Annotation(target.root, target.texts.get("filename", ""))
+    found.width, found.height = (_pixels(target.size.get(name)) for name in ("width", "height"))
+    for place, texts in enumerate(target.objects, 1):
+        _add_object(found, texts, place, file)
+    return found
+
+
+def _add_object(found: Annotation, texts: _Object, place: int, file: Path) -> None:
+    """Add one object, or the finding that says why it is none."""
+    name = texts.texts.get("name", "")
+
+    def finding(severity: str, code: str, message: str) -> None:
+        found.findings.append(
+            Finding(severity, code, message, file, texts.line, place, name or None)
+        )
+
+    if not name:
+        finding("error", "no-class", "no <name>; name the object's class")
+        return
+    if texts.box is None:
+        finding("error", "no-box", "no <bndbox>; draw the box or remove the object")
+        return
+    if texts.num_boxes > 1:
+        message = f"{texts.num_boxes} <bndbox> in one object; make each an object of its own"
+        finding("error", "two-boxes", message)
+        return
+    missing = [side for side in _SIDES if not texts.box.get(side)]
+    if missing:
+        finding("error", "no-box", f"<bndbox> without {', '.join(missing)}; draw the box again")
+        return
+    stated = " ".join(f"{side}={texts.box[side]}" for side in _SIDES)
+    values = [_finite(texts.box[side]) for side in _SIDES]
+    if None in values:
+        finding("error", "bad-number", f"not a number ({stated}); write plain numbers")
+        return
+    xmin, ymin, xmax, ymax = (value for value in values if value is not None)
+    difficult = texts.texts.get("difficult") or "0"
+    flag = {"true": 1.0, "false": 0.0}.get(difficult.lower(), _finite(difficult))
+    if flag is None:
+        finding("warning", "bad-number", f"<difficult>{difficult}</difficult> is read as 0")
+    box = (xmin - 1.0, ymin - 1.0, xmax, ymax)
+    found.objects.append(ObjectRecord(name, box, bool(flag), file, texts.line, place, stated))
+
+
+def _finite(text: str) -> float | None:
+    """Return the finite number that a text spells, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _pixels(text: str | None) -> int | None:
+    """Return the whole number of pixels that a text spells, or None."""
+    value = _finite(text or "")
+    return None if value is None else round(value)
+
+
+def xml_text(
+    filename: str,
+    width: int,
+    height: int,
+    objects: Iterable[ObjectRecord],
+    *,
+    database: str = "Unknown",
+) -> str:
+    """Return a Pascal VOC annotation: boxes 1-based and inclusive, fractions kept."""
+    lines = [
+        "<annotation>",
+        f"\t<filename>{escape(filename)}</filename>",
+        f"\t<source><database>{escape(database)}</database></source>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "\t<segmented>0</segmented>",
+    ]
+    for one in objects:
+        x1, y1, x2, y2 = one.box
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{escape(one.name)}</name>",
+            f"\t\t<difficult>{int(one.difficult)}</difficult>",
+            "\t\t<bndbox>",
+            f"\t\t\t<xmin>{number(x1 + 1)}</xmin>",
+            f"\t\t\t<ymin>{number(y1 + 1)}</ymin>",
+            f"\t\t\t<xmax>{number(x2)}</xmax>",
+            f"\t\t\t<ymax>{number(y2)}</ymax>",
+            "\t\t</bndbox>",
+            "\t</object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
