@@ -210,7 +210,8 @@ def test_proposals_move_like_boxes_but_are_no_reason_for_a_crop() -> None:
         for seed in range(8):
             moved = run(transform, with_proposals, seed)
             alone = run(transform, sample, seed)
-            assert torch.equal(moved.boxes, alone.boxes), name
+            # Not to the bit: a matrix product may round other numbers of rows differently.
+            assert torch.allclose(moved.boxes, alone.boxes, rtol=0, atol=1e-3), name
             assert moved.proposals is not None and alone.proposals is None
             if len(moved.boxes):
                 assert torch.allclose(moved.proposals[0], moved.boxes[0]), name
