@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from detkit.errors import UsageError
+from detkit.evaluation.average_precision import average_precision
 from detkit.evaluation.error_breakdown import FIGURES, KINDS, breakdown, breakdown_to_json
 from detkit.evaluation.iou import iou_matrix
-from detkit.evaluation.voc_map import average_precision, voc_map
+from detkit.evaluation.voc_map import voc_map
 from detkit.structures import Detections, Truth
 
 Row = tuple[float, int, tuple[float, float, float, float]]
@@ -209,8 +210,8 @@ def test_the_costs_are_those_of_a_plain_loop(seed: int) -> None:
 @pytest.mark.parametrize("metric", ["voc07", "voc12"])
 def test_its_ap_is_the_evaluations_and_no_error_costs_less_than_nothing(metric: str) -> None:
     detections, truths = drawn(20, images=40)
-    errors = breakdown(detections, truths, ["a", "b", "c"], metric=metric)  # type: ignore[arg-type]
-    scores = voc_map(detections, truths, ["a", "b", "c"], metric=metric)  # type: ignore[arg-type]
+    errors = breakdown(detections, truths, ["a", "b", "c"], metric=metric)
+    scores = voc_map(detections, truths, ["a", "b", "c"], metric=metric)
     assert errors.overall.ap == scores.mean
     assert [one.ap for one in errors.classes] == [one.ap for one in scores.classes]
     assert all(getattr(one, name) >= 0 for one in errors.classes for name in FIGURES)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from detkit.errors import UsageError
 from detkit.evaluation.pairing import near
 from detkit.structures import Scores
-
-if TYPE_CHECKING:
-    pass
-
 
 ROUNDING = 1e-9  # a mean of ones and zeros may fall short of .5 by 1e-16; a gate does not
 

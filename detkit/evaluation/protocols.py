@@ -1,4 +1,4 @@
-"""Why the mean AP of one tool differs from another's: the same detections under each rule."""
+"""Evaluation protocols: the mean AP of the same detections under each rule of other tools."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from detkit.evaluation.metrics import METRICS, find_metric
 from detkit.evaluation.scores import score
 from detkit.structures import Detections, Scores, Truth
 
 CUTS = (0.05, 0.5)
-# The protocols: name, metric, IoU (None: the metric's own).
-PROTOCOLS: tuple[tuple[str, str, float | None], ...] = (
-    ("voc07: 11 points, IoU .5", "voc07", 0.5),
-    ("voc12: area under the curve, IoU .5", "voc12", 0.5),
-    ("coco AP50: 101 points, IoU .5", "coco", 0.5),
-    ("coco AP: mean over IoU .5 to .95", "coco", None),
-)
 
 _Change = Callable[
     [Sequence[Detections], Sequence[Truth]], tuple[Sequence[Detections], Sequence[Truth]]
@@ -50,16 +44,18 @@ def explain(
     detections cut at a score. Raises as `evaluation.score` does.
     """
 
-    def judged(found: Sequence[Detections], wanted: Sequence[Truth]) -> Scores:
+    def scored(found: Sequence[Detections], wanted: Sequence[Truth]) -> Scores:
         return score(found, wanted, class_names, metric, iou_thresh)
 
-    asked = judged(detections, truths)
+    asked = scored(detections, truths)
     means: list[tuple[str, float | None]] = []
-    for name, other, iou in PROTOCOLS:
-        if (other, iou) != (metric, asked.iou_thresh if iou_thresh or metric != "coco" else None):
-            means.append((name, score(detections, truths, class_names, other, iou).mean))
+    own = metric, find_metric(metric).iou(iou_thresh)
+    for other, listed in METRICS.items():
+        for name, iou in listed.protocols:
+            if (other, iou) != own:
+                means.append((name, score(detections, truths, class_names, other, iou).mean))
     for name, change in _CHANGES:
-        means.append((name, judged(*change(detections, truths)).mean))
+        means.append((name, scored(*change(detections, truths)).mean))
     return [
         Rule(f"asked for: {asked.protocol}", asked.mean, 0.0 if asked.mean is not None else None),
         *(Rule(name, mean, _difference(mean, asked.mean)) for name, mean in means),
