@@ -81,6 +81,7 @@ def test_each_kind_of_error_costs_what_it_does_by_hand() -> None:
         "both",
     ]
     assert errors.missed[0].tolist() == [False, False, False, True, True]
+    assert errors.finds[0].tolist() == [-1, 0, -1, -1, -1, -1]
     a, b = errors.classes
     # One of four found, behind one false detection: 1/2 * 1/4.
     assert a.ap == pytest.approx(1 / 8) and b.ap == 0
@@ -111,6 +112,7 @@ def test_difficult_objects_are_never_missed_and_detections_of_them_are_ignored()
     truth = wanted((0, box), difficult=0)
     errors = breakdown(rows, [truth, truth], ["a"])
     assert [KINDS[kind] for kind in errors.kinds[0]] == ["ignored", "localisation"]
+    assert [row.tolist() for row in errors.finds] == [[-1, -1], []]
     assert not errors.missed[0].any() and not errors.missed[1].any()
     assert errors.classes[0].ap is None and errors.overall.ap is None
 
@@ -205,6 +207,14 @@ def test_the_costs_are_those_of_a_plain_loop(seed: int) -> None:
         for index, one in enumerate(errors.classes):
             if one.ap is not None:
                 assert getattr(one, name) == pytest.approx(expected[name][index]), (name, index)
+
+
+def test_the_object_a_detection_found_is_counted_within_its_image() -> None:
+    detections, truths = drawn(20, images=40)
+    errors = breakdown(detections, truths, ["a", "b", "c"])
+    for kinds, finds, is_found in zip(errors.kinds, errors.finds, errors.found):
+        assert ((finds >= 0) == (kinds == KINDS.index("right"))).all()
+        assert sorted(finds[finds >= 0]) == np.flatnonzero(is_found).tolist()
 
 
 @pytest.mark.parametrize("metric", ["voc07", "voc12"])

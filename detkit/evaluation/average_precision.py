@@ -92,15 +92,16 @@ def newly_reached(reached: IntArray) -> IntArray:
     return np.diff(reached, axis=1, prepend=0)
 
 
-def _envelope(hits: BoolArray) -> tuple[IntArray, Figures]:
-    """Return how many are found (n,) and the best precision (n,) from each detection on."""
+def found_and_best(hits: BoolArray) -> tuple[IntArray, Figures]:
+    """Return how many objects are found (n,), and the best precision (n,) from each rank on."""
     found: IntArray = np.cumsum(hits)
     precision = found / np.arange(1, len(hits) + 1)
     return found, np.maximum.accumulate(precision[::-1])[::-1]
 
 
-def _eleven_points(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
-    found, best = _envelope(hits)
+def eleven_points(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
+    """Return the mean of the best precision at the recalls 0, .1, ..., 1."""
+    found, best = found_and_best(hits)
     reached = np.searchsorted(10 * found, np.arange(11) * num_truths)
     return float(best[reached[reached < len(hits)]].sum() / 11)
 
@@ -111,8 +112,9 @@ def _eleven_points_on_draws(times: Draws, found: Draws, made: Draws, wanted: Int
     return aps
 
 
-def _area(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
-    return float(_envelope(hits)[1][hits].sum() / num_truths)
+def area_under_curve(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
+    """Return the area under the monotone envelope of precision over recall."""
+    return float(found_and_best(hits)[1][hits].sum() / num_truths)
 
 
 def _area_on_draws(times: Draws, found: Draws, made: Draws, wanted: IntArray) -> Figures:
@@ -120,7 +122,7 @@ def _area_on_draws(times: Draws, found: Draws, made: Draws, wanted: IntArray) ->
     return aps
 
 
-def _roc_area(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
+def roc_area(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
     """Return the area under the ROC curve's lower envelope (see the head of this file)."""
     found = np.concatenate([[0], np.cumsum(hits)])
     if hits.all():
@@ -152,9 +154,9 @@ def _in_parts(draws: Draws, num_truths: IntArray, width: int) -> Iterator[tuple[
         yield draws[start:end], np.maximum(num_truths[start:end, None], 1)
 
 
-VOC07 = RankedAp("voc07", "VOC 2007 11-point AP", _eleven_points, at_finds(_eleven_points_on_draws))
-VOC12 = RankedAp("voc12", "VOC 2010+ AP (area under the curve)", _area, at_finds(_area_on_draws))
-AUC = RankedAp(
-    "auc", "area under the ROC curve of ranked detections", _roc_area, _roc_area_on_draws
+VOC07 = RankedAp("voc07", "VOC 2007 11-point AP", eleven_points, at_finds(_eleven_points_on_draws))
+VOC12 = RankedAp(
+    "voc12", "VOC 2010+ AP (area under the curve)", area_under_curve, at_finds(_area_on_draws)
 )
+AUC = RankedAp("auc", "area under the ROC curve of ranked detections", roc_area, _roc_area_on_draws)
 RANKED_APS = {one.metric: one for one in (VOC07, VOC12, AUC)}

@@ -16,7 +16,7 @@ The rules (VOC development kit, `VOCevaldet.m`; Everingham et al. 2010, sec. 4.2
 What `voc07`, `voc12` and `auc` make of the ranking is in `average_precision`.
 
 Where the equations are:
-- sec. 4.2, eqs. 1-2: `average_precision`, 11-point AP of interpolated precision
+- sec. 4.2, eqs. 1-2: `average_precision.eleven_points`, 11-point AP of interpolated precision
 - sec. 4.2, eq. 3: `elementwise_iou`, overlap
 - sec. 4.2: `_match`, the object that a detection is held against
 - sec. 4.2: `ranked_hits`, a second detection of an object is false
