@@ -43,11 +43,8 @@ class Bootstrap:
     samples: int
     mean: Interval | None  # None when no class has ground truth
     classes: list[Interval | None]  # as `class_names`; None without ground truth
-    # Only where a second set of detections was given:
-    other_mean: Interval | None = None
-    other_classes: list[Interval | None] | None = None
-    difference: Interval | None = None  # of the means, first minus second
-    class_differences: list[Interval | None] | None = None
+    # Of the means, first minus second; only where a second set of detections was given.
+    difference: Interval | None = None
 
 
 def bootstrap_map(
@@ -63,7 +60,7 @@ def bootstrap_map(
 ) -> Bootstrap:
     """Return the bootstrap intervals of the mean AP of `detections[i]`, found where `truths[i]` is.
 
-    With `others`, detections of the same images, also theirs and those of the difference.
+    With `others`, detections of the same images, also that of the difference.
     `metric` and `iou_thresh` are those of `evaluation.score`. Raises UsageError for an unknown
     metric or fewer than 1 sample, ValueError when the sequences differ in length.
     """
@@ -73,15 +70,8 @@ def bootstrap_map(
     if others is None:
         return Bootstrap(samples, mean, classes)
     two = resampled(others, truths, class_names, draws, metric=metric, iou_thresh=iou_thresh)
-    return Bootstrap(
-        samples,
-        mean,
-        classes,
-        other_mean=interval(mean_of_classes(two)),
-        other_classes=[interval(column) for column in two.T],
-        difference=interval(mean_of_classes(one) - mean_of_classes(two)),
-        class_differences=[interval(column) for column in (one - two).T],
-    )
+    difference = interval(mean_of_classes(one) - mean_of_classes(two))
+    return Bootstrap(samples, mean, classes, difference)
 
 
 def draw_images(num_images: int, samples: int, seed: int = 0) -> Draws:

@@ -29,7 +29,7 @@ an AP of 1 when none of its detections is wrong, else of 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -275,13 +275,12 @@ def _kinds(
 
 def _without(ranking: _Ranking, gone: BoolArray) -> _Ranking:
     """Return the ranking without some of its detections."""
-    return _Ranking(
-        ranking.labels[~gone],
-        ranking.scores[~gone],
-        ranking.kinds[~gone],
-        ranking.objects[~gone],
-        ranking.places[~gone],
-    )
+    return _rows(ranking, np.flatnonzero(~gone))
+
+
+def _rows(ranking: _Ranking, rows: IntArray) -> _Ranking:
+    """Return these detections of a ranking, in this order."""
+    return _Ranking(*(getattr(ranking, one.name)[rows] for one in fields(ranking)))
 
 
 def _put_right(ranking: _Ranking, truth: _Objects, kind: int) -> _Ranking:
@@ -299,14 +298,7 @@ def _put_right(ranking: _Ranking, truth: _Objects, kind: int) -> _Ranking:
     labels[kept] = truth.labels[ranking.objects[kept]]
     kinds[kept] = RIGHT
     right = _without(replace(ranking, labels=labels, kinds=kinds), ~stays)
-    order = np.lexsort((right.places, -right.scores, right.labels))
-    return _Ranking(
-        right.labels[order],
-        right.scores[order],
-        right.kinds[order],
-        right.objects[order],
-        right.places[order],
-    )
+    return _rows(right, np.lexsort((right.places, -right.scores, right.labels)))
 
 
 def _average_precisions(

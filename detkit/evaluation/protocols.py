@@ -14,9 +14,9 @@ from detkit.structures import Detections, Scores, Truth
 
 CUTS = (0.05, 0.5)
 
-_Change = Callable[
-    [Sequence[Detections], Sequence[Truth]], tuple[Sequence[Detections], Sequence[Truth]]
-]
+Found = Sequence[Detections]
+Wanted = Sequence[Truth]
+_Change = Callable[[Found, Wanted], tuple[Found, Wanted]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Rule:
 
 
 def explain(
-    detections: Sequence[Detections],
-    truths: Sequence[Truth],
+    detections: Found,
+    truths: Wanted,
     class_names: Sequence[str],
     *,
     metric: str = "voc07",
@@ -44,7 +44,7 @@ def explain(
     detections cut at a score. Raises as `evaluation.score` does.
     """
 
-    def scored(found: Sequence[Detections], wanted: Sequence[Truth]) -> Scores:
+    def scored(found: Found, wanted: Wanted) -> Scores:
         return score(found, wanted, class_names, metric, iou_thresh)
 
     asked = scored(detections, truths)
@@ -71,31 +71,21 @@ def _difference(mean: float | None, asked: float | None) -> float | None:
     return None if mean is None or asked is None else mean - asked
 
 
-def _difficult_counted(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _difficult_counted(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     return detections, [
         replace(truth, difficult=np.zeros_like(truth.difficult)) for truth in truths
     ]
 
 
-def _difficult_dropped(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _difficult_dropped(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     return detections, [
-        Truth(
-            truth.boxes[~truth.difficult],
-            truth.labels[~truth.difficult],
-            truth.difficult[~truth.difficult],
-            truth.image_id,
-        )
-        for truth in truths
+        Truth(one.boxes[keep], one.labels[keep], one.difficult[keep], one.image_id)
+        for one in truths
+        for keep in [~one.difficult]
     ]
 
 
-def _end_pixels_inside(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _end_pixels_inside(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     step = np.array([0, 0, 1, 1], np.float32)
     return (
         [replace(found, boxes=found.boxes + step) for found in detections],
@@ -103,27 +93,19 @@ def _end_pixels_inside(
     )
 
 
-def _one_pixel_off(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _one_pixel_off(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     return [replace(found, boxes=found.boxes + np.float32(1)) for found in detections], truths
 
 
 def _cut_at(least: float) -> _Change:
     """Return the change that leaves out detections that score below `least`."""
 
-    def cut(
-        detections: Sequence[Detections], truths: Sequence[Truth]
-    ) -> tuple[Sequence[Detections], Sequence[Truth]]:
-        left = []
-        for found in detections:
-            keep = found.scores >= np.float32(least)
-            left.append(
-                Detections(
-                    found.boxes[keep], found.scores[keep], found.labels[keep], found.image_id
-                )
-            )
-        return left, truths
+    def cut(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
+        return [
+            Detections(one.boxes[keep], one.scores[keep], one.labels[keep], one.image_id)
+            for one in detections
+            for keep in [one.scores >= np.float32(least)]
+        ], truths
 
     return cut
 

@@ -58,9 +58,8 @@ def write_report(
     errors = errors_of(detections, truths, names, scores)
     figures = {"data": str(dataset.root), "split": split, **scores_to_json(scores)}
     if misses is not None:
-        from detkit.evaluation.misses import (
-            misses_to_json,  # imports torch, which a file's page spares
-        )
+        # Imports torch, which a file's page spares.
+        from detkit.evaluation.misses import misses_to_json
 
         figures["misses"] = misses_to_json(misses)["stages"]
     chosen, unread = pictures(worst_first(detections, truths, errors, scores), records)
