@@ -14,7 +14,7 @@ ROUNDING = 1e-9  # a mean of ones and zeros may fall short of .5 by 1e-16; a gat
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The least a figure must be: "mAP", a class name, or one of COCO's further figures."""
+    """The least a figure must be: "mAP", a class name, or one of the metric's further figures."""
 
     name: str
     least: float  # in [0, 1]

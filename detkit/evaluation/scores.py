@@ -31,7 +31,7 @@ def score(
 
 
 def asked_iou(scores: Scores) -> float | None:
-    """Return the IoU of a find in these scores; None for COCO's mean over several."""
+    """Return the IoU of a find in these scores; None for a mean over several, which has AP50."""
     return None if "AP50" in scores.extra else scores.iou_thresh
 
 
