@@ -147,12 +147,12 @@ class Scores:
     """The result of an evaluation, always beside the name of its protocol."""
 
     protocol: str  # "VOC 2007 11-point AP, IoU >= 0.5", for people
-    metric: str  # "voc07", "voc12", "coco", "auc", for programs
+    metric: str  # its name in `evaluation.metrics`, for programs
     iou_thresh: float
     mean: float | None  # mAP in [0, 1]; None when no class has ground truth
     classes: list[ClassScore]
     num_images: int
-    extra: Mapping[str, float | None] = field(default_factory=dict)  # COCO's further figures
+    extra: Mapping[str, float | None] = field(default_factory=dict)  # the metric's further figures
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from detkit.errors import UsageError
+from detkit.evaluation.average_precision import average_precision
 from detkit.evaluation.error_breakdown import FIGURES, KINDS, breakdown, breakdown_to_json
 from detkit.evaluation.iou import iou_matrix
-from detkit.evaluation.voc_map import average_precision, voc_map
+from detkit.evaluation.voc_map import voc_map
 from detkit.structures import Detections, Truth
 
 Row = tuple[float, int, tuple[float, float, float, float]]
@@ -80,6 +81,7 @@ def test_each_kind_of_error_costs_what_it_does_by_hand() -> None:
         "both",
     ]
     assert errors.missed[0].tolist() == [False, False, False, True, True]
+    assert errors.finds[0].tolist() == [-1, 0, -1, -1, -1, -1]
     a, b = errors.classes
     # One of four found, behind one false detection: 1/2 * 1/4.
     assert a.ap == pytest.approx(1 / 8) and b.ap == 0
@@ -110,6 +112,7 @@ def test_difficult_objects_are_never_missed_and_detections_of_them_are_ignored()
     truth = wanted((0, box), difficult=0)
     errors = breakdown(rows, [truth, truth], ["a"])
     assert [KINDS[kind] for kind in errors.kinds[0]] == ["ignored", "localisation"]
+    assert [row.tolist() for row in errors.finds] == [[-1, -1], []]
     assert not errors.missed[0].any() and not errors.missed[1].any()
     assert errors.classes[0].ap is None and errors.overall.ap is None
 
@@ -206,11 +209,19 @@ def test_the_costs_are_those_of_a_plain_loop(seed: int) -> None:
                 assert getattr(one, name) == pytest.approx(expected[name][index]), (name, index)
 
 
+def test_the_object_a_detection_found_is_counted_within_its_image() -> None:
+    detections, truths = drawn(20, images=40)
+    errors = breakdown(detections, truths, ["a", "b", "c"])
+    for kinds, finds, is_found in zip(errors.kinds, errors.finds, errors.found):
+        assert ((finds >= 0) == (kinds == KINDS.index("right"))).all()
+        assert sorted(finds[finds >= 0]) == np.flatnonzero(is_found).tolist()
+
+
 @pytest.mark.parametrize("metric", ["voc07", "voc12"])
 def test_its_ap_is_the_evaluations_and_no_error_costs_less_than_nothing(metric: str) -> None:
     detections, truths = drawn(20, images=40)
-    errors = breakdown(detections, truths, ["a", "b", "c"], metric=metric)  # type: ignore[arg-type]
-    scores = voc_map(detections, truths, ["a", "b", "c"], metric=metric)  # type: ignore[arg-type]
+    errors = breakdown(detections, truths, ["a", "b", "c"], metric=metric)
+    scores = voc_map(detections, truths, ["a", "b", "c"], metric=metric)
     assert errors.overall.ap == scores.mean
     assert [one.ap for one in errors.classes] == [one.ap for one in scores.classes]
     assert all(getattr(one, name) >= 0 for one in errors.classes for name in FIGURES)

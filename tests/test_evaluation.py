@@ -15,8 +15,9 @@ from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.evaluate import evaluate
 from detkit.evaluation.gates import Gate, check_gates, parse_gate
+from detkit.evaluation.metrics import METRICS
 from detkit.evaluation.pairing import pair
-from detkit.evaluation.scores import METRICS, score, scores_to_json
+from detkit.evaluation.scores import score, scores_to_json
 from detkit.evaluation.voc_map import voc_map
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.readers import read_predictions

@@ -212,9 +212,9 @@ def evaluated(folder: Path) -> tuple[list[Detections], list[Truth], tuple[str, .
 
 def test_the_confusion_matrix_is_the_one_counted_by_hand(folder: Path) -> None:
     detections, truths, names = evaluated(folder)
-    kinds = breakdown(detections, truths, names).kinds
+    errors = breakdown(detections, truths, names)
     hostile, car, dog = (names.index(name) for name in (HOSTILE, "car", "dog"))
-    [matrix] = confusion_matrices(detections, truths, kinds, 3, [0.0])
+    [matrix] = confusion_matrices(detections, truths, errors, 3, [0.0])
     wanted = np.zeros((4, 4), int)
     wanted[car, car] = wanted[dog, dog] = 1
     wanted[car, dog] = 1  # the second car, taken for a dog
@@ -222,7 +222,7 @@ def test_the_confusion_matrix_is_the_one_counted_by_hand(folder: Path) -> None:
     wanted[3, car] = 2  # the duplicate, and the one in the empty image
     wanted[3, hostile] = 1
     assert matrix.tolist() == wanted.tolist()
-    [strict] = confusion_matrices(detections, truths, kinds, 3, [0.75])
+    [strict] = confusion_matrices(detections, truths, errors, 3, [0.75])
     assert strict[car].tolist().count(1) == 2  # one found; the other is missed now
     assert strict[car, 3] == 1
     assert strict[3, car] == 1
@@ -235,8 +235,8 @@ def test_images_without_objects_have_detections_of_background_alone() -> None:
         np.array([0, 2]),
     )
     nothing = Truth(np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.bool_))
-    kinds = breakdown([found], [nothing], NAMES).kinds
-    [matrix] = confusion_matrices([found], [nothing], kinds, 3, [0.0])
+    errors = breakdown([found], [nothing], NAMES)
+    [matrix] = confusion_matrices([found], [nothing], errors, 3, [0.0])
     assert matrix[3].tolist() == [1, 0, 1, 0]
     assert matrix.sum() == 2
 
@@ -266,8 +266,8 @@ def test_rows_of_the_confusion_matrix_are_the_objects_and_the_diagonal_the_finds
     seed: int, least: float
 ) -> None:
     detections, truths = random_case(seed)
-    kinds = breakdown(detections, truths, NAMES).kinds
-    [matrix] = confusion_matrices(detections, truths, kinds, 3, [least])
+    errors = breakdown(detections, truths, NAMES)
+    [matrix] = confusion_matrices(detections, truths, errors, 3, [least])
     wanted = np.concatenate([one.labels[~one.difficult] for one in truths])
     assert matrix[:3].sum(axis=1).tolist() == np.bincount(wanted, minlength=3).tolist()
     shown = [
@@ -357,10 +357,11 @@ def test_objects_are_divided_by_cocos_areas() -> None:
 def test_the_worst_images_come_first(folder: Path) -> None:
     detections, truths, names = evaluated(folder)
     scores = score(detections, truths, names)
-    kinds = breakdown(detections, truths, names).kinds
+    errors = breakdown(detections, truths, names)
     # Best F1: car at .95 (1 of 2), dog at .8 (1 of 2); nothing found of the third class.
-    assert worst_first(detections, truths, kinds, scores) == [(0, 0, 2), (1, 0, 1), (2, 0, 0)]
-    turned = worst_first(detections[::-1], truths[::-1], kinds[::-1], scores)
+    assert worst_first(detections, truths, errors, scores) == [(0, 0, 2), (1, 0, 1), (2, 0, 0)]
+    detections, truths = detections[::-1], truths[::-1]
+    turned = worst_first(detections, truths, breakdown(detections, truths, names), scores)
     assert turned == [(2, 0, 2), (1, 0, 1), (0, 0, 0)]
 
 

@@ -19,6 +19,8 @@ from detkit.cli.options import (
     Data,
     Device,
     Force,
+    Iou,
+    Metric,
     Plugin,
     Quiet,
     class_list,
@@ -82,15 +84,8 @@ def compare(
         str | None,
         typer.Option(metavar="NAME", help="The part to compare on. [default: test, else val]"),
     ] = None,
-    metric: Annotated[
-        str, typer.Option(metavar="NAME", help="voc07 (11 points), voc12 (area), coco or auc.")
-    ] = "voc07",
-    iou: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", help="The IoU that counts as found. [default: .5; coco: .5 to .95]"
-        ),
-    ] = None,
+    metric: Metric = "voc07",
+    iou: Iou = None,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images a step when the time is measured.")
     ] = 1,

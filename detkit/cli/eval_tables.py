@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def tell_scores(console: Console, scores: Scores, split: str) -> None:
-    """Write the table of the scores by class, the mean, and COCO's further figures."""
+    """Write the table of the scores by class, the mean, and the metric's further figures."""
     rows = [
         (
             one.name,
@@ -63,11 +63,8 @@ def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]
     rows = [row(name, one) for name, one in zip(class_names, drawn.classes)]
     console.data("")
     console.data(f"95 % of {drawn.samples} draws of the images")
-    console.table(
-        ("class", "AP", "from", "to"),
-        [*rows, row("mean", drawn.mean)],
-        right=(1, 2, 3),
-    )
+    rows.append(row("mean", drawn.mean))
+    console.table(("class", "AP", "from", "to"), rows, right=(1, 2, 3))
 
 
 def tell_rules(console: Console, rules: Sequence[Rule]) -> None:
@@ -75,11 +72,7 @@ def tell_rules(console: Console, rules: Sequence[Rule]) -> None:
     rows = [(rule.name, figure(rule.mean), signed(rule.difference)) for rule in rules]
     console.data("")
     console.data("the same detections by other rules")
-    console.table(
-        ("rule", "mAP", "difference"),
-        rows,
-        right=(1, 2),
-    )
+    console.table(("rule", "mAP", "difference"), rows, right=(1, 2))
 
 
 def tell_errors(console: Console, errors: ErrorBreakdown) -> None:
@@ -94,11 +87,8 @@ def tell_errors(console: Console, errors: ErrorBreakdown) -> None:
     console.data(
         f"AP lost to each kind of error (TIDE; {errors.metric}, IoU {errors.iou_thresh:g})"
     )
-    console.table(
-        ("class", "AP", *names),
-        [*map(row, errors.classes), row(errors.overall)],
-        right=tuple(range(1, 2 + len(names))),
-    )
+    rows = [*map(row, errors.classes), row(errors.overall)]
+    console.table(("class", "AP", *names), rows, right=range(1, 2 + len(names)))
 
 
 def tell_misses(console: Console, misses: Sequence[Miss]) -> None:
@@ -121,11 +111,7 @@ def tell_misses(console: Console, misses: Sequence[Miss]) -> None:
         )
     console.data("")
     console.data(f"where {len(misses)} objects were lost")
-    console.table(
-        ("stage", "missed", "reason", "classes", "for example"),
-        rows,
-        right=(1,),
-    )
+    console.table(("stage", "missed", "reason", "classes", "for example"), rows, right=(1,))
 
 
 def signed(value: float | None) -> str:

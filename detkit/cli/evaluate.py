@@ -25,6 +25,8 @@ from detkit.cli.options import (
     Classes,
     Device,
     Force,
+    Iou,
+    Metric,
     Plugin,
     Precision,
     ProposalsFrom,
@@ -57,15 +59,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="The part to score on. [default: test, else val]"),
     ] = None,
-    metric: Annotated[
-        str, typer.Option(metavar="NAME", help="voc07 (11 points), voc12 (area), coco or auc.")
-    ] = "voc07",
-    iou: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", help="The IoU that counts as found. [default: .5; coco: .5 to .95]"
-        ),
-    ] = None,
+    metric: Metric = "voc07",
+    iou: Iou = None,
     as_json: AsJson = False,
     fail_under: Annotated[
         list[str] | None,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from detkit.errors import UsageError
+from detkit.evaluation.metrics import ious_in_words, metrics_in_words
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="The labelled folder.")]
 Model = Annotated[
@@ -30,6 +31,11 @@ Seed = Annotated[
 Classes = Annotated[
     str | None,
     typer.Option(metavar="A,B,...", help="Keep these classes only, in this order. [default: all]"),
+]
+Metric = Annotated[str, typer.Option(metavar="NAME", help=f"{metrics_in_words()}.")]
+Iou = Annotated[
+    float | None,
+    typer.Option(metavar="X", help=f"The IoU that counts as found. [default: {ious_in_words()}]"),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
 ProposalsFrom = Annotated[

@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from detkit.comparison.runs import Outcome
 from detkit.data.records import Dataset
+from detkit.evaluation.average_precision import Figures
 from detkit.evaluation.bootstrap import (
-    CONFIDENCE,
-    Figures,
     Interval,
     draw_images,
+    interval,
     interval_to_json,
     mean_of_classes,
     resampled,
@@ -58,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The rows, the best mAP first and failures last, and what they were judged by."""
+    """The rows, the best mAP first and failures last, and the protocol of their scores."""
 
     protocol: str
     split: str
@@ -169,10 +167,8 @@ def _with_differences(rows: Sequence[Row], drawn: Mapping[str, Figures]) -> Iter
             yield row
             continue
         figures = drawn[row.name] - drawn[rows[0].name]
-        known = figures[1:][~np.isnan(figures[1:])]
-        tail = 100 * (1 - CONFIDENCE) / 2
-        low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (figures[0],) * 2
-        yield replace(row, difference=Interval(float(figures[0]), float(low), float(high)))
+        value = float(figures[0])  # all there is where no draw has objects
+        yield replace(row, difference=interval(figures) or Interval(value, value, value))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -22,7 +22,7 @@ from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.bootstrap import Interval, bootstrap_map
 from detkit.evaluation.pairing import pair
-from detkit.evaluation.scores import score
+from detkit.evaluation.scores import asked_iou, score
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections, Scores, Truth
 
@@ -96,7 +96,7 @@ def compare(
     if scores.mean is None:
         raise DetkitError("mAP has no value, for want of objects: nothing to hold to a baseline")
     if baseline.images is not None:
-        iou = None if "AP50" in scores.extra else scores.iou_thresh
+        iou = asked_iou(scores)
         known = _of_classes(baseline.path, baseline.images, class_names)
         before = pair(known, records, class_names).detections
         drawn = bootstrap_map(

@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.errors import DetkitError
-from detkit.evaluation.precision_recall import RankedHits, class_score
-from detkit.structures import (
-    ClassScore,
-    Detections,
-    FloatArray,
-    Scores,
-    Truth,
+from detkit.evaluation.average_precision import (
+    VOC12,
+    Draws,
+    Figures,
+    at_finds,
+    envelope,
+    newly_reached,
 )
+from detkit.evaluation.metrics import Rules
+from detkit.evaluation.precision_recall import RankedHits, class_score, require_scorable
+from detkit.structures import Detections, FloatArray, IntArray, Scores, Truth
 
 AREAS = {"all": 0, "S": 1, "M": 2, "L": 3}  # pycocotools' order
 LIMITS = (1, 10, 100)  # detections an image
@@ -48,18 +50,25 @@ def coco_map(
     .5, the lowest); with it, AP at this threshold alone. `extra` holds AP50 and AP75 (mean
     only), APs APm APl, AR1 AR10 AR100, ARs ARm ARl, in [0, 1], None where COCO says -1.
     `areas[i]` (R,) are the objects' areas where they are not their boxes' (masks'). The best
-    F1 and the curve are those at the lowest threshold. Raises ValueError when the sequences
-    differ in length, DetkitError when a score is not finite.
+    F1 and the curve are those at the lowest threshold. Raises as `require_scorable` does.
     """
-    if len(detections) != len(truths):
-        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
     evaluator = _evaluated(detections, truths, len(class_names), iou_thresh, areas)
     precision: NDArray[np.float64] = evaluator.eval["precision"]  # (T, Q, C, A, M)
     recall: NDArray[np.float64] = evaluator.eval["recall"]  # (T, C, A, M)
-    classes = [
-        _score_class(evaluator, precision, detections, truths, index, name)
-        for index, name in enumerate(class_names)
-    ]
+    classes = []
+    for index, name in enumerate(class_names):
+        ranked = _ranked(evaluator, index)[0]  # at the lowest threshold
+        wanted = (((one.labels == index) & ~one.difficult).sum() for one in truths)
+        classes.append(
+            class_score(
+                name,
+                _mean(precision[:, :, index, 0, -1]),
+                ranked.hits,
+                ranked.scores,
+                num_truths=int(sum(wanted)),
+                num_detections=int(sum((one.labels == index).sum() for one in detections)),
+            )
+        )
     extra: dict[str, float | None] = {}
     if iou_thresh is None:
         extra["AP50"] = _mean(precision[0, :, :, 0, -1])
@@ -92,30 +101,30 @@ def ranked_hits(
 
     Ignored detections are left out. Raises as `coco_map` does.
     """
-    if len(detections) != len(truths):
-        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
     evaluator = _evaluated(detections, truths, num_classes, iou_thresh, None)
-    num_images = len(truths)
-    classes = []
-    for index in range(num_classes):
-        first = index * len(AREAS) * num_images
-        images = [one for one in evaluator.evalImgs[first : first + num_images] if one is not None]
-        where = np.repeat(
-            np.array([one["image_id"] for one in images], np.int64),
-            [len(one["dtScores"]) for one in images],
+    return [_ranked(evaluator, index) for index in range(num_classes)]
+
+
+def _ranked(evaluator: Any, index: int) -> list[RankedHits]:
+    """Return COCO's matches of one class at each of the T IoU thresholds."""
+    num_images = len(evaluator.params.imgIds)
+    first = index * len(AREAS) * num_images
+    images = [one for one in evaluator.evalImgs[first : first + num_images] if one is not None]
+    where = np.repeat(
+        np.array([one["image_id"] for one in images], np.int64),
+        [len(one["dtScores"]) for one in images],
+    )
+    scores = np.array([score for one in images for score in one["dtScores"]], np.float32)
+    order = np.argsort(-scores, kind="mergesort")  # COCO's
+    rows = []
+    for thresh in range(len(evaluator.params.iouThrs)):
+        hits, ignored = (
+            np.concatenate([np.empty(0), *(one[key][thresh] for one in images)]) > 0
+            for key in ("dtMatches", "dtIgnore")
         )
-        scores = np.array([score for one in images for score in one["dtScores"]])
-        order = np.argsort(-scores, kind="mergesort")  # COCO's
-        rows = []
-        for thresh in range(len(evaluator.params.iouThrs)):
-            hits, ignored = (
-                np.concatenate([np.empty(0), *(one[key][thresh] for one in images)]) > 0
-                for key in ("dtMatches", "dtIgnore")
-            )
-            ranked = order[~ignored[order]]
-            rows.append(RankedHits(where[ranked], hits[ranked], scores[ranked].astype(np.float32)))
-        classes.append(rows)
-    return classes
+        ranked = order[~ignored[order]]
+        rows.append(RankedHits(where[ranked], hits[ranked], scores[ranked]))
+    return rows
 
 
 def _evaluated(
@@ -126,6 +135,7 @@ def _evaluated(
     areas: Sequence[FloatArray] | None,
 ) -> Any:
     """Return pycocotools' COCOeval after `evaluate` and `accumulate`, its chatter swallowed."""
+    require_scorable(detections, truths, num_classes)
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -188,11 +198,6 @@ def detection_rows(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     """Return the detections as COCO annotations."""
     rows: list[dict[str, Any]] = []
     for image, found in enumerate(detections):
-        if not np.isfinite(found.scores).all():
-            raise DetkitError(
-                f"{found.image_id or f'image {image}'}: a detection's score is not a finite "
-                "number; did training diverge?"
-            )
         boxes = _xywh(found.boxes)
         for box, label, score in zip(
             boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
@@ -217,34 +222,18 @@ def _xywh(boxes: FloatArray) -> NDArray[np.float64]:
     return np.concatenate([wide[:, :2], wide[:, 2:] - wide[:, :2]], axis=1)
 
 
-def _score_class(
-    evaluator: Any,
-    precision: NDArray[np.float64],
-    detections: Sequence[Detections],
-    truths: Sequence[Truth],
-    index: int,
-    name: str,
-) -> ClassScore:
-    """Return one class's AP, and its curve at the lowest threshold from COCO's own matches."""
-    num_images = len(truths)
-    first = index * len(AREAS) * num_images
-    images = [one for one in evaluator.evalImgs[first : first + num_images] if one is not None]
-    scores = np.array([score for one in images for score in one["dtScores"]], np.float32)
-    hits = np.concatenate([np.empty(0), *(one["dtMatches"][0] for one in images)]) > 0
-    counts = np.concatenate([np.empty(0), *(one["dtIgnore"][0] for one in images)]) == 0
-    order = np.argsort(-scores, kind="stable")
-    order = order[counts[order]]
-    return class_score(
-        name,
-        _mean(precision[:, :, index, 0, -1]),
-        hits[order],
-        scores[order],
-        num_truths=sum(int(((truth.labels == index) & ~truth.difficult).sum()) for truth in truths),
-        num_detections=sum(int((found.labels == index).sum()) for found in detections),
-    )
-
-
 def _mean(figures: NDArray[np.float64]) -> float | None:
     """Return the mean of the figures there are; COCO marks missing ones with -1."""
     known = figures[figures > -1]
     return float(known.mean()) if known.size else None
+
+
+def _on_draws(times: Draws, found: Draws, made: Draws, wanted: IntArray) -> Figures:
+    points = np.linspace(0.0, 1.0, 101)
+    reached = np.searchsorted(points, found / wanted, side="right")
+    aps: Figures = (envelope(found, made) * newly_reached(reached)).sum(axis=1) / 101
+    return aps
+
+
+# TIDE's errors are of one IoU, of COCO's the loosest, and of VOC's APs the area is nearest.
+COCO = Rules(coco_map, ranked_hits, at_finds(_on_draws), error_ap=VOC12)

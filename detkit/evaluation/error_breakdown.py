@@ -29,14 +29,15 @@ an AP of 1 when none of its detections is wrong, else of 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import UsageError
+from detkit.evaluation.average_precision import RankedAp, average_precision, ranked_ap
 from detkit.evaluation.iou import iou_matrix
-from detkit.evaluation.voc_map import VocMetric, average_precision
+from detkit.evaluation.precision_recall import require_scorable
 from detkit.structures import BoolArray, Detections, FloatArray, IntArray, Truth
 
 # What a detection is; `ErrorBreakdown.kinds` holds places in this row.
@@ -86,7 +87,7 @@ class ClassErrors:
 class ErrorBreakdown:
     """What each kind of error costs, and of which kind each detection is."""
 
-    metric: VocMetric
+    metric: str  # the AP's: "voc07"
     iou_thresh: float  # t_f
     background_thresh: float  # t_b
     overall: ClassErrors  # means over the classes that have an AP
@@ -95,6 +96,7 @@ class ErrorBreakdown:
     kinds: list[IntArray]  # one an image, (N,), in the order of its detections: see `KINDS`
     missed: list[BoolArray]  # one an image, (R,): neither found nor the object of an error
     found: list[BoolArray]  # one an image, (R,)
+    finds: list[IntArray]  # one an image, (N,): the object a right detection has found; else -1
 
 
 def breakdown(
@@ -104,23 +106,22 @@ def breakdown(
     *,
     iou_thresh: float = 0.5,
     background_thresh: float = BACKGROUND_IOU,
-    metric: VocMetric = "voc07",
+    metric: str | RankedAp = "voc07",
 ) -> ErrorBreakdown:
     """Return what each kind of error costs, for `detections[i]` found where `truths[i]` is.
 
     Detections are held against objects by VOC's rules (see `voc_map`), whose AP this is about.
-    Raises UsageError unless 0 < `background_thresh` <= `iou_thresh` <= 1, ValueError when the
-    sequences differ in length or a label is not in [0, C), DetkitError when a score is not
-    finite.
+    Raises UsageError unless 0 < `background_thresh` <= `iou_thresh` <= 1, and as
+    `require_scorable` does.
     """
     if not 0.0 < background_thresh <= iou_thresh <= 1.0:
         raise UsageError(
             f"a background IoU of {background_thresh:g} and one of {iou_thresh:g} for a find: "
             "they must rise, and lie above 0 and at most at 1"
         )
-    if len(detections) != len(truths):
-        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
-    ranking, truth = _judge(detections, truths, len(class_names), iou_thresh, background_thresh)
+    require_scorable(detections, truths, len(class_names))
+    own = ranked_ap(metric)
+    ranking, truth = _ranked_kinds(detections, truths, iou_thresh, background_thresh)
     kinds = ranking.kinds
     covered = np.isin(kinds, (RIGHT, CLASSIFICATION, LOCALISATION))
     is_covered = np.zeros(len(truth.labels), np.bool_)
@@ -147,10 +148,10 @@ def breakdown(
         (_without(ranking, wrong), num_truths),
         (ranking, counted(unfound)),
     ]
-    aps = _average_precisions(ranking, num_truths, metric)
+    aps = _average_precisions(ranking, num_truths, own)
     known = num_truths > 0
     costs = np.stack(
-        [np.where(known, _average_precisions(*one, metric) - aps, 0.0) for one in oracles]
+        [np.where(known, _average_precisions(*one, own) - aps, 0.0) for one in oracles]
     )  # (8, C)
     classes = [
         ClassErrors(name, float(aps[index]) if known[index] else None, *costs[:, index].tolist())
@@ -159,10 +160,12 @@ def breakdown(
     means = costs[:, known].mean(axis=1) if known.any() else np.zeros(len(FIGURES))
     mean = float(aps[known].mean()) if known.any() else None
     numbers = np.bincount(kinds, minlength=len(KINDS)).tolist()
-    in_order = np.empty_like(kinds)
+    in_order, finds = np.empty_like(kinds), np.empty_like(kinds)
     in_order[ranking.places] = kinds
+    finds[ranking.places] = np.where(kinds == RIGHT, ranking.objects, -1)
+    firsts = np.cumsum([0, *(len(one.labels) for one in truths)])  # objects before each image's
     return ErrorBreakdown(
-        metric=metric,
+        metric=own.metric,
         iou_thresh=iou_thresh,
         background_thresh=background_thresh,
         overall=ClassErrors("mean", mean, *means.tolist()),
@@ -171,6 +174,9 @@ def breakdown(
         kinds=_by_image(in_order, detections),
         missed=_by_image(missed, truths),
         found=_by_image(is_found, truths),
+        finds=[
+            np.maximum(row - first, -1) for row, first in zip(_by_image(finds, detections), firsts)
+        ],
     )
 
 
@@ -209,10 +215,9 @@ class _Ranking:
     places: IntArray  # (N,) where each stood among all images' detections
 
 
-def _judge(
+def _ranked_kinds(
     detections: Sequence[Detections],
     truths: Sequence[Truth],
-    num_classes: int,
     iou_thresh: float,
     background_thresh: float,
 ) -> tuple[_Ranking, _Objects]:
@@ -223,11 +228,6 @@ def _judge(
         np.concatenate([np.empty(0, np.int64), *(item.labels for item in truths)]),
         np.concatenate([np.empty(0, np.bool_), *(item.difficult for item in truths)]),
     )
-    for part in (labels, truth.labels):
-        if len(part) and not 0 <= part.min() <= part.max() < num_classes:
-            raise ValueError(f"a label lies outside [0, {num_classes})")
-    if not np.isfinite(scores).all():
-        raise DetkitError("a detection's score is not a finite number; did training diverge?")
     kinds = np.full(len(labels), BACKGROUND)
     objects = np.full(len(labels), -1)
     start = first_object = 0
@@ -275,13 +275,12 @@ def _kinds(
 
 def _without(ranking: _Ranking, gone: BoolArray) -> _Ranking:
     """Return the ranking without some of its detections."""
-    return _Ranking(
-        ranking.labels[~gone],
-        ranking.scores[~gone],
-        ranking.kinds[~gone],
-        ranking.objects[~gone],
-        ranking.places[~gone],
-    )
+    return _rows(ranking, np.flatnonzero(~gone))
+
+
+def _rows(ranking: _Ranking, rows: IntArray) -> _Ranking:
+    """Return these detections of a ranking, in this order."""
+    return _Ranking(*(getattr(ranking, one.name)[rows] for one in fields(ranking)))
 
 
 def _put_right(ranking: _Ranking, truth: _Objects, kind: int) -> _Ranking:
@@ -299,18 +298,11 @@ def _put_right(ranking: _Ranking, truth: _Objects, kind: int) -> _Ranking:
     labels[kept] = truth.labels[ranking.objects[kept]]
     kinds[kept] = RIGHT
     right = _without(replace(ranking, labels=labels, kinds=kinds), ~stays)
-    order = np.lexsort((right.places, -right.scores, right.labels))
-    return _Ranking(
-        right.labels[order],
-        right.scores[order],
-        right.kinds[order],
-        right.objects[order],
-        right.places[order],
-    )
+    return _rows(right, np.lexsort((right.places, -right.scores, right.labels)))
 
 
 def _average_precisions(
-    ranking: _Ranking, num_truths: IntArray, metric: VocMetric
+    ranking: _Ranking, num_truths: IntArray, own: RankedAp
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the AP of each class, (C,)."""
     counted = ranking.kinds != IGNORED
@@ -319,7 +311,7 @@ def _average_precisions(
     bounds = np.searchsorted(labels, np.arange(len(num_truths) + 1))
     aps = np.empty(len(num_truths))
     for index, (start, end) in enumerate(zip(bounds, bounds[1:])):
-        ap = average_precision(hits[start:end], scores[start:end], int(num_truths[index]), metric)
+        ap = average_precision(hits[start:end], scores[start:end], int(num_truths[index]), own)
         aps[index] = float(start == end) if ap is None else ap
     return aps
 

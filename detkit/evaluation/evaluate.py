@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from detkit.errors import DetkitError, UsageError
+from detkit.evaluation.metrics import find_metric
 from detkit.evaluation.pairing import pair, some
-from detkit.evaluation.scores import METRICS, score
+from detkit.evaluation.scores import score
 from detkit.predictions.image import from_detections
 from detkit.structures import Batch, Detections, Scores
 
@@ -37,8 +38,7 @@ def evaluate(
 
     Raises UsageError for an unknown metric and as `detect_split` does.
     """
-    if metric not in METRICS:
-        raise UsageError(f"--metric {metric}: choose from {', '.join(METRICS)}")
+    find_metric(metric)
     detections = detect_split(detector, dataset, split, batch_size=batch_size, proposals=proposals)
     return score(detections, dataset.truths(split), dataset.class_names, metric, iou_thresh)
 

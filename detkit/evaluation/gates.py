@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from detkit.errors import UsageError
 from detkit.evaluation.pairing import near
 from detkit.structures import Scores
-
-if TYPE_CHECKING:
-    pass
-
 
 ROUNDING = 1e-9  # a mean of ones and zeros may fall short of .5 by 1e-16; a gate does not
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The least a figure must be: "mAP", a class name, or one of COCO's further figures."""
+    """The least a figure must be: "mAP", a class name, or one of the metric's further figures."""
 
     name: str
     least: float  # in [0, 1]

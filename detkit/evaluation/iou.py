@@ -16,13 +16,23 @@ def iou_matrix(boxes: FloatArray, others: FloatArray) -> NDArray[np.float64]:
 
     A side that runs backwards counts as 0, as in `voc_map`, whose figures these are.
     """
-    one, other = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
+    return elementwise_iou(boxes.astype(np.float64)[:, None], others.astype(np.float64)[None])
+
+
+def elementwise_iou(
+    boxes: NDArray[np.float64], others: NDArray[np.float64], pixel: float = 0.0
+) -> NDArray[np.float64]:
+    """Return the IoU (...) of (..., 4) boxes with (..., 4) boxes; 0 where neither has an area.
+
+    `pixel` is added to every width and height.
+    """
+    low = np.maximum(boxes[..., :2], others[..., :2])
+    high = np.minimum(boxes[..., 2:], others[..., 2:])
     with np.errstate(invalid="ignore"):  # a box without an end; its IoU is 0
-        low = np.maximum(one[..., :2], other[..., :2])
-        high = np.minimum(one[..., 2:], other[..., 2:])
-        inside = (high - low).clip(min=0).prod(axis=-1)
+        inside = (high - low + pixel).clip(min=0).prod(axis=-1)
         area, other_area = (
-            (side[..., 2:] - side[..., :2]).clip(min=0).prod(axis=-1) for side in (one, other)
+            (side[..., 2:] - side[..., :2] + pixel).clip(min=0).prod(axis=-1)
+            for side in (boxes, others)
         )
         union = area + other_area - inside
         ious: NDArray[np.float64] = np.nan_to_num(

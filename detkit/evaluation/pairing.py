@@ -6,7 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,6 @@ from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections
-
-if TYPE_CHECKING:
-    pass
-
 
 # Above this a cut costs AP: at .5 it was 6 points of mAP on a VOC-like set, at .05 none.
 HARMLESS_CUT = 0.05

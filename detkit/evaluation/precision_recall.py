@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from detkit.structures import BoolArray, ClassScore, FloatArray, IntArray
+from detkit.errors import DetkitError
+from detkit.structures import BoolArray, ClassScore, Detections, FloatArray, IntArray, Truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,27 @@ class RankedHits:
     images: IntArray  # (n,) the place of the image each is in
     hits: BoolArray  # (n,) whether it is right
     scores: FloatArray  # (n,) descending
+
+
+def require_scorable(
+    detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int
+) -> None:
+    """Raise what every metric raises of detections and truth that it cannot score.
+
+    ValueError when the sequences differ in length or a label is not in [0, C), DetkitError when
+    a score is not finite.
+    """
+    if len(detections) != len(truths):
+        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
+    for image, found in enumerate(detections):
+        if not np.isfinite(found.scores).all():
+            raise DetkitError(
+                f"{found.image_id or f'image {image}'}: a detection's score is not a finite "
+                "number; did training diverge?"
+            )
+    labels = [*(one.labels for one in detections), *(one.labels for one in truths)]
+    if any(len(row) and not 0 <= row.min() <= row.max() < num_classes for row in labels):
+        raise ValueError(f"a label lies outside [0, {num_classes})")
 
 
 def class_score(

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.evaluation.iou import iou_matrix
+from detkit.evaluation.sizes import SIZES
 from detkit.structures import FloatArray, Truth
 
 COUNTS = (100, 300, 1000, 2000)
 IOUS = (0.5, 0.7, 0.9)
-# COCO's sizes by area in pixels, here of the box.
-SIZES = (("small", 0.0, 32.0**2), ("medium", 32.0**2, 96.0**2), ("large", 96.0**2, np.inf))
 PROTOCOL = (
     "recall: share of objects with a box of IoU >= X among the first N; overlap: mean best IoU, of "
     "all objects its mean over classes (MABO); difficult objects left out"
@@ -88,9 +87,9 @@ def recall(
         )
 
     classes = tuple(covered(name, labels == number) for number, name in enumerate(class_names))
-    judged = [one.overlap for one in classes if one.num_objects]
+    overlaps = [one.overlap for one in classes if one.num_objects]
     whole = covered("all", np.ones(len(best), np.bool_))
-    mabo = np.mean(judged, axis=0) if judged else whole.overlap
+    mabo = np.mean(overlaps, axis=0) if overlaps else whole.overlap
     return RecallScores(
         counts=tuple(counts),
         ious=tuple(ious),

@@ -1,4 +1,4 @@
-"""Why the mean AP of one tool differs from another's: the same detections under each rule."""
+"""Evaluation protocols: the mean AP of the same detections under each rule of other tools."""
 
 from __future__ import annotations
 
@@ -8,21 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from detkit.evaluation.metrics import METRICS, find_metric
 from detkit.evaluation.scores import score
 from detkit.structures import Detections, Scores, Truth
 
 CUTS = (0.05, 0.5)
-# The protocols: name, metric, IoU (None: the metric's own).
-PROTOCOLS: tuple[tuple[str, str, float | None], ...] = (
-    ("voc07: 11 points, IoU .5", "voc07", 0.5),
-    ("voc12: area under the curve, IoU .5", "voc12", 0.5),
-    ("coco AP50: 101 points, IoU .5", "coco", 0.5),
-    ("coco AP: mean over IoU .5 to .95", "coco", None),
-)
 
-_Change = Callable[
-    [Sequence[Detections], Sequence[Truth]], tuple[Sequence[Detections], Sequence[Truth]]
-]
+Found = Sequence[Detections]
+Wanted = Sequence[Truth]
+_Change = Callable[[Found, Wanted], tuple[Found, Wanted]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +29,8 @@ class Rule:
 
 
 def explain(
-    detections: Sequence[Detections],
-    truths: Sequence[Truth],
+    detections: Found,
+    truths: Wanted,
     class_names: Sequence[str],
     *,
     metric: str = "voc07",
@@ -50,16 +44,18 @@ def explain(
     detections cut at a score. Raises as `evaluation.score` does.
     """
 
-    def judged(found: Sequence[Detections], wanted: Sequence[Truth]) -> Scores:
+    def scored(found: Found, wanted: Wanted) -> Scores:
         return score(found, wanted, class_names, metric, iou_thresh)
 
-    asked = judged(detections, truths)
+    asked = scored(detections, truths)
     means: list[tuple[str, float | None]] = []
-    for name, other, iou in PROTOCOLS:
-        if (other, iou) != (metric, asked.iou_thresh if iou_thresh or metric != "coco" else None):
-            means.append((name, score(detections, truths, class_names, other, iou).mean))
+    own = metric, find_metric(metric).iou(iou_thresh)
+    for other, listed in METRICS.items():
+        for name, iou in listed.protocols:
+            if (other, iou) != own:
+                means.append((name, score(detections, truths, class_names, other, iou).mean))
     for name, change in _CHANGES:
-        means.append((name, judged(*change(detections, truths)).mean))
+        means.append((name, scored(*change(detections, truths)).mean))
     return [
         Rule(f"asked for: {asked.protocol}", asked.mean, 0.0 if asked.mean is not None else None),
         *(Rule(name, mean, _difference(mean, asked.mean)) for name, mean in means),
@@ -75,31 +71,21 @@ def _difference(mean: float | None, asked: float | None) -> float | None:
     return None if mean is None or asked is None else mean - asked
 
 
-def _difficult_counted(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _difficult_counted(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     return detections, [
         replace(truth, difficult=np.zeros_like(truth.difficult)) for truth in truths
     ]
 
 
-def _difficult_dropped(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _difficult_dropped(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     return detections, [
-        Truth(
-            truth.boxes[~truth.difficult],
-            truth.labels[~truth.difficult],
-            truth.difficult[~truth.difficult],
-            truth.image_id,
-        )
-        for truth in truths
+        Truth(one.boxes[keep], one.labels[keep], one.difficult[keep], one.image_id)
+        for one in truths
+        for keep in [~one.difficult]
     ]
 
 
-def _end_pixels_inside(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _end_pixels_inside(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     step = np.array([0, 0, 1, 1], np.float32)
     return (
         [replace(found, boxes=found.boxes + step) for found in detections],
@@ -107,27 +93,19 @@ def _end_pixels_inside(
     )
 
 
-def _one_pixel_off(
-    detections: Sequence[Detections], truths: Sequence[Truth]
-) -> tuple[Sequence[Detections], Sequence[Truth]]:
+def _one_pixel_off(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
     return [replace(found, boxes=found.boxes + np.float32(1)) for found in detections], truths
 
 
 def _cut_at(least: float) -> _Change:
     """Return the change that leaves out detections that score below `least`."""
 
-    def cut(
-        detections: Sequence[Detections], truths: Sequence[Truth]
-    ) -> tuple[Sequence[Detections], Sequence[Truth]]:
-        left = []
-        for found in detections:
-            keep = found.scores >= np.float32(least)
-            left.append(
-                Detections(
-                    found.boxes[keep], found.scores[keep], found.labels[keep], found.image_id
-                )
-            )
-        return left, truths
+    def cut(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
+        return [
+            Detections(one.boxes[keep], one.scores[keep], one.labels[keep], one.image_id)
+            for one in detections
+            for keep in [one.scores >= np.float32(least)]
+        ], truths
 
     return cut
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 from detkit.errors import UsageError
-from detkit.evaluation.coco_map import coco_map
 from detkit.evaluation.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, breakdown
-from detkit.evaluation.voc_map import VocMetric, voc_map
-from detkit.structures import Detections, FloatArray, Scores, Truth
-
-if TYPE_CHECKING:
-    pass
-
-
-METRICS: tuple[str, ...] = (*get_args(VocMetric), "coco")
+from detkit.evaluation.metrics import find_metric
+from detkit.structures import Detections, Scores, Truth
 
 
 def score(
@@ -24,24 +17,22 @@ def score(
     class_names: Sequence[str],
     metric: str = "voc07",
     iou_thresh: float | None = None,
-    *,
-    areas: Sequence[FloatArray] | None = None,
 ) -> Scores:
     """Return the scores of `detections[i]` against `truths[i]` under a metric.
 
-    Without `iou_thresh` it is .5 for VOC's metrics and COCO's mean over .5 to .95. `areas` are
-    for `coco` alone. Raises UsageError for an unknown metric or an IoU outside (0, 1].
+    Without `iou_thresh` it is the metric's own: .5 for VOC's, COCO's mean over .5 to .95. Raises
+    UsageError for an unknown metric or an IoU outside (0, 1].
     """
     if iou_thresh is not None and not 0.0 < iou_thresh <= 1.0:
         raise UsageError(f"--iou {iou_thresh:g}: must lie above 0 and at most at 1")
-    if metric == "coco":
-        return coco_map(detections, truths, class_names, iou_thresh=iou_thresh, areas=areas)
-    voc_metric: VocMetric
-    for voc_metric in get_args(VocMetric):
-        if voc_metric == metric:
-            thresh = 0.5 if iou_thresh is None else iou_thresh
-            return voc_map(detections, truths, class_names, metric=voc_metric, iou_thresh=thresh)
-    raise UsageError(f"--metric {metric}: choose from {', '.join(METRICS)}")
+    own = find_metric(metric)
+    iou = own.iou(iou_thresh)
+    return own.rules.score(detections, truths, class_names, iou_thresh=iou)
+
+
+def asked_iou(scores: Scores) -> float | None:
+    """Return the IoU of a find in these scores; None for a mean over several, which has AP50."""
+    return None if "AP50" in scores.extra else scores.iou_thresh
 
 
 def errors_of(
@@ -50,18 +41,14 @@ def errors_of(
     class_names: Sequence[str],
     scores: Scores,
 ) -> ErrorBreakdown:
-    """Return what each kind of error costs the scores of `detections[i]`, at their own IoU.
-
-    TIDE speaks of one IoU: of COCO's several it is the loosest; and of VOC's metrics the area
-    is nearest to COCO's.
-    """
+    """Return what each kind of error costs the scores of `detections[i]`, at their own IoU."""
     return breakdown(
         detections,
         truths,
         class_names,
         iou_thresh=scores.iou_thresh,
         background_thresh=min(BACKGROUND_IOU, scores.iou_thresh),
-        metric="voc07" if scores.metric == "voc07" else "voc12",
+        metric=find_metric(scores.metric).rules.error_ap,
     )
 
 
@@ -70,11 +57,10 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
 
     `iou_thresh` is None for COCO's mean over thresholds, which `protocol` spells out.
     """
-    is_mean_over_ious = "AP50" in scores.extra
     report: dict[str, Any] = {
         "protocol": scores.protocol,
         "metric": scores.metric,
-        "iou_thresh": None if is_mean_over_ious else scores.iou_thresh,
+        "iou_thresh": asked_iou(scores),
         "num_images": scores.num_images,
         "mAP": scores.mean,
         "classes": [

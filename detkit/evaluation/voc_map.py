@@ -13,47 +13,31 @@ The rules (VOC development kit, `VOCevaldet.m`; Everingham et al. 2010, sec. 4.2
 - A class with objects but no detection has AP 0; one without objects has none (`None`) and
   is left out of the mean.
 
-`voc07`: mean of the best precision at the recalls 0, .1, ..., 1, compared in integers: as
-floats, three of ten objects fall short of the recall .3. `voc12` (2010 and later): the area
-under the monotone envelope of the curve. `auc`: before 2007 the kit drew the ROC curve for
-the classification task (VOC2006 kit, `VOCroc.m`; detection never had one). Ours carries that
-definition, the area under the lower envelope, over to ranked detections: the share of the
-objects found at scores strictly above a false detection, averaged over the false detections;
-without any it is the share found at all. It is blind to how many false ones there are.
+What `voc07`, `voc12` and `auc` make of the ranking is in `average_precision`.
 
 Where the equations are:
-- sec. 4.2, eqs. 1-2: `average_precision`, 11-point AP of interpolated precision
-- sec. 4.2, eq. 3: `_iou`, overlap
+- sec. 4.2, eqs. 1-2: `average_precision.eleven_points`, 11-point AP of interpolated precision
+- sec. 4.2, eq. 3: `elementwise_iou`, overlap
 - sec. 4.2: `_match`, the object that a detection is held against
 - sec. 4.2: `ranked_hits`, a second detection of an object is false
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.errors import DetkitError
-from detkit.evaluation.precision_recall import RankedHits, class_score
-from detkit.structures import (
-    BoolArray,
-    Detections,
-    FloatArray,
-    IntArray,
-    Scores,
-    Truth,
-)
+from detkit.evaluation import average_precision as ap
+from detkit.evaluation.average_precision import RankedAp, average_precision, ranked_ap
+from detkit.evaluation.iou import elementwise_iou
+from detkit.evaluation.metrics import Rules
+from detkit.evaluation.precision_recall import RankedHits, class_score, require_scorable
+from detkit.structures import Detections, IntArray, Scores, Truth
 
-VocMetric = Literal["voc07", "voc12", "auc"]
-PROTOCOLS: dict[VocMetric, str] = {
-    "voc07": "VOC 2007 11-point AP",
-    "voc12": "VOC 2010+ AP (area under the curve)",
-    "auc": "area under the ROC curve of ranked detections",
-}
 PAIRS_AT_ONCE = 1_000_000  # bounds the memory of matching at some 100 MB, whatever the data
 
 
@@ -62,18 +46,19 @@ def voc_map(
     truths: Sequence[Truth],
     class_names: Sequence[str],
     *,
-    metric: VocMetric = "voc07",
+    metric: str | RankedAp = "voc07",
     iou_thresh: float = 0.5,
     count_difficult: bool = False,
     pixel_inclusive: bool = False,
 ) -> Scores:
     """Return AP by class and its mean, for `detections[i]` found where `truths[i]` is.
 
-    `count_difficult` treats difficult objects as ordinary ones and `pixel_inclusive` adds one
-    pixel to every width and height (for boxes whose corners are both inside): conventions of
-    other evaluators, for comparing with their figures. Raises ValueError when the sequences
-    differ in length or a label is not in [0, C), DetkitError when a score is not finite.
+    `metric` is an AP, or the name of one of `average_precision.RANKED_APS`. `count_difficult`
+    treats difficult objects as ordinary ones and `pixel_inclusive` adds one pixel to every width
+    and height (for boxes whose corners are both inside): conventions of other evaluators, for
+    comparing with their figures. Raises as `require_scorable` does.
     """
+    own = ranked_ap(metric)
     ranked = ranked_hits(
         detections,
         truths,
@@ -89,7 +74,7 @@ def voc_map(
     classes = [
         class_score(
             name,
-            average_precision(one.hits, one.scores, wanted, metric),
+            average_precision(one.hits, one.scores, wanted, own),
             one.hits,
             one.scores,
             num_truths=wanted,
@@ -99,8 +84,8 @@ def voc_map(
     ]
     aps = [one.ap for one in classes if one.ap is not None]
     return Scores(
-        protocol=_protocol(metric, iou_thresh, count_difficult, pixel_inclusive),
-        metric=metric,
+        protocol=_protocol(own.protocol, iou_thresh, count_difficult, pixel_inclusive),
+        metric=own.metric,
         iou_thresh=iou_thresh,
         mean=sum(aps) / len(aps) if aps else None,
         classes=classes,
@@ -121,11 +106,9 @@ def ranked_hits(
 
     The options and errors are `voc_map`'s.
     """
-    if len(detections) != len(truths):
-        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
-    found = _row(detections, num_classes)
-    scores = _scores_of(detections)
-    wanted = _row(truths, num_classes)
+    require_scorable(detections, truths, num_classes)
+    found, wanted = _row(detections), _row(truths)
+    scores = np.concatenate([np.empty(0, np.float32), *(item.scores for item in detections)])
     difficult = np.concatenate([np.empty(0, np.bool_), *(item.difficult for item in truths)])
     if count_difficult:
         difficult = np.zeros_like(difficult)
@@ -160,27 +143,13 @@ class _Row:
     labels: IntArray  # (N,)
 
 
-def _row(items: Sequence[Detections] | Sequence[Truth], num_classes: int) -> _Row:
-    """Return the boxes of all images in one row; raise ValueError for an unknown label."""
-    row = _Row(
+def _row(items: Sequence[Detections] | Sequence[Truth]) -> _Row:
+    """Return the boxes of all images in one row."""
+    return _Row(
         images=np.repeat(np.arange(len(items)), [len(item.boxes) for item in items]),
         boxes=np.concatenate([np.empty((0, 4)), *(item.boxes for item in items)]),
         labels=np.concatenate([np.empty(0, np.int64), *(item.labels for item in items)]),
     )
-    if len(row.labels) and not 0 <= row.labels.min() <= row.labels.max() < num_classes:
-        raise ValueError(f"a label lies outside [0, {num_classes})")
-    return row
-
-
-def _scores_of(detections: Sequence[Detections]) -> FloatArray:
-    """Return the scores of all images in one row; raise DetkitError for one not finite."""
-    for image, item in enumerate(detections):
-        if not np.isfinite(item.scores).all():
-            raise DetkitError(
-                f"{item.image_id or f'image {image}'}: a detection's score is not a finite "
-                "number; did training diverge?"
-            )
-    return np.concatenate([np.empty(0, np.float32), *(item.scores for item in detections)])
 
 
 def _match(
@@ -209,7 +178,7 @@ def _match(
         firsts = np.cumsum(count) - count  # where each detection's pairs begin
         within = np.arange(count.sum()) - np.repeat(firsts, count)
         objects = order[np.repeat(starts[rows], count) + within]
-        pair_ious = _iou(
+        pair_ious = elementwise_iou(
             found.boxes[np.repeat(rows, count)], wanted.boxes[objects], float(pixel_inclusive)
         )
         best = np.maximum.reduceat(pair_ious, firsts)
@@ -222,60 +191,27 @@ def _match(
     return ious, nearest
 
 
-def _iou(
-    boxes: NDArray[np.float64], others: NDArray[np.float64], pixel: float
-) -> NDArray[np.float64]:
-    """Return the IoU (P,) of (P, 4) boxes pair by pair; 0 where neither has an area."""
-    low = np.maximum(boxes[:, :2], others[:, :2])
-    high = np.minimum(boxes[:, 2:], others[:, 2:])
-    with np.errstate(invalid="ignore"):  # a box without an end; its IoU is 0
-        inside = (high - low + pixel).clip(min=0).prod(axis=1)
-        area, other_area = (
-            (side[:, 2:] - side[:, :2] + pixel).clip(min=0).prod(axis=1) for side in (boxes, others)
-        )
-        union = area + other_area - inside
-        ious: NDArray[np.float64] = np.nan_to_num(
-            inside / np.where(union > 0, union, 1.0), posinf=0.0
-        )
-    return ious
-
-
-def average_precision(
-    hits: BoolArray, scores: FloatArray, num_truths: int, metric: VocMetric
-) -> float | None:
-    """Return the AP in [0, 1] of one class's ranked detections; None without ground truth.
-
-    `hits` (n,) says which detections are right, best first; `scores` (n,) matter for `auc`.
-    """
-    if num_truths == 0:
-        return None
-    if metric == "auc":
-        return _roc_area(hits, scores, num_truths)
-    found = np.cumsum(hits)
-    precision = found / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    if metric == "voc12":
-        return float(envelope[hits].sum() / num_truths)
-    reached = np.searchsorted(10 * found, np.arange(11) * num_truths)
-    return float(envelope[reached[reached < len(hits)]].sum() / 11)
-
-
-def _roc_area(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
-    """Return the area under the ROC curve's lower envelope (see the head of this file)."""
-    found = np.concatenate([[0], np.cumsum(hits)])
-    if hits.all():
-        return float(found[-1] / num_truths)
-    higher = np.searchsorted(-scores, -scores[~hits], side="left")  # how many score above each
-    return float(found[higher].mean() / num_truths)
-
-
-def _protocol(
-    metric: VocMetric, iou_thresh: float, count_difficult: bool, pixel_inclusive: bool
-) -> str:
+def _protocol(words: str, iou_thresh: float, count_difficult: bool, pixel_inclusive: bool) -> str:
     """Return the protocol in words; what departs from VOC is said."""
-    parts = [PROTOCOLS[metric], f"IoU >= {iou_thresh:g}"]
+    parts = [words, f"IoU >= {iou_thresh:g}"]
     if count_difficult:
         parts.append("difficult objects counted")
     if pixel_inclusive:
         parts.append("boxes with both end pixels")
     return ", ".join(parts)
+
+
+def voc_rules(own: RankedAp, error_ap: RankedAp | None = None) -> Rules:
+    """Return the rules of a metric that is an AP of what VOC's matching says is right.
+
+    `error_ap` is what its `--errors` tell the loss of, unless it is the same.
+    """
+    return Rules(
+        score=functools.partial(voc_map, metric=own),
+        ranked_hits=lambda *given: [[one] for one in ranked_hits(*given)],
+        on_draws=own.on_draws,
+        error_ap=error_ap or own,
+    )
+
+
+VOC07, VOC12, AUC = voc_rules(ap.VOC07), voc_rules(ap.VOC12), voc_rules(ap.AUC, ap.VOC12)

@@ -17,48 +17,33 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.evaluation.error_breakdown import KINDS
+from detkit.evaluation.error_breakdown import IGNORED, ErrorBreakdown
 from detkit.evaluation.iou import iou_matrix
 from detkit.structures import BoolArray, Detections, IntArray, Truth
-
-RIGHT, IGNORED = KINDS.index("right"), KINDS.index("ignored")
 
 
 def confusion_matrices(
     detections: Sequence[Detections],
     truths: Sequence[Truth],
-    kinds: Sequence[IntArray],
+    errors: ErrorBreakdown,
     num_classes: int,
     score_threshs: Sequence[float],
-    *,
-    iou_thresh: float = 0.5,
 ) -> IntArray:
     """Return (L, C + 1, C + 1) counts: of objects of a class (row), detected as another (column).
 
-    The last row and column are background. Detections are best first in each image, and
-    `kinds[i]` (N,) are those of `error_breakdown.breakdown` at the same `iou_thresh`.
+    The last row and column are background. Detections are best first in each image, and `errors`
+    is their breakdown, whose IoU counts.
     """
     matrices = np.zeros((len(score_threshs), num_classes + 1, num_classes + 1), np.int64)
-    for found, wanted, kind in zip(detections, truths, kinds, strict=True):
+    images = zip(detections, truths, errors.kinds, errors.finds, strict=True)
+    for found, wanted, kind, takes in images:
         ious = iou_matrix(found.boxes, wanted.boxes)
-        takes = found_objects(found, wanted, kind)
         other = found.labels[:, None] != wanted.labels[None]
-        rivals = np.where(other & ~wanted.difficult & (ious >= iou_thresh), ious, 0.0)
+        rivals = np.where(other & ~wanted.difficult & (ious >= errors.iou_thresh), ious, 0.0)
         for matrix, least in zip(matrices, score_threshs):
             shown = (found.scores >= least) & (kind != IGNORED)
             _count(matrix, found.labels, wanted, takes, rivals, shown)
     return matrices
-
-
-def found_objects(found: Detections, wanted: Truth, kinds: IntArray) -> IntArray:
-    """Return the object (N,) that each right detection of an image has found; -1 for the others."""
-    takes = np.full(len(found.labels), -1)
-    right = np.flatnonzero(kinds == RIGHT)
-    if len(right):
-        same = found.labels[right][:, None] == wanted.labels[None]
-        ious = np.where(same, iou_matrix(found.boxes[right], wanted.boxes), -1.0)
-        takes[right] = ious.argmax(axis=1)
-    return takes
 
 
 def _count(

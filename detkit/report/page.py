@@ -22,7 +22,7 @@ from detkit.evaluation.error_breakdown import FIGURES, KINDS, ErrorBreakdown
 from detkit.evaluation.scores import errors_of, scores_to_json
 from detkit.evaluation.sizes import scores_by_size
 from detkit.files import write_bytes
-from detkit.report.confusion import confusion_matrices, found_objects
+from detkit.report.confusion import confusion_matrices
 from detkit.report.curve_points import at_thresholds, curve_points
 from detkit.report.pictures import MOST_BOXES, Picture, pictures, worst_first
 from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
@@ -50,7 +50,7 @@ def write_report(
     """Write the page of `scores`, those of `detections[i]` in the i-th image of the split.
 
     `source` says where the detections are from: a model or a file. `notes` are what a reader
-    has to know to judge the figures, `misses` what became of the objects that a model missed.
+    has to know to read the figures, `misses` what became of the objects that a model missed.
     Raises DetkitError when the file cannot be written.
     """
     records, truths = dataset.splits[split], dataset.truths(split)
@@ -58,20 +58,17 @@ def write_report(
     errors = errors_of(detections, truths, names, scores)
     figures = {"data": str(dataset.root), "split": split, **scores_to_json(scores)}
     if misses is not None:
-        from detkit.evaluation.misses import (
-            misses_to_json,  # imports torch, which a file's page spares
-        )
+        # Imports torch, which a file's page spares.
+        from detkit.evaluation.misses import misses_to_json
 
         figures["misses"] = misses_to_json(misses)["stages"]
-    chosen, unread = pictures(worst_first(detections, truths, errors.kinds, scores), records)
+    chosen, unread = pictures(worst_first(detections, truths, errors, scores), records)
     bins = score_bins(detections, errors.kinds, len(names))
     low, high = bins.low, bins.high
     levels = [
         round(low + (high - low) * step / (NUM_MATRICES - 1), 6) for step in range(NUM_MATRICES)
     ]
-    matrices = confusion_matrices(
-        detections, truths, errors.kinds, len(names), levels, iou_thresh=scores.iou_thresh
-    )
+    matrices = confusion_matrices(detections, truths, errors, len(names), levels)
     shown_level = _shown_level(scores, levels)
     data = {
         "classes": list(names),
@@ -141,7 +138,7 @@ def _facts(
     scores: Scores,
     source: str,
 ) -> list[tuple[str, str]]:
-    """Return what was judged, on what and how, as pairs of words."""
+    """Return what was scored, on what and how, as pairs of words."""
     difficult = sum(int(truth.difficult.sum()) for truth in truths)
     num_objects = sum(len(truth.labels) for truth in truths) - difficult
     aside = f" (and {difficult:,} difficult ones, not counted)" if difficult else ""
@@ -235,7 +232,7 @@ def _picture(
     kinds = errors.kinds[picture.index]
     scale = UNIT / max(picture.width, picture.height)
     by: list[float | None] = [None] * len(wanted.labels)
-    for number, place in enumerate(found_objects(found, wanted, kinds).tolist()):
+    for number, place in enumerate(errors.finds[picture.index].tolist()):
         if place >= 0:
             by[place] = round(float(found.scores[number]), 4)
     labels, scores = found.labels.tolist(), np.round(found.scores.astype(np.float64), 4).tolist()

@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from detkit.data.images import read_image
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
-from detkit.evaluation.error_breakdown import KINDS
-from detkit.report.confusion import found_objects
-from detkit.structures import Detections, IntArray, Scores, Truth
+from detkit.evaluation.error_breakdown import IGNORED, RIGHT, ErrorBreakdown
+from detkit.structures import Detections, Scores, Truth
 
 MOST_IMAGES = 48
 LONG_SIDE = 400  # pixels
 QUALITY = 72  # of the JPEG
 MOST_BYTES = 2_400_000  # of all together, as JPEG; a third more as base64
 MOST_BOXES = 100  # detections of one image, the best
-RIGHT, IGNORED = KINDS.index("right"), KINDS.index("ignored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +46,23 @@ class Picture:
 def worst_first(
     detections: Sequence[Detections],
     truths: Sequence[Truth],
-    kinds: Sequence[IntArray],
+    errors: ErrorBreakdown,
     scores: Scores,
 ) -> list[tuple[int, int, int]]:
     """Return (image, wrong detections, missed objects) of all images, the most errors first.
 
     They are counted at each class's threshold of best F1; a class without one has found
-    nothing, and its detections do not count. `kinds[i]` (N,) are those of the breakdown.
+    nothing, and its detections do not count. `errors` is the breakdown of the detections.
     """
     least = np.array(
         [np.inf if one.best_threshold is None else one.best_threshold for one in scores.classes]
     )
     rows = []
-    for index, (found, wanted, kind) in enumerate(zip(detections, truths, kinds, strict=True)):
+    images = zip(detections, truths, errors.kinds, errors.finds, strict=True)
+    for index, (found, wanted, kind, finds) in enumerate(images):
         shown = found.scores >= least[found.labels]
         num_wrong = int((shown & (kind != RIGHT) & (kind != IGNORED)).sum())
-        num_found = int((shown & (found_objects(found, wanted, kind) >= 0)).sum())
+        num_found = int((shown & (finds >= 0)).sum())
         rows.append((index, num_wrong, int((~wanted.difficult).sum()) - num_found))
     return sorted(rows, key=lambda row: (-row[1] - row[2], -row[2], row[0]))
 

@@ -57,10 +57,10 @@ def save_pr_curve(scores: Scores, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    judged = sorted(
+    ranked = sorted(
         ((one.ap, one) for one in scores.classes if one.ap is not None), key=lambda pair: pair[0]
     )
-    shown = judged[:MOST_CURVES]
+    shown = ranked[:MOST_CURVES]
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -74,7 +74,7 @@ def save_pr_curve(scores: Scores, path: Path) -> None:
             label=plot_text(f"{ap:.3f}  {one.name}"),
         )
     mean = "n/a" if scores.mean is None else f"{scores.mean:.4f}"
-    left_out = f" (lowest {MOST_CURVES} of {len(judged)} classes)" if judged[MOST_CURVES:] else ""
+    left_out = f" (lowest {MOST_CURVES} of {len(ranked)} classes)" if ranked[MOST_CURVES:] else ""
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title(f"mAP {mean}: {scores.protocol}{left_out}", fontsize=9)
     axes.grid(alpha=0.3)

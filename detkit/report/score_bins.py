@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.evaluation.error_breakdown import KINDS
+from detkit.evaluation.error_breakdown import IGNORED, RIGHT
 from detkit.structures import Detections, IntArray
 
-RIGHT, IGNORED = KINDS.index("right"), KINDS.index("ignored")
 NUM_BINS = 20
 
 
@@ -49,9 +48,9 @@ def score_bins(
         return counts
 
     sums = np.zeros((num_classes, NUM_BINS))
-    judged = kind != IGNORED
-    np.add.at(sums, (labels[judged], places[judged]), scores[judged])
-    return ScoreBins(low, high, counted(kind == RIGHT), counted(judged & (kind != RIGHT)), sums)
+    counts = kind != IGNORED
+    np.add.at(sums, (labels[counts], places[counts]), scores[counts])
+    return ScoreBins(low, high, counted(kind == RIGHT), counted(counts & (kind != RIGHT)), sums)
 
 
 def score_range(detections: Sequence[Detections]) -> tuple[float, float]:
