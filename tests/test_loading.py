@@ -78,8 +78,8 @@ def test_spawned_workers_share_the_decoded_images_and_give_the_same(
     alone = take(make_stream(records), 3)
     monkeypatch.setattr(machine, "forks", lambda: False)
     stream = make_stream(records)
-    stream.draw.images.cache_size = 100
-    stream.draw.images.fill_cache()
+    stream.samples.images.cache_size = 100
+    stream.samples.images.fill_cache()
     for one, other in zip(alone, take(stream, 3, workers=1), strict=True):
         assert_equal(one, other)
 

@@ -153,7 +153,7 @@ def compare(
         require_apart(data, out)
     require_free("--report", page, force=force or resume, data=data, made=out)
     score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
-    _judge_training(names, dataset, backbone, weights, settings or (), val, max_steps, max_minutes)
+    _require_valid(names, dataset, backbone, weights, settings or (), val, max_steps, max_minutes)
     options = {
         "--max-minutes": max_minutes,
         "--max-steps": max_steps,
@@ -248,7 +248,7 @@ def _conditions(
     return dataset, conditions
 
 
-def _judge_training(
+def _require_valid(
     names: Sequence[str],
     dataset: Dataset,
     backbone: str | None,
@@ -262,10 +262,10 @@ def _judge_training(
     from detkit.config import override, parse_settings
     from detkit.data.splits import training_splits
     from detkit.detectors import load_backend
-    from detkit.training.options import RunOptions
+    from detkit.training.options import TrainOptions
 
     if names:
-        RunOptions(max_steps=max_steps, max_minutes=max_minutes).validate()
+        TrainOptions(max_steps=max_steps, max_minutes=max_minutes).validate()
         training_splits(dataset, val, 0)
     for name in names:
         backend = load_backend(name)
