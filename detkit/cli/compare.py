@@ -25,6 +25,7 @@ from detkit.cli.options import (
     nearest,
     require_free,
 )
+from detkit.cli.train_plan import in_full
 from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ def compare(
         "--max-minutes": max_minutes,
         "--max-steps": max_steps,
         "--backbone": backbone,
-        "--weights": _absolute(weights),
-        "--val": _absolute(val),
+        "--weights": in_full(weights),
+        "--val": in_full(val),
         "--classes": classes,
         "--num-workers": num_workers,
         "--device": None if device == "auto" else device,
@@ -243,7 +244,7 @@ def _conditions(
         classes=None if classes is None else tuple(classes),
         device=device,
         batch_size=batch_size,
-        plugins=tuple(str(_absolute(place)) for place in plugin or ()),
+        plugins=tuple(str(in_full(place)) for place in plugin or ()),
     )
     return dataset, conditions
 
@@ -385,10 +386,3 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _absolute(place: str | None) -> str | None:
-    """Return a path that exists in full, so that it holds from any folder; other words as is."""
-    if place is None or not Path(place).exists():
-        return place
-    return str(Path(place).absolute())

@@ -25,7 +25,7 @@ from detkit.cli.options import (
     class_list,
     nearest,
 )
-from detkit.cli.train_plan import Plan, merge, read_plan, sound_data, split_data
+from detkit.cli.train_plan import Plan, in_full, merge, read_plan, sound_data, split_data
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -166,12 +166,12 @@ def train(
     # Under the names of the plan's fields; what the command has them be without a word is left out.
     options = locals() | {
         "data": None if data is None else str(data.absolute()),
-        "weights": _absolute(weights),
+        "weights": in_full(weights),
         "recipe_name": None if recipe_name is None else nearest("--recipe", recipe_name, RECIPES),
-        "val": _absolute(val),
+        "val": in_full(val),
         "classes": class_list(classes),
-        "proposals": _absolute(proposals),
-        "plugin": None if plugin is None else [str(_absolute(name)) for name in plugin],
+        "proposals": in_full(proposals),
+        "plugin": None if plugin is None else [str(in_full(name)) for name in plugin],
     }
     unsaid = inspect.signature(train).parameters
     given = {name: value for name, value in options.items() if value != unsaid[name].default}
@@ -350,13 +350,6 @@ def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) ->
     else:
         console.note(f"  detkit eval {model} {folder} --split {split}")
     console.note(f"  detkit detect {model} IMAGE... --draw drawn")
-
-
-def _absolute(place: str | None) -> str | None:
-    """Return a path that exists in full, so that it holds from any folder; other words as is."""
-    if place is None or not Path(place).exists():
-        return place
-    return str(Path(place).absolute())
 
 
 def _rank() -> int:

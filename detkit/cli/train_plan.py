@@ -89,6 +89,13 @@ def read_plan(path: Path) -> Plan:
         raise DetkitError(f"{path}: {error} (edited, or of another detkit?)") from error
 
 
+def in_full(place: str | None) -> str | None:
+    """Return a path that exists in full, so that it holds from any folder; other words as is."""
+    if place is None or not Path(place).exists():
+        return place
+    return str(Path(place).absolute())
+
+
 def _without_backbone(detector: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in detector.items() if key != "backbone"}
 
