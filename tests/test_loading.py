@@ -282,7 +282,7 @@ def test_a_workers_memory_is_used_again_only_when_its_batch_has_been_unpacked(
 
 
 def test_images_travel_as_bytes_and_are_finished_on_arrival(records: list[ImageRecord]) -> None:
-    shipment = make_stream(records)[0]
-    assert isinstance(shipment, PackedBatch)
-    assert shipment.batch.images.dtype == torch.uint8
-    assert shipment.unpack().images.dtype == torch.float32
+    packed = make_stream(records)[0]
+    assert isinstance(packed, PackedBatch)
+    assert packed.batch.images.dtype == torch.uint8
+    assert packed.unpack().images.dtype == torch.float32
