@@ -16,6 +16,7 @@ from detkit.detectors import load_backend
 from detkit.evaluation.evaluate import evaluate
 from detkit.inference.models import load_model
 from detkit.inference.predict import predict
+from detkit.training.options import RunOptions
 from detkit.training.train import train
 
 
@@ -32,15 +33,12 @@ def main(data: Path, run_dir: Path, max_steps: int) -> None:
     )
     detector = backend(config, dataset.class_names)
 
-    # A generator of steps: stop whenever you have seen enough.
-    for step in train(
-        detector,
-        records,
-        recipe=recipe,
-        run_dir=run_dir,
+    options = RunOptions(
         validation=partial(evaluate, dataset=dataset.with_splits({"val": held_out}), split="val"),
         max_steps=max_steps,
-    ):
+    )
+    # A generator of steps: stop whenever you have seen enough.
+    for step in train(detector, records, recipe, run_dir, options):
         if step.step % 20 == 0 or step.step == step.total_steps:
             print(f"step {step.step}: loss {sum(step.losses.values()):.3f}")
 

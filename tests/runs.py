@@ -19,6 +19,7 @@ from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Stage
 from detkit.errors import Interrupted
 from detkit.structures import Step
+from detkit.training.options import RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.train import train
 
@@ -34,7 +35,7 @@ def run(
     **options: Any,
 ) -> Iterator[Step]:
     options = {"device": "cpu", "precision": "32-true", "num_workers": 0, **options}
-    return train(toy or make_toy(), records, recipe=recipe, run_dir=run_dir, **options)
+    return train(toy or make_toy(), records, recipe, run_dir, RunOptions(**options))
 
 
 def stop_after(steps: Iterator[Step], count: int) -> list[Step]:

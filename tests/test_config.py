@@ -115,6 +115,17 @@ def test_a_plan_survives_json(tmp_path: Path) -> None:
     assert read_plan(file) == plan
 
 
+def test_a_plan_is_written_with_the_typed_settings_of_its_training(tmp_path: Path) -> None:
+    plan = Plan(data="d", seed=3, detector={"size": 64})
+    config, recipe = SSDConfig(size=96, mean=(0.0, 0.5, 1.0)), Recipe(batch_size=5)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"plan": plan.to_json(config, recipe)}))
+    again = read_plan(file)
+    assert (again.data, again.options()["seed"]) == ("d", 3)
+    assert from_json(SSDConfig, again.detector) == config
+    assert from_json(Recipe, again.recipe) == recipe
+
+
 def test_a_plan_takes_the_precision_that_auto_meant_in_its_run(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     for asked, taken in (("auto", "bf16-mixed"), ("32-true", "32-true")):

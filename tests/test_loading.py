@@ -78,8 +78,8 @@ def test_spawned_workers_share_the_decoded_images_and_give_the_same(
     alone = take(make_stream(records), 3)
     monkeypatch.setattr(machine, "forks", lambda: False)
     stream = make_stream(records)
-    stream.draw.images.cache_size = 100
-    stream.draw.images.fill_cache()
+    stream.samples.images.cache_size = 100
+    stream.samples.images.fill_cache()
     for one, other in zip(alone, take(stream, 3, workers=1), strict=True):
         assert_equal(one, other)
 
@@ -282,7 +282,7 @@ def test_a_workers_memory_is_used_again_only_when_its_batch_has_been_unpacked(
 
 
 def test_images_travel_as_bytes_and_are_finished_on_arrival(records: list[ImageRecord]) -> None:
-    shipment = make_stream(records)[0]
-    assert isinstance(shipment, PackedBatch)
-    assert shipment.batch.images.dtype == torch.uint8
-    assert shipment.unpack().images.dtype == torch.float32
+    packed = make_stream(records)[0]
+    assert isinstance(packed, PackedBatch)
+    assert packed.batch.images.dtype == torch.uint8
+    assert packed.unpack().images.dtype == torch.float32

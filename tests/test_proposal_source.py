@@ -33,6 +33,7 @@ from detkit.proposals.source import (
 )
 from detkit.structures import Proposals
 from detkit.training.dataset import TrainingDataset
+from detkit.training.options import RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.train import train
 
@@ -74,7 +75,7 @@ def run(
     records: list[ImageRecord], folder: Path, detector: GivenBoxes | None = None, **options: object
 ):  # type: ignore[no-untyped-def]
     options = {"device": "cpu", "precision": "32-true", "num_workers": 0, **options}
-    return train(detector or make(), records, recipe=RECIPE, run_dir=folder, **options)
+    return train(detector or make(), records, RECIPE, folder, RunOptions(**options))
 
 
 def write_file(path: Path, images: list[str], boxes: NDArray[np.float32] = RANKED, **made: object):  # type: ignore[no-untyped-def]
@@ -86,10 +87,10 @@ def write_file(path: Path, images: list[str], boxes: NDArray[np.float32] = RANKE
 def test_training_proposes_once_an_image_whatever_the_number_of_epochs(
     records: list[ImageRecord], tmp_path: Path, asked: list[tuple[str, int]]
 ) -> None:
-    steps = list(run(records, tmp_path / "run", max_epochs=5))
+    steps = list(run(records, tmp_path / "run", epochs=5))
     assert len(asked) == len(records) and {method for method, _ in asked} == {"selective-search"}
     assert any("3 proposals an image" in note for step in steps for note in step.notes)
-    list(run(records, tmp_path / "again", max_epochs=1))
+    list(run(records, tmp_path / "again", epochs=1))
     assert len(asked) == len(records)  # they were in the cache
 
 

@@ -20,6 +20,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.training.dataset import TrainingDataset
 from detkit.training.run_folder import RunFolder
+from detkit.training.run_log import RunLog
 
 
 @pytest.fixture
@@ -211,3 +212,13 @@ def test_samples_among_which_the_user_put_something_make_a_folder_a_full_one(
     (tmp_path / "run" / "samples" / "important.txt").write_text("three years")
     with pytest.raises(UsageError, match="not empty, and holds no earlier run"):
         list(run(records, tmp_path / "run"))
+
+
+def test_a_note_is_told_and_logged_once_and_nothing_is_no_note(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    log = RunLog(folder)
+    log.note("", "one", "two")
+    assert [log.taken_notes(), log.taken_notes()] == [("one", "two"), ()]
+    folder.close()
+    lines = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[-1] for line in lines] == ["one", "two"]

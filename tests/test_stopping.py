@@ -129,10 +129,10 @@ def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
 def test_a_stop_at_the_step_of_a_validation_only_puts_the_validation_off(
     tmp_path: Path, records: list[ImageRecord], recipe: Recipe
 ) -> None:
-    def judge(toy: Detector) -> Scores:
+    def validate(toy: Detector) -> Scores:
         return scores_of(float(next(toy.parameters()).detach().abs().mean()) % 1)
 
-    options: dict[str, Any] = {"recipe": recipe, "num_validations": 2, "validation": judge}
+    options: dict[str, Any] = {"recipe": recipe, "num_validations": 2, "validation": validate}
     list(run(records, tmp_path / "whole", **options))
     toy = make_toy()
     forwards = iter(range(1, 9))
@@ -251,15 +251,17 @@ from dataclasses import replace
 from runs import steady_toy
 from toy import RECIPE, write_images
 from detkit.training import saver
+from detkit.training.options import RunOptions
 from detkit.training.train import train
 
 if __name__ == "__main__":
     saver.SAVE_SECONDS = {save_seconds}
     records = write_images(Path({images!r}))
     for step in train(
-        steady_toy(), records, recipe=replace(RECIPE, ema_decay=0.0, mosaic=0.0),
-        run_dir=Path({run_dir!r}), device="cpu", precision="32-true", num_workers=0,
-        max_steps={steps}, devices={devices},
+        steady_toy(), records, replace(RECIPE, ema_decay=0.0, mosaic=0.0), Path({run_dir!r}),
+        RunOptions(
+            device="cpu", precision="32-true", num_workers=0, max_steps={steps}, devices={devices},
+        ),
     ):
         print(step.step, flush=True)
 """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ from labelled_folders import put, xml
 from running import detkit
 from runs import hold
 
+from detkit.cli import train
+from detkit.cli.train_plan import Plan
 from detkit.data.checks import check
 from detkit.errors import ExitCode
 
@@ -47,13 +52,15 @@ def earlier(tmp_path: Path) -> Path:
         ("--set", "nms_thresh=2"),
         ("--set", "no_such=1"),
         ("--lr", "0"),
+        ("--lr", "inf"),
+        ("--lr", "1", "--set", "lr=2"),
         ("--precision", "int8"),
         ("--device", "warp"),
     ],
     ids=" ".join,
 )
 def test_a_wrong_option_is_told_before_the_data_are_looked_at_and_deletes_nothing(
-    photos: Path, earlier: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, str]
+    photos: Path, earlier: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(check, "check", None)
     before = hold(earlier)
@@ -101,3 +108,22 @@ def test_without_any_object_there_is_nothing_to_learn(tmp_path: Path) -> None:
     assert done.returncode == ExitCode.BAD_INPUT
     assert "no object is labelled in " in done.stderr and "nothing to learn" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_every_field_of_the_plan_is_an_option_of_the_command_by_that_name() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(Plan)}
+    options = inspect.signature(train).parameters
+    assert fields.keys() - options.keys() == {"detector", "recipe"}  # the settings of --set
+    for name in fields.keys() & options.keys():  # else a default would pass for a wish
+        assert options[name].default in (None, fields[name]), name
+
+
+def test_an_option_replaces_what_an_earlier_run_was_asked_for_by_its_default_too(
+    photos: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"plan": {"data": str(photos), "model": "ssd", "seed": -1}}))
+    words = ("train", "--config", config, "-o", tmp_path / "run")
+    done = detkit(*words)
+    assert done.returncode == ExitCode.USAGE and "--seed -1" in done.stderr
+    assert "1 error in the labels" in detkit(*words, "--seed", "0").stderr

@@ -119,7 +119,7 @@ def test_an_unreadable_image_stops_the_run_with_its_name(
 
 
 def test_a_budget_in_epochs_counts_images(tmp_path: Path, records: list[ImageRecord]) -> None:
-    steps = list(run(records, tmp_path / "run", max_epochs=2))
+    steps = list(run(records, tmp_path / "run", epochs=2))
     assert len(steps) == 5  # 2 * 10 images / 4 a batch
 
 
@@ -128,8 +128,8 @@ def test_a_budget_in_epochs_counts_images(tmp_path: Path, records: list[ImageRec
     [
         {"max_steps": 0},
         {"max_minutes": 0.0},
-        {"max_epochs": -1},
-        {"max_epochs": float("nan")},
+        {"epochs": -1},
+        {"epochs": float("nan")},
         {"max_minutes": float("inf")},
     ],
 )

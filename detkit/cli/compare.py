@@ -27,6 +27,7 @@ from detkit.cli.options import (
     nearest,
     require_free,
 )
+from detkit.cli.train_plan import in_full
 from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import starting_config
 
@@ -149,13 +150,13 @@ def compare(
         require_apart(data, out)
     require_free("--report", page, force=force or resume, data=data, made=out)
     score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
-    _judge_training(names, dataset, backbone, weights, settings or (), val, max_steps, max_minutes)
+    _require_valid(names, dataset, backbone, weights, settings or (), val, max_steps, max_minutes)
     options = {
         "--max-minutes": max_minutes,
         "--max-steps": max_steps,
         "--backbone": backbone,
-        "--weights": _absolute(weights),
-        "--val": _absolute(val),
+        "--weights": in_full(weights),
+        "--val": in_full(val),
         "--classes": classes,
         "--num-workers": num_workers,
         "--device": None if device == "auto" else device,
@@ -239,12 +240,12 @@ def _conditions(
         classes=None if classes is None else tuple(classes),
         device=device,
         batch_size=batch_size,
-        plugins=tuple(str(_absolute(place)) for place in plugin or ()),
+        plugins=tuple(str(in_full(place)) for place in plugin or ()),
     )
     return dataset, conditions
 
 
-def _judge_training(
+def _require_valid(
     names: Sequence[str],
     dataset: Dataset,
     backbone: str | None,
@@ -258,10 +259,10 @@ def _judge_training(
     from detkit.config import override, parse_settings
     from detkit.data.splits import training_splits
     from detkit.detectors import load_backend
-    from detkit.training.options import RunOptions
+    from detkit.training.options import TrainOptions
 
     if names:
-        RunOptions(max_steps=max_steps, max_minutes=max_minutes).validate()
+        TrainOptions(max_steps=max_steps, max_minutes=max_minutes).validate()
         training_splits(dataset, val, 0)
     for name in names:
         backend = load_backend(name)
@@ -381,10 +382,3 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _absolute(place: str | None) -> str | None:
-    """Return a path that exists in full, so that it holds from any folder; other words as is."""
-    if place is None or not Path(place).exists():
-        return place
-    return str(Path(place).absolute())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,12 +25,12 @@ from detkit.cli.options import (
     class_list,
     nearest,
 )
-from detkit.cli.train_plan import Plan, merge, read_plan, sound_data, split_data
+from detkit.cli.train_plan import Plan, in_full, merge, read_plan, sound_data, split_data
 from detkit.errors import UsageError
 from detkit.inference.models import starting_config
 
 if TYPE_CHECKING:
-    from detkit.config import Recipe
+    from detkit.config import DetectorConfig, Recipe
     from detkit.data.records import Dataset, ImageRecord
     from detkit.detector import Detector
     from detkit.proposals.source import ProposalSource
@@ -62,10 +64,12 @@ def train(
             "classifier's or a detkit model. [default: none]",
         ),
     ] = None,
-    recipe: Annotated[
+    recipe_name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="short: minutes to hours; paper: as published. [default: short]"
+            "--recipe",
+            metavar="NAME",
+            help="short: minutes to hours; paper: as published. [default: short]",
         ),
     ] = None,
     epochs: Annotated[
@@ -160,28 +164,18 @@ def train(
         config = out / "config.json"
         if not config.is_file():
             raise UsageError(f"--resume: there is no run in {out} ({config} is missing)")
-    given = {
+    # Under the names of the plan's fields; what the command has them be without a word is left out.
+    options = locals() | {
         "data": None if data is None else str(data.absolute()),
-        "model": model,
-        "backbone": backbone,
-        "weights": _absolute(weights),
-        "recipe_name": None if recipe is None else nearest("--recipe", recipe, RECIPES),
+        "weights": in_full(weights),
+        "recipe_name": None if recipe_name is None else nearest("--recipe", recipe_name, RECIPES),
+        "val": in_full(val),
         "classes": class_list(classes),
-        "val": _absolute(val),
-        "skip_bad": skip_bad or None,
-        "seed": seed,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "max_minutes": max_minutes,
-        "patience": patience,
-        "device": device if device != "auto" else None,
-        "devices": devices if devices != 1 else None,
-        "nodes": nodes if nodes != 1 else None,
-        "precision": precision if precision != "auto" else None,
-        "num_workers": num_workers,
-        "proposals": _absolute(proposals),
-        "plugin": None if plugin is None else [str(_absolute(name)) for name in plugin],
+        "proposals": in_full(proposals),
+        "plugin": None if plugin is None else [str(in_full(name)) for name in plugin],
     }
+    unsaid = inspect.signature(train).parameters
+    given = {name: value for name, value in options.items() if value != unsaid[name].default}
     plan = merge(Plan() if config is None else read_plan(config), given)
     if plan.data is None:
         raise UsageError("DATA is missing: the labelled folder to train on")
@@ -192,20 +186,21 @@ def train(
     load_plugins(plan.plugin)
     nearest("--model", plan.model, backend_names())  # before the data are looked at
     console = Console(quiet or _rank() > 0)
-    overrides = {"batch_size": batch_size, "lr": lr}
-    words = [f"{key}={value}" for key, value in overrides.items() if value is not None]
-    words += settings or ()
-    plan = _settled(plan, words)
-    _judge(plan, out, resume=resume, force=force)
-    dataset, last = _run(console, plan, out, resume=resume, force=force)
+    configs = _configs(plan, {"batch_size": batch_size, "lr": lr}, settings or ())
+    _require_valid(plan, out, resume=resume, force=force)
+    dataset, last = _run(console, plan, *configs, out, resume=resume, force=force)
     if _rank() == 0:
         if last is None:
             console.note("nothing was left to do; a larger budget, as --max-steps, trains on")
-        _tell_end(console, out, data or Path(str(plan.data)), list(dataset.splits))
+        _tell_end(console, out, data or Path(plan.data), list(dataset.splits))
 
 
-def _settled(plan: Plan, words: Sequence[str]) -> Plan:
-    """Return the plan with every setting of detector and recipe, those of `--set` put in.
+def _configs(
+    plan: Plan, options: Mapping[str, float | None], words: Sequence[str]
+) -> tuple[DetectorConfig, Recipe]:
+    """Return the settings of detector and recipe: the plan's, with `options` and `--set` put in.
+
+    `options` are those that stand for a setting of the recipe; None was not given.
 
     Raises UsageError for a setting there is not, or a value that nothing can work with.
     """
@@ -213,28 +208,29 @@ def _settled(plan: Plan, words: Sequence[str]) -> Plan:
     from detkit.detectors import load_backend
 
     backend = load_backend(str(plan.model))
-    start = starting_config(backend, plan.backbone, plan.weights)
-    config = from_json(backend.config_class, {**to_json(start), **plan.detector})
-    chosen = backend.short_recipe if plan.recipe_name == "short" else backend.recipe
-    recipe = from_json(type(chosen), {**to_json(chosen), **plan.recipe})
-    config, recipe = override(config, recipe, parse_settings(words))
-    return dataclasses.replace(plan, detector=to_json(config), recipe=to_json(recipe))
+    config = starting_config(backend, plan.backbone, plan.weights)
+    recipe = backend.short_recipe if plan.recipe_name == "short" else backend.recipe
+    if plan.detector:
+        config = from_json(backend.config_class, {**to_json(config), **plan.detector})
+    if plan.recipe:
+        recipe = from_json(type(recipe), {**to_json(recipe), **plan.recipe})
+    settings = parse_settings(words)
+    changes: dict[str, Any] = {key: one for key, one in options.items() if one is not None}
+    for name, value in changes.items():
+        if not math.isfinite(value):
+            raise UsageError(f"{name}={value}: expected a finite number")
+        if name in settings:
+            raise UsageError(f"--set {name}: given twice")
+    return override(config, dataclasses.replace(recipe, **changes), settings)
 
 
-def _judge(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
+def _require_valid(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
     """Raise UsageError for what is wrong whatever the data are: to look at those takes minutes."""
     from detkit.data.output import require_apart
     from detkit.networks.precision import choose_precision, find_device
-    from detkit.training.options import RunOptions
     from detkit.training.run_folder import RunFolder
 
-    options = RunOptions(
-        max_steps=plan.max_steps,
-        max_epochs=plan.epochs,
-        max_minutes=plan.max_minutes,
-        seed=plan.seed,
-    )
-    options.validate()
+    plan.validate()
     choose_precision(plan.precision, find_device(plan.device), measure=False)
     for folder in (plan.data, plan.val):
         if folder is not None and Path(folder).is_dir():
@@ -244,67 +240,58 @@ def _judge(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
 
 
 def _run(
-    console: Console, plan: Plan, out: Path, *, resume: bool, force: bool
+    console: Console,
+    plan: Plan,
+    config: DetectorConfig,
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool,
+    force: bool,
 ) -> tuple[Dataset, Step | None]:
     """Check the data, build the detector and train it; return the data and the last step."""
-    from detkit.config import to_json
     from detkit.data.summary import data_hash
+    from detkit.training.options import RunOptions
     from detkit.training.train import train as steps_of
 
     dataset = sound_data(console, plan)
     records, held_out = split_data(console, dataset, plan)
-    detector, recipe = _build(plan, dataset.class_names, records)
+    detector = _build(plan, config, dataset.class_names, records)
     source = _proposals(plan, detector, [*records, *held_out])
-    plan = dataclasses.replace(plan, detector=to_json(detector.config))
-    last: Step | None = None
-    steps = steps_of(
-        detector,
-        records,
-        recipe=recipe,
-        run_dir=out,
+    options = RunOptions(
+        **plan.options(),
         validation=_validation(dataset, held_out, recipe.batch_size, source),
         proposals=source,
-        patience=plan.patience,
-        max_steps=plan.max_steps,
-        max_epochs=plan.epochs,
-        max_minutes=plan.max_minutes,
-        device=plan.device,
-        devices=plan.devices,
-        num_nodes=plan.nodes,
-        precision=plan.precision,
-        seed=plan.seed,
-        num_workers=plan.num_workers,
         resume=resume,
         force=force,
-        settings={"detkit": __version__, "plan": dataclasses.asdict(plan)},
+        settings={"detkit": __version__, "plan": plan.to_json(detector.config, recipe)},
         data_hash=data_hash(dataset),
     )
+    last: Step | None = None
     with console.training() as show:
-        for last in steps:
+        for last in steps_of(detector, records, recipe, out, options):
             show(last)
     return dataset, last
 
 
 def _build(
-    plan: Plan, class_names: Sequence[str], records: Sequence[ImageRecord]
-) -> tuple[Detector, Recipe]:
-    """Return the detector of a settled plan with its starting weights, and the recipe."""
+    plan: Plan, config: DetectorConfig, class_names: Sequence[str], records: Sequence[ImageRecord]
+) -> Detector:
+    """Return the plan's detector with its starting weights, its config suited to the images."""
     import torch
 
-    from detkit.config import from_json
     from detkit.detectors import load_backend
     from detkit.model_file import is_model, model_info
     from detkit.training.dataset import TrainingDataset
 
     backend = load_backend(str(plan.model))
     labelled = TrainingDataset(records, tuple(class_names), 0).labelled()
-    config = backend.suited_config(from_json(backend.config_class, plan.detector), labelled)
-    recipe = from_json(type(backend.recipe), plan.recipe)
+    config = backend.suited_config(config, labelled)
     torch.manual_seed(plan.seed)
     detector = backend(config, class_names)
     known = model_info(plan.weights)["class_names"] if is_model(plan.weights) else None
     detector.load_weights(plan.weights, known)
-    return detector, recipe
+    return detector
 
 
 def _proposals(
@@ -364,13 +351,6 @@ def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) ->
     else:
         console.note(f"  detkit eval {model} {folder} --split {split}")
     console.note(f"  detkit detect {model} IMAGE... --draw drawn")
-
-
-def _absolute(place: str | None) -> str | None:
-    """Return a path that exists in full, so that it holds from any folder; other words as is."""
-    if place is None or not Path(place).exists():
-        return place
-    return str(Path(place).absolute())
 
 
 def _rank() -> int:

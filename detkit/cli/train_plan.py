@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes
-from detkit.config import from_json
+from detkit.config import DetectorConfig, Recipe, from_json, to_json
 from detkit.errors import DetkitError, UsageError
+from detkit.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset, ImageRecord
@@ -20,8 +21,11 @@ BUDGETS = ("epochs", "max_steps", "max_minutes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a training was asked to do; `config.json` holds it, and `--config` takes it back."""
+class Plan(TrainOptions):
+    """What a training was asked to do; `config.json` holds it, and `--config` takes it back.
+
+    A field has the name of its option. `detector` and `recipe` are the settings of an earlier run.
+    """
 
     data: str | None = None
     model: str | None = None
@@ -31,28 +35,29 @@ class Plan:
     classes: tuple[str, ...] | None = None
     val: str | None = None
     skip_bad: bool = False
-    seed: int = 0
-    epochs: float | None = None
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    patience: int | None = None
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    precision: str = "auto"
-    num_workers: int | None = None
     plugin: tuple[str, ...] = ()
     proposals: str | None = None
     detector: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def options(self) -> dict[str, Any]:
+        """Return the values that are options of the training itself, by name."""
+        names = (field.name for field in dataclasses.fields(TrainOptions))
+        return {name: getattr(self, name) for name in names}
+
+    def to_json(self, detector: DetectorConfig, recipe: Recipe) -> dict[str, Any]:
+        """Return the plan as JSON values, with the settings that the training is made with."""
+        settings = {"detector": to_json(detector), "recipe": to_json(recipe)}
+        return {**dataclasses.asdict(self), **settings}
+
 
 def merge(plan: Plan, given: Mapping[str, Any]) -> Plan:
-    """Return the plan with what was given on the command line put in.
+    """Return the plan with what was given on the command line put in, by the fields' names.
 
     A budget that is given replaces the plan's, of whatever kind that was.
     """
-    changes = {key: value for key, value in given.items() if value is not None}
+    names = {field.name for field in dataclasses.fields(plan)}
+    changes = {key: value for key, value in given.items() if key in names and value is not None}
     if any(key in changes for key in BUDGETS):
         changes = dict.fromkeys(BUDGETS) | changes
     if "recipe_name" in changes:
@@ -82,6 +87,13 @@ def read_plan(path: Path) -> Plan:
         return from_json(Plan, plan)
     except UsageError as error:
         raise DetkitError(f"{path}: {error} (edited, or of another detkit?)") from error
+
+
+def in_full(place: str | None) -> str | None:
+    """Return a path that exists in full, so that it holds from any folder; other words as is."""
+    if place is None or not Path(place).exists():
+        return place
+    return str(Path(place).absolute())
 
 
 def _without_backbone(detector: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detkit import machine
+from detkit.config import DetectorConfig, ProposalConfig
 from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord, truth_of
 from detkit.errors import DetkitError
@@ -59,7 +60,7 @@ class TrainingDataset:
         class_index = {name: number for number, name in enumerate(class_names)}
         self._truths = tuple(truth_of(record, class_index) for record in self.records)
         self._cache: list[Pixels | None] = [None] * len(self.records)
-        self._source = proposals
+        self.source = proposals
         self._proposals: ProposalTable | None = None
 
     def __len__(self) -> int:
@@ -90,17 +91,17 @@ class TrainingDataset:
         They are of the images as the files hold them, before any shrinking, and stay in memory,
         some 16 KB an image. `first` and errors: see `make_table`.
         """
-        if self._source is None:
+        if self.source is None:
             return ""
         began = time.monotonic()
         paths = [record.path for record in self.records]
-        table = make_table(self._source, paths, threads=machine.num_cores(), first=first)
+        table = make_table(self.source, paths, threads=machine.num_cores(), first=first)
         if not machine.forks():
             table.boxes.share_memory_()  # type: ignore[no-untyped-call]
         self._proposals = table
         return (
             f"{len(table.boxes) / len(table):.0f} proposals an image, ready after "
-            f"{time.monotonic() - began:.0f} s: {self._source.identity}"
+            f"{time.monotonic() - began:.0f} s: {self.source.identity}"
         )
 
     def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
@@ -122,10 +123,10 @@ class TrainingDataset:
 
     def _proposals_of(self, index: int, scale: Tensor) -> Tensor | None:
         """Return an image's proposals times `scale`; None when they are not wanted."""
-        if self._source is None:
+        if self.source is None:
             return None
         if self._proposals is None:
-            return torch.from_numpy(boxes_of(self._source, self.records[index].path)) * scale
+            return torch.from_numpy(boxes_of(self.source, self.records[index].path)) * scale
         return self._proposals[index] * scale
 
     def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
@@ -186,6 +187,13 @@ def _shrink(image: NDArray[np.uint8], longer_side: int) -> NDArray[np.uint8]:
 
 
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def coverage_note(images: TrainingDataset, config: DetectorConfig) -> str:
+    """Return `coverage` of images that have proposals; "" where the config has no threshold."""
+    if not isinstance(config, ProposalConfig):  # what it learns of them is its own affair
+        return ""
+    return coverage(*images.proposal_overlaps(), config.positive_thresh)
 
 
 def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -> str:

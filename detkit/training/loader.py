@@ -24,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -34,6 +35,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
 from detkit.training.dataset import TrainingDataset
+from detkit.training.options import RunOptions
 from detkit.transforms.augmentation import Compose, light_augmentation
 from detkit.transforms.geometric import Transform
 from detkit.transforms.mosaic import mosaic
@@ -198,7 +200,7 @@ class BatchStream(Dataset[PackedBatch | DetkitError]):
 
     def __init__(
         self,
-        draw: SampleStream,
+        samples: SampleStream,
         preparation: Preparation,
         batch_size: int,
         *,
@@ -211,7 +213,7 @@ class BatchStream(Dataset[PackedBatch | DetkitError]):
                 f"batch_size {batch_size} cannot be shared by {world_size} devices; "
                 f"use a multiple of {world_size}"
             )
-        self.draw = draw
+        self.samples = samples
         self.preparation = preparation
         self.batch_size = batch_size
         self.rank = rank
@@ -230,10 +232,39 @@ class BatchStream(Dataset[PackedBatch | DetkitError]):
         """Return the batch of `number` draws from draw `first` on, or the error that one makes."""
         try:
             with random_states_kept():  # once a batch: it takes longer than to seed
-                samples = (self.draw(first + index) for index in range(number))
+                samples = (self.samples(first + index) for index in range(number))
                 return PackedBatch.of(samples, self.preparation, self.room)
         except DetkitError as error:
             return error
+
+
+def training_batches(
+    images: TrainingDataset,
+    detector: Detector,
+    recipe: Recipe,
+    options: RunOptions,
+    fabric: Fabric,
+    first: int,
+) -> Iterator[Batch]:
+    """Return this process's batches of a stage from step `first` on, ready on its device.
+
+    Raises UsageError when the devices cannot share the batch evenly.
+    """
+    world_size, kind = fabric.world_size, fabric.device.type
+    num_workers = options.num_workers
+    if num_workers is None:
+        num_workers = default_workers(len(images), on_cpu=kind == "cpu", processes=world_size)
+    augmentation, canvas = make_augmentation(detector, recipe), detector.network_size()
+    samples = SampleStream(images, augmentation, recipe.mosaic, canvas, options.seed)
+    stream = BatchStream(
+        samples,
+        detector.preparation,
+        recipe.batch_size,
+        rank=fabric.global_rank,
+        world_size=world_size,
+    )
+    loader = open_loader(stream, first, num_workers=num_workers, pin_memory=kind == "cuda")
+    return batches(loader, fabric.device)
 
 
 def open_loader(
@@ -269,7 +300,7 @@ def batches(
     pieces: deque[Tensor] = deque(maxlen=loader.num_workers * PIECES)
     while True:
         try:
-            shipment = next(stream)
+            packed = next(stream)
         except RuntimeError as error:
             if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
                 raise DetkitError(
@@ -277,10 +308,10 @@ def batches(
                     "workers or a smaller cache_size, and go on with --resume"
                 ) from error
             raise
-        if isinstance(shipment, DetkitError):
-            raise shipment
-        pieces.append(shipment.batch.images)
-        yield shipment.unpack(device)
+        if isinstance(packed, DetkitError):
+            raise packed
+        pieces.append(packed.batch.images)
+        yield packed.unpack(device)
 
 
 def _begun(loader: DataLoader[PackedBatch | DetkitError]) -> Iterator[PackedBatch | DetkitError]:

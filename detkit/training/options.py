@@ -1,40 +1,45 @@
-"""What a training run was asked for, and where it is."""
+"""What a training run is asked for besides the recipe: a line a field.
+
+A new option is a field here, an option of `detkit train` by the same name, and the place that
+works by it. Nothing here needs torch to be imported.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
-from detkit.proposals.source import ProposalSource
-from detkit.structures import Scores
 from detkit.training.schedule import StageBudget, stage_budgets
+
+if TYPE_CHECKING:
+    from detkit.detector import Detector, Stage
+    from detkit.proposals.source import ProposalSource
+    from detkit.structures import Scores
 
 MAX_SEED = 2**32 - 1  # numpy's
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What a run is asked for besides the recipe."""
+class TrainOptions:
+    """What is asked for in plain values, as the shell and a run's `config.json` hold it."""
 
-    validation: Callable[[Detector], Scores] | None = None
-    num_validations: int = 20
-    patience: int | None = None
-    max_steps: int | None = None
-    max_epochs: float | None = None
-    max_minutes: float | None = None
     seed: int = 0
-    num_workers: int | None = None
-    proposals: ProposalSource | None = None
-    data_hash: str | None = None
-    settings: Mapping[str, Any] | None = None
+    epochs: float | None = None  # the first of these three budgets to be used up ends the run;
+    max_steps: int | None = None  # without any it is the recipe's `max_steps`
+    max_minutes: float | None = None
+    patience: int | None = None  # validations in a row without a better mAP that end it too
+    device: str = "auto"
+    devices: int = 1  # on each machine
+    nodes: int = 1  # machines
+    precision: str = "auto"  # measured; of a run that goes on: as before
+    num_workers: int | None = None  # processes that load images; None: by the cores
 
     def validate(self) -> None:
         """Raise UsageError for a budget or a seed that no run can have."""
-        for value in (self.max_steps, self.max_epochs, self.max_minutes):
+        for value in (self.max_steps, self.epochs, self.max_minutes):
             if value is not None and not 0 < value < math.inf:
                 raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
         if not 0 <= self.seed <= MAX_SEED:
@@ -48,8 +53,8 @@ class RunOptions:
         A stage that is a pass takes one over all images, and of time what the others leave.
         """
         limits = [] if self.max_steps is None else [self.max_steps]
-        if self.max_epochs is not None:
-            limits.append(math.ceil(self.max_epochs * num_images / batch_size))
+        if self.epochs is not None:
+            limits.append(math.ceil(self.epochs * num_images / batch_size))
         if not limits and self.max_minutes is None:
             limits.append(sum(stage.recipe.max_steps for stage in stages if stage.fit is None))
         seconds = None if self.max_minutes is None else 60 * self.max_minutes
@@ -57,3 +62,19 @@ class RunOptions:
         shares = iter(stage_budgets(recipes, min(limits) if limits else None, seconds))
         whole = StageBudget(math.ceil(num_images / batch_size), seconds)
         return [next(shares) if stage.fit is None else whole for stage in stages]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TrainOptions):
+    """All that `train` is asked for besides the recipe."""
+
+    validation: Callable[[Detector], Scores] | None = None  # what scores the weights on the way
+    num_validations: int = 20
+    proposals: ProposalSource | None = None  # None: as the detector's config says
+    resume: bool = False  # go on with the run in the folder
+    force: bool = False  # replace an earlier run there
+    settings: Mapping[str, Any] | None = None  # JSON values that become `config.json`
+    data_hash: str | None = None  # goes into the model files
+
+
+DEFAULTS = RunOptions()

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from detkit import __version__
 from detkit.errors import DetkitError, UsageError
 from detkit.files import write_bytes
+from detkit.training.options import MAX_SEED
 
 RESUME_FORMAT = 1
 # What reading a resume file raises, depending on where it is damaged.
@@ -82,3 +84,16 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, gauss))
     version, numbers, next_gauss = state["python"]
     random.setstate((version, tuple(numbers), next_gauss))
+
+
+def restore_random_state(fabric: Fabric, saved: Mapping[str, Any]) -> None:
+    """Go on with the first process's generators; those of the others begin anew."""
+    if fabric.global_rank == 0:
+        set_random_state(saved["random"])
+    else:
+        seed_process(fabric, saved["run"]["seed"] + saved["position"]["step"])
+
+
+def seed_process(fabric: Fabric, seed: int) -> None:
+    """Begin the generators anew, those of each process apart."""
+    fabric.seed_everything((seed + fabric.global_rank) % (MAX_SEED + 1), verbose=False)

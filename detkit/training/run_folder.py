@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from detkit.errors import DetkitError, UsageError
-from detkit.files import FileLock, append_text, write_bytes
+from detkit.errors import DetkitError, Interrupted, UsageError
+from detkit.files import FileLock, append_text, shell_word, write_bytes
 from detkit.training.samples import clear_samples, holds_samples_alone
 
 FILES = (
@@ -171,6 +171,27 @@ class RunFolder:
             return False
         with metrics.open("rb") as file:
             return {"step", "stage", "epoch"} <= set(json_object(file.readline()))
+
+
+def stopped_at(folder: RunFolder | None, step: int) -> Interrupted:
+    """Return the error of a run that was told to stop after this many steps."""
+    if step == 0 or folder is None:
+        return Interrupted("stopped before the first step; there is nothing to go on with")
+    return Interrupted(f"stopped at step {step}; go on with: {_way_on(folder)}")
+
+
+def with_way_on(error: DetkitError, folder: RunFolder | None, step: int) -> DetkitError:
+    """Return an image's or a data worker's error, with how to go on once it is mended."""
+    if step == 0 or folder is None:
+        return error
+    return DetkitError(
+        f"{error} (what was learnt is saved; once this is mended: {_way_on(folder)})"
+    )
+
+
+def _way_on(folder: RunFolder) -> str:
+    """Return the command that goes on with a run."""
+    return f"detkit train --resume -o {shell_word(folder.path)}"
 
 
 def json_object(content: bytes) -> dict[str, Any]:

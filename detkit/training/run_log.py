@@ -47,11 +47,23 @@ class RunLog:
         self._group: list[Step] = []
         self._group_began = time.monotonic()
         self._text_written = -math.inf
+        self._notes: list[str] = []
 
     def say(self, line: str) -> None:
         """Add a line to `log.txt`."""
         if self._folder is not None:
             self._folder.log(line)
+
+    def note(self, *lines: str) -> None:
+        """Keep what is worth saying, "" left out, for the next step to tell."""
+        self._notes += filter(None, lines)
+
+    def taken_notes(self) -> tuple[str, ...]:
+        """Return the notes that have not been told yet, and add them to `log.txt`."""
+        notes, self._notes = tuple(self._notes), []
+        for note in notes:
+            self.say(note)
+        return notes
 
     def step(self, step: Step, *, last: bool) -> None:
         """Take in a step; write its group when that is full, or a validation is due a line."""

@@ -6,35 +6,32 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from detkit.data.images import write_image
+from detkit.detector import Detector
 from detkit.drawing import draw
+from detkit.errors import DetkitError
 from detkit.structures import Batch
+
+if TYPE_CHECKING:
+    from detkit.training.run_folder import RunFolder
 
 NUM_SAMPLES = 8
 OURS = re.compile(rf"\.?[1-{NUM_SAMPLES}]-.*\.jpg(\.\d+\.tmp)?", re.DOTALL)
 
 
-def write_samples(
-    folder: Path,
-    batch: Batch,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    class_names: Sequence[str],
-) -> None:
-    """Write the first images of a batch, as the network sees them, with their boxes drawn.
-
-    `mean` and `std` are those of the preparation, which is undone.
-    """
+def write_samples(folder: Path, batch: Batch, detector: Detector) -> None:
+    """Write the first images of a batch, as the network sees them, with their boxes drawn."""
+    config, class_names = detector.config, detector.class_names
     folder.mkdir(exist_ok=True)
     for index in range(min(NUM_SAMPLES, len(batch))):
         image = draw(
-            shown_pixels(batch, index, mean, std),
+            shown_pixels(batch, index, config.mean, config.std),
             [class_names[label] for label in batch.labels[index].tolist()],
             batch.boxes[index].cpu().numpy(),
             None,
@@ -43,6 +40,20 @@ def write_samples(
         # A mosaic's name is those of its four images: the first will do.
         name = PurePosixPath(batch.image_ids[index].partition("+")[0]).stem
         write_image(folder / f"{index + 1}-{name}.jpg", image)
+
+
+def show_failed(folder: RunFolder | None, batch: Batch, detector: Detector) -> str:
+    """Write the images of a first step that failed; return the words that say where they are.
+
+    An earlier run's folder stays as it was: then nothing is written, and "" returned.
+    """
+    if folder is None or folder.holds_run:
+        return ""
+    with suppress(DetkitError, OSError):  # what is to be told is why the step failed
+        clear_samples(folder.samples)
+        write_samples(folder.samples, batch, detector)
+        return f"look at {folder.samples}, "
+    return ""
 
 
 def clear_samples(folder: Path) -> None:
@@ -64,7 +75,10 @@ def holds_samples_alone(folder: Path) -> bool:
 def shown_pixels(
     batch: Batch, index: int, mean: Sequence[float], std: Sequence[float]
 ) -> NDArray[np.uint8]:
-    """Return the (h, w, 3) uint8 RGB image of a batch, without its padding."""
+    """Return the (h, w, 3) uint8 RGB image of a batch, without its padding.
+
+    `mean` and `std` are those of the preparation, which is undone.
+    """
     height, width = batch.sizes[index]
     pixels = batch.images[index, :, :height, :width].float().cpu()
     pixels = pixels * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)

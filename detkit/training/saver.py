@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from detkit.config import Recipe, to_json
 from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.model_file import require_finite, save_model
 from detkit.structures import Scores
+from detkit.training.dataset import TrainingDataset
 from detkit.training.learner import Learner, averaged
 from detkit.training.options import RunOptions
 from detkit.training.progress import Position
@@ -31,14 +34,15 @@ class Saver:
         self,
         folder: RunFolder | None,
         detector: Detector,
+        recipe: Recipe,
         options: RunOptions,
-        identity: Mapping[str, Any],
+        images: TrainingDataset,
     ) -> None:
         """Take the parts; nothing is saved yet."""
         self.folder = folder
         self.detector = detector
         self.options = options
-        self.identity = dict(identity)
+        self.identity = identity(detector, recipe, options, images)
         self._saved_at, self._saved_step = time.monotonic(), -1
 
     @property
@@ -110,6 +114,27 @@ class Saver:
         if folder is None or not folder.has_begun or not (folder.path / name).exists():
             return "nothing"
         return str(folder.path / name)
+
+
+def identity(
+    detector: Detector, recipe: Recipe, options: RunOptions, images: TrainingDataset
+) -> dict[str, Any]:
+    """Return what makes a run the one it is, as plain values by name."""
+    values = {
+        "backend": detector.name,
+        "class_names": list(detector.class_names),
+        "batch_size": recipe.batch_size,
+        "optimizer": recipe.optimizer,
+        "seed": options.seed,
+        "num_images": len(images),
+        # Through JSON, since the resume file knows no tuples.
+        **json.loads(json.dumps(to_json(detector.config))),
+    }
+    if images.source is not None:
+        values["proposals from"] = images.source.identity
+    if options.precision != "auto":  # of a run that goes on it is what it was
+        values["precision"] = options.precision
+    return values
 
 
 def _short(value: object) -> str:

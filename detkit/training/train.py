@@ -8,10 +8,9 @@ stopped and resumed ends, on one CPU device, with the same bits as one that was 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from detkit.config import Recipe
 from detkit.data.records import ImageRecord
@@ -19,11 +18,10 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
 from detkit.machine import keep_freed_memory
 from detkit.networks.precision import choose_precision, find_device
-from detkit.proposals.source import ProposalSource
-from detkit.structures import Scores, Step
+from detkit.structures import Step
 from detkit.training.cpu_contention import crowding_note
 from detkit.training.learner import leave_group, make_fabric
-from detkit.training.options import RunOptions
+from detkit.training.options import DEFAULTS, RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.run_folder import RunFolder
 from detkit.training.trainer import Trainer
@@ -32,41 +30,22 @@ from detkit.training.trainer import Trainer
 def train(
     detector: Detector,
     records: Sequence[ImageRecord],
-    *,
     recipe: Recipe,
     run_dir: Path,
-    validation: Callable[[Detector], Scores] | None = None,
-    num_validations: int = 20,
-    patience: int | None = None,
-    max_steps: int | None = None,
-    max_epochs: float | None = None,
-    max_minutes: float | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    num_nodes: int = 1,
-    precision: str = "auto",
-    seed: int = 0,
-    num_workers: int | None = None,
-    proposals: ProposalSource | None = None,
-    resume: bool = False,
-    force: bool = False,
-    settings: Mapping[str, Any] | None = None,
-    data_hash: str | None = None,
+    options: RunOptions = DEFAULTS,
 ) -> Iterator[Step]:
     """Yield a `Step` after each optimiser step; the detector is trained in place.
 
     The budget is what is given of steps, epochs and minutes (the first to be used up ends the
-    run), else the recipe's `max_steps`; the schedule is scaled to it. `validation` runs
+    run), else the recipe's `max_steps`; the schedule is scaled to it. `options.validation` runs
     `num_validations` times, evenly over the last stage: of a budget in steps at most once an
     epoch, of one in minutes as often as a tenth of the time allows. It decides which weights are
     the best; after `patience` runs without a better mAP training ends. In the end the detector
     holds the weights of `last.safetensors`.
 
-    A detector that wants proposals gets those of `proposals`, by default as its config says; they
-    are made before the first step, in time that a budget of minutes does not count.
-
-    With several devices each process calls this; only the first writes and yields. `settings`
-    become `config.json`, `data_hash` goes into the model files.
+    A detector that wants proposals gets those of `options.proposals`, by default as its config
+    says; they are made before the first step, in time that a budget of minutes does not count.
+    With several devices each process calls this; only the first writes and yields.
 
     Raises UsageError for a folder that is in use or not empty, DetkitError for an image that
     cannot be read, a loss that is not finite, a full disk or a budget of time that was used up
@@ -76,49 +55,34 @@ def train(
     """
     began = time.monotonic()
     recipe.validate()
-    options = RunOptions(
-        validation=validation,
-        num_validations=num_validations,
-        patience=patience,
-        max_steps=max_steps,
-        max_epochs=max_epochs,
-        max_minutes=max_minutes,
-        seed=seed,
-        num_workers=num_workers,
-        proposals=proposals,
-        data_hash=data_hash,
-        settings=settings,
-    )
     options.validate()
     if not records:
         raise DetkitError("no images to train on: the training split is empty")
     keep_freed_memory()
-    where, asked = find_device(device), precision
-    if not resume:
+    device = find_device(options.device)
+    if not options.resume:
         saved = None
-        precision, reason = choose_precision(precision, where, measure=devices * num_nodes == 1)
+        alone = options.devices * options.nodes == 1
+        precision, reason = choose_precision(options.precision, device, measure=alone)
+        options = replace(options, precision=precision)
     else:
         saved = load_resume(run_dir / "resume.ckpt")
         precision, reason = saved["run"]["precision"], "precision as before"
-    if settings is not None:  # what `auto` was measured to mean is part of what is to be repeated
-        options = replace(options, settings={**settings, "precision": precision})
-    fabric = make_fabric(where, devices, num_nodes, precision)
-    # Before other processes start, so that a folder in use does not leave them behind.
-    folder = RunFolder(run_dir, resume=resume, force=force) if fabric.global_rank == 0 else None
+    if options.settings is not None:  # what `auto` was measured to mean is to be repeated, too
+        options = replace(options, settings={**options.settings, "precision": precision})
+    fabric = make_fabric(device, options.devices, options.nodes, precision)
+    folder = None
+    if fabric.global_rank == 0:
+        # Before other processes start, so that a folder in use does not leave them behind.
+        folder = RunFolder(run_dir, resume=options.resume, force=options.force)
     try:
         fabric.launch()
-        run = Trainer(fabric, detector, records, recipe, options, folder, began)
-        run.notes.append(reason)
-        crowded = crowding_note() if where.type == "cpu" else ""
-        if crowded:
-            run.notes.append(crowded)
+        trainer = Trainer(fabric, detector, records, recipe, options, folder, began)
+        trainer.log.note(reason, crowding_note() if device.type == "cpu" else "")
         if folder is not None and folder.was_killed:
-            run.notes.append("the run before was killed; its lock was left behind and is ours now")
-        if saved is None:
-            run.start(precision)
-        else:
-            run.go_on(saved, asked)
-        for step in run.steps():
+            trainer.log.note("the run before was killed; its lock was left behind and is ours now")
+        trainer.begin(saved)
+        for step in trainer.steps():
             if folder is not None:
                 yield step
         leave_group()

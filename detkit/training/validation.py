@@ -19,7 +19,7 @@ TIME_SHARE = 0.1  # of the time used that validations on the way may take
 
 
 class Validation:
-    """Judges a detector on the way and in the end, and remembers in a `Position` how it did."""
+    """Scores a detector on the way and in the end, and remembers in a `Position` how it did."""
 
     def __init__(
         self, fabric: Fabric, detector: Detector, options: RunOptions, epoch_steps: int
@@ -31,7 +31,7 @@ class Validation:
         self.epoch_steps = epoch_steps
 
     def is_due(self, at: Position, budget: StageBudget, seconds: float) -> bool:
-        """Return whether to judge now, of a run that has taken `seconds` in all."""
+        """Return whether to validate now, of a run that has taken `seconds` in all."""
         if self.options.validation is None:
             return False
         if at.progress >= 1:
@@ -44,7 +44,7 @@ class Validation:
         costs = at.validation_seconds + at.last_validation > share
         return bool(self.fabric.broadcast(due and not costs))  # clocks differ, one decides
 
-    def judge(self, at: Position, learner: Learner | None) -> tuple[Scores | None, bool]:
+    def run(self, at: Position, learner: Learner | None) -> tuple[Scores | None, bool]:
         """Return the scores of the weights (first process only), and whether they are the best.
 
         What is learnt afterwards does not depend on it.
@@ -68,6 +68,6 @@ class Validation:
         at.validation_seconds += at.last_validation
         return scores, is_best
 
-    def are_stale(self, at: Position) -> bool:
-        """Return whether so many brought nothing better that patience is at its end."""
+    def is_stale(self, at: Position) -> bool:
+        """Return whether so many validations brought nothing better that patience is at its end."""
         return self.options.patience is not None and at.stale >= self.options.patience
