@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detkit.errors import DetkitError, UsageError
+from detkit.text import nearest_hint
 
 if TYPE_CHECKING:
     from detkit.config import DetectorConfig
@@ -79,8 +79,7 @@ def open_model(
         detector = for_inference(changed(detector, settings) if settings else detector, place)
         detector.detect_in(DTYPES[choose_precision(precision, place)[0]])
         return detector
-    near = difflib.get_close_matches(model, published, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
+    hint = nearest_hint(model, published, f"by name there is {', '.join(published)}")
     raise DetkitError(f"{model}: there is no such model file; {hint}")
 
 

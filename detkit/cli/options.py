@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from detkit.errors import UsageError
+from detkit.text import nearest_hint
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="The labelled folder.")]
 Model = Annotated[
@@ -96,8 +96,7 @@ def nearest(option: str, name: str, known: Sequence[str]) -> str:
     """Return `name` if it is among `known`; raise UsageError naming the nearest one if not."""
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    hint = nearest_hint(name, known, f"choose from {', '.join(known)}", cutoff=0.5)
     raise UsageError(f"{option} {name}: unknown; {hint}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from detkit.detector import Detector
 from detkit.detectors import backend_names, load_backend
 from detkit.errors import DetkitError, UsageError
 from detkit.model_file import _not_finite, model_info
+from detkit.text import nearest_hint
 
 
 def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detector:
@@ -71,8 +71,7 @@ def changed(detector: Detector, words: Sequence[str]) -> Detector:
     )
     foreign = sorted(set(settings) - known)
     if foreign:
-        near = difflib.get_close_matches(foreign[0], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `detkit models`"
+        hint = nearest_hint(foreign[0], known, "see `detkit models`")
         raise UsageError(f"--set {foreign[0]}: no setting of {detector.name}; {hint}")
     config, _ = override(detector.config, Recipe(), settings)
     with torch.random.fork_rng(devices=[]):
