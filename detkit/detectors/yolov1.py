@@ -143,7 +143,8 @@ def first_of_each(cells: Tensor) -> Tensor:
 def elementwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the (...) IoU of (..., 4) boxes cx, cy, w, h with the others, one with one.
 
-    Boxes without area have IoU 0.
+    Not each with each, as `boxes.iou` has it, and from the sides as the network gives them: by way
+    of corners areas would be rounded. Boxes without area have IoU 0.
     """
     low = torch.maximum(*(one[..., :2] - one[..., 2:] / 2 for one in (boxes, others)))
     high = torch.minimum(*(one[..., :2] + one[..., 2:] / 2 for one in (boxes, others)))

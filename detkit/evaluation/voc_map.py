@@ -23,7 +23,7 @@ without any it is the share found at all. It is blind to how many false ones the
 
 Where the equations are:
 - sec. 4.2, eqs. 1-2: `average_precision`, 11-point AP of interpolated precision
-- sec. 4.2, eq. 3: `_iou`, overlap
+- sec. 4.2, eq. 3: `iou`, overlap
 - sec. 4.2: `_match`, the object that a detection is held against
 - sec. 4.2: `ranked_hits`, a second detection of an object is false
 """
@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
+from detkit.evaluation.iou import iou
 from detkit.evaluation.precision_recall import RankedHits, class_score
 from detkit.structures import (
     BoolArray,
@@ -209,7 +210,7 @@ def _match(
         firsts = np.cumsum(count) - count  # where each detection's pairs begin
         within = np.arange(count.sum()) - np.repeat(firsts, count)
         objects = order[np.repeat(starts[rows], count) + within]
-        pair_ious = _iou(
+        pair_ious = iou(
             found.boxes[np.repeat(rows, count)], wanted.boxes[objects], float(pixel_inclusive)
         )
         best = np.maximum.reduceat(pair_ious, firsts)
@@ -220,24 +221,6 @@ def _match(
         ious[rows] = best
         nearest[rows] = objects[first_best]
     return ious, nearest
-
-
-def _iou(
-    boxes: NDArray[np.float64], others: NDArray[np.float64], pixel: float
-) -> NDArray[np.float64]:
-    """Return the IoU (P,) of (P, 4) boxes pair by pair; 0 where neither has an area."""
-    low = np.maximum(boxes[:, :2], others[:, :2])
-    high = np.minimum(boxes[:, 2:], others[:, 2:])
-    with np.errstate(invalid="ignore"):  # a box without an end; its IoU is 0
-        inside = (high - low + pixel).clip(min=0).prod(axis=1)
-        area, other_area = (
-            (side[:, 2:] - side[:, :2] + pixel).clip(min=0).prod(axis=1) for side in (boxes, others)
-        )
-        union = area + other_area - inside
-        ious: NDArray[np.float64] = np.nan_to_num(
-            inside / np.where(union > 0, union, 1.0), posinf=0.0
-        )
-    return ious
 
 
 def average_precision(
