@@ -11,6 +11,7 @@ import typer
 
 from detkit.cli.console import Console, duration, figure, reader_may_leave
 from detkit.cli.data import tell_notes, warn_of_unread
+from detkit.cli.detect import STAGES
 from detkit.cli.judged import choose_split
 from detkit.cli.model_choice import load_plugins, starting_config
 from detkit.cli.options import (
@@ -19,6 +20,9 @@ from detkit.cli.options import (
     Data,
     Device,
     Force,
+    IoU,
+    Metric,
+    Page,
     Plugin,
     Quiet,
     class_list,
@@ -31,9 +35,6 @@ if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome
     from detkit.comparison.table import Comparison, Row
     from detkit.data.records import Dataset
-
-# What the stages are called for people; the first three pass in threads beside the others.
-STAGES = {"decode": "reading", "propose": "proposals", "prepare": "resizing"}
 
 
 def compare(
@@ -81,15 +82,8 @@ def compare(
         str | None,
         typer.Option(metavar="NAME", help="The part to compare on. [default: test, else val]"),
     ] = None,
-    metric: Annotated[
-        str, typer.Option(metavar="NAME", help="voc07 (11 points), voc12 (area), coco or auc.")
-    ] = "voc07",
-    iou: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", help="The IoU that counts as found. [default: .5; coco: .5 to .95]"
-        ),
-    ] = None,
+    metric: Metric = "voc07",
+    iou: IoU = None,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images a step when the time is measured.")
     ] = 1,
@@ -103,10 +97,7 @@ def compare(
         typer.Option(min=0, metavar="N", help="Processes that load images, as for `train`."),
     ] = None,
     as_json: AsJson = False,
-    page: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write a page to look at: one file."),
-    ] = None,
+    page: Page = None,
     resume: Annotated[
         bool,
         typer.Option(

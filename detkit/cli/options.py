@@ -56,6 +56,18 @@ Precision = Annotated[
         help="What the network computes in: 32-true, bf16-mixed, 16-mixed, auto (measured).",
     ),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images a step of the network.")]
+Metric = Annotated[
+    str, typer.Option(metavar="NAME", help="voc07 (11 points), voc12 (area), coco or auc.")
+]
+IoU = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="The IoU that counts as found. [default: .5; coco: .5 to .95]"),
+]
+Page = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.html", help="Write a page to look at: one file."),
+]
 Plugin = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE|MODULE", help="A Python file or module with a backend of yours."),
