@@ -100,7 +100,7 @@ class RegionConfig(DetectorConfig):
     )
     box_variances: tuple[float, float, float, float] = setting(
         (0.1, 0.1, 0.2, 0.2),
-        "sec. 2.3: targets of unit variance; py-faster-rcnn: these deviations",
+        "sec. 2.3: targets of unit variance; py-faster-rcnn: these standard deviations",
         above=0,
     )
     box_weight: float = setting(1.0, "sec. 2.3: lambda = 1", at_least=0)

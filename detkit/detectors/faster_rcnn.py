@@ -173,7 +173,7 @@ class FasterRCNN(RegionDetector):
         return dataclasses.replace(config, anchor_boxes=boxes)
 
     @classmethod
-    def convert_torchvision(
+    def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
         """Return the state dict of torchvision's `fasterrcnn_resnet50_fpn`, else None."""

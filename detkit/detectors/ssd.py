@@ -72,7 +72,7 @@ class SSDConfig(DetectorConfig):
         False, "released code; torchvision's port cuts default boxes to the image's sides"
     )
     variances: tuple[float, float, float, float] = setting(
-        (0.1, 0.1, 0.2, 0.2), "released code", above=0
+        (0.1, 0.1, 0.2, 0.2), "released code, which calls these standard deviations so", above=0
     )
     positive_thresh: float = setting(
         0.5, "sec. 2.2: jaccard overlap above .5", at_least=0, at_most=1
@@ -266,7 +266,7 @@ class SSD(Detector):
                     nn.init.zeros_(layer.bias)
 
     @classmethod
-    def convert_torchvision(
+    def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
         """Return the state dict of torchvision's `ssd300_vgg16` under our names, else None."""

@@ -254,7 +254,7 @@ class YOLOv1(Detector):
             start.boxes[..., 2:] = (torch.arange(1, number + 1) / (number + 1)).sqrt()[:, None]
 
     @classmethod
-    def convert_torchvision(
+    def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
         """Return the state dict of a whole network in a `.weights` file, else None."""
@@ -277,7 +277,7 @@ class YOLOv1(Detector):
 
         Raises DetkitError for another number of classes, whose names the file does not hold.
         """
-        own, config = cls.convert_torchvision(state), cls.config_of(state)
+        own, config = cls.convert_foreign(state), cls.config_of(state)
         if own is None or not isinstance(config, YOLOv1Config):
             return None
         outputs = len([key for key in own if key.startswith("head.fcs.")]) // 2 - 1
