@@ -58,7 +58,7 @@ def both() -> tuple[nn.Module, FasterRCNN]:
     config = FasterRCNN.published["fasterrcnn-resnet50-fpn-coco"].config
     assert isinstance(config, FasterRCNNConfig)
     ours = FasterRCNN(config, [str(i) for i in range(NUM_CLASSES)])
-    state = FasterRCNN.convert_torchvision(peer.state_dict())
+    state = FasterRCNN.convert_foreign(peer.state_dict())
     assert state is not None
     ours.load_state_dict(state)
     return peer, for_inference(ours, CPU)

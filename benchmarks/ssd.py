@@ -52,7 +52,7 @@ def both() -> tuple[nn.Module, SSD]:
         conv.weight.data.mul_(0.02)
     config = SSD.published["ssd300-coco"].config
     ours = SSD(config, [str(i) for i in range(NUM_CLASSES)])
-    state = SSD.convert_torchvision(peer.state_dict())
+    state = SSD.convert_foreign(peer.state_dict())
     assert state is not None
     ours.load_state_dict(state)
     return peer, ours

@@ -1,22 +1,24 @@
 """Settings: one frozen dataclass for a detector, one for a training schedule.
 
 Every field is made by `setting()` and so carries where its default comes from: a paper's
-section, released code, or "ours" and why. `--set key=value` reaches every field of both,
-and both are written to a run's `config.json` and to the header of a model file.
+section, released code, or "ours" and why; and the bounds of what it may be. `--set key=value`
+reaches every field of both, and both are written to a run's `config.json` and to the header of
+a model file.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
+import operator
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from detkit.errors import UsageError
+from detkit.text import nearest_hint
 
 Config = TypeVar("Config")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,10 +32,68 @@ KINDS = {
 ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
 THE_RECIPE = "the backend's recipe_source"  # stands for it: each paper has numbers of its own
 
+BOUNDS: dict[str, Callable[[float, float], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
 
-def setting(default: Any, source: str) -> Any:
-    """Return a dataclass field with this default and the source the default is from."""
-    return dataclasses.field(default=default, metadata={"source": source})
+
+def setting(
+    default: Any,
+    source: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Return a dataclass field with this default, its source, and the bounds of what it may be.
+
+    Bounds hold for the number, or for every number in a tuple; None is within all of them. A
+    field that is stated again without any, for another default, keeps its parent's.
+    """
+    limits = (at_least, above, at_most, below)
+    bounds = {name: limit for name, limit in zip(BOUNDS, limits) if limit is not None}
+    return dataclasses.field(default=default, metadata={"source": source, "bounds": bounds})
+
+
+def check_bounds(config: DetectorConfig | Recipe) -> None:
+    """Raise UsageError for a field whose value is not within the bounds of its `setting`."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        require_within(config, field.name, value, f"--set {field.name}={value}")
+
+
+def require_within(config: DetectorConfig | Recipe, name: str, value: Any, given: str) -> None:
+    """Raise UsageError, which quotes what was `given`, for a value out of the field's bounds."""
+    bounds = _bounds(type(config), name)
+    if all(BOUNDS[key](one, bounds[key]) for key in bounds for one in _numbers(value)):
+        return
+    if bounds.keys() == {"at_least", "at_most"}:
+        words = f"lie between {bounds['at_least']:g} and {bounds['at_most']:g}"
+    else:
+        words = "be " + " and ".join(
+            f"{key.replace('_', ' ')} {limit:g}" for key, limit in bounds.items()
+        )
+    raise UsageError(f"{given}: {'each ' * isinstance(value, tuple)}must {words}")
+
+
+def _bounds(config_class: type[Any], name: str) -> dict[str, float]:
+    """Return a field's bounds; where a class gives no more than another default, its parent's."""
+    parents = [vars(parent).get("__dataclass_fields__", {}) for parent in config_class.__mro__]
+    stated = (fields[name].metadata.get("bounds", {}) for fields in parents if name in fields)
+    return next(filter(None, stated), {})
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yield the numbers of a value, which may be a number, tuples of tuples of them, or None."""
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _numbers(one)
+    elif value is not None:
+        yield value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +101,12 @@ class DetectorConfig:
     """What all backends have in common; a backend's config adds its paper's numbers."""
 
     backbone: str = setting("tiny", "ours: trains from nothing on a laptop; see `detkit models`")
-    mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "torchvision's ImageNet classifiers")
-    std: tuple[float, float, float] = setting(IMAGENET_STD, "torchvision's ImageNet classifiers")
+    mean: tuple[float, float, float] = setting(
+        IMAGENET_MEAN, "torchvision's ImageNet classifiers", at_least=0, at_most=1
+    )
+    std: tuple[float, float, float] = setting(
+        IMAGENET_STD, "torchvision's ImageNet classifiers", above=0
+    )
     antialias: bool = setting(True, "ours: shrinking without it loses small objects")
     freeze_norm: Literal["auto", "yes", "no"] = setting(
         "auto", "ours: batch norm is frozen when its weights are pretrained and the batch is small"
@@ -52,35 +116,22 @@ class DetectorConfig:
         "Fast R-CNN sec. 4.5: the first layers are generic. How many blocks, from the image on, "
         "are not trained; none: with pretrained weights those up to stride 4, of VGG16 in Fast "
         "and Faster R-CNN alone: SSD and R-CNN train it whole",
+        at_least=0,
     )
-    score_thresh: float = setting(0.01, "SSD sec. 3.7; low, because a cut distorts mAP")
-    nms_thresh: float = setting(0.45, "SSD sec. 3.7")
+    score_thresh: float = setting(
+        0.01, "SSD sec. 3.7; low, because a cut distorts mAP", at_least=0, at_most=1
+    )
+    nms_thresh: float = setting(0.45, "SSD sec. 3.7", at_least=0, at_most=1)
     nms_method: Literal["greedy", "soft"] = setting("greedy", "all five papers")
-    pre_nms_top_k: int = setting(400, "SSD released code: boxes a class that enter NMS")
-    max_detections: int = setting(200, "SSD sec. 3.7: boxes an image that are kept")
-
-    def score_range(self) -> tuple[float, float]:
-        """Return the least and the greatest `score_thresh`: scores are probabilities."""
-        return 0.0, 1.0
+    pre_nms_top_k: int = setting(400, "SSD released code: boxes a class that enter NMS", at_least=1)
+    max_detections: int = setting(200, "SSD sec. 3.7: boxes an image that are kept", at_least=1)
 
     def validate(self) -> None:
-        """Raise UsageError for a value that no detector can work with."""
-        for name, (low, high) in (
-            ("score_thresh", self.score_range()),
-            ("nms_thresh", (0.0, 1.0)),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"--set {name}={value}: must lie between {low:g} and {high:g}")
-        for name in ("pre_nms_top_k", "max_detections"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must be at least 1")
-        if not all(0 <= value <= 1 for value in self.mean):
-            raise UsageError(f"--set mean={self.mean}: each must lie between 0 and 1")
-        if not min(self.std) > 0:
-            raise UsageError(f"--set std={self.std}: each must be above 0")
-        if self.freeze_layers is not None and self.freeze_layers < 0:
-            raise UsageError(f"--set freeze_layers={self.freeze_layers}: must be at least 0")
+        """Raise UsageError for a value that no detector can work with.
+
+        A backend adds what its fields must be to each other.
+        """
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,74 +141,75 @@ class ProposalConfig(DetectorConfig):
     proposals: Literal[ProposalMethod, "file"] = setting(
         "selective-search", "R-CNN sec. 2.1; `file`: of a method of your own, by --proposals FILE"
     )
-    max_proposals: int = setting(2000, "R-CNN sec. 2.1: the best so many of an image")
+    max_proposals: int = setting(2000, "R-CNN sec. 2.1: the best so many of an image", at_least=1)
     proposal_side: int = setting(
-        500, "R-CNN released code: proposed on images 500 px wide; ours: longer side; 0: as it is"
+        500,
+        "R-CNN released code: proposed on images 500 px wide; ours: longer side; 0: as it is",
+        at_least=0,
     )
-    proposal_seed: int = setting(0, "of selective search's ranking")
-    positive_thresh: float = setting(0.5, "R-CNN, Fast R-CNN sec. 2.3: IoU of at least .5")
-
-    def validate(self) -> None:
-        """Raise UsageError for a value that no detector can work with."""
-        super().validate()
-        if self.max_proposals < 1:
-            raise UsageError(f"--set max_proposals={self.max_proposals}: must be at least 1")
-        for name in ("proposal_side", "proposal_seed"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must not be below 0")
+    proposal_seed: int = setting(0, "of selective search's ranking", at_least=0)
+    positive_thresh: float = setting(
+        0.5, "R-CNN, Fast R-CNN sec. 2.3: IoU of at least .5", above=0, at_most=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train: the optimiser, its schedule and its budget."""
 
-    batch_size: int = setting(32, THE_RECIPE)
-    max_steps: int = setting(120_000, THE_RECIPE)
+    batch_size: int = setting(32, THE_RECIPE, at_least=1)
+    max_steps: int = setting(120_000, THE_RECIPE, at_least=1)
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "all five papers")
-    lr: float = setting(1e-3, THE_RECIPE)
-    momentum: float = setting(0.9, "all five papers")
-    weight_decay: float = setting(5e-4, "all five papers")
+    lr: float = setting(1e-3, THE_RECIPE, above=0)
+    momentum: float = setting(0.9, "all five papers", at_least=0, at_most=1)
+    weight_decay: float = setting(5e-4, "all five papers", at_least=0)
     schedule: Literal["steps", "cosine"] = setting("steps", "all five papers")
-    milestones: tuple[float, ...] = setting((2 / 3, 5 / 6), THE_RECIPE)
-    gamma: float = setting(0.1, "all five papers")
-    warmup: float = setting(0.0, "share of the budget in which lr rises from `warmup_factor`")
-    warmup_factor: float = setting(0.1, "YOLOv1 sec. 2.2: 1e-3 to 1e-2")
-    backbone_lr_factor: float = setting(
-        1.0, "all five papers: one rate for all layers; on a pretrained backbone only"
+    milestones: tuple[float, ...] = setting((2 / 3, 5 / 6), THE_RECIPE, above=0, below=1)
+    gamma: float = setting(0.1, "all five papers", at_least=0)
+    warmup: float = setting(
+        0.0, "share of the budget in which lr rises from `warmup_factor`", at_least=0, at_most=1
     )
-    bias_lr_factor: float = setting(1.0, "Fast R-CNN sec. 2.3: 2 there; 1 in SSD and YOLOv1")
-    clip_norm: float = setting(0.0, "gradient norm is cut above this; 0: never")
-    ema_decay: float = setting(0.0, "decay a step of the weights' moving average; 0: none")
+    warmup_factor: float = setting(0.1, "YOLOv1 sec. 2.2: 1e-3 to 1e-2", at_least=0, at_most=1)
+    backbone_lr_factor: float = setting(
+        1.0, "all five papers: one rate for all layers; on a pretrained backbone only", at_least=0
+    )
+    bias_lr_factor: float = setting(
+        1.0, "Fast R-CNN sec. 2.3: 2 there; 1 in SSD and YOLOv1", at_least=0
+    )
+    clip_norm: float = setting(0.0, "gradient norm is cut above this; 0: never", at_least=0)
+    ema_decay: float = setting(
+        0.0, "decay a step of the weights' moving average; 0: none", at_least=0, at_most=1
+    )
     augmentation: Literal["paper", "light", "none"] = setting("paper", "the backend's own")
-    mosaic: float = setting(0.0, "share of samples put together from four images")
+    mosaic: float = setting(
+        0.0, "share of samples put together from four images", at_least=0, at_most=1
+    )
     cache_size: int = setting(
-        0, "keep decoded training images in memory, longer side at most this; 0: decode each time"
+        0,
+        "keep decoded training images in memory, longer side at most this; 0: decode each time",
+        at_least=0,
     )
 
     def validate(self) -> None:
         """Raise UsageError for a value that no training can work with."""
-        for name in ("batch_size", "max_steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0:
-            raise UsageError(f"lr must be above 0, not {self.lr}")
-        for name in ("warmup", "warmup_factor", "mosaic", "ema_decay", "momentum"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
-        if not all(0.0 < milestone < 1.0 for milestone in self.milestones):
-            raise UsageError(
-                f"milestones={self.milestones}: each is a share of the budget, between 0 and 1"
-            )
-        for name in (
-            "weight_decay",
-            "clip_norm",
-            "gamma",
-            "backbone_lr_factor",
-            "bias_lr_factor",
-            "cache_size",
-        ):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} must not be below 0, not {getattr(self, name)}")
+        check_bounds(self)
+
+
+# Ours: minutes on a laptop; of the backends' own each says what differs.
+SHORT_RECIPE = Recipe(
+    batch_size=8,
+    max_steps=3000,
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=1e-2,
+    schedule="cosine",
+    warmup=0.03,
+    clip_norm=10.0,
+    ema_decay=0.998,
+    backbone_lr_factor=0.3,
+    augmentation="light",
+    cache_size=480,
+)
 
 
 def describe(config: type[DetectorConfig] | type[Recipe]) -> list[tuple[str, Any, str]]:
@@ -203,8 +255,7 @@ def override(
             recipe_values[key] = _parse(key, text, recipe_types[key])
         else:
             known = [*detector_types, *recipe_types]
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`detkit models` lists the keys"
+            hint = nearest_hint(key, known, "`detkit models` lists the keys")
             raise UsageError(f"--set {key}={text}: no such setting; {hint}")
     new_detector = dataclasses.replace(detector, **detector_values)
     new_recipe = dataclasses.replace(recipe, **recipe_values)

@@ -122,7 +122,7 @@ class Detector(nn.Module, ABC):
         else:
             state = read_state_dict(Path(weights))
         is_ours = any(key.startswith("backbone.blocks.") for key in state)
-        own = state if is_ours else self.convert_torchvision(state)
+        own = state if is_ours else self.convert_foreign(state)
         if own is None:
             self.backbone.load_classifier(state, weights)
             return
@@ -157,10 +157,12 @@ class Detector(nn.Module, ABC):
         logger.info("%s: %d of %d tensors taken%s", source, len(fits), len(mine), rest)
 
     @classmethod
-    def convert_torchvision(
+    def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
-        """Return a torchvision detector's state dict under our names; None if it is not one.
+        """Return another program's state dict of this detector under our names; None for others.
+
+        Torchvision's, or darknet's as `networks.darknet` reads it.
 
         `keep` are the classes, background included, whose outputs stay; None keeps all.
         """
@@ -173,7 +175,7 @@ class Detector(nn.Module, ABC):
         if trained is not None:
             backbone, mean, std = trained
             return cls.config_class(backbone=backbone, mean=mean, std=std)
-        if cls.convert_torchvision(state) is None:
+        if cls.convert_foreign(state) is None:
             return None
         return next(iter(cls.published.values())).config
 
@@ -203,7 +205,7 @@ class Detector(nn.Module, ABC):
         categories = published.categories
         keep = [i for i, category in enumerate(categories) if i == 0 or category != "N/A"]
         detector = cls(published.config, [categories[i] for i in keep[1:]])
-        state = cls.convert_torchvision(cls.published_state(name), keep)
+        state = cls.convert_foreign(cls.published_state(name), keep)
         if state is None:
             raise DetkitError(f"{published.url}: not the weights of {published.builder}")
         detector.load_state_dict(state)

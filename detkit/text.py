@@ -1,9 +1,11 @@
-"""Texts out of other people's files and folders as a message may show them: short, on one line."""
+"""Texts out of other people's files as a message may show them, and hints at what was meant."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
+from collections.abc import Iterable
 
 # What no line of text can hold: control characters (a terminal obeys some), ends of lines,
 # and surrogates: bytes of a file name that are not UTF-8, or half a character out of JSON.
@@ -29,6 +31,22 @@ def short(value: object) -> str:
     writer.maxstring = writer.maxlong = writer.maxother = _LONGEST
     text = writer.repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name most like this one, whatever its case; None where none is near.
+
+    `cutoff` in [0, 1] is how alike they must be at least, as `difflib` counts it.
+    """
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[near[0]] if near else None
+
+
+def nearest_hint(name: str, known: Iterable[str], otherwise: str, *, cutoff: float = 0.6) -> str:
+    """Return "did you mean ...?" for the known name nearest to this one, or `otherwise`."""
+    near = nearest_name(name, known, cutoff=cutoff)
+    return f"did you mean {near}?" if near else otherwise
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -12,7 +12,7 @@ Shape shorthand: B images, P = H x W places of the map, C classes, R ground trut
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from detkit.config import DetectorConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, Recipe, setting
 from detkit.detector import Detector
 from detkit.geometry.boxes import area
 from detkit.networks import backbones
@@ -32,8 +32,8 @@ from detkit.structures import Batch, Candidates
 class OneMapConfig(DetectorConfig):
     """The numbers of this backend; `--set size=256` and so on."""
 
-    size: int = setting(192, "ours")
-    width: int = setting(96, "ours: channels of the head")
+    size: int = setting(192, "ours", at_least=32)
+    width: int = setting(96, "ours: channels of the head", at_least=8)
 
 
 def square(size: int, height: int, width: int) -> tuple[int, int]:
@@ -48,17 +48,8 @@ class OneMap(Detector):
     paper: ClassVar[str] = "after Tian et al. 2019, arXiv:1904.01355"
     config_class: ClassVar[type[DetectorConfig]] = OneMapConfig
     recipe: ClassVar[Recipe] = Recipe(batch_size=16, max_steps=90_000, lr=0.01)
-    short_recipe: ClassVar[Recipe] = Recipe(
-        batch_size=8,
-        max_steps=1500,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=1e-2,
-        schedule="cosine",
-        warmup=0.03,
-        clip_norm=10.0,
-        ema_decay=0.998,
-        augmentation="light",
+    short_recipe: ClassVar[Recipe] = replace(
+        SHORT_RECIPE, max_steps=1500, backbone_lr_factor=1.0, cache_size=0
     )
     config: OneMapConfig
 

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +18,8 @@ from detkit.config import (
     from_json,
     override,
     parse_settings,
+    require_within,
+    setting,
     to_json,
 )
 from detkit.detectors.ssd import SSDConfig
@@ -57,22 +63,62 @@ def test_tuples_are_given_with_or_without_brackets() -> None:
         ("novalue", "expected key=value"),
         ("std=.2,0,.2", "above 0"),
         ("mean=123,117,104", "between 0 and 1"),
-        ("weight_decay=-1", "weight_decay must not be below 0"),
-        ("momentum=-.1", "momentum must lie between 0 and 1"),
-        ("cache_size=-5", "cache_size must not be below 0"),
-        ("milestones=5", "milestones=\\(5.0,\\): each is a share of the budget"),
-        ("milestones=.5,1.0", "each is a share of the budget"),
+        ("weight_decay=-1", "--set weight_decay=-1.0: must be at least 0"),
+        ("momentum=-.1", "--set momentum=-0.1: must lie between 0 and 1"),
+        ("cache_size=-5", "--set cache_size=-5: must be at least 0"),
+        ("milestones=5", "milestones=\\(5.0,\\): each must be above 0 and below 1"),
+        ("milestones=.5,1.0", "each must be above 0 and below 1"),
         ("positive_thresh=5", "--set positive_thresh=5.0: must lie between 0 and 1"),
         ("freeze_layers=-1", "at least 0"),
-        ("size=1", "at least 16 pixels"),
+        ("size=1", "--set size=1: must be at least 16"),
         ("variances=0,0,0,0", "above 0"),
         ("scales=.1,-.2", "above 0"),
-        ("negatives_per_positive=-1", "not be below 0"),
+        ("negatives_per_positive=-1", "--set negatives_per_positive=-1.0: must be at least 0"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_to_do(pair: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parsed(pair)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedConfig(DetectorConfig):
+    """A config that a plugin could have: its bounds stand beside its defaults alone."""
+
+    width: int = setting(8, "a test", above=0, below=10)
+    pairs: tuple[tuple[float, float], ...] = setting(((1.0, 2.0),), "a test", at_most=5)
+    step: int | None = setting(None, "a test", at_least=1)
+    nms_thresh: float = setting(0.3, "a test: another default, the bounds of all detectors")
+    score_thresh: float = setting(-2.0, "a test: other bounds", at_least=-3, at_most=-1)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"width": 0}, "--set width=0: must be above 0 and below 10"),
+        ({"width": 10}, "--set width=10: must be above 0 and below 10"),
+        ({"pairs": ((1.0, 2.0), (3.0, 5.5))}, "each must be at most 5"),
+        ({"pairs": ((math.nan, 2.0),)}, "each must be at most 5"),
+        ({"step": 0}, "--set step=0: must be at least 1"),
+        ({"nms_thresh": 1.5}, "--set nms_thresh=1.5: must lie between 0 and 1"),
+        ({"score_thresh": 0.0}, "--set score_thresh=0.0: must lie between -3 and -1"),
+    ],
+)
+def test_bounds_beside_a_default_are_checked_for_every_number_of_the_field(
+    values: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(text)):
+        BoundedConfig(**values).validate()
+
+
+def test_none_no_numbers_and_what_the_bounds_allow_are_within_them() -> None:
+    BoundedConfig().validate()
+    BoundedConfig(width=9, pairs=(), step=1, nms_thresh=1.0, score_thresh=-1.0).validate()
+
+
+def test_an_option_of_another_name_is_quoted_as_it_was_given() -> None:
+    with pytest.raises(UsageError, match="^--nms 2: must lie between 0 and 1$"):
+        require_within(DetectorConfig(), "nms_thresh", 2.0, "--nms 2")
 
 
 def test_a_key_given_twice_is_refused() -> None:

@@ -135,7 +135,7 @@ def test_the_papers_network_gives_what_darknet_gives(
 ) -> None:
     writer = write_narrow(tmp_path / "yölo.weights", narrow, header)
     detector = YOLOv1(YOLOv1Config(backbone="darknet", size=64), VOC_CLASSES).eval()
-    state = YOLOv1.convert_torchvision(read_weights(writer.path))
+    state = YOLOv1.convert_foreign(read_weights(writer.path))
     assert state is not None
     detector.load_state_dict(state)
     image = torch.randn(2, 3, 64, 64)

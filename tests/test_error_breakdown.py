@@ -8,7 +8,7 @@ import pytest
 from detkit.errors import UsageError
 from detkit.evaluation.average_precision import average_precision
 from detkit.evaluation.error_breakdown import FIGURES, KINDS, breakdown, breakdown_to_json
-from detkit.evaluation.iou import iou_matrix
+from detkit.evaluation.iou import iou, iou_matrix
 from detkit.evaluation.voc_map import voc_map
 from detkit.structures import Detections, Truth
 
@@ -56,6 +56,13 @@ def test_the_iou_of_all_pairs_is_that_of_counted_pixels() -> None:
     boxes = np.array([[0, 0, 4, 4], [2, 2, 6, 6], [3, 3, 3, 9]], np.float32)
     expected = [[1, 4 / 28, 0], [4 / 28, 1, 0], [0, 0, 0]]  # 2 x 2 of 16 + 16 - 4
     np.testing.assert_allclose(iou_matrix(boxes, boxes), expected)
+
+
+def test_the_iou_of_one_with_one_may_count_both_end_pixels() -> None:
+    boxes = np.array([[0.0, 0, 4, 4], [0, 0, 4, 4], [3, 3, 3, 9]])
+    others = np.array([[2.0, 2, 6, 6], [0, 0, 4, 4], [3, 3, 3, 9]])
+    np.testing.assert_allclose(iou(boxes, others), [4 / 28, 1, 0])
+    np.testing.assert_allclose(iou(boxes, others, 1.0), [9 / 41, 1, 1])  # 3 x 3 of 25 + 25 - 9
 
 
 def test_each_kind_of_error_costs_what_it_does_by_hand() -> None:

@@ -436,7 +436,7 @@ def torchvisions(num_classes: int) -> nn.Module:
 
 def test_detkit_and_torchvision_give_the_same_detections_for_the_same_weights() -> None:
     peer = torchvisions(5)
-    state = FasterRCNN.convert_torchvision(peer.state_dict())
+    state = FasterRCNN.convert_foreign(peer.state_dict())
     assert state is not None
     detector = FasterRCNN(_TORCHVISION, ["a", "b", "c", "d"]).eval()
     detector.load_state_dict(state)
@@ -502,7 +502,7 @@ def test_published_weights_load_with_their_older_names_and_their_epsilon(
 def test_other_state_dicts_are_not_taken_for_one() -> None:
     with torch.device("meta"):
         resnet = torchvision.models.resnet18()
-    assert FasterRCNN.convert_torchvision(resnet.state_dict()) is None
+    assert FasterRCNN.convert_foreign(resnet.state_dict()) is None
 
 
 @pytest.mark.parametrize(

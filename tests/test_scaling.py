@@ -1,4 +1,4 @@
-"""How small an image becomes before it is searched for boxes, on numbers one can check."""
+"""How small an image becomes where its longer side is cut, on numbers one can check."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from detkit.text import is_plain, printable, short
+from detkit.text import is_plain, nearest_hint, nearest_name, printable, short
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,24 @@ def test_a_value_that_is_endless_when_written_out_is_shown_short_and_at_once() -
     for value in (nested, {"a": nested}, "x" * 10**7, 10**4000, [10**400] * 9, {1: "y" * 999}):
         assert len(short(value)) <= 60
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cra", "did you mean car?"),
+        ("CAR", "did you mean car?"),
+        ("stret", "did you mean Street?"),
+        ("zebra crossing", "choose from car, Street"),
+    ],
+)
+def test_the_nearest_name_is_named_whatever_its_case_or_what_else_to_do(
+    name: str, hint: str
+) -> None:
+    assert nearest_hint(name, ("car", "Street"), "choose from car, Street") == hint
+
+
+def test_how_alike_a_name_must_be_can_be_asked_for() -> None:
+    assert nearest_name("tree", ["street"]) == "street"
+    assert nearest_name("tree", ["street"], cutoff=0.9) is None
+    assert nearest_name("tree", []) is None

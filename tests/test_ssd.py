@@ -64,7 +64,7 @@ def test_detkit_and_torchvision_give_the_same_boxes_and_scores_for_the_same_weig
     for conv in peer.head.regression_head.module_list:
         conv.weight.data.mul_(0.02)
     detector = SSD(_TORCHVISION, ["a", "b", "c", "d"]).eval()
-    state = SSD.convert_torchvision(peer.state_dict())
+    state = SSD.convert_foreign(peer.state_dict())
     assert state is not None
     detector.load_state_dict(state)
     files = sorted((SHARED / "data" / "voc100" / "JPEGImages").glob("*.jpg"))[:2]
@@ -96,7 +96,7 @@ def test_dropping_a_class_from_published_weights_keeps_the_others_logits() -> No
             state[f"head.classification_head.module_list.{key.split('.', 2)[2]}"] = value
         if key.startswith("box_head"):
             state[f"head.regression_head.module_list.{key.split('.', 2)[2]}"] = value
-    converted = SSD.convert_torchvision(state, keep=[0, 1, 3])
+    converted = SSD.convert_foreign(state, keep=[0, 1, 3])
     assert converted is not None
     small = SSD(config, ["a", "c"]).eval()
     small.load_state_dict(

@@ -86,7 +86,7 @@ def test_what_cannot_be_shortened_is_said() -> None:
         FasterRCNN(FasterRCNNConfig(backbone="resnet18", neck="single", svd=(8, 8)), ["a"])
     with pytest.raises(UsageError, match="more than the 48"):
         FasterRCNN(CONFIG, ["a"]).compressed((49, 0))
-    with pytest.raises(UsageError, match="must not be below 0"):
+    with pytest.raises(UsageError, match="each must be at least 0"):
         dataclasses.replace(CONFIG, svd=(-1, 0)).validate()
 
 

@@ -11,6 +11,7 @@ import typer
 
 from detkit.cli.console import Console, duration, figure, reader_may_leave
 from detkit.cli.data import tell_notes, warn_of_unread
+from detkit.cli.detect import STAGES
 from detkit.cli.judged import choose_split
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
@@ -19,8 +20,9 @@ from detkit.cli.options import (
     Data,
     Device,
     Force,
-    Iou,
+    IoU,
     Metric,
+    Page,
     Plugin,
     Quiet,
     class_list,
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome
     from detkit.comparison.table import Comparison, Row
     from detkit.data.records import Dataset
-
-# What the stages are called for people; the first three pass in threads beside the others.
-STAGES = {"decode": "reading", "propose": "proposals", "prepare": "resizing"}
 
 
 def compare(
@@ -86,7 +85,7 @@ def compare(
         typer.Option(metavar="NAME", help="The part to compare on. [default: test, else val]"),
     ] = None,
     metric: Metric = "voc07",
-    iou: Iou = None,
+    iou: IoU = None,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images a step when the time is measured.")
     ] = 1,
@@ -100,10 +99,7 @@ def compare(
         typer.Option(min=0, metavar="N", help="Processes that load images, as for `train`."),
     ] = None,
     as_json: AsJson = False,
-    page: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write a page to look at: one file."),
-    ] = None,
+    page: Page = None,
     resume: Annotated[
         bool,
         typer.Option(

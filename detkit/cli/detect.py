@@ -14,6 +14,7 @@ import typer
 from detkit.cli.console import Console, printable
 from detkit.cli.model_choice import load_plugins, open_proposals
 from detkit.cli.options import (
+    BatchSize,
     Device,
     Force,
     Model,
@@ -86,9 +87,7 @@ def detect(
     every: Annotated[
         int, typer.Option(min=1, metavar="N", help="Of a video, look at every k-th frame.")
     ] = 1,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images a step of the network.")
-    ] = 8,
+    batch_size: BatchSize = 8,
     proposals: ProposalsFrom = None,
     settings: Settings = None,
     timing: Annotated[

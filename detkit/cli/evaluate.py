@@ -22,11 +22,13 @@ from detkit.cli.judged import Judged, evaluate_file, evaluate_model
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
+    BatchSize,
     Classes,
     Device,
     Force,
-    Iou,
+    IoU,
     Metric,
+    Page,
     Plugin,
     Precision,
     ProposalsFrom,
@@ -60,7 +62,7 @@ def evaluate(
         typer.Option(metavar="NAME", help="The part to score on. [default: test, else val]"),
     ] = None,
     metric: Metric = "voc07",
-    iou: Iou = None,
+    iou: IoU = None,
     as_json: AsJson = False,
     fail_under: Annotated[
         list[str] | None,
@@ -112,14 +114,9 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Plot precision over recall: .png, .svg or .pdf."),
     ] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write a page to look at: one file."),
-    ] = None,
+    page: Page = None,
     classes: Classes = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images a step of the network.")
-    ] = 8,
+    batch_size: BatchSize = 8,
     proposals: ProposalsFrom = None,
     settings: Settings = None,
     device: Device = "auto",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from detkit.errors import UsageError
 from detkit.evaluation.metrics import ious_in_words, metrics_in_words
+from detkit.text import nearest_hint
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="The labelled folder.")]
 Model = Annotated[
@@ -33,7 +33,7 @@ Classes = Annotated[
     typer.Option(metavar="A,B,...", help="Keep these classes only, in this order. [default: all]"),
 ]
 Metric = Annotated[str, typer.Option(metavar="NAME", help=f"{metrics_in_words()}.")]
-Iou = Annotated[
+IoU = Annotated[
     float | None,
     typer.Option(metavar="X", help=f"The IoU that counts as found. [default: {ious_in_words()}]"),
 ]
@@ -61,6 +61,11 @@ Precision = Annotated[
         metavar="NAME",
         help="What the network computes in: 32-true, bf16-mixed, 16-mixed, auto (measured).",
     ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images a step of the network.")]
+Page = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.html", help="Write a page to look at: one file."),
 ]
 Plugin = Annotated[
     list[str] | None,
@@ -102,8 +107,7 @@ def nearest(option: str, name: str, known: Sequence[str]) -> str:
     """Return `name` if it is among `known`; raise UsageError naming the nearest one if not."""
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    hint = nearest_hint(name, known, f"choose from {', '.join(known)}", cutoff=0.5)
     raise UsageError(f"{option} {name}: unknown; {hint}")
 
 

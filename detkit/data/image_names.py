@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
+from detkit.text import nearest_name
 
 COCO_NUMBER = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)")
 
@@ -69,10 +69,8 @@ class ImageNames:
                 f"prediction for {image!r}: both {first} and {second} may be meant; name images "
                 "by their path in the data set"
             )
-        near = difflib.get_close_matches(
-            PurePosixPath(_slashed(image)).name, self._file_names(), n=1
-        )
-        hint = f"the nearest name there is {near[0]!r}" if near else "are these of another split?"
+        near = nearest_name(PurePosixPath(_slashed(image)).name, self._file_names())
+        hint = f"the nearest name there is {near!r}" if near else "are these of another split?"
         raise DetkitError(
             f"prediction for {image!r}: not among the split's {len(self.records)} images; {hint}"
         )

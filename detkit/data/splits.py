@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from detkit.data.images import identical_files
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import UsageError
+from detkit.text import nearest_hint
 
 DEFAULT_FRACTION = 0.2  # ours: what is kept for validation where the folder does not say
 
@@ -28,10 +28,8 @@ def select_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
         raise UsageError("--classes: name at least one class")
     for name in classes:
         if name not in dataset.class_names:
-            folded = {one.casefold(): one for one in dataset.class_names}
-            near = difflib.get_close_matches(name.casefold(), folded, n=1)
             known = ", ".join(dataset.class_names[:20]) or "none"
-            hint = f"did you mean {folded[near[0]]}?" if near else f"it has {known}"
+            hint = nearest_hint(name, dataset.class_names, f"it has {known}")
             raise UsageError(f"--classes {name}: {dataset.root} has no such class; {hint}")
         if list(classes).count(name) > 1:
             raise UsageError(f"--classes {name}: given twice")

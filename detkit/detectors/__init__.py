@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detkit.errors import DetkitError, UsageError
+from detkit.text import nearest_hint
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,8 +34,7 @@ def load_backend(name: str) -> type[Detector]:
     if name in _plugins:
         return _plugins[name]
     if name not in backend_names():
-        near = difflib.get_close_matches(name, backend_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(backend_names())}"
+        hint = nearest_hint(name, backend_names(), f"choose from {', '.join(backend_names())}")
         raise UsageError(f"--model {name}: no such backend; {hint}")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return _detector_in(module)

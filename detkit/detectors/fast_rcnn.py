@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, encode, iou
@@ -68,32 +68,46 @@ class RegionConfig(DetectorConfig):
     """The numbers of a detector that judges regions: Fast R-CNN's, and Faster R-CNN's head."""
 
     size: int | None = setting(
-        None, "sec. 5.2: shorter side 600 (none: that on VGG16 and ResNet, 320 on light backbones)"
+        None,
+        "sec. 5.2: shorter side 600 (none: that on VGG16 and ResNet, 320 on light backbones)",
+        at_least=1,
     )
-    max_size: int | None = setting(None, "sec. 5.2: longer side at most 1000 (none: size x 5/3)")
+    max_size: int | None = setting(
+        None, "sec. 5.2: longer side at most 1000 (none: size x 5/3)", at_least=1
+    )
     neck: Literal["auto", "single", "fpn"] = setting(
         "auto", "auto: the paper's single map on VGG16, else FPN (Lin et al. 2017)"
     )
     neck_width: int | None = setting(
-        None, "none: 256 on ResNet (FPN sec. 3); ours: 128 on light backbones"
+        None, "none: 256 on ResNet (FPN sec. 3); ours: 128 on light backbones", at_least=1
     )
     roi_pooling: Literal["auto", "pool", "align", "spp"] = setting(
         "auto", "sec. 2.1: pool; auto: align on FPN (Mask R-CNN); spp: SPPnet's levels 1 2 3 6"
     )
-    pool_size: int | None = setting(None, "sec. 2.1: 7 (none: that; 14 before ResNet's last stage)")
+    pool_size: int | None = setting(
+        None, "sec. 2.1: 7 (none: that; 14 before ResNet's last stage)", at_least=1
+    )
     head_width: int | None = setting(
-        None, "of the two-layer head; none: 1024 on ResNet (FPN sec. 4.2); ours: 512 on light ones"
+        None,
+        "of the two-layer head; none: 1024 on ResNet (FPN sec. 4.2); ours: 512 on light ones",
+        at_least=1,
     )
-    rois_per_image: int = setting(64, "sec. 2.3: R = 128 of N = 2 images")
-    positive_fraction: float = setting(0.25, "sec. 2.3: 25 % of the RoIs")
-    positive_thresh: float = setting(0.5, "sec. 2.3: IoU of at least .5")
-    negative_range: tuple[float, float] = setting((0.1, 0.5), "sec. 2.3: IoU in [.1, .5)")
+    rois_per_image: int = setting(64, "sec. 2.3: R = 128 of N = 2 images", at_least=1)
+    positive_fraction: float = setting(0.25, "sec. 2.3: 25 % of the RoIs", above=0, at_most=1)
+    positive_thresh: float = setting(0.5, "sec. 2.3: IoU of at least .5", above=0, at_most=1)
+    negative_range: tuple[float, float] = setting(
+        (0.1, 0.5), "sec. 2.3: IoU in [.1, .5)", at_least=0, at_most=1
+    )
     box_variances: tuple[float, float, float, float] = setting(
-        (0.1, 0.1, 0.2, 0.2), "sec. 2.3: targets of unit variance; py-faster-rcnn: these deviations"
+        (0.1, 0.1, 0.2, 0.2),
+        "sec. 2.3: targets of unit variance; py-faster-rcnn: these standard deviations",
+        above=0,
     )
-    box_weight: float = setting(1.0, "sec. 2.3: lambda = 1")
+    box_weight: float = setting(1.0, "sec. 2.3: lambda = 1", at_least=0)
     svd: tuple[int, int] = setting(
-        (0, 0), "sec. 4.4: 1024 singular values of fc6 and 256 of fc7 kept; 0: all (no SVD)"
+        (0, 0),
+        "sec. 4.4: 1024 singular values of fc6 and 256 of fc7 kept; 0: all (no SVD)",
+        at_least=0,
     )
     nms_thresh: float = setting(0.3, "sec. 3: as R-CNN; its released code")
     pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
@@ -118,28 +132,12 @@ class RegionConfig(DetectorConfig):
     def validate(self) -> None:
         """Raise UsageError for a value that no detector of regions can work with."""
         super().validate()
-        for name in ("size", "max_size", "neck_width", "pool_size", "head_width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--set {name}={value}: must be at least 1")
-        if self.rois_per_image < 1:
-            raise UsageError(f"--set rois_per_image={self.rois_per_image}: must be at least 1")
-        if not 0 < self.positive_fraction <= 1:
-            raise UsageError(
-                f"--set positive_fraction={self.positive_fraction}: must be above 0, at most 1"
-            )
         low, high = self.negative_range
-        if not 0 <= low < high <= self.positive_thresh <= 1:
+        if not low < high <= self.positive_thresh:
             raise UsageError(
-                f"--set negative_range={low},{high}: must rise, from 0 on, up to at most "
-                f"positive_thresh ({self.positive_thresh}), which is at most 1"
+                f"--set negative_range={low},{high}: must rise, up to at most positive_thresh "
+                f"({self.positive_thresh})"
             )
-        if not min(self.box_variances) > 0:
-            raise UsageError(f"--set box_variances={self.box_variances}: each must be above 0")
-        if min(self.svd) < 0:
-            raise UsageError(f"--set svd={self.svd[0]},{self.svd[1]}: must not be below 0")
-        if not self.box_weight >= 0:
-            raise UsageError(f"--set box_weight={self.box_weight}: must not be below 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,20 +407,7 @@ class FastRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=2, max_steps=40_000, milestones=(0.75,), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = Recipe(
-        batch_size=4,
-        max_steps=3000,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=1e-2,
-        schedule="cosine",
-        warmup=0.03,
-        clip_norm=10.0,
-        ema_decay=0.998,
-        backbone_lr_factor=0.3,
-        augmentation="light",
-        cache_size=640,
-    )
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4, cache_size=640)
     config: FastRCNNConfig
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

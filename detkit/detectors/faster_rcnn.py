@@ -51,7 +51,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from detkit.config import DetectorConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, Recipe, setting
 from detkit.detector import Published, Stage
 from detkit.detectors.fast_rcnn import (
     RegionConfig,
@@ -61,7 +61,6 @@ from detkit.detectors.fast_rcnn import (
     roi_losses,
     sample_rois,
 )
-from detkit.errors import UsageError
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
@@ -80,9 +79,12 @@ class FasterRCNNConfig(RegionConfig, RPNConfig):
     step_shares: tuple[float, float, float, float] = setting(
         (1.0, 1.0, 1.0, 1.0),
         "of alternating training; released code: 80k steps of 1 image, 40k of 2, and both again",
+        above=0,
     )
     step_lrs: tuple[float, float, float, float] = setting(
-        (1.0, 1.0, 1.0, 1.0), "sec. 3.2: the four steps' learning rates, shares of the recipe's"
+        (1.0, 1.0, 1.0, 1.0),
+        "sec. 3.2: the four steps' learning rates, shares of the recipe's",
+        above=0,
     )
     anchors: Literal["paper", "auto"] = setting(
         "paper", "auto: estimated from the training boxes, as by `detkit anchors`"
@@ -91,12 +93,6 @@ class FasterRCNNConfig(RegionConfig, RPNConfig):
     negative_range: tuple[float, float] = setting(
         (0.0, 0.5), "released code: IoU in [0, .5), as the RPN has sorted out the easy ones"
     )
-
-    def validate(self) -> None:
-        """Raise UsageError for a value that no Faster R-CNN can work with."""
-        super().validate()
-        if not min(*self.step_shares, *self.step_lrs) > 0:
-            raise UsageError("--set step_shares, step_lrs: each value must be above 0")
 
 
 # What torchvision's `fasterrcnn_resnet50_fpn` differs in.
@@ -142,20 +138,7 @@ class FasterRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=1, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = Recipe(
-        batch_size=4,
-        max_steps=3000,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=1e-2,
-        schedule="cosine",
-        warmup=0.03,
-        clip_norm=10.0,
-        ema_decay=0.998,
-        backbone_lr_factor=0.3,
-        augmentation="light",
-        cache_size=640,
-    )
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4, cache_size=640)
     published: ClassVar[Mapping[str, Published]] = {
         "fasterrcnn-resnet50-fpn-coco": Published(
             "fasterrcnn_resnet50_fpn", "COCO_V1", _TORCHVISION
@@ -190,7 +173,7 @@ class FasterRCNN(RegionDetector):
         return dataclasses.replace(config, anchor_boxes=boxes)
 
     @classmethod
-    def convert_torchvision(
+    def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
         """Return the state dict of torchvision's `fasterrcnn_resnet50_fpn`, else None."""

@@ -49,6 +49,7 @@ Where the equations are:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import DetectorConfig, ProposalConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, setting
 from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
@@ -82,39 +83,54 @@ class RCNNConfig(ProposalConfig):
     """R-CNN's numbers."""
 
     size: int | None = setting(
-        None, "sec. 2.1: 227, AlexNet's (none: that; 224 on VGG16 and ResNet; ours: 96 on others)"
+        None,
+        "sec. 2.1: 227, AlexNet's (none: that; 224 on VGG16 and ResNet; ours: 96 on others)",
+        at_least=1,
     )
     context: int | None = setting(
-        None, "sec. 2.1: p = 16 pixels of 227 (none: as much of other sizes)"
+        None, "sec. 2.1: p = 16 pixels of 227 (none: as much of other sizes)", at_least=0
     )
     warp: Literal["warped", "square"] = setting(
         "warped", "sec. 2.1; square: appendix A's tightest square with context"
     )
-    max_size: int = setting(1000, "ours: the longer side of the images that crops are cut from")
-    crops_per_batch: int = setting(128, "sec. 2.3")
-    positive_fraction: float = setting(0.25, "sec. 2.3: 32 of 128")
+    max_size: int = setting(
+        1000, "ours: the longer side of the images that crops are cut from", above=0
+    )
+    crops_per_batch: int = setting(128, "sec. 2.3", above=0)
+    positive_fraction: float = setting(0.25, "sec. 2.3: 32 of 128", above=0, at_most=1)
     head: Literal["svm", "softmax"] = setting(
         "svm", "sec. 2.3; softmax: the fine-tuned classifier's, appendix B and MATLAB"
     )
-    svm_c: float = setting(1e-3, "released code")
-    svm_positive_weight: float = setting(2.0, "released code")
-    svm_bias_scale: float = setting(10.0, "released code")
-    svm_negative_thresh: float = setting(0.3, "sec. 2.3: negatives below an IoU of .3")
+    svm_c: float = setting(1e-3, "released code", above=0)
+    svm_positive_weight: float = setting(2.0, "released code", above=0)
+    svm_bias_scale: float = setting(10.0, "released code", above=0)
+    svm_negative_thresh: float = setting(
+        0.3, "sec. 2.3: negatives below an IoU of .3", above=0, at_most=1
+    )
     svm_hard_margin: float = setting(-1.0001, "released code: what is kept while mining")
     svm_easy_margin: float = setting(-1.2, "released code: what is let go again")
-    svm_retrain_after: int = setting(2000, "released code: new hard negatives of a class")
-    feature_norm: float = setting(20.0, "released code: the mean norm features are scaled to")
+    svm_retrain_after: int = setting(2000, "released code: new hard negatives of a class", above=0)
+    feature_norm: float = setting(
+        20.0, "released code: the mean norm features are scaled to", above=0
+    )
     mined_proposals: int = setting(
-        500, "ours: so many of an image, by chance; the paper judges all, in four times the time"
+        500,
+        "ours: so many of an image, by chance; the paper judges all, in four times the time",
+        above=0,
     )
     box_regression: bool = setting(True, "sec. 3.5 and appendix C")
-    ridge_penalty: float = setting(1000.0, "appendix C: lambda = 1000")
-    ridge_thresh: float = setting(0.6, "appendix C: pairs with an IoU above .6")
+    ridge_penalty: float = setting(1000.0, "appendix C: lambda = 1000", at_least=0)
+    ridge_thresh: float = setting(0.6, "appendix C: pairs with an IoU above .6", above=0, at_most=1)
     cache_gb: float = setting(
-        1.0, "ours: memory for features while SVMs and boxes are fitted; the log says what it costs"
+        1.0,
+        "ours: memory for features while SVMs and boxes are fitted; the log says what it costs",
+        above=0,
     )
     score_thresh: float = setting(
-        -1.5, "released code: the least margin; of probabilities that is every one"
+        -1.5,
+        "released code: the least margin; of probabilities that is every one",
+        at_least=-math.inf,  # margins have no bounds, but are numbers
+        at_most=math.inf,
     )
     nms_thresh: float = setting(0.3, "sec. 2.2: a learned threshold; released code: .3")
     pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
@@ -136,40 +152,14 @@ class RCNNConfig(ProposalConfig):
         """The pixels around the box on each side of a crop."""
         return round(16 / 227 * self.crop_size) if self.context is None else self.context
 
-    def score_range(self) -> tuple[float, float]:
-        """Return the least and the greatest `score_thresh`: SVM margins have no bounds."""
-        return -math.inf, math.inf
-
     def validate(self) -> None:
         """Raise UsageError for a value that no R-CNN can work with."""
         super().validate()
-        for name in (
-            "max_size",
-            "crops_per_batch",
-            "svm_retrain_after",
-            "mined_proposals",
-            "svm_c",
-            "svm_positive_weight",
-            "svm_bias_scale",
-            "feature_norm",
-            "cache_gb",
-        ):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must be above 0")
-        if self.crop_size < 1 or not 0 <= 2 * self.crop_context < self.crop_size:
+        if 2 * self.crop_context >= self.crop_size:
             raise UsageError(
                 f"--set size={self.crop_size}, context={self.crop_context}: a crop must be larger "
-                "than the context on its two sides, which is not below 0"
+                "than the context on its two sides"
             )
-        for name in ("positive_thresh", "svm_negative_thresh", "ridge_thresh"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must be above 0, at most 1")
-        if not 0 < self.positive_fraction <= 1:
-            raise UsageError(
-                f"--set positive_fraction={self.positive_fraction}: must be above 0, at most 1"
-            )
-        if not self.ridge_penalty >= 0:
-            raise UsageError(f"--set ridge_penalty={self.ridge_penalty}: must not be below 0")
         if self.svm_easy_margin > self.svm_hard_margin:
             raise UsageError(
                 f"--set svm_easy_margin={self.svm_easy_margin}: must not be above "
@@ -230,19 +220,8 @@ class RCNN(Detector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=16, max_steps=70_000, milestones=(2 / 7, 4 / 7, 6 / 7), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = Recipe(
-        batch_size=8,
-        max_steps=1500,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=1e-2,
-        schedule="cosine",
-        warmup=0.03,
-        clip_norm=10.0,
-        ema_decay=0.998,
-        backbone_lr_factor=0.3,
-        augmentation="light",
-        cache_size=640,
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(
+        SHORT_RECIPE, max_steps=1500, cache_size=640
     )
     config: RCNNConfig
     svm_weights: Tensor  # (C, D)

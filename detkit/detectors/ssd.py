@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import DetectorConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, Recipe, setting
 from detkit.detector import Detector, Published
 from detkit.errors import UsageError
 from detkit.geometry.anchors import default_boxes
@@ -58,42 +58,30 @@ MIN_SIZE = 16  # ours: half the stride of the last map of most backbones; smalle
 class SSDConfig(DetectorConfig):
     """SSD's numbers."""
 
-    size: int = setting(300, "sec. 3.1: SSD300; 512 gives SSD512")
+    size: int = setting(300, "sec. 3.1: SSD300; 512 gives SSD512", at_least=MIN_SIZE)
     scales: tuple[float, ...] = setting(
-        (), "empty: sec. 2.2 eq. 4 with the released code's values, a share of the size"
+        (), "empty: sec. 2.2 eq. 4 with the released code's values, a share of the size", above=0
     )
     ratios: tuple[tuple[float, ...], ...] = setting(
-        (), "empty: sec. 3.1, [2] on the first and the last two maps, [2, 3] between"
+        (), "empty: sec. 3.1, [2] on the first and the last two maps, [2, 3] between", above=0
     )
-    steps: tuple[float, ...] = setting((), "empty: the released code's for VGG16, else size / map")
+    steps: tuple[float, ...] = setting(
+        (), "empty: the released code's for VGG16, else size / map", above=0
+    )
     clip_sides: bool = setting(
         False, "released code; torchvision's port cuts default boxes to the image's sides"
     )
-    variances: tuple[float, float, float, float] = setting((0.1, 0.1, 0.2, 0.2), "released code")
-    positive_thresh: float = setting(0.5, "sec. 2.2: jaccard overlap above .5")
-    negatives_per_positive: float = setting(3.0, "sec. 2.2: hard negative mining at most 3:1")
-    loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1")
+    variances: tuple[float, float, float, float] = setting(
+        (0.1, 0.1, 0.2, 0.2), "released code, which calls these standard deviations so", above=0
+    )
+    positive_thresh: float = setting(
+        0.5, "sec. 2.2: jaccard overlap above .5", at_least=0, at_most=1
+    )
+    negatives_per_positive: float = setting(
+        3.0, "sec. 2.2: hard negative mining at most 3:1", at_least=0
+    )
+    loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1", at_least=0)
     l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20")
-
-    def validate(self) -> None:
-        """Raise UsageError for a value that no SSD can work with."""
-        super().validate()
-        if self.size < MIN_SIZE:
-            raise UsageError(f"--set size={self.size}: must be at least {MIN_SIZE} pixels")
-        if not min(self.variances) > 0:
-            raise UsageError(f"--set variances={self.variances}: each must be above 0")
-        if not 0.0 <= self.positive_thresh <= 1.0:
-            raise UsageError(
-                f"--set positive_thresh={self.positive_thresh}: must lie between 0 and 1"
-            )
-        for name in ("scales", "steps", "ratios"):
-            values = getattr(self, name)
-            flat = [one for row in values for one in row] if name == "ratios" else values
-            if not all(value > 0 for value in flat):
-                raise UsageError(f"--set {name}={values}: each must be above 0")
-        for name in ("negatives_per_positive", "loc_weight"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must not be below 0")
 
 
 # What torchvision's `ssd300_vgg16` differs in from the released code: smaller scales, default
@@ -244,20 +232,7 @@ class SSD(Detector):
         "sec. 3.1 and released code, VOC07+12: 120k steps of 32 at .001, .1 of it from 80k and 100k"
     )
     recipe: ClassVar[Recipe] = Recipe()
-    short_recipe: ClassVar[Recipe] = Recipe(
-        batch_size=8,
-        max_steps=3000,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=1e-2,
-        schedule="cosine",
-        warmup=0.03,
-        clip_norm=10.0,
-        ema_decay=0.998,
-        backbone_lr_factor=0.3,
-        augmentation="light",
-        cache_size=480,
-    )
+    short_recipe: ClassVar[Recipe] = SHORT_RECIPE
     published: ClassVar[Mapping[str, Published]] = dict.fromkeys(
         ("ssd300-coco", "ssd300_vgg16-coco"), Published("ssd300_vgg16", "COCO_V1", _TORCHVISION)
     )
@@ -291,7 +266,7 @@ class SSD(Detector):
                     nn.init.zeros_(layer.bias)
 
     @classmethod
-    def convert_torchvision(
+    def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
         """Return the state dict of torchvision's `ssd300_vgg16` under our names, else None."""

@@ -48,9 +48,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detkit.config import DetectorConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, Recipe, setting
 from detkit.detector import Detector
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import DetkitError
 from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.networks import backbones
 from detkit.networks.darknet import EXTRACTION
@@ -81,33 +81,19 @@ PAPERS_OWN = ("darknet", "fast_yolo")
 class YOLOv1Config(DetectorConfig):
     """YOLOv1's numbers."""
 
-    size: int = setting(448, "sec. 2.2: 448 x 448")
-    grid: int = setting(7, "sec. 2: S = 7; more cells for crowded images")
-    boxes_a_cell: int = setting(2, "sec. 2: B = 2")
+    size: int = setting(448, "sec. 2.2: 448 x 448", at_least=MIN_SIZE)
+    grid: int = setting(7, "sec. 2: S = 7; more cells for crowded images", at_least=1)
+    boxes_a_cell: int = setting(2, "sec. 2: B = 2", at_least=1)
     head: Literal["auto", "connected", "convolutional"] = setting(
         "auto",
         "connected (sec. 2.1, over 200 million weights) on darknet and fast_yolo; convolutional "
         "(ours, a laptop can train it) on all others",
     )
-    dropout: float = setting(0.5, "sec. 2.2: after the first connected layer")
-    lambda_coord: float = setting(5.0, "sec. 2.2")
-    lambda_noobj: float = setting(0.5, "sec. 2.2")
+    dropout: float = setting(0.5, "sec. 2.2: after the first connected layer", at_least=0, below=1)
+    lambda_coord: float = setting(5.0, "sec. 2.2", at_least=0)
+    lambda_noobj: float = setting(0.5, "sec. 2.2", at_least=0)
     score_thresh: float = setting(0.001, "released code, for mAP; .2 to look at")
     nms_thresh: float = setting(0.5, "released code")
-
-    def validate(self) -> None:
-        """Raise UsageError for a value that no YOLO can work with."""
-        super().validate()
-        if self.size < MIN_SIZE:
-            raise UsageError(f"--set size={self.size}: must be at least {MIN_SIZE} pixels")
-        for name in ("grid", "boxes_a_cell"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must be at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"--set dropout={self.dropout}: must be at least 0 and below 1")
-        for name in ("lambda_coord", "lambda_noobj"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must not be below 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +143,8 @@ def first_of_each(cells: Tensor) -> Tensor:
 def elementwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the (...) IoU of (..., 4) boxes cx, cy, w, h with the others, one with one.
 
-    Boxes without area have IoU 0.
+    Not each with each, as `boxes.iou` has it, and from the sides as the network gives them: by way
+    of corners areas would be rounded. Boxes without area have IoU 0.
     """
     low = torch.maximum(*(one[..., :2] - one[..., 2:] / 2 for one in (boxes, others)))
     high = torch.minimum(*(one[..., :2] + one[..., 2:] / 2 for one in (boxes, others)))
@@ -229,20 +216,7 @@ class YOLOv1(Detector):
         warmup=5 / 135,  # "for the first epochs"; how many is ours
         warmup_factor=0.1,
     )
-    short_recipe: ClassVar[Recipe] = Recipe(
-        batch_size=8,
-        max_steps=3000,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=1e-2,
-        schedule="cosine",
-        warmup=0.03,
-        clip_norm=10.0,
-        ema_decay=0.998,
-        backbone_lr_factor=0.3,
-        augmentation="light",
-        cache_size=480,
-    )
+    short_recipe: ClassVar[Recipe] = SHORT_RECIPE
     config: YOLOv1Config
 
     def __init__(self, config: YOLOv1Config, class_names: Sequence[str]) -> None:
@@ -280,7 +254,7 @@ class YOLOv1(Detector):
             start.boxes[..., 2:] = (torch.arange(1, number + 1) / (number + 1)).sqrt()[:, None]
 
     @classmethod
-    def convert_torchvision(
+    def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
         """Return the state dict of a whole network in a `.weights` file, else None."""
@@ -303,7 +277,7 @@ class YOLOv1(Detector):
 
         Raises DetkitError for another number of classes, whose names the file does not hold.
         """
-        own, config = cls.convert_torchvision(state), cls.config_of(state)
+        own, config = cls.convert_foreign(state), cls.config_of(state)
         if own is None or not isinstance(config, YOLOv1Config):
             return None
         outputs = len([key for key in own if key.startswith("head.fcs.")]) // 2 - 1

@@ -11,24 +11,17 @@ from numpy.typing import NDArray
 from detkit.structures import FloatArray
 
 
-def iou_matrix(boxes: FloatArray, others: FloatArray) -> NDArray[np.float64]:
-    """Return the IoU, (N, M) in [0, 1], of (N, 4) with (M, 4) boxes; 0 where neither has area.
-
-    A side that runs backwards counts as 0, as in `voc_map`, whose figures these are.
-    """
-    return elementwise_iou(boxes.astype(np.float64)[:, None], others.astype(np.float64)[None])
-
-
-def elementwise_iou(
+def iou(
     boxes: NDArray[np.float64], others: NDArray[np.float64], pixel: float = 0.0
 ) -> NDArray[np.float64]:
-    """Return the IoU (...) of (..., 4) boxes with (..., 4) boxes; 0 where neither has an area.
+    """Return the IoU, (...) in [0, 1], of (..., 4) boxes with the others, one with one.
 
-    `pixel` is added to every width and height.
+    0 where neither has an area, and a side that runs backwards counts as 0. `pixel` is added to
+    every width and height: 1 for boxes whose corners are both inside.
     """
-    low = np.maximum(boxes[..., :2], others[..., :2])
-    high = np.minimum(boxes[..., 2:], others[..., 2:])
     with np.errstate(invalid="ignore"):  # a box without an end; its IoU is 0
+        low = np.maximum(boxes[..., :2], others[..., :2])
+        high = np.minimum(boxes[..., 2:], others[..., 2:])
         inside = (high - low + pixel).clip(min=0).prod(axis=-1)
         area, other_area = (
             (side[..., 2:] - side[..., :2] + pixel).clip(min=0).prod(axis=-1)
@@ -39,3 +32,8 @@ def elementwise_iou(
             inside / np.where(union > 0, union, 1.0), posinf=0.0
         )
     return ious
+
+
+def iou_matrix(boxes: FloatArray, others: FloatArray) -> NDArray[np.float64]:
+    """Return the IoU, (N, M) in [0, 1], of (N, 4) boxes with (M, 4) others, each with each."""
+    return iou(boxes.astype(np.float64)[:, None], others.astype(np.float64)[None])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections
+from detkit.text import nearest_name
 
 # Above this a cut costs AP: at .5 it was 6 points of mAP on a VOC-like set, at .05 none.
 HARMLESS_CUT = 0.05
@@ -94,11 +94,8 @@ def some(names: Sequence[str]) -> str:
 
 def near(name: str, known: Sequence[str] | dict[str, Any]) -> str:
     """Return a hint at the name that was meant, or at all there are."""
-    lowered = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(name.lower(), lowered, n=1)
-    if near:
-        return f"did you mean {lowered[near[0]]!r}?"
-    return f"choose from {', '.join(known)}"
+    meant = nearest_name(name, known)
+    return f"did you mean {meant!r}?" if meant else f"choose from {', '.join(known)}"
 
 
 def _detections(

@@ -17,7 +17,7 @@ What `voc07`, `voc12` and `auc` make of the ranking is in `average_precision`.
 
 Where the equations are:
 - sec. 4.2, eqs. 1-2: `average_precision.eleven_points`, 11-point AP of interpolated precision
-- sec. 4.2, eq. 3: `elementwise_iou`, overlap
+- sec. 4.2, eq. 3: `iou`, overlap
 - sec. 4.2: `_match`, the object that a detection is held against
 - sec. 4.2: `ranked_hits`, a second detection of an object is false
 """
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from detkit.evaluation import average_precision as ap
 from detkit.evaluation.average_precision import RankedAp, average_precision, ranked_ap
-from detkit.evaluation.iou import elementwise_iou
+from detkit.evaluation.iou import iou
 from detkit.evaluation.metrics import Rules
 from detkit.evaluation.precision_recall import RankedHits, class_score, require_scorable
 from detkit.structures import Detections, IntArray, Scores, Truth
@@ -178,7 +178,7 @@ def _match(
         firsts = np.cumsum(count) - count  # where each detection's pairs begin
         within = np.arange(count.sum()) - np.repeat(firsts, count)
         objects = order[np.repeat(starts[rows], count) + within]
-        pair_ious = elementwise_iou(
+        pair_ious = iou(
             found.boxes[np.repeat(rows, count)], wanted.boxes[objects], float(pixel_inclusive)
         )
         best = np.maximum.reduceat(pair_ious, firsts)

@@ -50,7 +50,10 @@ def network_shapes(
 
 
 def shape_iou(shapes: Shapes, others: Shapes) -> Shapes:
-    """Return the IoU (N, M) of boxes of these shapes, (N, 2) and (M, 2), around one centre."""
+    """Return the IoU (N, M) of boxes of these shapes, (N, 2) and (M, 2), around one centre.
+
+    Shapes have no corners to compare: what two share is the smaller width times the smaller height.
+    """
     both = np.minimum(shapes[:, None], others[None]).prod(axis=2)
     union = shapes.prod(axis=1)[:, None] + others.prod(axis=1)[None] - both
     return np.asarray(both / union)

@@ -66,9 +66,9 @@ def encode(
     """Return the (N, 4) deltas that turn the `references` into the `boxes`.
 
     R-CNN appendix C, eqs. 6-9; Faster R-CNN eq. 2; SSD eq. 2:
-    `dx = (x - xr) / wr`, `dy` alike, `dw = log(w / wr)`, `dh` alike, each divided by its
-    variance (SSD's released code). Sizes below a thousandth of a pixel count as that, so a
-    box without area encodes to something finite.
+    `dx = (x - xr) / wr`, `dy` alike, `dw = log(w / wr)`, `dh` alike, each divided by one of the
+    `variances`, as SSD's released code calls what are standard deviations. Sizes below a
+    thousandth of a pixel count as that, so a box without area encodes to something finite.
     """
     cx, cy, w, h = xyxy_to_cxcywh(boxes).unbind(-1)
     rx, ry, rw, rh = xyxy_to_cxcywh(references).unbind(-1)

@@ -6,12 +6,12 @@ Importing this module is cheap; its functions import torch.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detkit.errors import DetkitError, UsageError
+from detkit.text import nearest_hint
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,7 @@ def open_model(
     elif str(model) in published:
         detector = published[str(model)].from_published(str(model)).to(place).eval()
     else:
-        near = difflib.get_close_matches(str(model), published, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"by name there is {', '.join(published)}"
+        hint = nearest_hint(str(model), published, f"by name there is {', '.join(published)}")
         raise DetkitError(f"{model}: there is no such model file; {hint}")
     detector = for_inference(with_settings(detector, settings) if settings else detector, place)
     detector.detect_in(DTYPES[choose_precision(precision, place)[0]])
@@ -155,8 +154,7 @@ def with_settings(detector: Detector, words: Sequence[str]) -> Detector:
     )
     foreign = sorted(set(settings) - known)
     if foreign:
-        near = difflib.get_close_matches(foreign[0], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `detkit models`"
+        hint = nearest_hint(foreign[0], known, "see `detkit models`")
         raise UsageError(f"--set {foreign[0]}: no setting of {detector.name}; {hint}")
     config, _ = override(detector.config, Recipe(), settings)
     with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detkit.config import DetectorConfig
+from detkit.config import DetectorConfig, require_within
 from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.errors import UsageError
@@ -31,6 +30,7 @@ from detkit.predictions.image import ImagePredictions, from_detections
 from detkit.proposals.source import ProposalSource, source_for
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Detections
+from detkit.text import nearest_hint
 
 BATCH_SIZE = 8
 READ_STAGES = ("decode", "prepare", "network")
@@ -107,10 +107,10 @@ def detect_images(
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
     config = detector.config
     if nms_thresh is not None:
-        _require_within(f"--nms {nms_thresh:g}", nms_thresh, (0.0, 1.0))
+        require_within(config, "nms_thresh", nms_thresh, f"--nms {nms_thresh:g}")
         config = dataclasses.replace(config, nms_thresh=nms_thresh)
     if score_thresh is not None:
-        _require_within(f"--score {score_thresh:g}", score_thresh, config.score_range())
+        require_within(config, "score_thresh", score_thresh, f"--score {score_thresh:g}")
         config = dataclasses.replace(config, score_thresh=score_thresh)
     config.validate()
     limits = _limits(config, thresholds or {}, detector.class_names)
@@ -127,12 +127,6 @@ def detect_images(
     return _detect(detector, detect, images, size, config, limits, reading, timing)
 
 
-def _require_within(option: str, value: float, bounds: tuple[float, float]) -> None:
-    """Raise UsageError, which quotes the option as given, for a value outside the bounds."""
-    if not bounds[0] <= value <= bounds[1]:
-        raise UsageError(f"{option}: must lie between {bounds[0]:g} and {bounds[1]:g}")
-
-
 def _limits(
     config: DetectorConfig, thresholds: Mapping[str, float], class_names: Sequence[str]
 ) -> list[float]:
@@ -140,10 +134,9 @@ def _limits(
     limits = [config.score_thresh] * len(class_names)
     for name, value in thresholds.items():
         if name not in class_names:
-            near = difflib.get_close_matches(name, class_names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(class_names)}"
+            hint = nearest_hint(name, class_names, f"it has {', '.join(class_names)}")
             raise UsageError(f"--threshold {name}={value:g}: the model has no such class; {hint}")
-        _require_within(f"--threshold {name}={value:g}", value, config.score_range())
+        require_within(config, "score_thresh", value, f"--threshold {name}={value:g}")
         limits[class_names.index(name)] = value
     return limits
 

@@ -7,7 +7,6 @@ B images, C_l channels and stride s_l of map l.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from detkit.errors import DetkitError, UsageError
 from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
+from detkit.text import nearest_hint
 
 
 class Backbone(nn.Module):
@@ -156,11 +156,9 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
 def _find(name: str) -> Architecture:
     """Return the architecture of this name; raise UsageError where there is none."""
     if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, backbone_names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(
-            f"--backbone {name}: no such backbone; {hint}(there are {', '.join(backbone_names())})"
-        )
+        hint = nearest_hint(name, backbone_names(), "", cutoff=0.4)
+        known = f"{hint} (there are {', '.join(backbone_names())})".strip()
+        raise UsageError(f"--backbone {name}: no such backbone; {known}")
     return ARCHITECTURES[name]
 
 

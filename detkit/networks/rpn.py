@@ -37,16 +37,23 @@ class RPNConfig(DetectorConfig):
         (),
         "sec. 3.3: square roots of the areas, on the network's image. Empty: 128 256 512 on a "
         "shorter side of 600; on a pyramid a size (ours: two) a map, 4 strides, on 800 (320)",
+        above=0,
     )
-    anchor_ratios: tuple[float, ...] = setting((0.5, 1.0, 2.0), "sec. 3.3: height to width")
+    anchor_ratios: tuple[float, ...] = setting(
+        (0.5, 1.0, 2.0), "sec. 3.3: height to width", above=0
+    )
     anchor_boxes: Shapes = setting(
-        (), "ours: (width, height) of each anchor in network pixels, instead of sizes and ratios"
+        (),
+        "ours: (width, height) of each anchor in network pixels, instead of sizes and ratios",
+        above=0,
     )
     anchor_box_scale: float = setting(
-        2.0, "MATLAB's BoxPyramidScale: from one level of `anchor_boxes` to the next"
+        2.0, "MATLAB's BoxPyramidScale: from one level of `anchor_boxes` to the next", above=0
     )
     anchor_box_levels: int = setting(
-        1, "MATLAB's NumBoxPyramidLevels: so many times `anchor_boxes`, each larger by the scale"
+        1,
+        "MATLAB's NumBoxPyramidLevels: so many times `anchor_boxes`, each larger by the scale",
+        at_least=1,
     )
     anchor_offset: float = setting(0.5, "released code: the place's centre; torchvision: 0")
     round_anchors: bool = setting(False, "torchvision: anchors' corners are whole pixels")
@@ -55,58 +62,41 @@ class RPNConfig(DetectorConfig):
     )
     rpn_width: int | None = setting(None, "sec. 3.1: 512 for VGG16 (none: as many as the map has)")
     rpn_positive_thresh: float = setting(
-        0.7, "sec. 3.1.2: IoU above .7, or the best; released code: .7 and more"
+        0.7, "sec. 3.1.2: IoU above .7, or the best; released code: .7 and more", at_most=1
     )
-    rpn_negative_thresh: float = setting(0.3, "sec. 3.1.2: IoU below .3")
-    anchors_per_image: int = setting(256, "sec. 3.1.3: 256 sampled anchors")
-    rpn_positive_fraction: float = setting(0.5, "sec. 3.1.3: up to half of them positive")
-    rpn_box_weight: float = setting(1.0, "released code (the paper: lambda = 10, see the top)")
-    rpn_nms_thresh: float = setting(0.7, "sec. 3.3")
+    rpn_negative_thresh: float = setting(0.3, "sec. 3.1.2: IoU below .3", above=0)
+    anchors_per_image: int = setting(256, "sec. 3.1.3: 256 sampled anchors", at_least=1)
+    rpn_positive_fraction: float = setting(
+        0.5, "sec. 3.1.3: up to half of them positive", above=0, at_most=1
+    )
+    rpn_box_weight: float = setting(
+        1.0, "released code (the paper: lambda = 10, see the top)", at_least=0
+    )
+    rpn_nms_thresh: float = setting(0.7, "sec. 3.3", above=0, at_most=1)
     rpn_min_size: float | None = setting(
         None,
         "ours: sides of at least 16 on 600 (none: so in proportion; pyramid: 0); released code: 16 "
         "pixels of the image's own",
     )
     rpn_pre_nms_train: int | None = setting(
-        None, "none: 12000, released code; on a pyramid 2000 of each map (Detectron)"
+        None, "none: 12000, released code; on a pyramid 2000 of each map (Detectron)", at_least=1
     )
-    rpn_post_nms_train: int = setting(2000, "sec. 3.3: 2000 proposals")
+    rpn_post_nms_train: int = setting(2000, "sec. 3.3: 2000 proposals", at_least=1)
     rpn_pre_nms_test: int | None = setting(
-        None, "none: 6000, released code; on a pyramid 1000 of each map (Detectron)"
+        None, "none: 6000, released code; on a pyramid 1000 of each map (Detectron)", at_least=1
     )
-    rpn_post_nms_test: int = setting(300, "sec. 4.1: 300 proposals")
+    rpn_post_nms_test: int = setting(300, "sec. 4.1: 300 proposals", at_least=1)
 
     def validate(self) -> None:
         """Raise UsageError for a value that no region proposal network can work with."""
         super().validate()
-        if not 0 < self.rpn_negative_thresh <= self.rpn_positive_thresh <= 1:
+        if not self.rpn_negative_thresh <= self.rpn_positive_thresh:
             raise UsageError(
-                f"--set rpn_positive_thresh={self.rpn_positive_thresh}: must lie between "
-                f"rpn_negative_thresh ({self.rpn_negative_thresh}, above 0) and 1"
+                f"--set rpn_positive_thresh={self.rpn_positive_thresh}: must not be below "
+                f"rpn_negative_thresh ({self.rpn_negative_thresh})"
             )
-        for name in ("rpn_nms_thresh", "rpn_positive_fraction"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UsageError(f"--set {name}={getattr(self, name)}: must be above 0, at most 1")
-        for name in (
-            "anchors_per_image",
-            "rpn_pre_nms_train",
-            "rpn_post_nms_train",
-            "rpn_pre_nms_test",
-            "rpn_post_nms_test",
-            "anchor_box_levels",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--set {name}={value}: must be at least 1")
-        sides = [side for shape in self.anchor_boxes for side in shape]
-        positive = (*self.anchor_sizes, *self.anchor_ratios, *sides, self.anchor_box_scale)
-        if not (self.anchor_ratios and all(value > 0 for value in positive)):
-            raise UsageError(
-                "--set anchor_sizes, anchor_ratios, anchor_boxes, anchor_box_scale: each value "
-                "must be above 0"
-            )
-        if self.rpn_box_weight < 0:
-            raise UsageError(f"--set rpn_box_weight={self.rpn_box_weight}: must not be below 0")
+        if not self.anchor_ratios:
+            raise UsageError("--set anchor_ratios: must hold at least one")
 
 
 def anchor_layout(config: RPNConfig, strides: Sequence[int], side: int) -> list[Shapes]:

@@ -5,7 +5,6 @@ Shape shorthand: P boxes, H x W own pixels.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from detkit.config import ProposalConfig, ProposalMethod
 from detkit.errors import UsageError
 from detkit.structures import Proposals
+from detkit.text import nearest_hint
 
 __all__ = ["METHODS", "Proposer", "propose"]
 
@@ -50,8 +50,7 @@ class Proposer:
         DetkitError for an edge model that cannot be used here, before any image is.
         """
         if self.method not in METHODS:
-            near = difflib.get_close_matches(self.method, METHODS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(METHODS)}"
+            hint = nearest_hint(self.method, METHODS, f"choose from {', '.join(METHODS)}")
             raise UsageError(f"--method {self.method}: unknown; {hint}")
         if self.max_boxes < 1:
             raise UsageError(f"--max-boxes {self.max_boxes}: must be at least 1")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data.images import read_image
+from detkit.data.images import read_image, scaled_down
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
 from detkit.evaluation.error_breakdown import IGNORED, RIGHT, ErrorBreakdown
@@ -98,10 +98,7 @@ def _thumbnail(pixels: NDArray[np.uint8], path: Path) -> bytes:
     """Return the image as a small JPEG."""
     import cv2
 
-    height, width = pixels.shape[:2]
-    factor = min(1.0, LONG_SIDE / max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = scaled_down(pixels, LONG_SIDE)
     done, data = cv2.imencode(
         ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
     )

@@ -10,15 +10,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from detkit import machine
 from detkit.config import DetectorConfig, ProposalConfig
-from detkit.data.images import image_size, read_image
+from detkit.data.images import image_size, read_image, scaled_down
 from detkit.data.records import ImageRecord, truth_of
 from detkit.errors import DetkitError
 from detkit.geometry.boxes import iou
@@ -171,19 +169,9 @@ class TrainingDataset:
         """Return the image file's pixels, shrunk to the longer side `cache_size`."""
         image = read_image(record.path)
         size = image.shape[0], image.shape[1]
-        shrunk = torch.from_numpy(np.ascontiguousarray(_shrink(image, self.cache_size)))
+        small = scaled_down(image, self.cache_size or max(size))
+        shrunk = torch.from_numpy(np.ascontiguousarray(small))
         return Pixels(shrunk, size)
-
-
-def _shrink(image: NDArray[np.uint8], longer_side: int) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) image with at most this longer side; 0 leaves it as it is."""
-    height, width = image.shape[:2]
-    if not longer_side or max(height, width) <= longer_side:
-        return image
-    scale = longer_side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.uint8)
 
 
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
