@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from detkit.detectors import load_backend
 
 PACKAGE = Path(__file__).parents[1] / "detkit"
+PAGE = PACKAGE.parent / "docs" / "architecture.md"
 
 # A folder, or a file at the top of the package, and what it may import besides itself. What all
 # may import: `FREE`. `docs/architecture.md` has the same table as a picture.
@@ -34,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data": ("files",),
     "detector": DETECTOR,
     "detectors": (*DETECTOR, "detector"),
-    "proposals": ("data", "config", "files", "machine"),
+    "proposals": ("data", "config", "files"),
     "model_file": ("detector", "config", "files"),
     "training": (
         *("detector", "model_file", "networks.precision", "transforms", "geometry", "config"),
@@ -146,6 +148,22 @@ def test_every_module_imports_only_what_its_folder_may(name: str) -> None:
         imports = outside(name, at_once=how == "at once", types=False)
         wrong = sorted(other for other in imports if room_of(other) in rooms)
         assert not wrong, f"{name}: {room} may not import {wrong} {how}"
+
+
+def test_the_page_on_the_architecture_has_the_same_table() -> None:
+    told = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        row = re.fullmatch(r"\| `(\w+)(?:/|\.py)` \| [^|]+ \| ([^|;]+)(?:;[^|]*)? \|", line)
+        if row:
+            told[row[1]] = set(row[2].split(", "))
+    rooms = {name.partition(".")[0] for name in SOURCES if "." in name}
+    assert rooms <= set(told), "a folder is missing"
+    assert (told.pop("cli"), told.pop("detectors")) == (
+        {"everything"},
+        {"detector", "and what it may"},
+    )
+    for room, allowed in told.items():
+        assert allowed - {"nothing more"} == set(MAY_IMPORT[room]), room
 
 
 def test_no_folder_is_above_itself() -> None:
