@@ -42,7 +42,9 @@ def test_a_model_is_begun_trained_opened_scored_and_used_from_python(tmp_path: P
     detector, recipe = detkit.new_model("ssd", dataset.class_names, settings=settings)
     assert (detector.config.nms_thresh, recipe.batch_size) == (0.4, 4)
     options = detkit.RunOptions(max_steps=2, device="cpu")
-    steps = list(detkit.train(detector, dataset.splits["train"], recipe, tmp_path / "run", options))
+    steps = list(
+        detkit.train(detector, dataset.splits["train"], recipe, str(tmp_path / "run"), options)
+    )
     assert len(steps) == 2
     model = detkit.open_model(tmp_path / "run", "cpu", ["nms_thresh=.3"])
     assert (model.config.nms_thresh, model.class_names) == (0.3, dataset.class_names)

@@ -31,7 +31,7 @@ def train(
     detector: Detector,
     records: Sequence[ImageRecord],
     recipe: Recipe,
-    run_dir: Path,
+    run_dir: Path | str,
     options: RunOptions = DEFAULTS,
 ) -> Iterator[Step]:
     """Yield a `Step` after each optimiser step; the detector is trained in place.
@@ -54,6 +54,7 @@ def train(
     images of one whose loss is not finite) and, with `force`, nothing deleted.
     """
     began = time.monotonic()
+    run_dir = Path(run_dir)
     recipe.validate()
     options.validate()
     if not records:
