@@ -9,6 +9,7 @@ a model file.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import operator
 import types
@@ -238,25 +239,26 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def override(
-    detector: DetectorConfig, recipe: Recipe, settings: Mapping[str, str]
+    detector: DetectorConfig, recipe: Recipe, settings: Mapping[str, Any]
 ) -> tuple[DetectorConfig, Recipe]:
-    """Return both configs with the `settings` of `--set` put in, parsed by each field's type.
+    """Return both configs with the `settings` of `--set` put in, as each field's type.
 
-    Raises UsageError for an unknown key (naming the nearest one) or a value of a wrong type.
+    A text is parsed, any other value taken as it is. Raises UsageError for an unknown key (naming
+    the nearest one) or a value of a wrong type.
     """
     detector_types = typing.get_type_hints(type(detector))
     recipe_types = typing.get_type_hints(type(recipe))
     detector_values: dict[str, Any] = {}
     recipe_values: dict[str, Any] = {}
-    for key, text in settings.items():
+    for key, value in settings.items():
         if key in detector_types:
-            detector_values[key] = _parse(key, text, detector_types[key])
+            detector_values[key] = _parse(key, value, detector_types[key])
         elif key in recipe_types:
-            recipe_values[key] = _parse(key, text, recipe_types[key])
+            recipe_values[key] = _parse(key, value, recipe_types[key])
         else:
             known = [*detector_types, *recipe_types]
             hint = nearest_hint(key, known, "`detkit models` lists the keys")
-            raise UsageError(f"--set {key}={text}: no such setting; {hint}")
+            raise UsageError(f"--set {key}={value}: no such setting; {hint}")
     new_detector = dataclasses.replace(detector, **detector_values)
     new_recipe = dataclasses.replace(recipe, **recipe_values)
     new_detector.validate()
@@ -281,12 +283,11 @@ def from_json(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     return config_class(**{key: _coerce(key, value, hints[key]) for key, value in values.items()})
 
 
-def _parse(key: str, text: str, kind: Any) -> Any:
-    """Return the value that `text` stands for in a field of type `kind`."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+def _parse(key: str, value: Any, kind: Any) -> Any:
+    """Return what a value, or the text of one, is in a field of type `kind`."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
     if isinstance(value, str) and "," in value and typing.get_origin(kind) is tuple:
         value = tuple(part.strip() for part in value.split(","))
     if isinstance(value, str) and value.lower() in {"true", "false"}:

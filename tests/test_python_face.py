@@ -38,9 +38,10 @@ def test_a_model_is_begun_trained_opened_scored_and_used_from_python(tmp_path: P
 
     write_demo(tmp_path / "photos", num_images=12, seed=1)
     dataset = detkit.open_dataset(str(tmp_path / "photos"))
-    settings = {"size": 96, "batch_size": 4, "nms_thresh": 0.4}
+    settings = {"size": 96, "batch_size": "4", "nms_thresh": 0.4, "std": (0.2, 0.2, 0.2)}
     detector, recipe = detkit.new_model("ssd", dataset.class_names, settings=settings)
-    assert (detector.config.nms_thresh, recipe.batch_size) == (0.4, 4)
+    assert (detector.config.nms_thresh, recipe.batch_size) == (0.4, 4)  # as in the shell, or typed
+    assert detector.config.std == (0.2, 0.2, 0.2)
     options = detkit.RunOptions(max_steps=2, device="cpu")
     steps = list(
         detkit.train(detector, dataset.splits["train"], recipe, str(tmp_path / "run"), options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.text import nearest_hint
@@ -175,7 +175,7 @@ def new_model(
     *,
     backbone: str | None = None,
     weights: str = "none",
-    settings: Mapping[str, object] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[Detector, Recipe]:
     """Return a detector to train, with its starting weights, and the backend's short recipe.
 
@@ -189,8 +189,8 @@ def new_model(
     from detkit.model_file import is_model, model_info
 
     kind = load_backend(backend)
-    texts = {key: str(value) for key, value in (settings or {}).items()}
-    config, recipe = override(starting_config(kind, backbone, weights), kind.short_recipe, texts)
+    start = starting_config(kind, backbone, weights)
+    config, recipe = override(start, kind.short_recipe, settings or {})
     detector = kind(config, class_names)
     detector.load_weights(
         weights, model_info(weights)["class_names"] if is_model(weights) else None
