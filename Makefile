@@ -28,10 +28,10 @@ demo: $(STAMP)  ## write a small data set, train an SSD on it for two minutes, e
 	@echo "pictures: $(DEMO)/drawn    detections: $(DEMO)/detections.jsonl    model: $(DEMO)/run/best.safetensors"
 
 test: $(STAMP)  ## run the tests that take seconds each
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not gpu and not browser"
 
 test-slow: $(STAMP)  ## run all tests that this machine can run
-	$(BIN)/python -m pytest -m "not gpu and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not gpu and not browser"
 
 test-browser: $(STAMP)  ## look at the reports in headless Chromium, where there is one
 	$(BIN)/python -m pytest -m browser
