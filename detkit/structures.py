@@ -154,6 +154,11 @@ class Scores:
     num_images: int
     extra: Mapping[str, float | None] = field(default_factory=dict)  # the metric's further figures
 
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """All figures by name: of classes, the metric's further ones, and "mAP"."""
+        return {**self.extra, **{one.name: one.ap for one in self.classes}, "mAP": self.mean}
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -15,6 +15,7 @@ from runs import hold
 from detkit.cli import train
 from detkit.cli.train_plan import Plan
 from detkit.data.checks import check
+from detkit.data.demo.pictures import write_demo
 from detkit.errors import ExitCode
 
 WORDS = ("--model", "ssd", "--device", "cpu", "--num-workers", "0", "--batch-size", "2")
@@ -127,3 +128,15 @@ def test_an_option_replaces_what_an_earlier_run_was_asked_for_by_its_default_too
     done = detkit(*words)
     assert done.returncode == ExitCode.USAGE and "--seed -1" in done.stderr
     assert "1 error in the labels" in detkit(*words, "--seed", "0").stderr
+
+
+def test_what_training_is_to_reach_is_a_figure_that_a_validation_has(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo", num_images=6)
+    for word, message in (
+        ("mAP", "--until mAP: expected NAME=X with X between 0 and 1"),
+        ("cra=.5", "--until cra=0.5: no such class or figure; did you mean 'car'?"),
+    ):
+        done = detkit("train", tmp_path / "demo", *WORDS, "--until", word, "-o", tmp_path / "run")
+        assert done.returncode == ExitCode.USAGE
+        assert message in done.stderr
+        assert not (tmp_path / "run").exists()

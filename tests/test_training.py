@@ -273,6 +273,24 @@ def test_training_stops_after_patience_validations_without_a_better_one(
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
 
 
+def test_training_stops_once_a_validation_reaches_what_was_asked_for_and_goes_on_for_more(
+    tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    folder = tmp_path / "run"
+
+    def go_on(*means: float, **options: Any) -> list[Any]:
+        options = {"num_validations": 10, "validation": validate_with(*means), **options}
+        return list(run(records, folder, recipe=replace(RECIPE, max_steps=30), **options))
+
+    steps = go_on(0.2, 0.49, 0.5, 0.9, until={"mAP": 0.5})
+    assert steps[-1].step == 9
+    assert steps[-1].notes == ("stopped early: reached mAP=0.5",)
+    assert go_on(0.9, until={"mAP": 0.5}, resume=True) == []
+    assert go_on(0.5, 0.6, until={"mAP": 0.6}, resume=True)[-1].step == 15
+    means = [0.5] * 5
+    assert go_on(*means, until={"mAP": 0.3, "tree": 0.1}, resume=True)[-1].step == 30
+
+
 def test_a_validation_without_any_truth_leaves_the_last_model_as_the_best(
     tmp_path: Path, records: list[ImageRecord]
 ) -> None:

@@ -100,6 +100,12 @@ def train(
         int | None,
         typer.Option(min=1, metavar="N", help="Stop after this many validations without a better."),
     ] = None,
+    until: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=X", help="Stop once a validation has mAP (or a class) at X; repeatable."
+        ),
+    ] = None,
     classes: Classes = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out what `detkit check` calls an error.")
@@ -154,6 +160,7 @@ def train(
     Examples:
       detkit train photos --model ssd -o run
       detkit train photos --model ssd --weights imagenet --max-minutes 30 -o run
+      detkit train photos --model ssd --until mAP=.85 -o run
       detkit train photos --model ssd --set size=512 --set nms_thresh=.5 -o run
       detkit train --resume -o run
       detkit train --config run/config.json --seed 1 -o run-1
@@ -170,6 +177,7 @@ def train(
         "weights": in_full(weights),
         "recipe_name": None if recipe_name is None else nearest("--recipe", recipe_name, RECIPES),
         "val": in_full(val),
+        "until": None if until is None else _least_figures(until),
         "classes": class_list(classes),
         "proposals": in_full(proposals),
         "plugin": None if plugin is None else [str(in_full(name)) for name in plugin],
@@ -224,6 +232,27 @@ def _configs(
     return override(config, dataclasses.replace(recipe, **changes), settings)
 
 
+def _least_figures(words: Sequence[str]) -> dict[str, float]:
+    """Return {figure: least} of the `NAME=X` words of `--until`."""
+    from detkit.evaluation.gates import parse_gate
+
+    gates = [parse_gate(word, "--until") for word in words]
+    return {gate.name: gate.least for gate in gates}
+
+
+def _require_reachable(
+    until: Mapping[str, float], class_names: Sequence[str], held_out: Sequence[ImageRecord]
+) -> None:
+    """Raise UsageError when no validation can say whether `until` is reached."""
+    from detkit.evaluation.gates import Gate, check_gates
+    from detkit.evaluation.scores import score
+
+    if until and not held_out:
+        raise UsageError("--until: there is no image to validate on; see --val")
+    gates = [Gate(name, least) for name, least in until.items()]
+    check_gates(score([], [], class_names), gates, "--until")
+
+
 def _require_valid(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
     """Raise UsageError for what is wrong whatever the data are: to look at those takes minutes."""
     from detkit.data.output import require_apart
@@ -256,6 +285,7 @@ def _run(
 
     dataset = sound_data(console, plan)
     records, held_out = split_data(console, dataset, plan)
+    _require_reachable(plan.until, dataset.class_names, held_out)
     detector = _build(plan, config, dataset.class_names, records)
     source = _proposals(plan, detector, [*records, *held_out])
     options = RunOptions(

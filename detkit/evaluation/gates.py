@@ -20,8 +20,8 @@ class Gate:
     least: float  # in [0, 1]
 
 
-def parse_gate(text: str) -> Gate:
-    """Return the gate that `NAME=LEAST` stands for; raise UsageError when it stands for none."""
+def parse_gate(text: str, option: str = "--fail-under") -> Gate:
+    """Return the gate that `NAME=LEAST` stands for; UsageError naming the option otherwise."""
     name, equals, number = text.rpartition("=")
     try:
         least = float(number)
@@ -29,22 +29,22 @@ def parse_gate(text: str) -> Gate:
         least = -1.0
     if not equals or not name.strip() or not 0.0 <= least <= 1.0:
         raise UsageError(
-            f"--fail-under {text}: expected NAME=X with X between 0 and 1, like mAP=.6 or car=.7"
+            f"{option} {text}: expected NAME=X with X between 0 and 1, like mAP=.6 or car=.7"
         )
     return Gate(name.strip(), least)
 
 
-def check_gates(scores: Scores, gates: Sequence[Gate]) -> list[str]:
+def check_gates(scores: Scores, gates: Sequence[Gate], option: str = "--fail-under") -> list[str]:
     """Return a line for each gate that is not met, saying by how much.
 
     Raises UsageError for a gate on a figure that the scores do not have.
     """
-    values = {**scores.extra, **{one.name: one.ap for one in scores.classes}, "mAP": scores.mean}
+    values = scores.figures
     failures = []
     for gate in gates:
         if gate.name not in values:
             raise UsageError(
-                f"--fail-under {gate.name}={gate.least:g}: no such class or figure; "
+                f"{option} {gate.name}={gate.least:g}: no such class or figure; "
                 + near(gate.name, values)
             )
         value = values[gate.name]

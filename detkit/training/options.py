@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from detkit.errors import UsageError
@@ -31,6 +31,8 @@ class TrainOptions:
     max_steps: int | None = None  # without any it is the recipe's `max_steps`
     max_minutes: float | None = None
     patience: int | None = None  # validations in a row without a better mAP that end it too
+    # The least figures, as {"mAP": 0.85}, of a validation after which the run may end.
+    until: Mapping[str, float] = field(default_factory=dict)
     device: str = "auto"
     devices: int = 1  # on each machine
     nodes: int = 1  # machines

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from detkit.detector import Stage
 from detkit.training.run_log import SpeedMeter
@@ -94,5 +94,6 @@ class Position:
     validated: float = 0.0  # the progress at the last validation
     owes_validation: bool = False  # the run was told to stop when one was due
     stale: int = 0  # validations since the best
+    reached: Mapping[str, float] = field(default_factory=dict)  # the `until` that was met
     validation_seconds: float = 0.0  # of all
     last_validation: float = 0.0  # seconds the last one took

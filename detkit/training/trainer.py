@@ -90,7 +90,7 @@ class Trainer:
         self._require_time()
         if at.owes_validation and not stopped and self.options.validation is not None:
             yield self._owed_validation(learner, stage)
-        while at.progress < 1 and not stopped and not self.validation.is_stale(at):
+        while at.progress < 1 and not stopped and not self.validation.why_over(at):
             started = time.monotonic()
             factor = lr_factor(stage.recipe, at.progress)
             try:
@@ -128,8 +128,9 @@ class Trainer:
         """Score the weights and save; return the scores (first process only) and is_best."""
         at = self.at
         scores, is_best = self.validation.run(at, learner)
-        if self.validation.is_stale(at) and at.progress < 1:
-            self.log.note(f"stopped early: {at.stale} validations without a better mAP")
+        over = self.validation.why_over(at)
+        if over and at.progress < 1:
+            self.log.note(f"stopped early: {over}")
         self.save(learner, scores, is_best=is_best)
         return scores, is_best
 

@@ -57,8 +57,12 @@ class Validation:
         if learner is not None:
             learner.set_train()
         set_random_state(random)
-        mean, at.last_validation = self.fabric.broadcast(
-            (None if scores is None else scores.mean, time.monotonic() - started)
+        mean, at.reached, at.last_validation = self.fabric.broadcast(
+            (
+                None if scores is None else scores.mean,
+                dict(self.options.until) if self._reaches(scores) else {},
+                time.monotonic() - started,
+            )
         )
         is_best = mean is not None and (at.best is None or mean > at.best)
         if is_best:
@@ -68,6 +72,18 @@ class Validation:
         at.validation_seconds += at.last_validation
         return scores, is_best
 
-    def is_stale(self, at: Position) -> bool:
-        """Return whether so many validations brought nothing better that patience is at its end."""
-        return self.options.patience is not None and at.stale >= self.options.patience
+    def why_over(self, at: Position) -> str:
+        """Return why the run may end before its budget does; "" when it may not."""
+        until, patience = dict(self.options.until), self.options.patience
+        if until and at.reached == until:
+            return f"reached {', '.join(f'{name}={least:g}' for name, least in until.items())}"
+        if patience is not None and at.stale >= patience:
+            return f"{at.stale} validations without a better mAP"
+        return ""
+
+    def _reaches(self, scores: Scores | None) -> bool:
+        """Return whether there are scores and all figures of `until` are met."""
+        if scores is None or not self.options.until:
+            return False
+        values = [(scores.figures.get(name), least) for name, least in self.options.until.items()]
+        return all(value is not None and value >= least for value, least in values)
