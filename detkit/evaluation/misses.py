@@ -1,4 +1,4 @@
-"""At which of a detector's stages the objects it missed were lost.
+"""Missed objects, the false negatives: at which of a detector's stages each was lost.
 
 An object is lost at the stage after the last one that still had a box for it: a box of its
 class, from the candidates on, whose IoU with it reaches that of a find. One that no stage had

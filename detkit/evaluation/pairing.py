@@ -1,4 +1,4 @@
-"""Whose image is whose: predictions put beside the images of a split."""
+"""Pairing of predictions with the images of a split, by names, and of labels with classes."""
 
 from __future__ import annotations
 

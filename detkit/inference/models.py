@@ -1,4 +1,4 @@
-"""Models opened and begun: by file, run folder, published name, ONNX, another program's weights.
+"""Models opened by file, run folder, published name, ONNX, foreign weights; and new ones to train.
 
 Importing this module is cheap; its functions import torch.
 """

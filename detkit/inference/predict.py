@@ -1,4 +1,4 @@
-"""Detections for any number of images, in order and in flat memory.
+"""Prediction: detections for any number of images, in order and in flat memory.
 
 Threads read, decode and resize the next batch while the network works on this one:
 

@@ -1,4 +1,4 @@
-"""What learns during one stage: the network, its optimiser, the average of its weights.
+"""What learns during one stage: the network, its optimiser, the EMA of its weights.
 
 Shape shorthand: B images a batch.
 """

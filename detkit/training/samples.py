@@ -1,4 +1,4 @@
-"""What the network was shown: a batch drawn with its boxes, as pictures in `samples/`."""
+"""Sample images of a run: a batch as the network sees it, boxes drawn, in `samples/`."""
 
 from __future__ import annotations
 

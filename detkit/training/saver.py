@@ -1,4 +1,4 @@
-"""What a run keeps: its models, and the state that it goes on from."""
+"""Saving: the models of a run, and the state that it goes on from."""
 
 from __future__ import annotations
 
