@@ -59,7 +59,6 @@ def find_misses(
     alone. Raises DetkitError for an image that cannot be read.
     """
     source = source_for(detector, proposals)
-    device = next((one.device for one in detector.parameters()), torch.device("cpu"))
     was_training = detector.training
     detector.eval()
     try:
@@ -80,7 +79,7 @@ def find_misses(
                 proposals=None if given is None else torch.from_numpy(given),
                 image_id=record.image_id,
             )
-            (stages,) = detector.trace(detector.prepare([sample]).to(device), iou_thresh)
+            (stages,) = detector.trace(detector.prepare([sample]).to(detector.device), iou_thresh)
             row = {int(place): number for number, place in enumerate(traced)}
             for place in missed.tolist():
                 name = dataset.class_names[int(truth.labels[place])]

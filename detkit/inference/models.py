@@ -165,8 +165,7 @@ def with_settings(detector: Detector, words: Sequence[str]) -> Detector:
             f"--set {' '.join(words)}: makes another network of it than was trained; train with it"
         )
     other.load_state_dict(state)
-    device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
-    return other.to(device).eval()
+    return other.to(detector.device).eval()
 
 
 def new_model(
