@@ -10,6 +10,7 @@ training costs (`losses`) and what it sees (`candidates`); the rest follows.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -216,6 +217,12 @@ class Detector(nn.Module, ABC):
     def pretrained(self) -> bool:
         """Whether the backbone holds weights of another training."""
         return self.backbone.pretrained
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        tensor = next(itertools.chain(self.parameters(), self.buffers()), None)
+        return torch.device("cpu") if tensor is None else tensor.device
 
     @abstractmethod
     def network_size(self) -> Callable[[int, int], tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What this machine lets this process use."""
+"""Cores and memory that this machine lets this process use, and whether its processes fork."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST = 2**30  # bytes; well above any feature map, well below what an int holds
 
 
 def num_cores() -> int:
@@ -30,11 +34,6 @@ def memory_of_machine() -> int:
 def forks() -> bool:
     """Return whether a process of ours is forked: it then shares what is in memory for nothing."""
     return sys.platform.startswith("linux")
-
-
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST = 2**30  # bytes; well above any feature map, well below what an int holds
 
 
 def keep_freed_memory() -> bool:

@@ -1,9 +1,9 @@
-"""The model file, which people keep and share, and the resume file of an unfinished run.
+"""The model file, which people keep and share: written, and its header read.
 
 A model is one `.safetensors`: weights in float32 and, as JSON text in the header's metadata,
 the backend, its config, the class names, the preprocessing, the data set's hash, the scores and
-the detkit version. Equal runs write equal bytes, and reading one runs no code from it. The
-resume file holds tensors and plain values and is read with torch's `weights_only`.
+the detkit version. Equal runs write equal bytes, and reading one runs no code from it.
+`inference.models` opens one.
 """
 
 from __future__ import annotations

@@ -29,7 +29,11 @@ def short(value: object) -> str:
     writer = reprlib.Repr()
     writer.maxlevel, writer.maxlist, writer.maxdict = 3, 6, 6
     writer.maxstring = writer.maxlong = writer.maxother = _LONGEST
-    text = writer.repr(value)
+    return cut(writer.repr(value))
+
+
+def cut(text: str) -> str:
+    """Return a text that fits into a line of a message, its end replaced by "..."."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

@@ -1,4 +1,4 @@
-"""Where a detector loses an object: which objects each of its stages still has a box for.
+"""The trace of a detector: which objects each of its stages still has a box for.
 
 A stage is anything that makes boxes or throws some away: default boxes, proposals, the moved
 and scored candidates, the score threshold, NMS. A detector declares those before its candidates

@@ -113,12 +113,12 @@ def own_imports(name: str, *, at_once: bool = False, types: bool = True) -> set[
     return found
 
 
-def room_of(name: str) -> str:
+def part_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def is_within(name: str, rooms: tuple[str, ...]) -> bool:
-    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+def is_within(name: str, parts: tuple[str, ...]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def outside(name: str, *, at_once: bool = False, types: bool = True) -> set[str]:
@@ -128,7 +128,7 @@ def outside(name: str, *, at_once: bool = False, types: bool = True) -> set[str]
     return {
         other
         for other in imports - parents
-        if room_of(other) not in {room_of(name), *FREE} and not is_empty_init(other)
+        if part_of(other) not in {part_of(name), *FREE} and not is_empty_init(other)
     }
 
 
@@ -138,16 +138,16 @@ def is_empty_init(name: str) -> bool:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_module_imports_only_what_its_folder_may(name: str) -> None:
-    room = room_of(name)
-    assert room in MAY_IMPORT, f"{name}: {room} is not in the table above"
-    allowed = (*MAY_IMPORT[room], *TYPES_ONLY.get(room, ()))
+    part = part_of(name)
+    assert part in MAY_IMPORT, f"{name}: {part} is not in the table above"
+    allowed = (*MAY_IMPORT[part], *TYPES_ONLY.get(part, ()))
     wrong = sorted(other for other in outside(name) if not is_within(other, allowed))
-    assert not wrong, f"{name}: {room} may not import {wrong}"
-    forbidden = (set(TYPES_ONLY.get(room, ())), "but for types"), (LAZY.get(room, set()), "at once")
-    for rooms, how in forbidden:
+    assert not wrong, f"{name}: {part} may not import {wrong}"
+    forbidden = (set(TYPES_ONLY.get(part, ())), "but for types"), (LAZY.get(part, set()), "at once")
+    for parts, how in forbidden:
         imports = outside(name, at_once=how == "at once", types=False)
-        wrong = sorted(other for other in imports if room_of(other) in rooms)
-        assert not wrong, f"{name}: {room} may not import {wrong} {how}"
+        wrong = sorted(other for other in imports if part_of(other) in parts)
+        assert not wrong, f"{name}: {part} may not import {wrong} {how}"
 
 
 def test_the_page_on_the_architecture_has_the_same_table() -> None:
@@ -156,28 +156,28 @@ def test_the_page_on_the_architecture_has_the_same_table() -> None:
         row = re.fullmatch(r"\| `(\w+)(?:/|\.py)` \| [^|]+ \| ([^|;]+)(?:;[^|]*)? \|", line)
         if row:
             told[row[1]] = set(row[2].split(", "))
-    rooms = {name.partition(".")[0] for name in SOURCES if "." in name}
-    assert rooms <= set(told), "a folder is missing"
+    parts = {name.partition(".")[0] for name in SOURCES if "." in name}
+    assert parts <= set(told), "a folder is missing"
     assert (told.pop("cli"), told.pop("detectors")) == (
         {"everything"},
         {"detector", "and what it may"},
     )
-    for room, allowed in told.items():
-        assert allowed - {"nothing more"} == set(MAY_IMPORT[room]), room
+    for part, allowed in told.items():
+        assert allowed - {"nothing more"} == set(MAY_IMPORT[part]), part
 
 
 def test_no_folder_is_above_itself() -> None:
-    above: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    above: dict[str, set[str]] = {part: set() for part in MAY_IMPORT}
     for name in SOURCES:
-        above[room_of(name)] |= {room_of(other) for other in outside(name, types=False)}
+        above[part_of(name)] |= {part_of(other) for other in outside(name, types=False)}
 
-    def visit(room: str, way: tuple[str, ...]) -> None:
-        assert room not in way, " -> ".join((*way[way.index(room) :], room))
-        for other in above[room]:
-            visit(other, (*way, room))
+    def visit(part: str, way: tuple[str, ...]) -> None:
+        assert part not in way, " -> ".join((*way[way.index(part) :], part))
+        for other in above[part]:
+            visit(other, (*way, part))
 
-    for room in above:
-        visit(room, ())
+    for part in above:
+        visit(part, ())
 
 
 def test_no_modules_need_each_other_to_be_imported() -> None:
@@ -204,7 +204,7 @@ def test_labels_detections_and_metrics_need_no_torch(name: str) -> None:
     assert not {"torch", "torchvision"} & {imported.partition(".")[0] for imported in imports}
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) != "cli"])
+@pytest.mark.parametrize("name", [name for name in SOURCES if part_of(name) != "cli"])
 def test_only_the_shell_draws_on_the_terminal(name: str) -> None:
     tops = {imported.partition(".")[0] for imported in imported_by(SOURCES[name])}
     assert not tops & SHELL

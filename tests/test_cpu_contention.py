@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from detkit.training.cpu_contention import crowding_note, threads_cost
+from detkit.training.cpu_contention import contention_note, threads_cost
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def test_the_cost_is_the_time_on_all_threads_by_that_on_one(
 @pytest.mark.usefixtures("two_threads")
 def test_busy_cores_are_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     slow_together(monkeypatch, one=0.001, two=0.004)
-    assert "4.0x the time on 2 threads" in crowding_note()
-    assert "OMP_NUM_THREADS=1" in crowding_note()
+    assert "4.0x the time on 2 threads" in contention_note()
+    assert "OMP_NUM_THREADS=1" in contention_note()
     slow_together(monkeypatch, one=0.002, two=0.001)
-    assert crowding_note() == ""
+    assert contention_note() == ""
 
 
 def test_a_single_thread_waits_for_nobody() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert crowding_note() == ""
+        assert contention_note() == ""
     finally:
         torch.set_num_threads(before)

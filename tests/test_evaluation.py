@@ -144,7 +144,7 @@ def test_an_image_without_predictions_counts_its_objects_as_missed():
 
 
 def test_an_unknown_label_is_an_error_with_the_nearest_class():
-    with pytest.raises(DetkitError, match=r"'Car' of 2 detections .*ü\.png.*did you mean 'car'"):
+    with pytest.raises(DetkitError, match=r"'Car' of 2 detections .*ü\.png.*did you mean car"):
         pair([predicted("ü.png", ("Car", 0.5), ("Car", 0.4))], RECORDS, ["car", "dog"])
     with pytest.raises(DetkitError, match=r"1 more unknown.*choose from car, dog"):
         pair([predicted("ü.png", ("xyz", 0.5), ("qq", 0.4))], RECORDS, ["car", "dog"])
@@ -283,9 +283,9 @@ def test_a_gate_that_is_not_met_says_by_how_much():
 
 
 def test_a_gate_on_something_unknown_is_wrong_usage_with_the_nearest_name():
-    with pytest.raises(UsageError, match="did you mean 'mAP'"):
+    with pytest.raises(UsageError, match="did you mean mAP"):
         check_gates(score(*toy()), [Gate("map", 0.5)])
-    with pytest.raises(UsageError, match="did you mean 'car'"):
+    with pytest.raises(UsageError, match="did you mean car"):
         check_gates(score(*toy()), [Gate("cars", 0.5)])
     assert check_gates(score(*toy(), "coco"), [Gate("AP50", 0.5)]) == []
 

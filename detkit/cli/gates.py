@@ -1,4 +1,4 @@
-"""What makes `detkit eval` fail in a pipeline, and how the pipeline gets to see it."""
+"""Gates: what makes `detkit eval` fail in a pipeline, and how the pipeline gets to see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `detkit eval` judges: the detections of a model or a file, and how they score."""
+"""What `detkit eval` scores: the detections of a model or a file, on a split."""
 
 from __future__ import annotations
 

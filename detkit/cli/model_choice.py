@@ -1,4 +1,4 @@
-"""What a command's model works with: backends of one's own, and proposals."""
+"""Plugins and proposals of a command's model: `--plugin` and `--proposals`."""
 
 from __future__ import annotations
 

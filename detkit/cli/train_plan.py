@@ -1,4 +1,7 @@
-"""What a training was asked to do: from the command line, from a run's `config.json`, or both."""
+"""The plan of a training: what it was asked to do, and the data that it is to learn from.
+
+It is asked by the command line, by a run's `config.json`, or by both.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from detkit.data.records import Dataset, ImageRecord
 
 BUDGETS = ("epochs", "max_steps", "max_minutes")
+FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,13 +100,6 @@ def in_full(place: str | None) -> str | None:
     return str(Path(place).absolute())
 
 
-def _without_backbone(detector: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in detector.items() if key != "backbone"}
-
-
-FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
-
-
 def sound_data(console: Console, plan: Plan) -> Dataset:
     """Return the data set without errors; refuse it when it has some and may not drop them.
 
@@ -155,3 +152,7 @@ def split_data(
         console.note(note)
     console.note(f"{len(records)} images to train on, {len(held_out)} to validate on")
     return records, held_out
+
+
+def _without_backbone(detector: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in detector.items() if key != "backbone"}

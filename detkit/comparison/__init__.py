@@ -1,1 +1,1 @@
-"""Several models trained and measured alike, and the table of what came out."""
+"""Comparison of several models, trained and measured alike, and the table of what came out."""

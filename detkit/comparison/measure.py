@@ -13,7 +13,7 @@ from pathlib import Path
 from detkit.data import open_dataset
 from detkit.errors import DetkitError
 from detkit.inference.models import model_of, open_model
-from detkit.inference.predict import device_of, predict
+from detkit.inference.predict import predict
 from detkit.model_file import model_info
 from detkit.predictions.writers import open_writer
 from detkit.training.run_log import memory_mib, training_cost
@@ -66,7 +66,7 @@ def measure(
                 raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists such images")
             writer.write(one.of_classes(dataset.class_names))
     seconds = time.perf_counter() - began
-    peak = memory_mib(device_of(detector))
+    peak = memory_mib(detector.device)
     trained = training_cost(run)
     return Measured(
         backend=detector.name,

@@ -27,6 +27,7 @@ from typing import Any
 from detkit.comparison.measure import Measured, measure
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import write_bytes
+from detkit.text import cut
 
 ERROR = "detkit: error: "  # how the command begins the line that says why it failed
 
@@ -259,6 +260,5 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _short(value: object) -> str:
-    """Return a value as text that fits into a line."""
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """Return a value, or the words of a command, as text that fits into a line."""
+    return cut(" ".join(map(str, value)) if isinstance(value, list) else str(value))

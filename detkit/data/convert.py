@@ -1,4 +1,4 @@
-"""A data set written in another format, and divided into splits; its folder stays untouched.
+"""Conversion of a data set into another label format; its own folder stays untouched.
 
 What a format cannot hold stands in its `Format`. A set without splits (its one split is "all")
 stays without in every format.

@@ -1,4 +1,6 @@
-"""The one image loader: files to (H, W, 3) uint8 RGB, upright, or an error that names the file.
+"""Image files: read as (H, W, 3) uint8 RGB, upright, written, compared by bytes; and shrinking.
+
+Whatever cannot be read is an error that names the file.
 
 JPEG and PNG are decoded by OpenCV (the fastest here), everything else and the odd JPEG
 (CMYK) by Pillow. Sizes and orientation come from headers parsed here, so that `image_size`
@@ -127,6 +129,49 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise DetkitError(not_written(path, error)) from error
+
+
+def scaled_down(
+    image: NDArray[np.uint8], max_side: int, *, narrowest: int = 0, most: float = math.inf
+) -> NDArray[np.uint8]:
+    """Return the image, (H, W) or (H, W, C), with a longer side of at most `max_side` pixels.
+
+    But never with fewer than `narrowest` across, unless it then had more than `most` pixels
+    along. It is never enlarged, and returned itself when it is small enough.
+    """
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    if longer <= max_side:
+        return image
+    scale = max(max_side / longer, min(narrowest / min(height, width), most / longer))
+    if scale >= 1:
+        return image
+    import cv2
+
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
+    """Return the groups of two and more files with the same bytes, in the order given.
+
+    Only files of equal size are read. Files that are missing or cannot be read are in no group.
+    """
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        try:
+            by_size[path.stat().st_size].append(path)
+        except OSError:
+            continue
+    by_hash: defaultdict[bytes, list[Path]] = defaultdict(list)
+    for size, members in by_size.items():
+        if len(members) > 1 and size > 0:
+            for path in members:
+                try:
+                    by_hash[_digest(path)].append(path)
+                except OSError:
+                    continue
+    return [group for group in by_hash.values() if len(group) > 1]
 
 
 def _complaint(path: Path, error: Exception) -> str:
@@ -344,28 +389,6 @@ def _too_large(header: _Header | None = None) -> str:
     return f"{claim}, above the limit of {MAX_PIXELS:,}: a decompression bomb? shrink it"
 
 
-def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
-    """Return the groups of two and more files with the same bytes, in the order given.
-
-    Only files of equal size are read. Files that are missing or cannot be read are in no group.
-    """
-    by_size: defaultdict[int, list[Path]] = defaultdict(list)
-    for path in dict.fromkeys(paths):
-        try:
-            by_size[path.stat().st_size].append(path)
-        except OSError:
-            continue
-    by_hash: defaultdict[bytes, list[Path]] = defaultdict(list)
-    for size, members in by_size.items():
-        if len(members) > 1 and size > 0:
-            for path in members:
-                try:
-                    by_hash[_digest(path)].append(path)
-                except OSError:
-                    continue
-    return [group for group in by_hash.values() if len(group) > 1]
-
-
 def _digest(path: Path) -> bytes:
     """Return the hash of a file's bytes."""
     digest = hashlib.blake2b(digest_size=16)
@@ -373,24 +396,3 @@ def _digest(path: Path) -> bytes:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.digest()
-
-
-def scaled_down(
-    image: NDArray[np.uint8], max_side: int, *, narrowest: int = 0, most: float = math.inf
-) -> NDArray[np.uint8]:
-    """Return the image, (H, W) or (H, W, C), with a longer side of at most `max_side` pixels.
-
-    But never with fewer than `narrowest` across, unless it then had more than `most` pixels
-    along. It is never enlarged, and returned itself when it is small enough.
-    """
-    height, width = image.shape[:2]
-    longer = max(height, width)
-    if longer <= max_side:
-        return image
-    scale = max(max_side / longer, min(narrowest / min(height, width), most / longer))
-    if scale >= 1:
-        return image
-    import cv2
-
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: written beside its place, then renamed."""
+"""Labelled folders as they are written: whole or not at all, and never into their source."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from detkit.data.formats.format import Labelled
 from detkit.errors import DetkitError, UsageError
 
 _BY_SYSTEMS = frozenset({".DS_Store", "Thumbs.db"})  # put into folders by file managers
-
-
-def _own_names() -> frozenset[str]:
-    """Return what detkit's own writers put at the top of a labelled folder.
-
-    `force` replaces a folder that holds nothing else; a slip like `-o ~ --force` must not cost
-    anybody their files.
-    """
-    image = Labelled("image.jpg", 1, 1, ())
-    splits = {split: [image] for split in ("all", "train", "val", "test", "trainval")}
-    written = {path for form in reading.FORMATS for path, _ in form.write(splits, ())}
-    written |= {form.images for form in reading.FORMATS} | _BY_SYSTEMS
-    return frozenset(path.partition("/")[0] for path in written)
 
 
 @contextmanager
@@ -53,6 +40,28 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         raise DetkitError(f"{out}: cannot be written: {reason}; nothing was left there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_apart(source: Path, out: Path) -> None:
+    """Raise UsageError when writing `out` would touch the folder `source`."""
+    old, new = source.resolve(), out.resolve()
+    if new == old or old in new.parents:
+        raise UsageError(f"{out}: lies in the source folder {source}; write it elsewhere")
+    if new in old.parents:
+        raise UsageError(f"{out}: holds the source folder {source}; write it elsewhere")
+
+
+def _own_names() -> frozenset[str]:
+    """Return what detkit's own writers put at the top of a labelled folder.
+
+    `force` replaces a folder that holds nothing else; a slip like `-o ~ --force` must not cost
+    anybody their files.
+    """
+    image = Labelled("image.jpg", 1, 1, ())
+    splits = {split: [image] for split in ("all", "train", "val", "test", "trainval")}
+    written = {path for form in reading.FORMATS for path, _ in form.write(splits, ())}
+    written |= {form.images for form in reading.FORMATS} | _BY_SYSTEMS
+    return frozenset(path.partition("/")[0] for path in written)
 
 
 def _exchange(out: Path, partial: Path) -> None:
@@ -90,12 +99,3 @@ def _check_free(out: Path, force: bool) -> None:
             f"{out}: holds {foreign[0]!r}, which detkit did not write, so --force will not "
             "replace this folder; name another"
         )
-
-
-def require_apart(source: Path, out: Path) -> None:
-    """Raise UsageError when writing `out` would touch the folder `source`."""
-    old, new = source.resolve(), out.resolve()
-    if new == old or old in new.parents:
-        raise UsageError(f"{out}: lies in the source folder {source}; write it elsewhere")
-    if new in old.parents:
-        raise UsageError(f"{out}: holds the source folder {source}; write it elsewhere")

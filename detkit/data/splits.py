@@ -1,4 +1,4 @@
-"""What is trained on and what is held out: classes chosen, images cut off by a seed."""
+"""Training, validation and test splits: named, cut off or divided by a seed; classes chosen."""
 
 from __future__ import annotations
 
@@ -217,11 +217,11 @@ def split_dataset(dataset: Dataset, *, val: float, test: float = 0.0, seed: int)
     }
     groups = _groups(list(pool.values()), seed)
     shares = {"train": 1.0 - val - test, "val": val, "test": test}
-    room = _rooms(len(pool), {name: share for name, share in shares.items() if share > 0})
-    place = _deal(groups, room, shares)
+    sizes = _sizes(len(pool), {name: share for name, share in shares.items() if share > 0})
+    place = _deal(groups, sizes, shares)
     splits = {
         name: tuple(record for record in pool.values() if place[record.image_id] == name)
-        for name in room
+        for name in sizes
     }
     if kept.get("test"):
         splits["test"] = kept["test"]
@@ -246,39 +246,39 @@ def _groups(records: Sequence[ImageRecord], seed: int) -> list[list[ImageRecord]
     )
 
 
-def _rooms(count: int, shares: dict[str, float]) -> dict[str, int]:
+def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
     """Return how many images each split takes: at least one, train what is left."""
     if count < len(shares):
         raise UsageError(f"{count} images are too few for {len(shares)} splits")
-    room = {name: max(1, round(count * shares[name])) for name in shares if name != "train"}
-    while sum(room.values()) >= count:
-        room[max(room, key=lambda name: room[name])] -= 1
-    return {"train": count - sum(room.values()), **room}
+    sizes = {name: max(1, round(count * shares[name])) for name in shares if name != "train"}
+    while sum(sizes.values()) >= count:
+        sizes[max(sizes, key=lambda name: sizes[name])] -= 1
+    return {"train": count - sum(sizes.values()), **sizes}
 
 
 def _deal(
-    groups: list[list[ImageRecord]], room: dict[str, int], shares: dict[str, float]
+    groups: list[list[ImageRecord]], sizes: dict[str, int], shares: dict[str, float]
 ) -> dict[str, str]:
     """Return the split of each image by its id."""
     counts = [Counter(one.name for record in group for one in record.objects) for group in groups]
     total = sum(counts, Counter[str]())
-    wanted = {name: {one: total[one] * shares[name] for one in total} for name in room}
+    wanted = {name: {one: total[one] * shares[name] for one in total} for name in sizes}
     waiting = dict.fromkeys(range(len(groups)))
-    room = dict(room)
+    free = dict(sizes)
     place: dict[str, str] = {}
     # The rarest class first: later ones have more images to make up for it. Then the empty.
     for one in [*sorted(total, key=lambda name: (total[name], name)), None]:
         for number in [n for n in waiting if one is None or counts[n][one]]:
             del waiting[number]
             size = len(groups[number])
-            fitting = [name for name in room if room[name] >= size] or list(room)
+            fitting = [name for name in free if free[name] >= size] or list(free)
 
             def need(name: str, one: str | None = one) -> tuple[float, float]:
                 lack = wanted[name][one] / shares[name] if one is not None else 0.0
-                return lack, room[name] / shares[name]
+                return lack, free[name] / shares[name]
 
             chosen = max(fitting, key=need)
-            room[chosen] -= size
+            free[chosen] -= size
             for label, count in counts[number].items():
                 wanted[chosen][label] -= count
             place |= {record.image_id: chosen for record in groups[number]}

@@ -1,1 +1,1 @@
-"""From detections and truth to scores, and what stands behind them."""
+"""Metrics: from detections and truth to scores, and what stands behind them."""

@@ -1,4 +1,4 @@
-"""An earlier evaluation to hold a new one against, and how much was lost since.
+"""The baseline: an earlier evaluation to hold a new one against, and how much was lost since.
 
 A baseline is what `detkit eval --json` wrote. With the detections in it (`--with-detections`)
 they are scored again, on today's labels and under today's protocol, so that only the detector

@@ -1,4 +1,4 @@
-"""How far mean AP, and the difference of two, would move on other images of the same kind.
+"""Bootstrap intervals of mean AP, and of the difference of two: other images of the same kind.
 
 The bootstrap (Efron 1979): images are drawn with replacement, as many as there are, again and
 again, and each time AP is computed anew; what 95 % of these figures lie between is the
@@ -61,7 +61,7 @@ def bootstrap_map(
     """Return the bootstrap intervals of the mean AP of `detections[i]`, found where `truths[i]` is.
 
     With `others`, detections of the same images, also that of the difference.
-    `metric` and `iou_thresh` are those of `evaluation.score`. Raises UsageError for an unknown
+    `metric` and `iou_thresh` are those of `scores.score`. Raises UsageError for an unknown
     metric or fewer than 1 sample, ValueError when the sequences differ in length.
     """
     draws = draw_images(len(truths), samples, seed)

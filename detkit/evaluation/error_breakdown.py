@@ -1,4 +1,4 @@
-"""How much of the mean AP each kind of error costs.
+"""The error breakdown of TIDE: how much of the mean AP each kind of error costs.
 
 Bolya, Foley, Hays, Hoffman: TIDE, ECCV 2020, arXiv:2008.08115.
 

@@ -1,6 +1,6 @@
-"""From predictions to scores: whose image is whose, which metric, which gate is not met.
+"""Evaluation of a detector on a split: what it detects there, by head too, and its scores.
 
-Nothing here needs torch; only `evaluate`, which runs a detector, imports it.
+torch is imported when the detector runs.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detkit.errors import UsageError
-from detkit.evaluation.pairing import near
 from detkit.structures import Scores
+from detkit.text import nearest_hint
 
 ROUNDING = 1e-9  # a mean of ones and zeros may fall short of .5 by 1e-16; a gate does not
 
@@ -43,9 +43,9 @@ def check_gates(scores: Scores, gates: Sequence[Gate], option: str = "--fail-und
     failures = []
     for gate in gates:
         if gate.name not in values:
+            hint = nearest_hint(gate.name, values, f"choose from {', '.join(values)}")
             raise UsageError(
-                f"{option} {gate.name}={gate.least:g}: no such class or figure; "
-                + near(gate.name, values)
+                f"{option} {gate.name}={gate.least:g}: no such class or figure; {hint}"
             )
         value = values[gate.name]
         if value is None:

@@ -1,4 +1,4 @@
-"""How far boxes overlap, on plain numpy; `geometry.boxes` has the same on torch's tensors.
+"""IoU on plain numpy, for metrics; `geometry.boxes` has it on torch's tensors.
 
 Shape shorthand: N and M boxes.
 """

@@ -1,4 +1,4 @@
-"""At which of a detector's stages the objects it missed were lost.
+"""Missed objects, the false negatives: at which of a detector's stages each was lost.
 
 An object is lost at the stage after the last one that still had a box for it: a box of its
 class, from the candidates on, whose IoU with it reaches that of a find. One that no stage had
@@ -59,7 +59,6 @@ def find_misses(
     alone. Raises DetkitError for an image that cannot be read.
     """
     source = source_for(detector, proposals)
-    device = next((one.device for one in detector.parameters()), torch.device("cpu"))
     was_training = detector.training
     detector.eval()
     try:
@@ -80,7 +79,7 @@ def find_misses(
                 proposals=None if given is None else torch.from_numpy(given),
                 image_id=record.image_id,
             )
-            (stages,) = detector.trace(detector.prepare([sample]).to(device), iou_thresh)
+            (stages,) = detector.trace(detector.prepare([sample]).to(detector.device), iou_thresh)
             row = {int(place): number for number, place in enumerate(traced)}
             for place in missed.tolist():
                 name = dataset.class_names[int(truth.labels[place])]

@@ -1,11 +1,10 @@
-"""Whose image is whose: predictions put beside the images of a split."""
+"""Pairing of predictions with the images of a split, by names, and of labels with classes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections
-from detkit.text import nearest_name
+from detkit.text import nearest_hint
 
 # Above this a cut costs AP: at .5 it was 6 points of mAP on a VOC-like set, at .05 none.
 HARMLESS_CUT = 0.05
@@ -80,9 +79,10 @@ def _check_labels(predictions: Sequence[ImagePredictions], class_names: Sequence
     label = unknown[0]
     image = next(one.image for one in predictions if label in one.labels)
     more = f" ({len(unknown) - 1} more unknown labels)" if unknown[1:] else ""
+    hint = nearest_hint(label, class_names, f"choose from {', '.join(class_names)}")
     raise DetkitError(
         f"label {label!r} of {counted(counts[label], 'detection')} (first in {image}) is no class "
-        f"of the data set{more}; {near(label, class_names)}"
+        f"of the data set{more}; {hint}"
     )
 
 
@@ -90,12 +90,6 @@ def some(names: Sequence[str]) -> str:
     """Return the first names as text, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
-
-
-def near(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """Return a hint at the name that was meant, or at all there are."""
-    meant = nearest_name(name, known)
-    return f"did you mean {meant!r}?" if meant else f"choose from {', '.join(known)}"
 
 
 def _detections(

@@ -1,4 +1,4 @@
-"""Precision and recall of ranked detections: what every metric of a class is drawn from."""
+"""Precision, recall and F1 of a class's ranked detections."""
 
 from __future__ import annotations
 

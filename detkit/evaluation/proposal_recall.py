@@ -1,4 +1,4 @@
-"""How many objects proposals cover: recall, and mean average best overlap (MABO).
+"""Recall of proposals, and mean average best overlap (MABO): how many objects they cover.
 
 Shape shorthand: R objects, P proposals, K numbers of boxes, T thresholds.
 

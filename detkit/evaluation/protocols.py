@@ -41,7 +41,7 @@ def explain(
     First other metrics, then, each alone and under the metric asked for: difficult objects
     counted like others; difficult objects dropped from the labels, so that to find them is
     wrong; boxes whose corners are taken to lie inside ("+1 pixel"); detections one pixel off;
-    detections cut at a score. Raises as `evaluation.score` does.
+    detections cut at a score. Raises as `scores.score` does.
     """
 
     def scored(found: Found, wanted: Wanted) -> Scores:

@@ -1,4 +1,4 @@
-"""From paired detections and truth to scores, under any metric."""
+"""Scores of detections against truth under any metric, and as JSON values."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Boxes as numbers: their arithmetic, reference boxes, matching, non-maximum suppression."""
+"""Boxes: IoU and encoding, anchors and default boxes, matching, non-maximum suppression."""

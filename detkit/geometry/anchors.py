@@ -1,4 +1,4 @@
-"""Reference boxes laid over feature maps: SSD's default boxes, the RPN's anchors.
+"""Anchors and default boxes: the reference boxes of the RPN and of SSD over feature maps.
 
 Shape shorthand: L feature maps, K boxes in all, A anchors a place. Sizes are (height, width),
 shapes of anchors (width, height).

@@ -1,4 +1,4 @@
-"""Which ground truth a box is to learn: matching by IoU, and sampling of the matched boxes.
+"""Matching of boxes to ground truths by IoU, and sampling of the matched boxes.
 
 Shape shorthand: R ground-truth boxes, K boxes to match (anchors, default boxes, proposals).
 """

@@ -1,1 +1,1 @@
-"""Models opened and run on images."""
+"""Inference: models opened and run on images."""

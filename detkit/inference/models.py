@@ -1,4 +1,4 @@
-"""Models opened and begun: by file, run folder, published name, ONNX, another program's weights.
+"""Models opened by file, run folder, published name, ONNX, foreign weights; and new ones to train.
 
 Importing this module is cheap; its functions import torch.
 """
@@ -165,8 +165,7 @@ def with_settings(detector: Detector, words: Sequence[str]) -> Detector:
             f"--set {' '.join(words)}: makes another network of it than was trained; train with it"
         )
     other.load_state_dict(state)
-    device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
-    return other.to(device).eval()
+    return other.to(detector.device).eval()
 
 
 def new_model(

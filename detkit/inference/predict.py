@@ -1,4 +1,4 @@
-"""Detections for any number of images, in order and in flat memory.
+"""Prediction: detections for any number of images, in order and in flat memory.
 
 Threads read, decode and resize the next batch while the network works on this one:
 
@@ -155,7 +155,7 @@ def _detect(
     was_training = detector.training
     detector.eval()
     own_watch = detector.stopwatch
-    detector.stopwatch = Stopwatch(timing, _wait_for(device_of(detector)))
+    detector.stopwatch = Stopwatch(timing, _wait_for(detector.device))
     reader = ImageReader(images, reading, 2 * batch_size)
     try:
         for window in reader.windows(batch_size):
@@ -186,7 +186,7 @@ def _detections(
         if image.batch is not None:
             groups.setdefault(image.batch.sizes[0], []).append(index)
     found: list[Detections | None] = [None] * len(window)
-    device = device_of(detector)
+    device = detector.device
     own_config = detector.config
     detector.config = config
     try:
@@ -208,12 +208,6 @@ def _seconds_of(window: Iterable[ReadImage]) -> Iterator[tuple[str, float]]:
 def _wait_for(device: torch.device) -> Callable[[], None] | None:
     """Return what waits until the device has done its work; None where nothing runs ahead."""
     return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
-
-
-def device_of(detector: Detector) -> torch.device:
-    """Return where the detector's weights are."""
-    tensor = next(itertools.chain(detector.parameters(), detector.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:

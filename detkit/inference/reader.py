@@ -1,4 +1,4 @@
-"""Images read, decoded and prepared in threads while the network works on those before."""
+"""Prefetching for inference: images decoded and prepared in threads while the network works."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What R-CNN fits in passes over the images: a class's linear SVM, and its box regressions.
+"""R-CNN's bounding-box regression: four ridge regressions a class on pool5 features.
 
-Girshick et al. 2014, arXiv:1311.2524v5, sec. 2.3 and appendix C; how one is fitted is in
-`svms`, what differs from the paper is said in `detectors/rcnn.py`.
+Girshick et al. 2014, arXiv:1311.2524v5, appendix C; what differs from the paper is said in
+`detectors/rcnn.py`.
 
-Shape shorthand: C classes, n regions of an image, the first G of them its ground truths, D
-features of a region behind the last layer, Q at pool5.
+Shape shorthand: C classes, N examples of D features and T targets, n regions of an image, Q
+features of a region at pool5.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detkit.geometry.boxes import encode, iou
 from detkit.geometry.matching import match
-from detkit.networks.svms import LEAST_ROOM, norm_scale
+from detkit.networks.svms import LEAST_CAPACITY, norm_scale
 from detkit.structures import FloatArray
 
 
@@ -34,8 +34,8 @@ class ClassBoxes:
         """Start without pairs for weights of `shape`, (4 C, Q); all stay within `cache_gb`."""
         num_classes, width = shape[0] // 4, shape[1]
         # Half for the sums and the centred copy that the solver makes of one class.
-        room = max(LEAST_ROOM, int(cache_gb * 2**29 / (4 * (width + 4) * num_classes)))
-        self.pairs = [RowSample(width + 4, room, number) for number in range(num_classes)]
+        capacity = max(LEAST_CAPACITY, int(cache_gb * 2**29 / (4 * (width + 4) * num_classes)))
+        self.pairs = [RowSample(width + 4, capacity, number) for number in range(num_classes)]
         self.penalty = penalty
         self.feature_norm = feature_norm
         self.scale = 0.0  # of features; 0 until there are any

@@ -1,4 +1,4 @@
-"""Regions of images warped to one size, many at once, on whatever device the images are.
+"""Warped crops: regions of images at one size, many at once, on whatever device the images are.
 
 Shape shorthand: B images, N regions in all, S x S pixels of a crop, H x W network pixels.
 """

@@ -1,4 +1,4 @@
-"""Feature maps for detectors of regions: one map of a backbone, or a pyramid of several.
+"""Necks: the feature maps of detectors of regions, one of a backbone or a pyramid of several.
 
 Shape shorthand: B images, L maps of C channels at strides s_l.
 """

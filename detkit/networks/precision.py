@@ -1,4 +1,4 @@
-"""Which device, number format and memory layout a network trains in."""
+"""Precision, device and memory layout: what a network trains and detects in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A map of fixed size for every region of interest: RoI pooling, RoI align, spatial pyramid.
+"""RoI pooling, RoI align, spatial pyramid: a map of fixed size for every region of interest.
 
 Shape shorthand: R regions in all, of B images; L feature maps of C channels and stride s_l;
 P x P places of a pooled map.

@@ -1,6 +1,10 @@
-"""What R-CNN fits on features without gradients: linear SVMs and ridge regressions.
+"""R-CNN's linear SVMs, one a class, and the mining of their hard negatives.
 
-Shape shorthand: N examples of D features.
+Girshick et al. 2014, arXiv:1311.2524v5, sec. 2.3; what differs from the paper is said in
+`detectors/rcnn.py`.
+
+Shape shorthand: C classes, N examples, n regions of an image, the first G of them its ground
+truths, D features of each behind the last layer.
 """
 
 from __future__ import annotations
@@ -12,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from detkit.structures import FloatArray
+
+NEVER = -1e4  # the margin of a class that no SVM could be trained for
+LEAST_CAPACITY = 64  # examples of a class, however little memory there is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +98,12 @@ class MinedSVM:
             self.num_dropped += max(0, len(positives) - places)
         if self.weights is not None:
             negatives = negatives[self.margins(negatives) > settings.hard_margin]
-        room = self.capacity - len(self.positives) - self.num_negatives
-        negatives = negatives[: max(0, room)]
+        free = self.capacity - len(self.positives) - self.num_negatives
+        negatives = negatives[: max(0, free)]
         if len(negatives):
             self._waiting.append(negatives)
             self._new += len(negatives)
-        if self._new >= settings.retrain_after or (self._new and room <= len(negatives)):
+        if self._new >= settings.retrain_after or (self._new and free <= len(negatives)):
             self.train()
 
     def train(self) -> bool:
@@ -109,10 +116,6 @@ class MinedSVM:
         hard = self.margins(self.negatives) >= self.settings.easy_margin
         self.negatives = self.negatives[hard]
         return True
-
-
-NEVER = -1e4  # the margin of a class that no SVM could be trained for
-LEAST_ROOM = 64  # examples of a class, however little memory there is
 
 
 class ClassSVMs:
@@ -130,8 +133,8 @@ class ClassSVMs:
         """Start without examples of `shape`, (C, D); all together stay within `cache_gb`."""
         num_classes, width = shape
         # The solver's copy of one class is in float64, beside one in float32.
-        room = max(LEAST_ROOM, int(cache_gb * 2**30 / (4 * width * (num_classes + 3))))
-        self.svms = [MinedSVM(settings, width, room) for _ in range(num_classes)]
+        capacity = max(LEAST_CAPACITY, int(cache_gb * 2**30 / (4 * width * (num_classes + 3))))
+        self.svms = [MinedSVM(settings, width, capacity) for _ in range(num_classes)]
         self.negative_thresh = negative_thresh
         self.feature_norm = feature_norm
         self.scale = 0.0  # of features; 0 until there are any

@@ -1,1 +1,1 @@
-"""Boxes that may hold an object, whatever it is: methods, files, the cache."""
+"""External region proposals: selective search, Edge Boxes, files, the cache."""

@@ -1,4 +1,4 @@
-"""Boxes that may hold an object, whatever it is: one interface to all methods.
+"""Region proposals, boxes that may hold any object: one interface to all methods.
 
 Shape shorthand: P boxes, H x W own pixels.
 """

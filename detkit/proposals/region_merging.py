@@ -1,4 +1,4 @@
-"""What selective search knows of regions: histograms, neighbours, similarity, and their merging.
+"""Hierarchical grouping of selective search: regions, their similarity, and their merging.
 
 J. R. R. Uijlings, K. E. A. van de Sande, T. Gevers and A. W. M. Smeulders, "Selective Search for
 Object Recognition", IJCV 104(2), 2013, secs. 3.1 and 3.2. Shape shorthand: H x W pixels, C

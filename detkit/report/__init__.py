@@ -1,1 +1,1 @@
-"""What people look at: plots as files, and pages that hold everything they show."""
+"""Reports: plots as files, and pages that hold everything they show."""

@@ -1,4 +1,4 @@
-"""What was taken for what: the confusion matrix of detections, with background.
+"""The confusion matrix of detections, with background: what was taken for what.
 
 Shape shorthand: N detections, R objects, C classes, L least scores.
 

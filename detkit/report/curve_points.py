@@ -1,4 +1,4 @@
-"""Precision and recall as a page can hold them: few points, exact ones.
+"""Precision-recall curves as a page can hold them: few points, exact ones.
 
 Shape shorthand: n ranked detections of a class, T least scores.
 """

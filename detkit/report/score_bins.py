@@ -1,4 +1,4 @@
-"""How scores are distributed, and whether they mean what they say.
+"""Score histograms and calibration: how scores lie, and whether they mean what they say.
 
 Shape shorthand: N detections, C classes, B bins.
 """

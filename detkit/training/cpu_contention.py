@@ -1,4 +1,4 @@
-"""Whether other programs leave the processor's cores to the threads of a network."""
+"""CPU contention: whether other programs leave the cores to the threads of a network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from detkit.networks.precision import forth_and_back
 
 ROUNDS = 24
-PATIENCE = 0.5  # seconds; on crowded cores a few rounds say enough
-CROWDED = 1.5  # of the cost; free cores gave .7 to .9, one busy program on two cores 4 to 5
+PATIENCE = 0.5  # seconds; on contended cores a few rounds say enough
+CONTENDED = 1.5  # of the cost; free cores gave .7 to .9, one busy program on two cores 4 to 5
 
 
 def threads_cost() -> float:
@@ -44,10 +44,10 @@ def threads_cost() -> float:
     return statistics.fmean(seconds[threads]) / statistics.fmean(seconds[1])
 
 
-def crowding_note() -> str:
+def contention_note() -> str:
     """Return what to do where one thread is faster than all of them now, or ""."""
     cost = threads_cost()
-    if cost < CROWDED:
+    if cost < CONTENDED:
         return ""
     return (
         f"other programs keep the cores busy: a convolution takes {cost:.1f}x the time on "

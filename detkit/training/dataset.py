@@ -1,4 +1,6 @@
-"""The labelled images of a training as samples: decoded once, with their proposals.
+"""The training data set: labelled images as samples, decoded once, with their proposals.
+
+Before the first step it also says how many objects the proposals cover.
 
 Shape shorthand: H x W own pixels, R objects, P proposals.
 """
@@ -25,6 +27,7 @@ from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Sample, Truth
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
+IOU_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # counted at where no proposal is positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +177,6 @@ class TrainingDataset:
         return Pixels(shrunk, size)
 
 
-STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-
-
 def coverage_note(images: TrainingDataset, config: DetectorConfig) -> str:
     """Return `coverage` of images that have proposals; "" where the config has no threshold."""
     if not isinstance(config, ProposalConfig):  # what it learns of them is its own affair
@@ -196,7 +196,7 @@ def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -
     if not covered:
         reached = ", ".join(
             f"{int((of_proposals >= step).sum())} of {step:g}"
-            for step in STEPS
+            for step in IOU_STEPS
             if step < positive_thresh
         )
         best = float(of_objects.max())

@@ -1,4 +1,4 @@
-"""The moving average of a network's weights over training."""
+"""EMA: the exponential moving average of a network's weights over training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What learns during one stage: the network, its optimiser, the average of its weights.
+"""What learns during one stage: the network, its optimiser, the EMA of its weights.
 
 Shape shorthand: B images a batch.
 """
@@ -41,7 +41,7 @@ class Learner:
         self._base_lrs = [float(group["lr"]) for group in groups]
         optimizer = make_optimizer(recipe, groups, fabric.device, precision)
         self._network, self._optimizer = fabric.setup(LossModule(detector), optimizer)
-        self.average = EMA(detector, recipe.ema_decay) if recipe.ema_decay else None
+        self.ema = EMA(detector, recipe.ema_decay) if recipe.ema_decay else None
 
     def set_train(self) -> None:
         """Put the detector into train mode, all but frozen norms."""
@@ -89,29 +89,29 @@ class Learner:
                 error_if_nonfinite=False,  # fp16's scaler meets these and skips the step
             )
         self._optimizer.step()
-        if self.average is not None:
-            self.average.update()
+        if self.ema is not None:
+            self.ema.update()
 
     def averaged(self) -> AbstractContextManager[None]:
         """Return a block in which the detector holds the averaged weights, if there are any."""
-        return nullcontext() if self.average is None else self.average.applied()
+        return nullcontext() if self.ema is None else self.ema.applied()
 
     def state(self) -> dict[str, Any]:
         """Return all that changes from step to step but the network itself, for `load_state`."""
-        average = self.average
+        ema = self.ema
         return {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
-            "average": {} if average is None else average.weights,
-            "average_updates": 0 if average is None else average.updates,
+            "average": {} if ema is None else ema.weights,
+            "average_updates": 0 if ema is None else ema.updates,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        if self.average is not None and state["average"]:  # else it begins with these weights
-            self.average.load(state["average"], state["average_updates"])
+        if self.ema is not None and state["average"]:  # else it begins with these weights
+            self.ema.load(state["average"], state["average_updates"])
 
 
 def averaged(learner: Learner | None) -> AbstractContextManager[None]:

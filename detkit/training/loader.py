@@ -1,4 +1,4 @@
-"""Training images on their way to the network: augmented and batched in workers.
+"""The data loader: training images augmented and batched in workers, on their way to the network.
 
 Randomness belongs to the draw, not to the worker: draw number `n` of a run with seed `s` is
 made from `(s, n)` alone. So any number of workers gives the same bits, resuming needs nothing
@@ -139,10 +139,10 @@ class PackedBatch:
         cls,
         samples: Iterable[Sample],
         preparation: Preparation,
-        room: Callable[[int], Tensor] | None = None,
+        memory: Callable[[int], Tensor] | None = None,
     ) -> PackedBatch:
-        """Return the samples' batch made ready to travel; `room` is `Preparation.resize`'s."""
-        batch = preparation.resize(samples, room)
+        """Return the samples' batch made ready to travel; `memory` is `Preparation.resize`'s."""
+        batch = preparation.resize(samples, memory)
         return cls(
             replace(batch, boxes=[], labels=[], difficult=[], proposals=None),
             PackedTensors.of(batch.boxes),
@@ -218,7 +218,7 @@ class BatchStream(Dataset[PackedBatch | DetkitError]):
         self.batch_size = batch_size
         self.rank = rank
         self.share = batch_size // world_size
-        self.room: Callable[[int], Tensor] | None = None  # where a data worker puts its batches
+        self.memory: Callable[[int], Tensor] | None = None  # where a data worker puts its batches
 
     def __len__(self) -> int:
         """Return a number no run reaches: the stream has no end."""
@@ -233,7 +233,7 @@ class BatchStream(Dataset[PackedBatch | DetkitError]):
         try:
             with random_states_kept():  # once a batch: it takes longer than to seed
                 samples = (self.samples(first + index) for index in range(number))
-                return PackedBatch.of(samples, self.preparation, self.room)
+                return PackedBatch.of(samples, self.preparation, self.memory)
         except DetkitError as error:
             return error
 
@@ -352,7 +352,7 @@ def _begin_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     info = get_worker_info()
     if info is not None and isinstance(info.dataset, BatchStream):
-        info.dataset.room = SharedBuffers(PIECES)
+        info.dataset.memory = SharedBuffers(PIECES)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):  # a signal to the whole group is meant for the run
         os.setpgid(0, 0)

@@ -1,4 +1,4 @@
-"""The time a run has used, and what is left of its budget."""
+"""Progress of a run: where it is, the time it has used, and what is left of its budget."""
 
 from __future__ import annotations
 

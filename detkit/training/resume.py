@@ -1,4 +1,8 @@
-"""The resume file of an unfinished run: all that is needed to go on to the bit."""
+"""The resume file of an unfinished run: all that is needed to go on to the bit.
+
+It holds tensors and plain values, is read with torch's `weights_only`, and with them the states
+of all random number generators.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a training run: what lies in it, who may write to it, and its log.
+"""The folder of a training run: what lies in it, and who may write to it.
 
 `config.json`, `metrics.jsonl`, `log.txt`, `best.safetensors`, `last.safetensors`,
 `resume.ckpt`, `samples/`. One run at a time writes to it.

@@ -1,4 +1,4 @@
-"""What a run keeps: its models, and the state that it goes on from."""
+"""Saving: the models of a run, and the state that it goes on from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.model_file import require_finite, save_model
 from detkit.structures import Scores
+from detkit.text import cut
 from detkit.training.dataset import TrainingDataset
 from detkit.training.learner import Learner, averaged
 from detkit.training.options import RunOptions
@@ -64,9 +65,10 @@ class Saver:
         for name, value in self.identity.items():
             before = saved["run"].get(name)
             if before != value:
+                was, now = cut(str(before)), cut(str(value))
                 raise UsageError(
-                    f"--resume: this run was started with {name} {_short(before)}, not "
-                    f"{_short(value)}; give what it was started with, or start anew with --force"
+                    f"--resume: this run was started with {name} {was}, not {now}; give what it "
+                    "was started with, or start anew with --force"
                 )
         self.identity = saved["run"]
         self._saved_step = saved["position"]["step"]
@@ -135,9 +137,3 @@ def identity(
     if options.precision != "auto":  # of a run that goes on it is what it was
         values["precision"] = options.precision
     return values
-
-
-def _short(value: object) -> str:
-    """Return a value as text that fits into a line."""
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

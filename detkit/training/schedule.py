@@ -1,4 +1,4 @@
-"""The learning rate and the budget, both as functions of progress in [0, 1].
+"""The learning rate schedule and the budget, both as functions of progress in [0, 1].
 
 Progress is the share of the steps done, or of the time used when the budget is in minutes;
 a schedule written in shares fits any budget.

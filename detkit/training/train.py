@@ -19,7 +19,7 @@ from detkit.errors import DetkitError, Interrupted
 from detkit.machine import keep_freed_memory
 from detkit.networks.precision import choose_precision, find_device
 from detkit.structures import Step
-from detkit.training.cpu_contention import crowding_note
+from detkit.training.cpu_contention import contention_note
 from detkit.training.learner import leave_group, make_fabric
 from detkit.training.options import DEFAULTS, RunOptions
 from detkit.training.resume import load_resume
@@ -79,7 +79,7 @@ def train(
     try:
         fabric.launch()
         trainer = Trainer(fabric, detector, records, recipe, options, folder, began)
-        trainer.log.note(reason, crowding_note() if device.type == "cpu" else "")
+        trainer.log.note(reason, contention_note() if device.type == "cpu" else "")
         if folder is not None and folder.was_killed:
             trainer.log.note("the run before was killed; its lock was left behind and is ours now")
         trainer.begin(saved)

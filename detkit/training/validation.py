@@ -1,4 +1,4 @@
-"""The validations of a run: when one is due, what becomes of it, and when to stop for them."""
+"""Validation and early stopping: when one is due, what becomes of it, when patience ends."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Samples changed before a network sees them: resized, normalised, augmented."""
+"""Augmentation and preprocessing: samples changed before a network sees them."""

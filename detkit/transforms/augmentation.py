@@ -1,4 +1,4 @@
-"""The recipes of training augmentation, composed of the transforms."""
+"""Augmentation recipes: each paper's and the light one, composed of the transforms."""
 
 from __future__ import annotations
 

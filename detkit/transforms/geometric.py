@@ -1,4 +1,4 @@
-"""Training augmentation: functions from one `Sample` to the next, in which boxes follow pixels.
+"""Geometric augmentation: flips, crops, expansion, scale and shift, in which boxes follow pixels.
 
 Shape shorthand: R boxes, P proposals, H x W own pixels.
 

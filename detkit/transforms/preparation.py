@@ -1,4 +1,4 @@
-"""Samples on their way to a network: resized, padded and normalised as it was trained.
+"""Preprocessing: samples resized, padded and normalised to a batch, as the network was trained.
 
 Shape shorthand: B images a batch, H x W network pixels.
 """
@@ -33,13 +33,13 @@ class Preparation:
         return self.normalise(self.resize(samples))
 
     def resize(
-        self, samples: Iterable[Sample], room: Callable[[int], Tensor] | None = None
+        self, samples: Iterable[Sample], memory: Callable[[int], Tensor] | None = None
     ) -> Batch:
         """Return the batch with its images still in grey levels of 0 to 255: `normalise` is due.
 
         They are uint8, a quarter of what the network sees, for the way out of a data worker;
-        without antialiasing float32, since nothing is rounded there. `room` gives the memory they
-        are put into: uint8 of a number of bytes. Samples may be made on the way: each is resized
+        without antialiasing float32, since nothing is rounded there. `memory` gives what they are
+        put into: uint8 of a number of bytes. Samples may be made on the way: each is resized
         as it comes, while its pixels are in the processor's cache, and let go.
         """
         original_sizes, resized = [], []
@@ -56,7 +56,7 @@ class Preparation:
             if sample.proposals is not None
         ]
         return Batch(
-            images=self._side_by_side([sample.image for sample in resized], room),
+            images=self._side_by_side([sample.image for sample in resized], memory),
             sizes=sizes,
             original_sizes=original_sizes,
             boxes=[sample.boxes * scale for sample, scale in zip(resized, scales, strict=True)],
@@ -93,7 +93,7 @@ class Preparation:
         )[0]
 
     def _side_by_side(
-        self, resized: Sequence[Tensor], room: Callable[[int], Tensor] | None
+        self, resized: Sequence[Tensor], memory: Callable[[int], Tensor] | None
     ) -> Tensor:
         """Return (B, 3, H, W) of the (3, h, w) images, zero beyond each."""
         height, width = (
@@ -101,10 +101,10 @@ class Preparation:
             for axis in (1, 2)
         )
         shape, dtype = (len(resized), 3, height, width), resized[0].dtype
-        if room is None:
+        if memory is None:
             images = torch.empty(shape, dtype=dtype)
         else:
-            images = room(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+            images = memory(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
         for image, place in zip(resized, images, strict=True):
             if image.shape != place.shape:  # only what no image covers must be zero
                 place = place.zero_()[:, : image.shape[1], : image.shape[2]]
