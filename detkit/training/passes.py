@@ -1,17 +1,87 @@
-"""A pass over the training images, for what is fitted without gradients."""
+"""Passes over the training images, for what is fitted without gradients."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from detkit.detector import Detector
+from detkit.detector import Detector, Stage
 from detkit.errors import DetkitError
-from detkit.structures import Batch
+from detkit.structures import Batch, Step
 from detkit.training.dataset import TrainingDataset
 from detkit.training.loader import BatchStream, SampleStream
+from detkit.training.run_folder import stopped_at, with_way_on
 from detkit.transforms.augmentation import Compose
+
+if TYPE_CHECKING:
+    from detkit.training.trainer import Trainer
+
+
+def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
+    """Yield a step for each batch of the images that a stage fits something from.
+
+    Half a pass is never saved: after an interruption it begins anew. A step is told when the
+    next batch has been seen too, so that the last one can tell of the whole.
+    """
+    run.restore()
+    run.detector.to(run.fabric.device).eval()
+    step = None
+    if stage.fit is not None and not run.at.stage_step:
+        if stage.begin is not None:
+            stage.begin()
+        run.clock.begin_pass()
+        began = time.monotonic()
+        for figures in stage.fit(_batches_in_time(run, stage)):
+            if step is not None:
+                run.log.step(step, last=False)
+                yield step
+            now = time.monotonic()
+            run.clock.speed.add(now - began)
+            began = now
+            run.count_step()
+            step = replace(run.tell(stage, 0.0, {}), figures=figures)
+    run.at.progress = 1.0
+    if step is not None:
+        scores, is_best = None, False
+        if run.is_last_stage and run.options.validation is not None:
+            scores, is_best = run.validate(None)
+        notes = step.notes + run.log.taken_notes()
+        step = replace(step, scores=scores, is_best=is_best, notes=notes)
+        run.log.step(step, last=True)
+        yield step
+    run.end_stage(None)
+
+
+def _batches_in_time(run: Trainer, stage: Stage) -> Iterator[Batch]:
+    """Yield all images in batches, as they are, while there is time; at least one batch.
+
+    Raises Interrupted when the run is told to stop.
+    """
+    at, images, device = run.at, run.images, run.fabric.device
+    size, done, began = stage.recipe.batch_size, 0, time.monotonic()
+    stream = batches_once(images, run.detector, size, run.options.seed, device)
+    while done < len(images):
+        try:
+            batch = next(stream)
+        except DetkitError as error:
+            raise with_way_on(error, run.folder, at.step) from error
+        if run.is_stopped():
+            raise stopped_at(run.folder, at.step)
+        if done and at.progress >= 1:
+            more = (time.monotonic() - began) * (len(images) / done - 1) / 60
+            run.log.note(
+                f"{stage.name}: time for {done} of {len(images)} images; the others would "
+                f"take {max(0.1, more):.1f} minutes more: raise --max-minutes, or lower what "
+                f"this pass looks at (detkit models {run.detector.name})"
+            )
+            return
+        done += len(batch)
+        at.images += len(batch)
+        yield batch
 
 
 def batches_once(

@@ -1,4 +1,4 @@
-"""Sample images of a run: a batch as the network sees it, boxes drawn, in `samples/`."""
+"""What the network was shown: a batch drawn with its boxes, as pictures in `samples/`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,11 @@ from numpy.typing import NDArray
 from detkit.data.images import write_image
 from detkit.detector import Detector
 from detkit.drawing import draw
+from detkit.errors import DetkitError
 from detkit.structures import Batch
+
+if TYPE_CHECKING:
+    from detkit.training.run_folder import RunFolder
 
 NUM_SAMPLES = 8
 OURS = re.compile(rf"\.?[1-{NUM_SAMPLES}]-.*\.jpg(\.\d+\.tmp)?", re.DOTALL)
@@ -35,6 +40,20 @@ def write_samples(folder: Path, batch: Batch, detector: Detector) -> None:
         # A mosaic's name is those of its four images: the first will do.
         name = PurePosixPath(batch.image_ids[index].partition("+")[0]).stem
         write_image(folder / f"{index + 1}-{name}.jpg", image)
+
+
+def show_failed(folder: RunFolder | None, batch: Batch, detector: Detector) -> str:
+    """Write the images of a first step that failed; return the words that say where they are.
+
+    An earlier run's folder stays as it was: then nothing is written, and "" returned.
+    """
+    if folder is None or folder.holds_run:
+        return ""
+    with suppress(DetkitError, OSError):  # what is to be told is why the step failed
+        clear_samples(folder.samples)
+        write_samples(folder.samples, batch, detector)
+        return f"look at {folder.samples}, "
+    return ""
 
 
 def clear_samples(folder: Path) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,12 +31,12 @@ from detkit.training.dataset import TrainingDataset, coverage_note
 from detkit.training.learner import Learner, next_batch, over_devices
 from detkit.training.loader import training_batches
 from detkit.training.options import RunOptions
-from detkit.training.passes import batches_once
+from detkit.training.passes import fit_steps
 from detkit.training.progress import Clock, Position
 from detkit.training.resume import restore_random_state, seed_process
 from detkit.training.run_folder import RunFolder, stopped_at, with_way_on
 from detkit.training.run_log import RunLog, losses_text, memory_mib
-from detkit.training.samples import clear_samples, write_samples
+from detkit.training.samples import show_failed, write_samples
 from detkit.training.saver import Saver
 from detkit.training.schedule import lr_factor
 from detkit.training.signals import StopSignal
@@ -80,14 +79,14 @@ class Trainer:
         with self._stop:
             for stage in self.stages[self.at.stage :]:
                 learns = stage.fit is None
-                yield from self._learn(stage) if learns else self._fit(stage)
+                yield from self._learn(stage) if learns else fit_steps(self, stage)
         self.log.say(f"done: {self.at.step} steps in {self.clock.seconds / 60:.1f} minutes")
 
     def _learn(self, stage: Stage) -> Iterator[Step]:
         """Yield the steps of one stage; what it has learnt is in the detector afterwards."""
         at = self.at
         learner, stream = self._begin(stage)
-        stopped = self._is_stopped()
+        stopped = self.is_stopped()
         self._require_time()
         if at.owes_validation and not stopped and self.options.validation is not None:
             yield self._owed_validation(learner, stage)
@@ -105,17 +104,17 @@ class Trainer:
             self._count(batch)
             self.clock.speed.add(time.monotonic() - started)
 
-            stopped = self._is_stopped()
+            stopped = self.is_stopped()
             scores, is_best = None, False
-            due = self._is_last_stage and self.validation.is_due(
+            due = self.is_last_stage and self.validation.is_due(
                 at, self.budgets[at.stage], self.clock.seconds
             )
             at.owes_validation = due and stopped
             if due and not stopped:
-                scores, is_best = self._validate(learner)
+                scores, is_best = self.validate(learner)
             elif self.saver.is_due:
-                self._save(learner)
-            step = self._tell(stage, factor, losses, scores, is_best)
+                self.save(learner)
+            step = self.tell(stage, factor, losses, scores, is_best)
             self.log.step(step, last=at.progress >= 1 or stopped)
             yield step
             if self._stop.received and self.fabric.world_size == 1:  # while others had the step
@@ -123,91 +122,30 @@ class Trainer:
         if stopped:
             self._keep(learner)
             raise stopped_at(self.folder, at.step)
-        self._end_stage(learner)
+        self.end_stage(learner)
 
-    def _fit(self, stage: Stage) -> Iterator[Step]:
-        """Yield a step for each batch of the images that a stage fits something from.
-
-        Half a pass is never saved: after an interruption it begins anew. A step is told when the
-        next batch has been seen too, so that the last one can tell of the whole.
-        """
-        self._restore()
-        self.detector.to(self.fabric.device).eval()
-        step = None
-        if stage.fit is not None and not self.at.stage_step:
-            if stage.begin is not None:
-                stage.begin()
-            self.clock.begin_pass()
-            began = time.monotonic()
-            for figures in stage.fit(self._batches_in_time(stage)):
-                if step is not None:
-                    self.log.step(step, last=False)
-                    yield step
-                now = time.monotonic()
-                self.clock.speed.add(now - began)
-                began = now
-                self._count_step()
-                step = replace(self._tell(stage, 0.0, {}), figures=figures)
-        self.at.progress = 1.0
-        if step is not None:
-            scores, is_best = None, False
-            if self._is_last_stage and self.options.validation is not None:
-                scores, is_best = self._validate(None)
-            notes = step.notes + self.log.taken_notes()
-            step = replace(step, scores=scores, is_best=is_best, notes=notes)
-            self.log.step(step, last=True)
-            yield step
-        self._end_stage(None)
-
-    def _batches_in_time(self, stage: Stage) -> Iterator[Batch]:
-        """Yield all images in batches, as they are, while there is time; at least one batch.
-
-        Raises Interrupted when the run is told to stop.
-        """
-        at, images, device = self.at, self.images, self.fabric.device
-        size, done, began = stage.recipe.batch_size, 0, time.monotonic()
-        stream = batches_once(images, self.detector, size, self.options.seed, device)
-        while done < len(images):
-            try:
-                batch = next(stream)
-            except DetkitError as error:
-                raise with_way_on(error, self.folder, at.step) from error
-            if self._is_stopped():
-                raise stopped_at(self.folder, at.step)
-            if done and at.progress >= 1:
-                more = (time.monotonic() - began) * (len(images) / done - 1) / 60
-                self.log.note(
-                    f"{stage.name}: time for {done} of {len(images)} images; the others would "
-                    f"take {max(0.1, more):.1f} minutes more: raise --max-minutes, or lower what "
-                    f"this pass looks at (detkit models {self.detector.name})"
-                )
-                return
-            done += len(batch)
-            at.images += len(batch)
-            yield batch
-
-    def _validate(self, learner: Learner | None) -> tuple[Scores | None, bool]:
+    def validate(self, learner: Learner | None) -> tuple[Scores | None, bool]:
         """Score the weights and save; return the scores (first process only) and is_best."""
         at = self.at
         scores, is_best = self.validation.run(at, learner)
         over = self.validation.why_over(at)
         if over and at.progress < 1:
             self.log.note(f"stopped early: {over}")
-        self._save(learner, scores, is_best=is_best)
+        self.save(learner, scores, is_best=is_best)
         return scores, is_best
 
-    def _save(
+    def save(
         self, learner: Learner | None, scores: Scores | None = None, *, is_best: bool = False
     ) -> None:
         """Save where the run is; the time used goes with it."""
         self.at.seconds = self.clock.seconds
         self.saver.save(learner, self.at, scores, is_best=is_best)
 
-    def _end_stage(self, learner: Learner | None) -> None:
+    def end_stage(self, learner: Learner | None) -> None:
         """Save, and leave the averaged weights in the detector."""
-        at, is_last = self.at, self._is_last_stage
+        at, is_last = self.at, self.is_last_stage
         if not self.saver.has_saved(at.step):  # else the last validation has saved, with scores
-            self._save(learner)
+            self.save(learner)
         if learner is not None and learner.ema is not None:
             learner.ema.apply()
             learner.ema = None
@@ -215,7 +153,7 @@ class Trainer:
         if not is_last:
             at.stage, at.stage_step = at.stage + 1, 0
             at.progress, at.stage_began = 0.0, self.clock.seconds
-            self._save(learner)
+            self.save(learner)
         elif at.best is None:
             self.saver.save_only()
 
@@ -248,7 +186,7 @@ class Trainer:
             self.clock.began += time.monotonic() - started
         self.log.note(self.images.fill_cache())
 
-    def _restore(self) -> Mapping[str, Any] | None:
+    def restore(self) -> Mapping[str, Any] | None:
         """Put the detector back to where it was saved; return what was saved, once."""
         saved, self._saved = self._saved, None
         if saved is not None:
@@ -259,7 +197,7 @@ class Trainer:
 
     def _begin(self, stage: Stage) -> tuple[Learner, Iterator[Batch]]:
         """Return what learns in this stage and the stream of its batches, at our position."""
-        saved, first = self._restore(), self.at.stage_step
+        saved, first = self.restore(), self.at.stage_step
         within = saved if first else None
         if stage.begin is not None:
             stage.begin()
@@ -277,11 +215,11 @@ class Trainer:
         return learner, stream
 
     @property
-    def _is_last_stage(self) -> bool:
+    def is_last_stage(self) -> bool:
         """Return whether the run is in its last stage, the one that is validated."""
         return self.at.stage == len(self.stages) - 1
 
-    def _is_stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Bring `at.progress` up to date; return whether to stop, the same in all processes."""
         at = self.at
         progress, stopped = self.clock.progress(at), self._stop.received
@@ -292,13 +230,13 @@ class Trainer:
         at.progress = max(at.progress, progress)
         return stopped and at.progress < 1  # what is complete may as well be finished
 
-    def _count_step(self) -> None:
+    def count_step(self) -> None:
         """Count a step that was made; with the first one the folder becomes this run's."""
         self.at.step += 1
         self.at.stage_step += 1
         self.saver.begin()
 
-    def _tell(
+    def tell(
         self,
         stage: Stage,
         factor: float,
@@ -327,14 +265,14 @@ class Trainer:
     def _owed_validation(self, learner: Learner, stage: Stage) -> Step:
         """Return the step that the run was stopped at, told anew with the validation due there."""
         self.at.owes_validation = False
-        scores, is_best = self._validate(learner)
-        step = self._tell(stage, lr_factor(stage.recipe, self.at.progress), {}, scores, is_best)
+        scores, is_best = self.validate(learner)
+        step = self.tell(stage, lr_factor(stage.recipe, self.at.progress), {}, scores, is_best)
         self.log.validation(step)
         return step
 
     def _count(self, batch: Batch) -> None:
         """Count a step of learning and its images; the first batch becomes pictures."""
-        self._count_step()
+        self.count_step()
         self.at.images += len(batch) * self.fabric.world_size
         if self.at.step == 1 and self.folder is not None:
             write_samples(self.folder.samples, batch, self.detector)
@@ -342,7 +280,7 @@ class Trainer:
     def _keep(self, learner: Learner) -> None:
         """Save what a stage that ends too early has learnt, if anything."""
         if self.at.stage_step:  # else what `begin` changed would be changed again
-            self._save(learner)
+            self.save(learner)
 
     def _require_time(self) -> None:
         """Raise DetkitError when the budget of time is used up before anything was learnt."""
@@ -356,22 +294,9 @@ class Trainer:
         """Raise DetkitError for a loss that is not finite, naming the step and its images."""
         if all(math.isfinite(loss) for loss in losses.values()):
             return
-        shown = "" if self.at.step else self._show_failed(batch)
+        shown = "" if self.at.step else show_failed(self.folder, batch, self.detector)
         raise DetkitError(
             f"step {self.at.step + 1}: the loss is not finite ({losses_text(losses)}); images: "
             f"{', '.join(batch.image_ids)}; {shown}check their boxes (detkit check), lower "
             f"--lr or --set clip_norm=10 (saved before: {self.saver.path('resume.ckpt')})"
         )
-
-    def _show_failed(self, batch: Batch) -> str:
-        """Write the images of a first step that failed; return the words that say where they are.
-
-        An earlier run's folder stays as it was: then nothing is written, and "" returned.
-        """
-        if self.folder is None or self.folder.holds_run:
-            return ""
-        with suppress(DetkitError, OSError):  # what is to be told is why the step failed
-            clear_samples(self.folder.samples)
-            write_samples(self.folder.samples, batch, self.detector)
-            return f"look at {self.folder.samples}, "
-        return ""
