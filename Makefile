@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 DETKIT := $(BIN)/detkit
 STAMP := .venv/.stamp
-DEMO := demo
+DEMO := demo-run
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-browser lint format bench check-docs docs docs-figures equations build clean

@@ -173,7 +173,7 @@ def test_a_pass_that_an_image_ended_is_made_anew_once_that_is_mended(
     whole = Counting()
     list(run(records, tmp_path / "whole", toy=whole))
     image = records[3].path.read_bytes()
-    with pytest.raises(DetkitError, match=r"bïld-3.png.*detkit train --resume -o "):
+    with pytest.raises(DetkitError, match=r"bïld-3.png.*RunOptions\(resume=True\)"):
         for step in run(records, tmp_path / "run", toy=Counting()):
             if step.step == 2:  # the last before the pass
                 records[3].path.write_bytes(b"")

@@ -55,6 +55,45 @@ def test_a_model_is_begun_trained_opened_scored_and_used_from_python(tmp_path: P
     assert len(found.labels) == len(found.boxes)
 
 
+def test_names_of_classes_are_looked_at_before_anything_is_learnt(tmp_path: Path) -> None:
+    from detkit.data.demo.pictures import write_demo
+
+    for names in ([], ["car", "car"], [""], [1, 2]):
+        with pytest.raises(UsageError, match="class_names="):
+            detkit.new_model("ssd", names)  # type: ignore[arg-type]
+    write_demo(tmp_path / "photos", num_images=6)
+    records = detkit.open_dataset(tmp_path / "photos").splits["train"]
+    detector, recipe = detkit.new_model("ssd", ["zebra"])
+    with pytest.raises(DetkitError, match="the detector's classes are zebra, those of the"):
+        next(iter(detkit.train(detector, records, recipe, tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("patience", 0), ("devices", 0), ("nodes", 0), ("num_workers", -1)]
+)
+def test_numbers_that_no_run_can_have_are_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(UsageError, match=f"{name.replace('_', '-')} {value}: must be at least"):
+        detkit.RunOptions(**{name: value}).validate()
+
+
+def test_one_path_is_one_image(tmp_path: Path) -> None:
+    detector, _ = detkit.new_model("ssd", ["car"], settings={"size": 96})
+    (found,) = detkit.predict(detector, str(tmp_path / "none.jpg"))
+    assert found.error is not None
+
+
+def test_a_run_begun_in_python_says_how_python_goes_on_with_it(tmp_path: Path) -> None:
+    from detkit.training.run_folder import RunFolder, stopped_at
+
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(None)
+    assert str(stopped_at(folder, 3)).endswith("go on with: RunOptions(resume=True)")
+    (tmp_path / "run" / "config.json").write_text("{}")  # as the shell's command writes it
+    assert f"go on with: detkit train --resume -o {tmp_path}" in str(stopped_at(folder, 3))
+    folder.close()
+
+
 def test_what_cannot_be_opened_or_begun_is_told_as_in_the_shell(tmp_path: Path) -> None:
     with pytest.raises(DetkitError, match=r"no such model file; did you mean ssd300-coco\?"):
         detkit.open_model("ssd300-cocoo")

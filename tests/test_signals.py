@@ -80,7 +80,7 @@ def test_stopping_says_how_to_go_on_and_has_exit_code_130(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # the second stops at once
     assert before is not signal.default_int_handler
     with pytest.raises(
-        Interrupted, match="stopped at step 1; go on with: detkit train --resume -o"
+        Interrupted, match=r"stopped at step 1; go on with: RunOptions\(resume=True\)"
     ) as caught:
         next(steps)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
@@ -98,7 +98,9 @@ def test_an_image_that_vanishes_on_the_way_costs_nothing_that_was_learnt(
     made = [next(steps), next(steps)]
     for path in before:
         path.unlink()
-    with pytest.raises(DetkitError, match=r"bïld-.*no such image.*detkit train --resume") as caught:
+    with pytest.raises(
+        DetkitError, match=r"bïld-.*no such image.*RunOptions\(resume=True\)"
+    ) as caught:
         made += steps
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     for path, content in before.items():

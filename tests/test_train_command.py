@@ -134,7 +134,7 @@ def test_what_training_is_to_reach_is_a_figure_that_a_validation_has(tmp_path: P
     write_demo(tmp_path / "demo", num_images=6)
     for word, message in (
         ("mAP", "--until mAP: expected NAME=X with X between 0 and 1"),
-        ("cra=.5", "--until cra=0.5: no such class or figure; did you mean 'car'?"),
+        ("cra=.5", "--until cra=0.5: no such class or figure; did you mean car?"),
     ):
         done = detkit("train", tmp_path / "demo", *WORDS, "--until", word, "-o", tmp_path / "run")
         assert done.returncode == ExitCode.USAGE

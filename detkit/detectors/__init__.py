@@ -54,6 +54,8 @@ def add_plugin(path_or_module: str) -> str:
             module = importlib.util.module_from_spec(spec)
             sys.modules[path.stem] = module
             spec.loader.exec_module(module)
+        elif path.is_file():
+            raise UsageError(f"--plugin {path}: not a Python file (.py)")
         else:
             module = importlib.import_module(path_or_module)
     except ImportError as error:

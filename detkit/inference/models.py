@@ -180,17 +180,24 @@ def new_model(
 
     `backbone` and `weights` are what `detkit train` takes, `settings` what `--set` does: those of
     the detector's config and of the recipe. Random weights are drawn by torch's global generator.
-    Raises UsageError for a name or a setting there is not, DetkitError for weights that do not
-    fit.
+    Raises UsageError for a name or a setting there is not and for class names that are none or
+    given twice, DetkitError for weights that do not fit.
     """
     from detkit.config import override
     from detkit.detectors import load_backend
     from detkit.model_file import is_model, model_info
 
     kind = load_backend(backend)
+    names = [class_names] if isinstance(class_names, str) else list(class_names)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise UsageError(
+            f"class_names={class_names!r}: expected at least one name, all of them text"
+        )
+    if len(set(names)) < len(names):
+        raise UsageError(f"class_names={class_names!r}: a name is given twice")
     start = starting_config(kind, backbone, weights)
     config, recipe = override(start, kind.short_recipe, settings or {})
-    detector = kind(config, class_names)
+    detector = kind(config, names)
     detector.load_weights(
         weights, model_info(weights)["class_names"] if is_model(weights) else None
     )

@@ -46,7 +46,7 @@ class Prediction:
 
 def predict(
     detector: Detector,
-    images: Iterable[ImageSource | Path | str],
+    images: Iterable[ImageSource | Path | str] | Path | str,
     *,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
@@ -57,10 +57,13 @@ def predict(
     timing: dict[str, float] | None = None,
     detect: Callable[[Batch], list[Detections]] | None = None,
 ) -> Iterator[ImagePredictions]:
-    """Yield what the detector finds in each image; `detect_images` without the pixels."""
+    """Yield what the detector finds in each image; `detect_images` without the pixels.
+
+    One path stands for the image there.
+    """
     found = detect_images(
         detector,
-        images,
+        [images] if isinstance(images, str | Path) else images,
         batch_size=batch_size,
         device=device,
         score_thresh=score_thresh,

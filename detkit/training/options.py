@@ -40,12 +40,17 @@ class TrainOptions:
     num_workers: int | None = None  # processes that load images; None: by the cores
 
     def validate(self) -> None:
-        """Raise UsageError for a budget or a seed that no run can have."""
+        """Raise UsageError for a budget, a seed or a number that no run can have."""
         for value in (self.max_steps, self.epochs, self.max_minutes):
             if value is not None and not 0 < value < math.inf:
                 raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: must be from 0 to {MAX_SEED}")
+        for name, least in (("patience", 1), ("devices", 1), ("nodes", 1), ("num_workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {value}: must be at least {least}")
 
     def budgets(
         self, stages: Sequence[Stage], num_images: int, batch_size: int

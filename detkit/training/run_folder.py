@@ -190,7 +190,9 @@ def with_way_on(error: DetkitError, folder: RunFolder | None, step: int) -> Detk
 
 
 def _way_on(folder: RunFolder) -> str:
-    """Return the command that goes on with a run."""
+    """Return how to go on with a run: the command, or Python's option where that began it."""
+    if not (folder.path / "config.json").is_file():
+        return "RunOptions(resume=True)"
     return f"detkit train --resume -o {shell_word(folder.path)}"
 
 

@@ -59,6 +59,12 @@ def train(
     options.validate()
     if not records:
         raise DetkitError("no images to train on: the training split is empty")
+    labelled = {one.name for record in records for one in record.objects}
+    if labelled and labelled.isdisjoint(detector.class_names):
+        raise DetkitError(
+            f"nothing to learn: the detector's classes are {', '.join(detector.class_names)}, "
+            f"those of the training images {', '.join(sorted(labelled))}"
+        )
     keep_freed_memory()
     device = find_device(options.device)
     if not options.resume:
