@@ -80,7 +80,7 @@ def test_what_was_stopped_is_said_as_a_command_the_shell_takes(
 
     folder = tmp_path / "my run's"
     with pytest.raises(Interrupted) as caught:
-        for _ in run(records, folder):
+        for _ in run(records, folder, settings={}):
             signal.raise_signal(signal.SIGTERM)
     command = str(caught.value).partition("go on with: ")[2]
     if os.name != "nt":
