@@ -19,7 +19,7 @@ from report_samples import write_folder, write_found
 from running import detkit, process
 from toy import make_toy
 
-from detkit.comparison import runs as comparing
+from detkit.comparison import runs
 from detkit.comparison.measure import Measured
 from detkit.comparison.runs import Cell, Conditions, Outcome, compare
 from detkit.comparison.table import comparison_to_json, summarise
@@ -62,8 +62,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         cell.found.write_text("")
         return MEASURED
 
-    monkeypatch.setattr(comparing, "_train", train)
-    monkeypatch.setattr(comparing, "_measure", measure)
+    monkeypatch.setattr(runs, "_train", train)
+    monkeypatch.setattr(runs, "_measure", measure)
     return done
 
 
@@ -146,12 +146,12 @@ def test_training_begins_goes_on_or_begins_anew_by_what_is_there(
     assert cell.training is not None
     said: list[str] = []
     trainer.lines = ["train: epoch 1\n"]
-    comparing._train(cell, cell.training, False, said.append)
+    runs._train(cell, cell.training, False, said.append)
     cell.run.mkdir()
-    comparing._train(cell, cell.training, False, said.append)
+    runs._train(cell, cell.training, False, said.append)
     (cell.run / "resume.ckpt").touch()
-    comparing._train(cell, cell.training, False, said.append)
-    comparing._train(cell, cell.training, True, said.append)
+    runs._train(cell, cell.training, False, said.append)
+    runs._train(cell, cell.training, True, said.append)
     run = str(cell.run)
     assert [words[3:] for words in trainer.calls] == [
         ["train", "data", "--model", "ssd", "-o", run],
@@ -177,7 +177,7 @@ def test_why_a_training_ended_is_told(
     trainer.code = code
     trainer.lines = ["reading\n", "detkit: error: no images\n", "\n"]
     with pytest.raises(kind, match=words):
-        comparing._train(cell, (), False, lambda line: None)
+        runs._train(cell, (), False, lambda line: None)
 
 
 def test_a_model_that_cannot_be_measured_is_told_by_its_error(tmp_path: Path) -> None:
@@ -362,9 +362,9 @@ def test_models_are_trained_measured_and_put_into_one_table(tmp_path: Path) -> N
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "best.safetensors").write_bytes(b"no model")
     save_model(tmp_path / "toy.safetensors", make_toy())
-    runs = ("--run", f"toy={tmp_path / 'toy.safetensors'}", "--run", tmp_path / "bad")
+    given = ("--run", f"toy={tmp_path / 'toy.safetensors'}", "--run", tmp_path / "bad")
     words += ["--models", "ssd", "--max-steps", "2", "--num-workers", "0", "--device", "cpu"]
-    done = process(*words, *runs, "--set", "size=64", "--report", out / "c.html")
+    done = process(*words, *given, "--set", "size=64", "--report", out / "c.html")
     report = json.loads(done.stdout)
     by_name = {row["name"]: row for row in report["models"]}
     assert done.returncode == 3, done.stderr

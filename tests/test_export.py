@@ -317,8 +317,8 @@ def test_a_file_of_two_images_a_run_takes_any_number(tmp_path: Path) -> None:
         ImageSource.of_pixels(str(seed), picture(seed, 50 + 9 * seed, 70)) for seed in range(3)
     ]
     for batch_size in (1, 3):
-        wanted = list(predict(detector, images, batch_size=batch_size, device="cpu"))
-        found = list(predict(exported, images, batch_size=batch_size, device="cpu"))
+        wanted = list(predict(detector, images, batch_size=batch_size))
+        found = list(predict(exported, images, batch_size=batch_size))
         assert len(found) == 3
         for one, other in zip(wanted, found):
             assert one.boxes.size and one.labels == other.labels

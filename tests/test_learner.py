@@ -17,9 +17,8 @@ from toy import make_toy, scores_of, write_images
 from detkit.data.records import ImageRecord
 from detkit.errors import UsageError
 from detkit.networks.precision import choose_precision, find_device, memory_format
-from detkit.training import learner as learning
 from detkit.training.ema import EMA
-from detkit.training.learner import freeze_norms
+from detkit.training.learner import freeze_norms, frozen_norms
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def test_when_norms_are_frozen(
     toy = make_toy()
     toy.config = replace(toy.config, freeze_norm=wish)  # type: ignore[arg-type]
     toy.backbone.pretrained, toy.backbone.folded_norms = pretrained, folded
-    assert learning.frozen_norms(toy, share)[0] is frozen
+    assert frozen_norms(toy, share)[0] is frozen
 
 
 def test_freezing_counts_the_norms_and_leaves_the_rest_training() -> None:

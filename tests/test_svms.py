@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detkit.networks.box_regression import RowSample, fit_ridge
+from detkit.networks.box_regression import Reservoir, fit_ridge
 from detkit.networks.svms import MinedSVM, SVMSettings, fit_svm
 from detkit.structures import FloatArray
 
@@ -122,7 +122,7 @@ def test_without_positives_there_is_no_svm() -> None:
 def test_a_sample_holds_every_row_with_the_same_chance() -> None:
     counts = np.zeros(20)
     for seed in range(400):
-        sample = RowSample(1, 5, seed)
+        sample = Reservoir(1, 5, seed)
         for start in range(0, 20, 4):
             sample.add(np.arange(start, start + 4, dtype=np.float32)[:, None])
         assert sample.num_seen == 20 and len(np.unique(sample.rows)) == 5

@@ -189,7 +189,8 @@ def recall(
 
         require_plot(plot)
     from detkit.data import open_dataset
-    from detkit.evaluation import proposal_recall as scoring
+    from detkit.evaluation.proposal_recall import PROTOCOL, counts_up_to, recall_to_json
+    from detkit.evaluation.proposal_recall import recall as recall_of
 
     console = Console(quiet)
     proposers = _proposers(
@@ -207,25 +208,23 @@ def recall(
 
         save_recall_plot(found, truths, dataset.class_names, plot, count=max_boxes)
         console.note(f"recall over IoU and number of boxes: {plot}")
-    counts = scoring.counts_up_to(max_boxes)
+    counts = counts_up_to(max_boxes)
     scores = {
-        name: scoring.recall(boxes, truths, dataset.class_names, counts=counts)
+        name: recall_of(boxes, truths, dataset.class_names, counts=counts)
         for name, boxes in found.items()
     }
     if as_json:
         report: dict[str, Any] = {
             "data": str(dataset.root),
             "split": part,
-            "protocol": scoring.PROTOCOL,
+            "protocol": PROTOCOL,
             "num_images": len(records),
-            "proposals": [
-                {"name": name, **scoring.recall_to_json(one)} for name, one in scores.items()
-            ],
+            "proposals": [{"name": name, **recall_to_json(one)} for name, one in scores.items()],
         }
         console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
         return
     _tell(console, scores)
-    console.data(f"\n{scoring.PROTOCOL}; {part}, {len(records)} images")
+    console.data(f"\n{PROTOCOL}; {part}, {len(records)} images")
 
 
 def _write(console: Console, writer: ProposalWriter, made: Any, total: int | None) -> int:

@@ -212,7 +212,7 @@ def _configs(
 
     Raises UsageError for a setting there is not, or a value that nothing can work with.
     """
-    from detkit.config import from_json, override, parse_settings, to_json
+    from detkit.config import from_json, override, parse_settings, require_within, to_json
     from detkit.detectors import load_backend
 
     backend = load_backend(str(plan.model))
@@ -227,6 +227,7 @@ def _configs(
     for name, value in changes.items():
         if not math.isfinite(value):
             raise UsageError(f"{name}={value}: expected a finite number")
+        require_within(recipe, name, value, f"--{name.replace('_', '-')} {value:g}")
         if name in settings:
             raise UsageError(f"--set {name}: given twice")
     return override(config, dataclasses.replace(recipe, **changes), settings)

@@ -66,7 +66,7 @@ from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import match, sample_balanced
 from detkit.networks import backbones
-from detkit.networks.box_regression import ClassBoxes, box_pairs
+from detkit.networks.box_regression import BoxRegressors, box_pairs
 from detkit.networks.crops import CropCutter, with_context
 from detkit.networks.fold_norms import fold_norms
 from detkit.networks.svms import ClassSVMs, SVMSettings
@@ -411,7 +411,7 @@ class RCNN(Detector):
         """Fit a class's box regressions from a pass over the images; yield figures: appendix C."""
         config = self.config
         outputs, width = self.box_weights.shape
-        boxes = ClassBoxes(
+        boxes = BoxRegressors(
             config.ridge_penalty,
             (outputs, width),
             feature_norm=config.feature_norm,

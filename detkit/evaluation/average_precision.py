@@ -100,7 +100,10 @@ def found_and_best(hits: BoolArray) -> tuple[IntArray, Figures]:
 
 
 def eleven_points(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
-    """Return the mean of the best precision at the recalls 0, .1, ..., 1."""
+    """Return the mean, in [0, 1], of the best precision at the recalls 0, .1, ..., 1.
+
+    VOC 2007's AP of (n,) hits, best first; `num_truths` is above 0.
+    """
     found, best = found_and_best(hits)
     reached = np.searchsorted(10 * found, np.arange(11) * num_truths)
     return float(best[reached[reached < len(hits)]].sum() / 11)
@@ -113,7 +116,10 @@ def _eleven_points_on_draws(times: Draws, found: Draws, made: Draws, wanted: Int
 
 
 def area_under_curve(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
-    """Return the area under the monotone envelope of precision over recall."""
+    """Return the area, in [0, 1], under the monotone envelope of precision over recall.
+
+    VOC 2010's AP of (n,) hits, best first; `num_truths` is above 0.
+    """
     return float(found_and_best(hits)[1][hits].sum() / num_truths)
 
 
@@ -123,7 +129,10 @@ def _area_on_draws(times: Draws, found: Draws, made: Draws, wanted: IntArray) ->
 
 
 def roc_area(hits: BoolArray, scores: FloatArray, num_truths: int) -> float:
-    """Return the area under the ROC curve's lower envelope (see the head of this file)."""
+    """Return the area, in [0, 1], under the ROC curve's lower envelope (see the head of this file).
+
+    Of (n,) hits, best first, and their (n,) scores; `num_truths` is above 0.
+    """
     found = np.concatenate([[0], np.cumsum(hits)])
     if hits.all():
         return float(found[-1] / num_truths)

@@ -48,8 +48,7 @@ def predict(
     detector: Detector,
     images: Iterable[ImageSource | Path | str] | Path | str,
     *,
-    batch_size: int | None = None,
-    device: torch.device | str | None = None,
+    batch_size: int = BATCH_SIZE,
     score_thresh: float | None = None,
     thresholds: Mapping[str, float] | None = None,
     nms_thresh: float | None = None,
@@ -65,7 +64,6 @@ def predict(
         detector,
         [images] if isinstance(images, str | Path) else images,
         batch_size=batch_size,
-        device=device,
         score_thresh=score_thresh,
         thresholds=thresholds,
         nms_thresh=nms_thresh,
@@ -82,8 +80,7 @@ def detect_images(
     detector: Detector,
     images: Iterable[ImageSource | Path | str],
     *,
-    batch_size: int | None = None,
-    device: torch.device | str | None = None,
+    batch_size: int = BATCH_SIZE,
     score_thresh: float | None = None,
     thresholds: Mapping[str, float] | None = None,
     nms_thresh: float | None = None,
@@ -94,19 +91,19 @@ def detect_images(
     """Return a generator of what the detector finds in each image, in the images' order.
 
     An image that cannot be read is a `Prediction` whose `predictions.error` says why. The
-    detector runs in eval mode on `device`, by default where its weights are, on batches of
-    images of one network size. `score_thresh` is the score a box must exceed and `thresholds`
-    the least one of single classes; like `nms_thresh` they stand in for the config's. A
-    detector that wants proposals gets those of `proposals`, by default as its config says.
-    Seconds go to `timing`: of "decode", "propose" and "prepare", all in threads, of "network",
-    "selection" (NMS) and whatever finer stages the detector's `stopwatch` has. `detect` stands in
-    for the detector's own.
+    detector runs in eval mode, where its weights are, on batches of images of one network size.
+    `score_thresh` is the score a box must exceed and `thresholds` the least one of single
+    classes; like `nms_thresh` they stand in for the config's. A detector that wants proposals
+    gets those of `proposals`, by default as its config says. Seconds go to `timing`: of
+    "decode", "propose" and "prepare", all in threads, of "network", "selection" (NMS) and
+    whatever finer stages the detector's `stopwatch` has. `detect` stands in for the detector's
+    own.
 
     Closing the generator stops the threads. Raises UsageError for a threshold that the
     detector's config does not allow or of a class that it does not have, and for proposals that
     it does not take or cannot do without.
     """
-    if batch_size is not None and batch_size < 1:
+    if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
     config = detector.config
     if nms_thresh is not None:
@@ -118,16 +115,13 @@ def detect_images(
     config.validate()
     limits = _limits(config, thresholds or {}, detector.class_names)
     config = dataclasses.replace(config, score_thresh=min(limits, default=config.score_thresh))
-    if device is not None:
-        detector.to(device)
     source = source_for(detector, proposals)
     stages = ("decode", "propose", "prepare", "network") if source else READ_STAGES
     if timing is not None:
         timing.update({stage: timing.get(stage, 0.0) for stage in stages})
     reading = ReadAndPrepare(detector.prepare, source)
     detect = detect or detector.detect
-    size = batch_size or BATCH_SIZE
-    return _detect(detector, detect, images, size, config, limits, reading, timing)
+    return _detect(detector, detect, images, batch_size, config, limits, reading, timing)
 
 
 def _limits(

@@ -20,7 +20,7 @@ from detkit.networks.svms import LEAST_CAPACITY, norm_scale
 from detkit.structures import FloatArray
 
 
-class ClassBoxes:
+class BoxRegressors:
     """Four ridge regressions a class, from pool5 features to deltas: appendix C, eq. 5."""
 
     def __init__(
@@ -35,7 +35,7 @@ class ClassBoxes:
         num_classes, width = shape[0] // 4, shape[1]
         # Half for the sums and the centred copy that the solver makes of one class.
         capacity = max(LEAST_CAPACITY, int(cache_gb * 2**29 / (4 * (width + 4) * num_classes)))
-        self.pairs = [RowSample(width + 4, capacity, number) for number in range(num_classes)]
+        self.pairs = [Reservoir(width + 4, capacity, number) for number in range(num_classes)]
         self.penalty = penalty
         self.feature_norm = feature_norm
         self.scale = 0.0  # of features; 0 until there are any
@@ -103,8 +103,8 @@ def fit_ridge(
     return np.asarray(ridge.coef_, np.float32), np.asarray(ridge.intercept_, np.float32)
 
 
-class RowSample:
-    """A uniform random sample, of at most `capacity` rows, of all rows it was given."""
+class Reservoir:
+    """Reservoir sampling: at most `capacity` rows, a uniform random sample of all it was given."""
 
     def __init__(self, width: int, capacity: int, seed: int) -> None:
         """Start empty."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import coco_category_ids
-from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
+from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
 from detkit.text import short
 
 COCO_KEYS = ("image_id", "category_id", "bbox", "score")
@@ -26,7 +26,7 @@ class JsonReader:
         self.class_names = class_names
         self.category_ids = category_ids
 
-    def read(self, text: str) -> list[Collected]:
+    def read(self, text: str) -> list[Unchecked]:
         """Return the detections of a JSON or JSON Lines text that starts with `[` or `{`."""
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         first = _json_or_none(lines[0][1])
@@ -54,7 +54,7 @@ class JsonReader:
         except ValueError as error:  # a number of thousands of digits
             raise DetkitError(f"{self.path}:{line}: JSON with an endless number") from error
 
-    def _read_object(self, document: dict[str, Any]) -> list[Collected]:
+    def _read_object(self, document: dict[str, Any]) -> list[Unchecked]:
         """Return the detections of a file that is one object."""
         rows = document.get("annotations", document.get("predictions"))
         if isinstance(rows, list):
@@ -67,7 +67,7 @@ class JsonReader:
             return self._read_entries(entries, [f"{self.path}: {name!r}" for name in document])
         raise DetkitError(f"{self.path}: not detections; {WHAT_IS_READ}")
 
-    def _read_entries(self, entries: Sequence[Any], places: Sequence[str]) -> list[Collected]:
+    def _read_entries(self, entries: Sequence[Any], places: Sequence[str]) -> list[Unchecked]:
         """Return the detections of objects by image, or by detection as COCO's results are."""
         _check_objects(entries, places)
         if entries and "bbox" in entries[0]:
@@ -76,12 +76,12 @@ class JsonReader:
         self._name_numbers(images, ids=None)
         return images
 
-    def _image(self, entry: dict[str, Any], place: str) -> Collected:
+    def _image(self, entry: dict[str, Any], place: str) -> Unchecked:
         """Return one image's detections."""
         name = next((entry[key] for key in IMAGE_KEYS if key in entry), None)
         if isinstance(name, bool) or not isinstance(name, (str, int)):
             raise DetkitError(f"{place}: no image is named (keys: {', '.join(map(str, entry))})")
-        image = Collected(
+        image = Unchecked(
             str(name), size_or_zero(entry.get("width")), size_or_zero(entry.get("height"))
         )
         if entry.get("error") is not None:
@@ -106,14 +106,14 @@ class JsonReader:
 
     def _read_coco(
         self, rows: Sequence[Any], places: Sequence[str], document: dict[str, Any]
-    ) -> list[Collected]:
+    ) -> list[Unchecked]:
         """Return COCO results; `document` may name their images and categories."""
-        images: dict[str, Collected] = {}
+        images: dict[str, Unchecked] = {}
         for one, place in self._listed(document, "images"):
             key = str(_id(one, "id", place))
             name = str(_id(one, "file_name", place)) if "file_name" in one else key
             width, height = (size_or_zero(one.get(side)) for side in ("width", "height"))
-            images[key] = Collected(name, width, height, is_sized=True)
+            images[key] = Unchecked(name, width, height, is_sized=True)
         _check_objects(rows, places)
         for row, place in zip(rows, places, strict=True):
             missing = [key for key in COCO_KEYS if key not in row]
@@ -124,7 +124,7 @@ class JsonReader:
                 )
             key = str(_id(row, "image_id", place))
             if key not in images:
-                images[key] = Collected(key, is_sized=True)
+                images[key] = Unchecked(key, is_sized=True)
             images[key].add(row["category_id"], row["score"], row["bbox"], place)
         found = list(images.values())
         ids = {
@@ -144,7 +144,7 @@ class JsonReader:
         _check_objects(document[key], places)
         return list(zip(document[key], places, strict=True))
 
-    def _name_numbers(self, images: Sequence[Collected], ids: Mapping[Id, str] | None) -> None:
+    def _name_numbers(self, images: Sequence[Unchecked], ids: Mapping[Id, str] | None) -> None:
         """Put class names in the place of category numbers; names stay."""
         numbers = {label for image in images for label in image.labels if type(label) is int}
         if not numbers:

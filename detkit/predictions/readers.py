@@ -26,7 +26,7 @@ import numpy as np
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.json_reader import JsonReader
-from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Collected, size_or_zero
+from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
 from detkit.text import short
 
 CSV_NAMES = {
@@ -44,10 +44,18 @@ NOT_IMAGES = ("classes.txt", "labels.txt", "names.txt")  # lists beside label fi
 SIZES_SHARE = 0.1
 
 
-def read(
-    path: Path, class_names: Sequence[str] | None, category_ids: Sequence[int] | None
+def read_predictions(
+    path: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
 ) -> list[ImagePredictions]:
-    """Return the detections in a file or folder; see `predictions.read_predictions`."""
+    """Return the detections of a file or folder, in its order; the format is found by content.
+
+    See the head of this file for the formats. `class_names` stand for class numbers and
+    `category_ids`, one a class, for COCO's. Raises DetkitError with file and line for what
+    cannot be understood.
+    """
     with _cycles_left_alone():
         if path.is_dir():
             images = _read_folder(path, class_names)
@@ -77,7 +85,7 @@ def _cycles_left_alone() -> Iterator[None]:
 
 def _read_file(
     path: Path, class_names: Sequence[str] | None, category_ids: Sequence[int] | None
-) -> list[Collected]:
+) -> list[Unchecked]:
     """Return the detections of one JSON, JSON Lines, CSV or text file."""
     text = _text(path)
     start = text.lstrip()[:1]
@@ -94,7 +102,7 @@ def _read_file(
     raise DetkitError(f"{path}: not a file of detections; {WHAT_IS_READ}")
 
 
-def _read_folder(folder: Path, class_names: Sequence[str] | None) -> list[Collected]:
+def _read_folder(folder: Path, class_names: Sequence[str] | None) -> list[Unchecked]:
     """Return the detections of a folder of text files."""
     inner = folder / "labels"
     home = inner if inner.is_dir() else folder
@@ -117,9 +125,9 @@ def _read_folder(folder: Path, class_names: Sequence[str] | None) -> list[Collec
     return _read_text_files(files, class_names)
 
 
-def _read_voc(files: Iterable[Path]) -> list[Collected]:
+def _read_voc(files: Iterable[Path]) -> list[Unchecked]:
     """Return the detections of VOC's comp4 files, one a class: 1-based, both corners inside."""
-    images: dict[str, Collected] = {}
+    images: dict[str, Unchecked] = {}
     for path in files:
         match = VOC_FILE.fullmatch(path.name)
         label = match[1] if match else path.stem
@@ -130,22 +138,22 @@ def _read_voc(files: Iterable[Path]) -> list[Collected]:
                     f"{place}: expected `image score xmin ymin xmax ymax`: {short(line)}"
                 )
             score, x1, y1, x2, y2 = _floats(cells[1:], place)
-            image = images.setdefault(cells[0], Collected(cells[0]))
+            image = images.setdefault(cells[0], Unchecked(cells[0]))
             image.add(label, score, (x1 - 1, y1 - 1, x2, y2), place)
     return list(images.values())
 
 
 def _read_text_files(
     files: Iterable[Path], class_names: Sequence[str] | None, *, is_yolo: bool = False
-) -> list[Collected]:
+) -> list[Unchecked]:
     """Return the detections of text files, one an image, in the dialect all of them share.
 
     It is seen from the numbers, unless `is_yolo` says that it is the normalised one.
     """
     images = []
-    rows: list[tuple[Collected, str, str, list[float]]] = []  # image, place, class, five numbers
+    rows: list[tuple[Unchecked, str, str, list[float]]] = []  # image, place, class, five numbers
     for path in files:
-        image = Collected(path.stem)
+        image = Unchecked(path.stem)
         images.append(image)
         for place, line in _lines(path):
             cells = line.rsplit(maxsplit=5)
@@ -179,7 +187,7 @@ def _read_text_files(
     return images
 
 
-def _with_sizes(images: list[Collected], list_file: Path) -> list[Collected]:
+def _with_sizes(images: list[Unchecked], list_file: Path) -> list[Unchecked]:
     """Return the images of detkit's `images.csv`, in its order, with boxes in pixels."""
     by_stem = {image.name: image for image in images}
     listed = []
@@ -191,7 +199,7 @@ def _with_sizes(images: list[Collected], list_file: Path) -> list[Collected]:
         if not width or not height:
             raise DetkitError(f"{place}: expected `image,width,height`: {short(','.join(cells))}")
         stem = Path(cells[0].replace("\\", "/")).stem
-        image = by_stem.pop(stem, Collected(stem))
+        image = by_stem.pop(stem, Unchecked(stem))
         image.name, image.width, image.height = cells[0], width, height
         if image.normalised:
             image.boxes = [
@@ -206,7 +214,7 @@ def _with_sizes(images: list[Collected], list_file: Path) -> list[Collected]:
 
 def _read_csv(
     path: Path, text: str, delimiter: str, class_names: Sequence[str] | None
-) -> list[Collected]:
+) -> list[Unchecked]:
     """Return the detections of a table with a header, a row a detection."""
     rows = _rows(path, text, delimiter)
     _, names_of_columns = next(rows, ("", []))
@@ -220,14 +228,14 @@ def _read_csv(
                 f"{', '.join(header)}"
             )
         columns[column] = header.index(present[0])
-    images: dict[str, Collected] = {}
+    images: dict[str, Unchecked] = {}
     for place, cells in rows:
         if len(cells) <= max(columns.values()):
             raise DetkitError(f"{place}: {len(cells)} cells, fewer than the header's")
         name = cells[columns["image"]]
         if not name.strip():
             raise DetkitError(f"{place}: no image is named")
-        image = images.setdefault(name, Collected(name))
+        image = images.setdefault(name, Unchecked(name))
         values = [cells[columns[column]].strip() for column in ("score", "x1", "y1", "x2", "y2")]
         label = cells[columns["label"]].strip()
         if not label and not any(values):
@@ -296,18 +304,3 @@ def _text(path: Path) -> str:
         raise DetkitError(f"{path}: is not text in UTF-8; {WHAT_IS_READ}") from error
     except OSError as error:
         raise DetkitError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def read_predictions(
-    path: Path,
-    *,
-    class_names: Sequence[str] | None = None,
-    category_ids: Sequence[int] | None = None,
-) -> list[ImagePredictions]:
-    """Return the detections of a file or folder, in its order; the format is found by content.
-
-    See `readers.py` for the formats. `class_names` stand for class numbers and
-    `category_ids`, one a class, for COCO's. Raises DetkitError with file and line for what
-    cannot be understood.
-    """
-    return read(path, class_names, category_ids)

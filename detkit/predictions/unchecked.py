@@ -1,4 +1,4 @@
-"""Detections as a reader collects them: anything at all, judged when the file has ended."""
+"""Detections as a file states them, anything at all: checked when it has ended."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LARGEST_SIDE = 1 << 31  # ours: pixels of an image
 
 
 @dataclass
-class Collected:
-    """The detections of one image as they are collected, with the place of each for errors."""
+class Unchecked:
+    """The detections of one image as a file states them, with the place of each for errors."""
 
     name: str
     width: int = 0
