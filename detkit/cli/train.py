@@ -27,7 +27,7 @@ from detkit.cli.options import (
 )
 from detkit.cli.train_plan import Plan, in_full, merge, read_plan, sound_data, split_data
 from detkit.errors import UsageError
-from detkit.inference.models import starting_config
+from detkit.inference.models import starting_config, with_starting_weights
 
 if TYPE_CHECKING:
     from detkit.config import DetectorConfig, Recipe
@@ -312,17 +312,13 @@ def _build(
     import torch
 
     from detkit.detectors import load_backend
-    from detkit.model_file import is_model, model_info
     from detkit.training.dataset import TrainingDataset
 
     backend = load_backend(str(plan.model))
     labelled = TrainingDataset(records, tuple(class_names), 0).labelled()
     config = backend.suited_config(config, labelled)
     torch.manual_seed(plan.seed)
-    detector = backend(config, class_names)
-    known = model_info(plan.weights)["class_names"] if is_model(plan.weights) else None
-    detector.load_weights(plan.weights, known)
-    return detector
+    return with_starting_weights(backend, config, class_names, plan.weights)
 
 
 def _proposals(

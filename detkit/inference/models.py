@@ -185,7 +185,6 @@ def new_model(
     """
     from detkit.config import override
     from detkit.detectors import load_backend
-    from detkit.model_file import is_model, model_info
 
     kind = load_backend(backend)
     names = [class_names] if isinstance(class_names, str) else list(class_names)
@@ -197,11 +196,22 @@ def new_model(
         raise UsageError(f"class_names={class_names!r}: a name is given twice")
     start = starting_config(kind, backbone, weights)
     config, recipe = override(start, kind.short_recipe, settings or {})
-    detector = kind(config, names)
-    detector.load_weights(
-        weights, model_info(weights)["class_names"] if is_model(weights) else None
-    )
-    return detector, recipe
+    return with_starting_weights(kind, config, names, weights), recipe
+
+
+def with_starting_weights(
+    backend: type[Detector], config: DetectorConfig, class_names: Sequence[str], weights: str
+) -> Detector:
+    """Return a new detector whose weights are those of `--weights`, as far as these go.
+
+    The rest is drawn by torch's global generator. Raises DetkitError for weights that do not fit.
+    """
+    from detkit.model_file import is_model, model_info
+
+    detector = backend(config, class_names)
+    known = model_info(weights)["class_names"] if is_model(weights) else None
+    detector.load_weights(weights, known)
+    return detector
 
 
 def starting_config(backend: type[Detector], backbone: str | None, weights: str) -> DetectorConfig:
