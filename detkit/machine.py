@@ -1,23 +1,92 @@
-"""Cores and memory that this machine lets this process use, and whether its processes fork."""
+"""Cores and memory that this machine lets this process use, and whether its processes fork.
+
+Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_CGROUP = Path("/sys/fs/cgroup")
+MEASURED_SECONDS = 0.1
 _LARGEST = 2**30  # bytes; well above any feature map, well below what an int holds
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use: those of its machine, or of its container."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    with suppress(ValueError, OSError):  # "max", or no such file
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def free_cores() -> int:
+    """Return how many of `num_cores` other programs leave free; measured, in a tenth of a second.
+
+    A thread a core computes, and the system shares the cores out fairly: beside b programs that
+    are always busy, n threads on n cores get n^2 / (n + b) cores' time. That is solved for b.
+    """
+    cores = num_cores()
+    got = _cores_got(cores)
+    busy = round(cores**2 / max(got, 1e-3) - cores)
+    return min(cores, max(0, cores - busy))
+
+
+def _cores_got(num_threads: int) -> float:
+    """Return how many cores' time so many threads get that compute side by side."""
+    block = bytes(2**19)  # hashed without Python's lock, in well under a millisecond
+    began = time.perf_counter()
+    shares = []
+
+    def compute() -> None:
+        while time.perf_counter() < began + MEASURED_SECONDS:
+            hashlib.sha256(block)
+        shares.append(time.thread_time() / (time.perf_counter() - began))
+
+    threads = [threading.Thread(target=compute) for _ in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(shares)
+
+
+def choose_threads(asked: int | None, most: int | None = None) -> tuple[int, str]:
+    """Return the number of threads for a network on the CPU, and why, for the log.
+
+    What was `asked` for, else what OMP_NUM_THREADS says, else one for each free core, at least
+    one and not above `most`. The threads wait for each other at every layer, so one whose core
+    another program holds makes all of them slower than they are without it.
+    """
+    cores = num_cores()
+    most = cores if most is None else most
+    if asked is not None:
+        return asked, f"{_in_words(asked)}, as asked"
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        said = max(1, int(os.environ["OMP_NUM_THREADS"]))
+        return said, f"{_in_words(said)}, as OMP_NUM_THREADS says"
+    free = free_cores()
+    threads = max(1, min(most, free))
+    if free == cores:
+        return threads, f"{_in_words(threads)}, one for each free core"
+    return threads, f"{_in_words(threads)}, since other programs keep cores busy (--threads N)"
+
+
+def _in_words(threads: int) -> str:
+    return "1 CPU thread" if threads == 1 else f"{threads} CPU threads"
 
 
 def memory_of_machine() -> int:
@@ -27,7 +96,7 @@ def memory_of_machine() -> int:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's, v2 and v1
         with suppress(ValueError, OSError):  # "max", or no such file
-            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+            limits.append(int((_CGROUP / name).read_text()))
     return min(limits, default=8 * 2**30)
 
 

@@ -34,7 +34,8 @@ def run(
     recipe: Recipe = RECIPE,
     **options: Any,
 ) -> Iterator[Step]:
-    options = {"device": "cpu", "precision": "32-true", "num_workers": 0, **options}
+    fixed = {"device": "cpu", "precision": "32-true", "num_workers": 0, "threads": 1}
+    options = {**fixed, **options}
     return train(toy or make_toy(), records, recipe, run_dir, RunOptions(**options))
 
 

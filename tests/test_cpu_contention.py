@@ -1,17 +1,27 @@
-"""Whether the cores are free: measured by turns, told with what to do."""
+"""A run whose steps collapse because others took the cores says so once, with what to type."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from detkit.training.cpu_contention import contention_note, threads_cost
+from detkit import machine
+from detkit.training.cpu_contention import CHECKS_APART, WINDOW, ContentionWatch
+from detkit.training.run_folder import RunFolder
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    opened = RunFolder(tmp_path / "run")
+    opened.begin({})
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -19,41 +29,51 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def slow_together(monkeypatch: pytest.MonkeyPatch, *, one: float, two: float) -> None:
-    """Have the clock show, at each look, that so much has passed on one and on two threads."""
-    now = [0.0]
-
-    def look() -> float:
-        now[0] += two if torch.get_num_threads() == 2 else one
-        return now[0]
-
-    monkeypatch.setattr(time, "perf_counter", look)
+def leave_free(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    monkeypatch.setattr(machine, "free_cores", lambda: cores)
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_the_cost_is_the_time_on_all_threads_by_that_on_one(
-    monkeypatch: pytest.MonkeyPatch,
+def lines(watch: ContentionWatch, *spells: tuple[int, float]) -> list[str]:
+    """Return what is said in spells of so many steps that take so many seconds each."""
+    said = [watch.step(seconds) for number, seconds in spells for _ in range(number)]
+    return [line for line in said if line]
+
+
+def test_a_collapse_is_told_once_with_the_command_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, folder: RunFolder
 ) -> None:
-    slow_together(monkeypatch, one=0.001, two=0.003)
-    state = torch.get_rng_state()
-    assert threads_cost() == pytest.approx(3)
-    assert torch.get_num_threads() == 2
-    assert torch.equal(torch.get_rng_state(), state)
+    leave_free(monkeypatch, 1)
+    (line,) = lines(ContentionWatch(folder), (WINDOW, 0.1), (5 * CHECKS_APART, 0.4))
+    assert "4.0x the time" in line and "1 of 2 cores busy" in line
+    assert f"detkit train --resume --threads 1 -o {folder.path}" in line
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_busy_cores_are_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow_together(monkeypatch, one=0.001, two=0.004)
-    assert "4.0x the time on 2 threads" in contention_note()
-    assert "OMP_NUM_THREADS=1" in contention_note()
-    slow_together(monkeypatch, one=0.002, two=0.001)
-    assert contention_note() == ""
-
-
-def test_a_single_thread_waits_for_nobody() -> None:
-    before = torch.get_num_threads()
+def test_where_no_core_is_free_only_the_others_can_be_ended(
+    monkeypatch: pytest.MonkeyPatch, folder: RunFolder
+) -> None:
+    leave_free(monkeypatch, 0)
     torch.set_num_threads(1)
-    try:
-        assert contention_note() == ""
-    finally:
-        torch.set_num_threads(before)
+    (line,) = lines(ContentionWatch(folder), (WINDOW, 0.1), (WINDOW, 0.4))
+    assert line.endswith("2 of 2 cores busy; end those")
+
+
+def test_steps_that_are_slow_on_free_cores_or_were_never_fast_are_not_others_fault(
+    monkeypatch: pytest.MonkeyPatch, folder: RunFolder
+) -> None:
+    leave_free(monkeypatch, 1)
+    assert lines(ContentionWatch(folder), (9 * WINDOW, 0.4)) == []
+    assert lines(ContentionWatch(folder), (WINDOW, 0.1), (WINDOW - 1, 9.0)) == []  # a hiccup
+    assert lines(ContentionWatch(None), (WINDOW, 0.1), (WINDOW, 0.4)) == []
+    leave_free(monkeypatch, 2)
+    assert lines(ContentionWatch(folder), (WINDOW, 0.1), (WINDOW, 0.4)) == []
+
+
+def test_the_machine_is_not_measured_at_every_slow_step(
+    monkeypatch: pytest.MonkeyPatch, folder: RunFolder
+) -> None:
+    leave_free(monkeypatch, 2)
+    looks: list[int] = []
+    monkeypatch.setattr(machine, "free_cores", lambda: looks.append(1) or 2)
+    lines(ContentionWatch(folder), (WINDOW, 0.1), (2 * CHECKS_APART, 0.4))
+    assert len(looks) == 2

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from running import detkit
 from runs import run, stop_after
 from toy import scores_of, write_images
 
+from detkit import machine
 from detkit.data.records import ImageRecord
 from detkit.errors import ExitCode, UsageError
 from detkit.model_file import model_info
@@ -50,12 +53,40 @@ def test_another_seed_would_divide_the_data_anew_and_is_refused(
 def test_config_json_says_what_the_run_was_last_asked_for(
     tmp_path: Path, records: list[ImageRecord]
 ) -> None:
-    stop_after(run(records, tmp_path / "run", max_steps=4, settings={"max_steps": 4}), 2)
+    first = {"max_steps": 4, "settings": {"max_steps": 4}}
+    stop_after(run(records, tmp_path / "run", **first), 2)
     stop_after(
         run(records, tmp_path / "run", max_steps=6, settings={"max_steps": 6}, resume=True), 3
     )
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert settings == {"max_steps": 6, "precision": "32-true"}
+    assert settings == {"max_steps": 6, "precision": "32-true", "threads": 1}
+
+
+def test_a_run_goes_on_with_its_threads_whatever_is_free_by_then(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+
+    def threads_of_step(number: int, free: int, **options: Any) -> int:
+        monkeypatch.setattr(machine, "num_cores", lambda: 2)
+        monkeypatch.setattr(machine, "free_cores", lambda: free)
+        monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+        options = {"threads": None, "max_steps": 9, "settings": {}, **options}
+        steps = run(records, tmp_path / "run", **options)
+        with monkeypatch.context() as patch:
+            used: list[int] = []
+            patch.setattr("torch.set_num_threads", used.append)
+            stop_after(steps, number)
+        return used[0]
+
+    assert threads_of_step(2, free=1) == 1
+    assert threads_of_step(4, free=2, resume=True) == 1
+    assert threads_of_step(6, free=1, resume=True, threads=2) == 2  # but for a word to the contrary
+    assert threads_of_step(8, free=1, resume=True) == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["threads"] == 2
+    monkeypatch.undo()
+    assert torch.get_num_threads() == before
 
 
 def test_data_that_changed_meanwhile_are_told(tmp_path: Path, records: list[ImageRecord]) -> None:

@@ -13,7 +13,7 @@ from running import detkit
 from runs import hold
 
 from detkit.cli import train
-from detkit.cli.train_plan import Plan
+from detkit.cli.train_plan import Plan, read_plan
 from detkit.data.checks import check
 from detkit.data.demo.pictures import write_demo
 from detkit.errors import ExitCode
@@ -140,3 +140,17 @@ def test_what_training_is_to_reach_is_a_figure_that_a_validation_has(tmp_path: P
         assert done.returncode == ExitCode.USAGE
         assert message in done.stderr
         assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_repeated_with_the_threads_and_the_precision_that_were_measured(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.json"
+    measured = {"threads": 3, "precision": "bf16-mixed"}
+    config.write_text(json.dumps({**measured, "plan": {"threads": None, "precision": "auto"}}))
+    plan = read_plan(config)
+    assert (plan.threads, plan.precision) == (3, "bf16-mixed")
+    asked = {"threads": 1, "precision": "32-true"}
+    config.write_text(json.dumps({**measured, "plan": asked}))
+    plan = read_plan(config)
+    assert (plan.threads, plan.precision) == (1, "32-true")

@@ -93,7 +93,7 @@ def test_the_run_folder_holds_what_is_promised(tmp_path: Path, records: list[Ima
         "samples",
     }
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert settings == {"model": "toy", "precision": "32-true"}
+    assert settings == {"model": "toy", "precision": "32-true", "threads": 1}
     assert model_info(tmp_path / "run" / "best.safetensors")["data_hash"] == "abc"
     assert len(list((tmp_path / "run" / "samples").iterdir())) == RECIPE.batch_size
     lines = metrics(tmp_path / "run")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit.cli.console import Console, printable
-from detkit.cli.model_choice import load_plugins, open_proposals
+from detkit.cli.model_choice import choose_threads, load_plugins, open_proposals
 from detkit.cli.options import (
     BatchSize,
     Device,
@@ -23,6 +23,7 @@ from detkit.cli.options import (
     ProposalsFrom,
     Quiet,
     Settings,
+    Threads,
     named_numbers,
     nearest,
 )
@@ -95,6 +96,7 @@ def detect(
     ] = False,
     device: Device = "auto",
     precision: Precision = "32-true",
+    threads: Threads = None,
     plugin: Plugin = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -124,7 +126,9 @@ def detect(
     _check_drawn(draw, sources, force)
     load_plugins(plugin)
     images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
-    detector = open_model(model, device, settings, precision)
+    detector = open_model(
+        model, device, settings, precision, threads=choose_threads(console, threads, model, device)
+    )
     names = detector.class_names
     single = named_numbers("--threshold", threshold, names)
     # What people look at is cut higher than what programs, above all `eval`, go on with.

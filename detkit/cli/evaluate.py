@@ -34,6 +34,7 @@ from detkit.cli.options import (
     ProposalsFrom,
     Quiet,
     Settings,
+    Threads,
     class_list,
     require_free,
 )
@@ -121,6 +122,7 @@ def evaluate(
     settings: Settings = None,
     device: Device = "auto",
     precision: Precision = "32-true",
+    threads: Threads = None,
     plugin: Plugin = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -181,6 +183,7 @@ def evaluate(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            threads=threads,
             proposals=proposals,
             settings=settings,
             heads=heads,

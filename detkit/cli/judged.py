@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
-from detkit.cli.model_choice import open_proposals
+from detkit.cli.model_choice import choose_threads, open_proposals
 from detkit.errors import UsageError
 from detkit.inference.models import open_model
 
@@ -96,6 +96,7 @@ def evaluate_model(
     batch_size: int,
     device: str,
     precision: str,
+    threads: int | None,
     proposals: str | None,
     settings: Sequence[str] | None,
     heads: bool,
@@ -114,7 +115,9 @@ def evaluate_model(
     dataset = open_dataset(data, classes=names)
     part = choose_split(dataset, split)
     check(score([], [], dataset.class_names, metric, iou))
-    detector = open_model(model, device, settings, precision)
+    detector = open_model(
+        model, device, settings, precision, threads=choose_threads(console, threads, model, device)
+    )
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     source = open_proposals(proposals, detector)

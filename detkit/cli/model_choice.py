@@ -1,15 +1,35 @@
-"""Plugins and proposals of a command's model: `--plugin` and `--proposals`."""
+"""Plugins, proposals and threads of a command's model: `--plugin`, `--proposals`, `--threads`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detkit.cli.console import Console
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.detector import Detector
     from detkit.proposals.source import ProposalSource
+
+
+def choose_threads(console: Console, asked: int | None, model: str, device: str) -> int | None:
+    """Return how many CPU threads a model is to compute on, saying why; None on other devices."""
+    from detkit import machine
+
+    most = None
+    if Path(model).suffix != ".onnx":  # which needs no torch
+        import torch
+
+        from detkit.networks.precision import find_device
+
+        if asked is None and find_device(device).type != "cpu":
+            return None
+        most = torch.get_num_threads()
+    threads, reason = machine.choose_threads(asked, most)
+    console.note(reason)
+    return threads
 
 
 def load_plugins(plugins: Sequence[str] | None) -> None:

@@ -62,6 +62,12 @@ Precision = Annotated[
         help="What the network computes in: 32-true, bf16-mixed, 16-mixed, auto (measured).",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="CPU threads to compute on. [default: one for each free core]"
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images a step of the network.")]
 Page = Annotated[
     Path | None,

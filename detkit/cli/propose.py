@@ -14,7 +14,15 @@ import typer
 from detkit.cli.console import Console, figure
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
-from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list, require_free
+from detkit.cli.options import (
+    AsJson,
+    Classes,
+    Force,
+    Quiet,
+    Seed,
+    class_list,
+    require_free,
+)
 from detkit.errors import ExitCode, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -77,6 +85,10 @@ def propose(
     edge_model: EdgeModel = None,
     min_area: MinArea = None,
     max_aspect_ratio: MaxAspectRatio = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Images at a time. [default: one for each core]"),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -116,7 +128,10 @@ def propose(
             console.note(f"{writer.partial}: {len(writer.done)} images are done, going on")
             total = None if total is None else max(0, total - len(writer.done))
         missing = (image for image in images if image.name not in writer.done)
-        made = make_all(ComputedProposals(proposer, cache), missing, num_cores())
+        # All cores, busy or not: images do not wait for each other as threads of a network do.
+        threads = threads or num_cores()
+        console.note(f"{proposer.method}, {counted(threads, 'image')} at a time")
+        made = make_all(ComputedProposals(proposer, cache), missing, threads)
         with contextlib.closing(made):
             try:
                 num_bad = _write(console, writer, made, total)

@@ -22,6 +22,7 @@ from detkit.cli.options import (
     Plugin,
     ProposalsFrom,
     Quiet,
+    Threads,
     class_list,
     nearest,
 )
@@ -126,6 +127,7 @@ def train(
             min=0, metavar="N", help="Processes that load images. [default: by the cores]"
         ),
     ] = None,
+    threads: Threads = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="What chance depends on. [default: 0]")
     ] = None,

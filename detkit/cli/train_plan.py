@@ -72,7 +72,9 @@ def merge(plan: Plan, given: Mapping[str, Any]) -> Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan in a run's `config.json`, with the precision that `auto` meant in that run.
+    """Return the plan in a run's `config.json`, with what was measured when that run began.
+
+    That is the precision that `auto` meant, and the number of threads.
 
     Raises DetkitError when it is not one.
     """
@@ -87,6 +89,8 @@ def read_plan(path: Path) -> Plan:
         raise DetkitError(f"{path}: not the config.json of a run")
     if plan.get("precision", "auto") == "auto":
         plan = {**plan, "precision": values.get("precision", "auto")}
+    if plan.get("threads") is None:
+        plan = {**plan, "threads": values.get("threads")}
     try:
         return from_json(Plan, plan)
     except UsageError as error:

@@ -27,12 +27,14 @@ def open_model(
     precision: str = "32-true",
     *,
     plugins: Sequence[str] = (),
+    threads: int | None = None,
 ) -> Detector:
     """Return the detector of a model file or of published weights, in eval mode on its device.
 
     A run folder stands for its best model. An ONNX file that `detkit export` wrote runs on the
     CPU, whatever the device. `settings` are those of `--set`, which stand in for the model's;
     `precision` is what `detect` computes in; `plugins` name the modules of backends of one's own.
+    From now on torch computes on so many CPU `threads` in this process; None leaves it.
 
     Raises DetkitError when there is neither, naming the nearest published name, and UsageError
     for a setting or a precision there is not.
@@ -41,6 +43,8 @@ def open_model(
     path = Path(model)
     if path.is_dir():
         path = model_of(path)
+    import torch
+
     from detkit.detectors import add_plugin, backend_names, load_backend
     from detkit.networks.precision import DTYPES, choose_precision, find_device, for_inference
 
@@ -48,6 +52,8 @@ def open_model(
         add_plugin(plugin)
     if path.suffix == ".onnx" and path.exists():
         return _open_onnx(path, settings, precision)
+    if threads is not None:
+        torch.set_num_threads(threads)
     place = find_device(device)
     published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
     if path.suffix == ".weights" and path.exists():

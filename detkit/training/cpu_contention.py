@@ -1,56 +1,55 @@
-"""CPU contention: whether other programs leave the cores to the threads of a network."""
+"""CPU contention: whether other programs take the cores from the threads of a network."""
 
 from __future__ import annotations
 
 import statistics
-import time
+from collections import deque
 
 import torch
-from torch import nn
 
-from detkit.networks.precision import forth_and_back
+from detkit import machine
+from detkit.training.run_folder import RunFolder, way_on
 
-ROUNDS = 24
-PATIENCE = 0.5  # seconds; on contended cores a few rounds say enough
-CONTENDED = 1.5  # of the cost; free cores gave .7 to .9, one busy program on two cores 4 to 5
-
-
-def threads_cost() -> float:
-    """Return the time a convolution takes on all of torch's threads by that on one thread.
-
-    On cores of its own well below 1. The threads of a layer wait for the last of them, so a
-    single one whose core is taken holds up all, at every layer. The two take turns, so that
-    what else the machine does hits both, and means count: delays are what is looked for.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return 1.0
-    with torch.random.fork_rng(devices=[]):
-        layer = nn.Conv2d(32, 32, 3, padding=1)
-        images = torch.randn(2, 32, 40, 40)
-    seconds: dict[int, list[float]] = {1: [], threads: []}
-    began = time.perf_counter()
-    try:
-        for number in range(ROUNDS):
-            for count, times in seconds.items():
-                torch.set_num_threads(count)
-                took = forth_and_back(layer, images)
-                if number:  # the first finds threads and code asleep
-                    times.append(took)
-            if number and time.perf_counter() - began > PATIENCE:
-                break
-    finally:
-        torch.set_num_threads(threads)
-    return statistics.fmean(seconds[threads]) / statistics.fmean(seconds[1])
+COLLAPSED = 2.5  # times what the steps took; one busy program on two cores makes it 3 to 20
+WINDOW = 10  # steps that are compared
+CHECKS_APART = 100  # steps between two looks at the machine
 
 
-def contention_note() -> str:
-    """Return what to do where one thread is faster than all of them now, or ""."""
-    cost = threads_cost()
-    if cost < CONTENDED:
-        return ""
-    return (
-        f"other programs keep the cores busy: a convolution takes {cost:.1f}x the time on "
-        f"{torch.get_num_threads()} threads that it takes on one; close them, or set "
-        "OMP_NUM_THREADS=1"
-    )
+class ContentionWatch:
+    """Notices when the steps of a stage take far longer than they did, and says once why."""
+
+    def __init__(self, folder: RunFolder | None) -> None:
+        """Take the folder that the run goes on from; None: nothing is said.
+
+        As of several processes all but the first have none, and a run on a GPU has nothing to say.
+        """
+        self._folder = folder
+        self._seconds: deque[float] = deque(maxlen=WINDOW)
+        self._fastest = float("inf")  # the median of a window
+        self._steps_to_check = 0
+        self._has_spoken = False
+
+    def step(self, seconds: float) -> str:
+        """Take in what the network took for a step; return the line to say, or ""."""
+        if self._folder is None or self._has_spoken:
+            return ""
+        self._seconds.append(seconds)
+        self._steps_to_check -= 1
+        if len(self._seconds) < WINDOW:
+            return ""
+        now = statistics.median(self._seconds)
+        self._fastest = min(self._fastest, now)
+        all_slow = min(self._seconds) >= COLLAPSED * self._fastest
+        if not all_slow or self._steps_to_check > 0:
+            return ""
+        self._steps_to_check = CHECKS_APART
+        cores, free, threads = machine.num_cores(), machine.free_cores(), torch.get_num_threads()
+        if free >= min(threads, cores):
+            return ""  # it is something else: larger images, a disk, heat
+        self._has_spoken = True
+        fewer = max(1, free)
+        advice = f", or stop and go on by {way_on(self._folder, fewer)}" if fewer < threads else ""
+        return (
+            f"a step takes {now / self._fastest:.1f}x the time it took: other programs keep "
+            f"{cores - free} of {cores} cores busy; end those{advice}"
+        )

@@ -38,6 +38,7 @@ class TrainOptions:
     nodes: int = 1  # machines
     precision: str = "auto"  # measured; of a run that goes on: as before
     num_workers: int | None = None  # processes that load images; None: by the cores
+    threads: int | None = None  # of the CPU; None: measured, and of a run that goes on as before
 
     def validate(self) -> None:
         """Raise UsageError for a budget, a seed or a number that no run can have."""
@@ -46,11 +47,12 @@ class TrainOptions:
                 raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: must be from 0 to {MAX_SEED}")
-        for name, least in (("patience", 1), ("devices", 1), ("nodes", 1), ("num_workers", 0)):
+        least = {"patience": 1, "devices": 1, "nodes": 1, "num_workers": 0, "threads": 1}
+        for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and value < minimum:
                 option = name.replace("_", "-")
-                raise UsageError(f"--{option} {value}: must be at least {least}")
+                raise UsageError(f"--{option} {value}: must be at least {minimum}")
 
     def budgets(
         self, stages: Sequence[Stage], num_images: int, batch_size: int

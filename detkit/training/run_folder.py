@@ -177,23 +177,22 @@ def stopped_at(folder: RunFolder | None, step: int) -> Interrupted:
     """Return the error of a run that was told to stop after this many steps."""
     if step == 0 or folder is None:
         return Interrupted("stopped before the first step; there is nothing to go on with")
-    return Interrupted(f"stopped at step {step}; go on with: {_way_on(folder)}")
+    return Interrupted(f"stopped at step {step}; go on with: {way_on(folder)}")
 
 
 def with_way_on(error: DetkitError, folder: RunFolder | None, step: int) -> DetkitError:
     """Return an image's or a data worker's error, with how to go on once it is mended."""
     if step == 0 or folder is None:
         return error
-    return DetkitError(
-        f"{error} (what was learnt is saved; once this is mended: {_way_on(folder)})"
-    )
+    return DetkitError(f"{error} (what was learnt is saved; once this is mended: {way_on(folder)})")
 
 
-def _way_on(folder: RunFolder) -> str:
+def way_on(folder: RunFolder, threads: int | None = None) -> str:
     """Return how to go on with a run: the command, or Python's option where that began it."""
     if not (folder.path / "config.json").is_file():
-        return "RunOptions(resume=True)"
-    return f"detkit train --resume -o {shell_word(folder.path)}"
+        return f"RunOptions(resume=True{'' if threads is None else f', threads={threads}'})"
+    fixed = "" if threads is None else f" --threads {threads}"
+    return f"detkit train --resume{fixed} -o {shell_word(folder.path)}"
 
 
 def json_object(content: bytes) -> dict[str, Any]:

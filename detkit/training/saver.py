@@ -97,6 +97,7 @@ class Saver:
         state = {
             "run": self.identity,
             "data_hash": self.options.data_hash,
+            "threads": self.options.threads,
             "position": asdict(at),
             "model": self.detector.state_dict(),
             "stages": self.detector.stage_state(),

@@ -8,18 +8,21 @@ stopped and resumed ends, on one CPU device, with the same bits as one that was 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
-from detkit.machine import keep_freed_memory
+from detkit.machine import choose_threads, keep_freed_memory
 from detkit.networks.precision import choose_precision, find_device
 from detkit.structures import Step
-from detkit.training.cpu_contention import contention_note
 from detkit.training.learner import leave_group, make_fabric
 from detkit.training.options import DEFAULTS, RunOptions
 from detkit.training.resume import load_resume
@@ -66,41 +69,78 @@ def train(
             f"those of the training images {', '.join(sorted(labelled))}"
         )
     keep_freed_memory()
+    saved = load_resume(run_dir / "resume.ckpt") if options.resume else None
     device = find_device(options.device)
-    if not options.resume:
-        saved = None
-        alone = options.devices * options.nodes == 1
-        precision, reason = choose_precision(options.precision, device, measure=alone)
-        options = replace(options, precision=precision)
-    else:
-        saved = load_resume(run_dir / "resume.ckpt")
-        precision, reason = saved["run"]["precision"], "precision as before"
-    if options.settings is not None:  # what `auto` was measured to mean is to be repeated, too
-        options = replace(options, settings={**options.settings, "precision": precision})
-    fabric = make_fabric(device, options.devices, options.nodes, precision)
-    folder = None
-    if fabric.global_rank == 0:
-        # Before other processes start, so that a folder in use does not leave them behind.
-        folder = RunFolder(run_dir, resume=options.resume, force=options.force)
-    try:
-        fabric.launch()
-        trainer = Trainer(fabric, detector, records, recipe, options, folder, began)
-        trainer.log.note(reason, contention_note() if device.type == "cpu" else "")
-        if folder is not None and folder.was_killed:
-            trainer.log.note("the run before was killed; its lock was left behind and is ours now")
-        trainer.begin(saved)
-        for step in trainer.steps():
-            if folder is not None:
-                yield step
-        leave_group()
-    except DetkitError as error:
-        if folder is not None:
-            folder.log_failure(str(error))
-        if isinstance(error, Interrupted):
+    threads, why_threads = _threads(options, device, saved)
+    with _computing_on(threads):
+        precision, why_precision = _precision(options, device, saved)
+        options = replace(options, precision=precision, threads=threads)
+        if options.settings is not None:  # what was measured is to be repeated, too
+            measured = {"precision": precision, "threads": threads}
+            options = replace(options, settings={**options.settings, **measured})
+        fabric = make_fabric(device, options.devices, options.nodes, precision)
+        folder = None
+        if fabric.global_rank == 0:
+            # Before other processes start, so that a folder in use does not leave them behind.
+            folder = RunFolder(run_dir, resume=options.resume, force=options.force)
+        try:
+            fabric.launch()
+            trainer = Trainer(fabric, detector, records, recipe, options, folder, began)
+            trainer.log.note(why_precision, why_threads)
+            if folder is not None and folder.was_killed:
+                killed = "the run before was killed; its lock was left behind and is ours now"
+                trainer.log.note(killed)
+            trainer.begin(saved)
+            for step in trainer.steps():
+                if folder is not None:
+                    yield step
             leave_group()
-            if folder is None:
-                return  # the first process tells it; Fabric takes an exit code for a crash
-        raise
+        except DetkitError as error:
+            if folder is not None:
+                folder.log_failure(str(error))
+            if isinstance(error, Interrupted):
+                leave_group()
+                if folder is None:
+                    return  # the first process tells it; Fabric takes an exit code for a crash
+            raise
+        finally:
+            if folder is not None:
+                folder.close()
+
+
+def _threads(
+    options: RunOptions, device: torch.device, saved: Mapping[str, Any] | None
+) -> tuple[int | None, str]:
+    """Return how many CPU threads to compute on, and why; None leaves it to torch.
+
+    Another number gives other last bits, so that a run goes on with the one it had.
+    """
+    before = None if saved is None else saved.get("threads")
+    if before is not None and options.threads in (None, before):
+        return before, ""
+    alone = options.devices * options.nodes == 1
+    if options.threads is None and (device.type != "cpu" or not alone):
+        return None, ""
+    return choose_threads(options.threads, torch.get_num_threads())
+
+
+@contextmanager
+def _computing_on(threads: int | None) -> Iterator[None]:
+    """Have torch compute on so many CPU threads within the block."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
     finally:
-        if folder is not None:
-            folder.close()
+        torch.set_num_threads(before)
+
+
+def _precision(
+    options: RunOptions, device: torch.device, saved: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    """Return the precision to train in, and why; that of a run that goes on is what it was."""
+    if saved is not None:
+        return saved["run"]["precision"], "precision as before"
+    alone = options.devices * options.nodes == 1
+    return choose_precision(options.precision, device, measure=alone)

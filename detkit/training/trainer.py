@@ -27,6 +27,7 @@ from detkit.detector import Detector, Stage
 from detkit.errors import DetkitError
 from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
+from detkit.training.cpu_contention import ContentionWatch
 from detkit.training.dataset import TrainingDataset, coverage_note
 from detkit.training.learner import Learner, next_batch, over_devices
 from detkit.training.loader import training_batches
@@ -86,6 +87,7 @@ class Trainer:
         """Yield the steps of one stage; what it has learnt is in the detector afterwards."""
         at = self.at
         learner, stream = self._begin(stage)
+        watch = ContentionWatch(self.folder if self.fabric.device.type == "cpu" else None)
         stopped = self.is_stopped()
         self._require_time()
         if at.owes_validation and not stopped and self.options.validation is not None:
@@ -98,9 +100,11 @@ class Trainer:
             except DetkitError as error:
                 self._keep(learner)
                 raise with_way_on(error, self.folder, at.step) from error
+            computing = time.monotonic()
             losses = learner.gradients(batch)
             self._require_finite(losses, batch)
             learner.update(factor)
+            self.log.note(watch.step(time.monotonic() - computing))
             self._count(batch)
             self.clock.speed.add(time.monotonic() - started)
 
