@@ -28,6 +28,8 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+ROUNDING = 1e-9  # of a figure that is compared with the least it must be
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -158,6 +160,14 @@ class Scores:
     def figures(self) -> dict[str, float | None]:
         """All figures by name: of classes, the metric's further ones, and "mAP"."""
         return {**self.extra, **{one.name: one.ap for one in self.classes}, "mAP": self.mean}
+
+    def reach(self, name: str, least: float) -> bool:
+        """Return whether a figure is at `least` or above; one without a value is not.
+
+        A mean of ones and zeros may fall short of .5 by 1e-16, and reaches it all the same.
+        """
+        value = self.figures.get(name)
+        return value is not None and value >= least - ROUNDING
 
 
 @dataclass(frozen=True, slots=True)

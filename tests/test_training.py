@@ -291,6 +291,16 @@ def test_training_stops_once_a_validation_reaches_what_was_asked_for_and_goes_on
     assert go_on(*means, until={"mAP": 0.3, "tree": 0.1}, resume=True)[-1].step == 30
 
 
+@pytest.mark.parametrize(
+    ("mean", "reached"), [(0.5, True), (0.5 - 1e-16, True), (0.4999, False), (None, False)]
+)
+def test_a_figure_reaches_what_it_falls_short_of_by_rounding_alone(
+    mean: float | None, reached: bool
+) -> None:
+    assert scores_of(mean).reach("mAP", 0.5) is reached
+    assert not scores_of(mean).reach("no such figure", 0.0)
+
+
 def test_a_validation_without_any_truth_leaves_the_last_model_as_the_best(
     tmp_path: Path, records: list[ImageRecord]
 ) -> None:

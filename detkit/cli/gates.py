@@ -42,7 +42,7 @@ def least_outcomes(scores: Scores, gates: Sequence[Gate]) -> list[Outcome]:
 
 def drop_outcome(drop: Drop, baseline: Path, max_drop: float, scores: Scores) -> Outcome:
     """Return the outcome of `--baseline`."""
-    from detkit.evaluation.gates import ROUNDING
+    from detkit.structures import ROUNDING
 
     told = tell_drop(drop, baseline, scores)
     failed = drop.value > max_drop + ROUNDING

@@ -9,8 +9,6 @@ from detkit.errors import UsageError
 from detkit.structures import Scores
 from detkit.text import nearest_hint
 
-ROUNDING = 1e-9  # a mean of ones and zeros may fall short of .5 by 1e-16; a gate does not
-
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -50,7 +48,7 @@ def check_gates(scores: Scores, gates: Sequence[Gate], option: str = "--fail-und
         value = values[gate.name]
         if value is None:
             failures.append(f"{gate.name} has no value, for want of objects; asked {gate.least:g}")
-        elif value < gate.least - ROUNDING:
+        elif not scores.reach(gate.name, gate.least):
             failures.append(
                 f"{gate.name} {_short(value)} is {_short(gate.least - value)} below "
                 f"{gate.least:g}".replace(" 0.", " .")

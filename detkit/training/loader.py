@@ -208,16 +208,11 @@ class BatchStream(Dataset[PackedBatch | DetkitError]):
         world_size: int = 1,
     ) -> None:
         """Raise UsageError when the batch cannot be shared out evenly."""
-        if batch_size % world_size:
-            raise UsageError(
-                f"batch_size {batch_size} cannot be shared by {world_size} devices; "
-                f"use a multiple of {world_size}"
-            )
         self.samples = samples
         self.preparation = preparation
         self.batch_size = batch_size
         self.rank = rank
-        self.share = batch_size // world_size
+        self.share = share_of(batch_size, world_size)
         self.memory: Callable[[int], Tensor] | None = None  # where a data worker puts its batches
 
     def __len__(self) -> int:
@@ -236,6 +231,16 @@ class BatchStream(Dataset[PackedBatch | DetkitError]):
                 return PackedBatch.of(samples, self.preparation, self.memory)
         except DetkitError as error:
             return error
+
+
+def share_of(batch_size: int, world_size: int) -> int:
+    """Return each device's part of a batch; raises UsageError when it cannot be shared evenly."""
+    if batch_size % world_size:
+        raise UsageError(
+            f"batch_size {batch_size} cannot be shared by {world_size} devices; use a multiple of "
+            f"{world_size}"
+        )
+    return batch_size // world_size
 
 
 def training_batches(

@@ -24,6 +24,7 @@ from detkit.machine import choose_threads, keep_freed_memory
 from detkit.networks.precision import choose_precision, find_device
 from detkit.structures import Step
 from detkit.training.learner import leave_group, make_fabric
+from detkit.training.loader import share_of
 from detkit.training.options import DEFAULTS, RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.run_folder import RunFolder
@@ -68,6 +69,7 @@ def train(
             f"nothing to learn: the detector's classes are {', '.join(detector.class_names)}, "
             f"those of the training images {', '.join(sorted(labelled))}"
         )
+    share_of(recipe.batch_size, options.devices * options.nodes)  # before others are started
     keep_freed_memory()
     saved = load_resume(run_dir / "resume.ckpt") if options.resume else None
     device = find_device(options.device)

@@ -85,5 +85,4 @@ class Validation:
         """Return whether there are scores and all figures of `until` are met."""
         if scores is None or not self.options.until:
             return False
-        values = [(scores.figures.get(name), least) for name, least in self.options.until.items()]
-        return all(value is not None and value >= least for value, least in values)
+        return all(scores.reach(name, least) for name, least in self.options.until.items())
