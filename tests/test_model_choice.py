@@ -10,6 +10,7 @@ import torch
 from report_samples import write_folder
 from running import detkit
 
+from detkit import machine
 from detkit.data import open_dataset
 from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.model_file import save_model
@@ -88,3 +89,22 @@ def test_a_precision_there_is_not_is_wrong_usage(
     done = detkit(command, run_dir / model, data, "--precision", precision, "--device", "cpu")
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["eval", "detect"])
+def test_a_model_computes_on_the_free_cores_or_on_the_threads_asked_for(
+    run_dir: Path, folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(machine, "num_cores", lambda: 4)
+    monkeypatch.setattr(machine, "free_cores", lambda: 3)
+    words = (command, run_dir, folder if command == "eval" else folder / "JPEGImages")
+    words += ("--device", "cpu")
+    chosen, asked = detkit(*words), detkit(*words, "--threads", "2")
+    assert "3 CPU threads, since other programs keep cores busy" in chosen.stderr
+    assert "2 CPU threads, as asked" in asked.stderr
+    assert used == [3, 2]
+    assert chosen.stdout == asked.stdout != ""

@@ -98,6 +98,10 @@ def compare(
         int | None,
         typer.Option(min=0, metavar="N", help="Processes that load images, as for `train`."),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="CPU threads of each training, as for `train`."),
+    ] = None,
     as_json: AsJson = False,
     page: Page = None,
     resume: Annotated[
@@ -155,6 +159,7 @@ def compare(
         "--val": in_full(val),
         "--classes": classes,
         "--num-workers": num_workers,
+        "--threads": threads,
         "--device": None if device == "auto" else device,
     }
     shared = [str(data.absolute())]
