@@ -74,18 +74,22 @@ def choose_threads(asked: int | None, most: int | None = None) -> tuple[int, str
     cores = num_cores()
     most = cores if most is None else most
     if asked is not None:
-        return asked, f"{_in_words(asked)}, as asked"
+        return asked, f"{threads_in_words(asked)}, as asked"
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         said = max(1, int(os.environ["OMP_NUM_THREADS"]))
-        return said, f"{_in_words(said)}, as OMP_NUM_THREADS says"
+        return said, f"{threads_in_words(said)}, as OMP_NUM_THREADS says"
     free = free_cores()
     threads = max(1, min(most, free))
     if free == cores:
-        return threads, f"{_in_words(threads)}, one for each free core"
-    return threads, f"{_in_words(threads)}, since other programs keep cores busy (--threads N)"
+        return threads, f"{threads_in_words(threads)}, one for each free core"
+    return (
+        threads,
+        f"{threads_in_words(threads)}, since other programs keep cores busy (--threads N)",
+    )
 
 
-def _in_words(threads: int) -> str:
+def threads_in_words(threads: int) -> str:
+    """Return a number of CPU threads as people say it."""
     return "1 CPU thread" if threads == 1 else f"{threads} CPU threads"
 
 

@@ -20,7 +20,7 @@ from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted
-from detkit.machine import choose_threads, keep_freed_memory
+from detkit.machine import choose_threads, keep_freed_memory, threads_in_words
 from detkit.networks.precision import choose_precision, find_device
 from detkit.structures import Step
 from detkit.training.learner import leave_group, make_fabric
@@ -119,7 +119,7 @@ def _threads(
     """
     before = None if saved is None else saved.get("threads")
     if before is not None and options.threads in (None, before):
-        return before, ""
+        return before, f"{threads_in_words(before)}, as before"
     alone = options.devices * options.nodes == 1
     if options.threads is None and (device.type != "cpu" or not alone):
         return None, ""
