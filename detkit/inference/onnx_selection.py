@@ -89,9 +89,9 @@ def soft_nms(
 
 
 def iou_of_one(box: FloatArray, boxes: FloatArray) -> FloatArray:
-    """Return the (N,) intersections over union of a (4,) box with (N, 4); NaN of two points."""
+    """Return the (N,) intersections over union of a (4,) box with (N, 4); 0 of two without area."""
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     inter = np.prod(np.maximum(sides, 0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(inter / (np.prod(box[2:] - box[:2]) + areas - inter), np.float32)
+    union = np.prod(box[2:] - box[:2]) + areas - inter
+    return np.divide(inter, union, out=np.zeros_like(union), where=union > 0)
