@@ -47,10 +47,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Return one of the names above, imported now."""
+    """Return one of the names above, imported now; MissingPackage where that needs an extra."""
     if name not in _HOMES:
         raise AttributeError(f"module 'detkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"detkit.{_HOMES[name]}"), name)
+    from detkit.errors import naming_extras
+
+    with naming_extras(f"detkit.{name}"):
+        return getattr(importlib.import_module(f"detkit.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -15,12 +15,16 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detkit.config import DetectorConfig, Recipe
@@ -32,7 +36,7 @@ from detkit.networks.backbones import Backbone
 from detkit.networks.pretrained import load_weights
 from detkit.networks.weights import download, read_state_dict
 from detkit.stopwatch import Stopwatch
-from detkit.structures import Batch, Candidates, Detections, Sample, Truth
+from detkit.structures import Batch, Candidates, Detections, FloatArray, Sample, Truth
 from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
 from detkit.transforms.augmentation import Compose
 from detkit.transforms.geometric import RandomHorizontalFlip, Transform
@@ -260,6 +264,52 @@ class Detector(nn.Module, ABC):
     def prepare(self, samples: Sequence[Sample]) -> Batch:
         """Return the batch of the samples: resized, normalised, padded."""
         return self.preparation(samples)
+
+    def prepare_image(
+        self, pixels: NDArray[np.uint8], image_id: str = "", proposals: FloatArray | None = None
+    ) -> Batch:
+        """Return an (H, W, 3) uint8 RGB image without known objects as a batch of one.
+
+        `proposals` are (P, 4) in its own pixels.
+        """
+        sample = Sample(
+            image=torch.from_numpy(pixels).permute(2, 0, 1),
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            difficult=torch.zeros(0, dtype=torch.bool),
+            proposals=None if proposals is None else torch.from_numpy(proposals),
+            image_id=image_id,
+        )
+        return self.prepare([sample])
+
+    def joined(self, batches: Sequence[Batch]) -> Batch:
+        """Return one batch, where the weights are, of batches whose images are of one size."""
+        proposals = [one.proposals for one in batches if one.proposals is not None]
+        batch = Batch(
+            images=torch.cat([one.images for one in batches]),
+            sizes=[size for one in batches for size in one.sizes],
+            original_sizes=[size for one in batches for size in one.original_sizes],
+            boxes=[boxes for one in batches for boxes in one.boxes],
+            labels=[labels for one in batches for labels in one.labels],
+            difficult=[difficult for one in batches for difficult in one.difficult],
+            proposals=list(itertools.chain(*proposals)) if proposals else None,
+            image_ids=[name for one in batches for name in one.image_ids],
+        )
+        return batch.to(self.device)
+
+    @contextmanager
+    def detecting(self, timing: dict[str, float] | None = None) -> Iterator[None]:
+        """Return a block in which the detector is in eval mode and its stages are timed."""
+        was_training, own_watch = self.training, self.stopwatch
+        device = self.device
+        wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
+        self.eval()
+        self.stopwatch = Stopwatch(timing, wait)
+        try:
+            yield
+        finally:
+            self.stopwatch = own_watch
+            self.train(was_training)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `losses`, in train and eval mode alike; it is what DDP wraps."""

@@ -1,6 +1,19 @@
 """What can go wrong, and the exit code each kind of failure has in the shell."""
 
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+
+# The packages of each extra, by the name they are imported by, and what people call them.
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "lightning_fabric", "safetensors"), "train"),
+    **dict.fromkeys(("sklearn", "scipy", "numba"), "train"),
+    **dict.fromkeys(("onnxruntime", "onnx", "onnxscript"), "onnx"),
+}
+SPOKEN = {"torch": "PyTorch", "lightning_fabric": "lightning-fabric", "sklearn": "scikit-learn"}
 
 
 class ExitCode(IntEnum):
@@ -25,6 +38,15 @@ class UsageError(DetkitError):
     exit_code = ExitCode.USAGE
 
 
+class MissingPackage(DetkitError):
+    """A package of an extra is not installed; the line says which, and how to get it."""
+
+    def __init__(self, who: str, need: str) -> None:
+        """Say that `who`, as "detkit train", has this `need`: 'needs PyTorch: pip ...'."""
+        super().__init__(f"{who} {need}")
+        self.need = need
+
+
 class Interrupted(DetkitError):
     """Stopped by Ctrl-C or SIGTERM after everything worth keeping was written."""
 
@@ -39,3 +61,38 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in str(error)
         or "Insufficient memory" in str(error)
     )
+
+
+@contextmanager
+def naming_extras(who: str) -> Iterator[None]:
+    """Return a block, or a decorator, in which a missing package of an extra is told in one line.
+
+    Raises MissingPackage in the name of `who`; of nested blocks the outermost speaks. A missing
+    package of no extra stays the ModuleNotFoundError it is: a defect.
+    """
+    try:
+        yield
+    except MissingPackage as error:
+        raise MissingPackage(who, error.need) from error
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        spoken = SPOKEN.get(package, package)
+        need = f'needs {spoken}: pip install "detkit[{EXTRAS[package]}]"'
+        raise MissingPackage(who, need) from error
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package of an extra is there, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def require_installed(*packages: str) -> None:
+    """Raise ModuleNotFoundError for the first package that is not there, none of them imported."""
+    for package in packages:
+        if not is_installed(package):
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)

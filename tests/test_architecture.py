@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detkit.detectors import load_backend
+from detkit.errors import EXTRAS
 
 PACKAGE = Path(__file__).parents[1] / "detkit"
 PAGE = PACKAGE.parent / "docs" / "architecture.md"
@@ -62,13 +63,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Imported inside functions alone, since it brings torch.
 LAZY = {"evaluation": {"inference"}, "__init__": set(MAY_IMPORT)}
 # Named in annotations alone.
-TYPES_ONLY = {"proposals": {"detector"}, "evaluation": {"detector"}}
+TYPES_ONLY = {"evaluation": {"detector"}}
 # As the papers cite each other.
 BACKENDS_THAT_BUILD_ON = {"faster_rcnn": {"fast_rcnn"}}
 # Folders that hold more than a docstring in their `__init__.py`: the registry of backends, the
 # opening of a folder, the command's app, and the package's own few names.
 FULL_INITS = {"__init__", "detectors", "data", "cli"}
-WITHOUT_TORCH = ("data.", "predictions.", "evaluation.")
+# Modules that may import an extra's packages at once: the network's and training's. All others
+# are the light core, which imports them in functions or for types only.
+HEAVY = (
+    *("geometry", "networks", "transforms", "detector", "detectors", "model_file", "training"),
+    *("trace", "proposals.table", "evaluation.misses", "inference.onnx_export"),
+)
+LIGHT = {"geometry.anchor_estimation", "training.options", "training.run_folder"}
+LIGHT |= {"training.samples", "training.schedule", "training.signals"}
 SHELL = {"typer", "rich", "click"}
 
 
@@ -195,13 +203,34 @@ def test_no_modules_need_each_other_to_be_imported() -> None:
         visit(name, ())
 
 
+def needed_at_once(name: str) -> set[str]:
+    """Return the modules of the package imported by importing one, itself included."""
+    done: set[str] = set()
+    waiting = [name]
+    while waiting:
+        one = waiting.pop()
+        if one not in done:
+            done.add(one)
+            waiting += own_imports(one, at_once=True, types=False)
+    return done
+
+
 @pytest.mark.parametrize(
-    "name",
-    [name for name in SOURCES if name.startswith(WITHOUT_TORCH) and name != "evaluation.misses"],
+    "name", [name for name in SOURCES if not is_within(name, HEAVY) or name in LIGHT]
 )
-def test_labels_detections_and_metrics_need_no_torch(name: str) -> None:
+def test_the_light_core_imports_packages_of_extras_in_functions_only(name: str) -> None:
+    for needed in needed_at_once(name):
+        imports = imported_by(SOURCES[needed], at_once=True, types=False)
+        wrong = set(EXTRAS) & {imported.partition(".")[0] for imported in imports}
+        assert not wrong, f"{name}: {needed} imports {wrong} at once"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SOURCES if name.startswith(("data.", "predictions."))]
+)
+def test_labels_and_detections_need_no_torch_even_in_functions(name: str) -> None:
     imports = imported_by(SOURCES[name], types=False)
-    assert not {"torch", "torchvision"} & {imported.partition(".")[0] for imported in imports}
+    assert not set(EXTRAS) & {imported.partition(".")[0] for imported in imports}
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if part_of(name) != "cli"])

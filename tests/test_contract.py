@@ -161,7 +161,8 @@ def test_a_saved_model_detects_the_same_after_loading(
 def test_an_exported_model_detects_the_same(backend: type[Detector], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from detkit.inference.onnx import export_onnx, run_onnx
+    from detkit.inference.onnx import run_onnx
+    from detkit.inference.onnx_export import export_onnx
 
     if backend.proposal_method is not None:
         pytest.skip("takes proposals beside the image, which an ONNX file does not")

@@ -29,7 +29,7 @@ from detkit.cli.models import models
 from detkit.cli.plot import plot
 from detkit.cli.propose import propose, recall
 from detkit.cli.train import train
-from detkit.errors import DetkitError, ExitCode, is_out_of_memory
+from detkit.errors import DetkitError, ExitCode, is_out_of_memory, naming_extras
 
 EPILOG = """
 \b
@@ -79,11 +79,14 @@ def root(
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with every failure told in one line and given its exit code."""
 
+    name = "eval" if command is evaluate else command.__name__
+
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         _show_logging(quiet=bool(kwargs.get("quiet")))
         try:
-            command(*args, **kwargs)
+            with naming_extras(f"detkit {name}"):
+                command(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise

@@ -47,13 +47,16 @@ def export(
     """
     from detkit.data.folder_splits import counted
     from detkit.data.sources import find_images
-    from detkit.inference.onnx import export_onnx, require_target
+    from detkit.detector import Detector
+    from detkit.inference.onnx_export import export_onnx, require_target
 
     console = Console(quiet)
     require_target(out, force=force)
     load_plugins(plugin)
     images = find_images(verify) if verify else ()
     detector = open_model(model, "cpu")
+    if not isinstance(detector, Detector):
+        raise UsageError(f"{model}: is an ONNX file already; name the model it was exported from")
     parity = export_onnx(
         detector,
         out,

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.model_choice import choose_threads, open_proposals
-from detkit.errors import UsageError
+from detkit.errors import UsageError, is_installed
 from detkit.inference.models import open_model
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
-    from detkit.detector import Detector
     from detkit.evaluation.error_breakdown import ErrorBreakdown
     from detkit.evaluation.misses import Miss
+    from detkit.inference.predict import Finder
     from detkit.proposals.source import ProposalSource
     from detkit.structures import Detections, Scores, Truth
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Judged:
     detections: list[Detections]
     scores: Scores
     iou: float | None  # as asked for
-    detector: Detector | None = None
+    detector: Finder[Any] | None = None
     proposals: ProposalSource | None = None
     warnings: tuple[str, ...] = ()  # what may make the scores mean something else
     heads: Mapping[str, Scores] = field(default_factory=dict)  # of each head, if asked for
@@ -50,11 +53,23 @@ class Judged:
         """Return the missed objects with the stage that lost each; None without a model."""
         if self.detector is None:
             return None
+        from detkit.inference.onnx import OnnxDetector
+
+        detector: Any = self.detector  # what is no `Detector` is made one
+        if isinstance(detector, OnnxDetector):
+            if not is_installed("torch"):
+                logger.info(
+                    'what missed objects were lost to needs PyTorch: pip install "detkit[train]"'
+                )
+                return None
+            from detkit.inference.onnx_export import TracedOnnx
+
+            detector = TracedOnnx(detector).eval()
         from detkit.evaluation.misses import find_misses
 
         return list(
             find_misses(
-                self.detector,
+                detector,
                 self.dataset,
                 self.split,
                 self.errors.found,

@@ -10,8 +10,7 @@ from detkit.cli.console import Console
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from detkit.detector import Detector
-    from detkit.proposals.source import ProposalSource
+    from detkit.proposals.source import MayTakeProposals, ProposalSource
 
 
 def choose_threads(console: Console, asked: int | None, model: str, device: str) -> int | None:
@@ -40,7 +39,7 @@ def load_plugins(plugins: Sequence[str] | None) -> None:
         add_plugin(name)
 
 
-def open_proposals(word: str | None, detector: Detector) -> ProposalSource | None:
+def open_proposals(word: str | None, detector: MayTakeProposals) -> ProposalSource | None:
     """Return the source that `--proposals` names for a detector; None when it was not given.
 
     Raises UsageError when the detector takes none or there is no such file or method.

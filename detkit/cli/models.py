@@ -10,6 +10,7 @@ import typer
 from detkit.cli.console import Console
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import AsJson, Plugin, nearest
+from detkit.errors import is_installed
 
 if TYPE_CHECKING:
     from detkit.detector import Detector
@@ -38,9 +39,13 @@ def models(
     load_plugins(plugin)
     if backend is not None:
         nearest("BACKEND", backend, backend_names())
+    console = Console()
+    if backend is None and not as_json and not is_installed("torch"):
+        console.table(("backend",), [(name,) for name in backend_names()])
+        console.note('their papers, weights and settings need PyTorch: pip install "detkit[train]"')
+        return
     from detkit.networks.backbones import backbone_names
 
-    console = Console()
     names = backend_names() if backend is None else [backend]
     backends = [load_backend(name) for name in names]
     if as_json:

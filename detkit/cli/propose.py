@@ -14,16 +14,8 @@ import typer
 from detkit.cli.console import Console, figure
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
-from detkit.cli.options import (
-    AsJson,
-    Classes,
-    Force,
-    Quiet,
-    Seed,
-    class_list,
-    require_free,
-)
-from detkit.errors import ExitCode, Interrupted, UsageError
+from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list, require_free
+from detkit.errors import ExitCode, Interrupted, UsageError, require_installed
 
 if TYPE_CHECKING:
     from detkit.data.records import ImageRecord
@@ -269,6 +261,8 @@ def _proposers(
     """
     from detkit.proposals.proposer import Proposer
 
+    if methods:
+        require_installed("numba")  # in plain Python they would take minutes an image
     names = ("edge_model", "min_area", "max_aspect_ratio")
     given: dict[str, Any] = {name: own for name, own in zip(names, of_edges) if own is not None}
     if given and "edge-boxes" not in methods:

@@ -27,7 +27,7 @@ from detkit.cli.options import (
     nearest,
 )
 from detkit.cli.train_plan import Plan, in_full, merge, read_plan, sound_data, split_data
-from detkit.errors import UsageError
+from detkit.errors import UsageError, require_installed
 from detkit.inference.models import starting_config, with_starting_weights
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def train(
         "proposals": in_full(proposals),
         "plugin": None if plugin is None else [str(in_full(name)) for name in plugin],
     }
+    require_installed("torch", "torchvision", "lightning_fabric", "safetensors")
     unsaid = inspect.signature(train).parameters
     given = {name: value for name, value in options.items() if value != unsaid[name].default}
     plan = merge(Plan() if config is None else read_plan(config), given)

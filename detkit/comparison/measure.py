@@ -12,11 +12,7 @@ from pathlib import Path
 
 from detkit.data import open_dataset
 from detkit.errors import DetkitError
-from detkit.inference.models import model_of, open_model
-from detkit.inference.predict import predict
-from detkit.model_file import model_info
 from detkit.predictions.writers import open_writer
-from detkit.training.run_log import memory_mib, training_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,11 @@ def measure(
     They are written as JSON Lines. The first image is looked at once before the
     clock starts. Raises DetkitError when the model or an image cannot be read.
     """
+    from detkit.inference.models import model_of, open_model
+    from detkit.inference.predict import predict
+    from detkit.model_file import model_info
+    from detkit.training.run_log import memory_mib, training_cost
+
     model = model_of(run)
     dataset = open_dataset(data, classes=classes)
     records = dataset.splits[split]

@@ -1,6 +1,6 @@
 """Evaluation of a detector on a split: what it detects there, by head too, and its scores.
 
-torch is imported when the detector runs.
+`inference` is imported when the detector runs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from detkit.evaluation.metrics import find_metric
 from detkit.evaluation.pairing import pair, some
 from detkit.evaluation.scores import score
 from detkit.predictions.image import from_detections
-from detkit.structures import Batch, Detections, Scores
+from detkit.structures import Detections, Scores
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
-    from detkit.detector import Detector
+    from detkit.inference.predict import BatchT, Finder
     from detkit.proposals.source import ProposalSource
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    detector: Detector,
+    detector: Finder[BatchT],
     dataset: Dataset,
     split: str,
     *,
@@ -44,13 +44,13 @@ def evaluate(
 
 
 def detect_split(
-    detector: Detector,
+    detector: Finder[BatchT],
     dataset: Dataset,
     split: str,
     *,
     batch_size: int = 8,
     proposals: ProposalSource | None = None,
-    detect: Callable[[Batch], list[Detections]] | None = None,
+    detect: Callable[[BatchT], list[Detections]] | None = None,
 ) -> list[Detections]:
     """Return what a detector finds in each image of a split, labelled as the data set is.
 
@@ -80,7 +80,7 @@ def detect_split(
 
 
 def detect_heads(
-    detector: Detector,
+    detector: Finder[BatchT],
     dataset: Dataset,
     split: str,
     *,
@@ -90,7 +90,7 @@ def detect_heads(
     """Return what `detect_split` does by each of the detector's heads, from one pass."""
     found: dict[str, dict[str, Detections]] = {head: {} for head in detector.heads}
 
-    def detect(batch: Batch) -> list[Detections]:
+    def detect(batch: BatchT) -> list[Detections]:
         by_head = detector.detect_by_head(batch)
         for head, detections in by_head.items():
             found[head].update((one.image_id, one) for one in detections)

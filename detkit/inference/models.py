@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import DetkitError, UsageError, naming_extras
 from detkit.text import nearest_hint
 
 if TYPE_CHECKING:
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from detkit.config import DetectorConfig, Recipe
     from detkit.detector import Detector
+    from detkit.inference.onnx import OnnxDetector
+    from detkit.inference.predict import Finder
 
 
+@naming_extras("detkit.open_model")
 def open_model(
     model: Path | str,
     device: str = "auto",
@@ -28,13 +31,14 @@ def open_model(
     *,
     plugins: Sequence[str] = (),
     threads: int | None = None,
-) -> Detector:
+) -> Finder[Any]:
     """Return the detector of a model file or of published weights, in eval mode on its device.
 
     A run folder stands for its best model. An ONNX file that `detkit export` wrote runs on the
     CPU, whatever the device. `settings` are those of `--set`, which stand in for the model's;
     `precision` is what `detect` computes in; `plugins` name the modules of backends of one's own.
-    From now on torch computes on so many CPU `threads` in this process; None leaves it.
+    It computes on so many CPU `threads`, with torch all of this process from now on; None leaves
+    their number to the library.
 
     Raises DetkitError when there is neither, naming the nearest published name, and UsageError
     for a setting or a precision there is not.
@@ -43,15 +47,16 @@ def open_model(
     path = Path(model)
     if path.is_dir():
         path = model_of(path)
-    import torch
-
     from detkit.detectors import add_plugin, backend_names, load_backend
-    from detkit.networks.precision import DTYPES, choose_precision, find_device, for_inference
 
     for plugin in plugins:
         add_plugin(plugin)
     if path.suffix == ".onnx" and path.exists():
-        return _open_onnx(path, settings, precision)
+        return _open_onnx(path, settings, precision, threads)
+    import torch
+
+    from detkit.networks.precision import DTYPES, choose_precision, find_device, for_inference
+
     if threads is not None:
         torch.set_num_threads(threads)
     place = find_device(device)
@@ -174,6 +179,7 @@ def with_settings(detector: Detector, words: Sequence[str]) -> Detector:
     return other.to(detector.device).eval()
 
 
+@naming_extras("detkit.new_model")
 def new_model(
     backend: str,
     class_names: Sequence[str],
@@ -265,7 +271,9 @@ def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig 
     return backend.config_of(read_state_dict(path))
 
 
-def _open_onnx(path: Path, settings: Sequence[str] | None, precision: str) -> Detector:
+def _open_onnx(
+    path: Path, settings: Sequence[str] | None, precision: str, threads: int | None
+) -> OnnxDetector:
     """Return the detector of an ONNX file; UsageError for what it cannot be asked for."""
     if settings:
         raise UsageError("--set: an ONNX file is as it was exported; give the model itself")
@@ -275,7 +283,7 @@ def _open_onnx(path: Path, settings: Sequence[str] | None, precision: str) -> De
         )
     from detkit.inference.onnx import OnnxDetector
 
-    return OnnxDetector(path).eval()
+    return OnnxDetector(path, threads)
 
 
 def _open_foreign(path: Path) -> Detector:

@@ -1,42 +1,34 @@
-"""ONNX files: a detector's network in a form that runs without torch's Python code.
+"""ONNX models in onnxruntime, without torch: an exported network, and what stands around it.
 
-The graph is `Detector.candidates`: `images` (B, 3, H, W) float32, RGB, resized, divided by 255
-and normalised -> `boxes` (B, K, 4) in network pixels and `scores` (B, K, C). What stands before
-and after it (resizing, mean and std, thresholds, NMS, class names) is in the file's metadata,
-each value as JSON, so that the file alone suffices.
+The graph is `images` (B, 3, H, W) float32, RGB, resized, divided by 255 and normalised ->
+`boxes` (B, K, 4) in network pixels and `scores` (B, K, C). What stands before and after it
+(resizing, mean and std, thresholds, NMS, class names) is in the file's metadata, each value as
+JSON, so that the file alone suffices. `inference.onnx_export` writes such files.
 
 Shape shorthand: B images a run (fixed, since `candidates` answers image by image), H x W network
-pixels, K candidate boxes, C classes.
+pixels, N images of h x w pixels inside, K candidate boxes, C classes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import importlib
-import io
-import itertools
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from PIL import Image
 
-from detkit import __version__
-from detkit.config import DetectorConfig, Recipe, from_json, to_json
-from detkit.data.demo.pictures import draw_picture
-from detkit.detector import Detector
-from detkit.errors import DetkitError, UsageError
-from detkit.files import write_bytes
-from detkit.structures import Batch, Candidates, Detections, Sample
+from detkit.config import DetectorConfig, from_json
+from detkit.errors import DetkitError, UsageError, naming_extras
+from detkit.inference.onnx_selection import select
+from detkit.stopwatch import Stopwatch
+from detkit.structures import Detections, FloatArray
 
 # What must be known beside the network to detect; all are fields of DetectorConfig.
 RUNTIME_SETTINGS = (
@@ -49,28 +41,7 @@ RUNTIME_SETTINGS = (
     "pre_nms_top_k",
     "max_detections",
 )
-# Ours: float32 sums in another order differ by some 1e-6 in scores and 1e-6 of the side in
-# boxes; a layer that was translated wrongly by far more than this.
-LARGEST_DIFFERENCE = 1e-3
-DRAWN_IMAGES = 3
-# Portrait, landscape, square: a network size that is the same for all does not follow the image.
-PROBED_SIZES = ((640, 480), (480, 640), (512, 512))
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far the ONNX file and the detector are apart, at most, over some images."""
-
-    num_images: int
-    scores: float
-    boxes: float  # network pixels, of boxes cut at the image's borders
-    side: int  # the network image's longer side, network pixels
-
-    @property
-    def holds(self) -> bool:
-        """Whether scores, and boxes in shares of the side, differ by less than is allowed."""
-        # Written so that NaN does not hold.
-        return self.scores <= LARGEST_DIFFERENCE and self.boxes / self.side <= LARGEST_DIFFERENCE
+SMALLEST_SIDE = 0.01  # network pixels, as in `detector`
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,53 +62,41 @@ class NetworkSize:
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-class CandidatesNetwork(nn.Module):
-    """`Detector.candidates` as a function of one tensor: what an ONNX file can hold."""
+@dataclass(frozen=True, slots=True)
+class PixelBatch:
+    """Images of one size made ready for an ONNX network, as plain numpy."""
 
-    def __init__(self, detector: Detector, size: tuple[int, int]) -> None:
-        """Take all images to have `size`, (height, width) in network pixels."""
-        super().__init__()
-        self.detector = detector
-        self.size = size
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes (B, K, 4), or (B, K, C, 4), and scores (B, K, C) of (B, 3, H, W) images."""
-        num_images = images.shape[0]
-        none = images.new_zeros(0)
-        batch = Batch(
-            images=images,
-            sizes=[self.size] * num_images,
-            original_sizes=[self.size] * num_images,
-            boxes=[none.view(0, 4)] * num_images,
-            labels=[none.long()] * num_images,
-            difficult=[none.bool()] * num_images,
-        )
-        found = self.detector.candidates(batch)
-        # A detector may find fewer candidates in one image than in another.
-        boxes = pad_sequence([one.boxes for one in found], batch_first=True).float()
-        return boxes, pad_sequence([one.scores for one in found], batch_first=True).float()
+    images: FloatArray  # (N, 3, h, w), normalised
+    sizes: list[tuple[int, int]]  # (h, w) of each image, network pixels
+    original_sizes: list[tuple[int, int]]  # (height, width) of each image, own pixels
+    image_ids: list[str]
 
 
-class OnnxDetector(Detector):
-    """An exported detector: its network runs in onnxruntime, the rest is detkit's own.
+class OnnxDetector:
+    """An exported detector: its network runs in onnxruntime, the rest is detkit's own in NumPy.
 
     It detects, and can be evaluated, like any other; it cannot be trained.
     """
 
-    name: ClassVar[str] = "onnx"
-    paper: ClassVar[str] = "that of the exported backend"
-    recipe: ClassVar[Recipe] = Recipe()
-    short_recipe: ClassVar[Recipe] = Recipe()
-    config_class: ClassVar[type[DetectorConfig]] = DetectorConfig
+    name = "onnx"
+    device = "cpu"
+    proposal_method: str | None = None
+    heads: tuple[str, ...] = ("",)
 
-    def __init__(self, model: Path | bytes) -> None:
+    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
         """Open a file that `export_onnx` wrote, or its content.
 
-        Raises DetkitError when it cannot be read, is not of detkit, or the extra is missing.
+        `threads` is how many cores an operator may use, by default all. Raises DetkitError when
+        the file cannot be read, is not of detkit, or the extra is missing.
         """
-        (onnxruntime,) = _packages("onnxruntime")
+        with naming_extras("ONNX"):
+            import onnxruntime
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings would go to the terminal
+        # A thread that spins while it waits takes the core from the one it waits for.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         source = model if isinstance(model, bytes) else str(model)
         where = "the exported network" if isinstance(model, bytes) else str(model)
         if isinstance(model, Path) and not model.is_file():
@@ -146,7 +105,7 @@ class OnnxDetector(Detector):
             session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no class of their own
             raise DetkitError(
-                f"{where}: onnxruntime cannot open it: {_first_line(error)}"
+                f"{where}: onnxruntime cannot open it: {first_line(error)}"
             ) from error
         header = _header(session.get_modelmeta().custom_metadata_map, where)
         try:
@@ -154,40 +113,114 @@ class OnnxDetector(Detector):
             config.validate()
         except UsageError as error:
             raise DetkitError(f"{where}: {error} (written by detkit {header['detkit']})") from error
-        super().__init__(config, header["class_names"])
+        self.config = config
+        self.class_names: tuple[str, ...] = tuple(header["class_names"])
         height, width = header["size"]
         self.rule = NetworkSize((height, width), header["resize"])
         self.backend = str(header["backend"])
         self.input_shape: tuple[int, ...] = tuple(session.get_inputs()[0].shape)
+        self.stopwatch = Stopwatch()
         self._session = session
 
-    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
-        """Return the rule that the file was exported with."""
-        return self.rule
+    def prepare_image(
+        self, pixels: NDArray[np.uint8], image_id: str = "", proposals: FloatArray | None = None
+    ) -> PixelBatch:
+        """Return an (H, W, 3) uint8 RGB image, resized and normalised, as a batch of one.
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Raise DetkitError: the file holds what detecting needs, not what training needs."""
-        raise DetkitError("an ONNX file cannot be trained; train the model it was exported from")
+        As `transforms.preparation.Preparation` does. `proposals` are no use to the network.
+        """
+        original = pixels.shape[0], pixels.shape[1]
+        size = self.rule(*original)
+        # Products in float32, in the order in which the training makes them.
+        levels = resized(pixels, size, antialias=self.config.antialias).astype(np.float32)
+        levels -= np.array([255.0 * mean for mean in self.config.mean], np.float32)
+        levels *= np.array([1.0 / (255.0 * std) for std in self.config.std], np.float32)
+        images = np.ascontiguousarray(levels.transpose(2, 0, 1))[None]
+        return PixelBatch(images, [size], [original], [image_id])
 
-    def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def joined(self, batches: Sequence[PixelBatch]) -> PixelBatch:
+        """Return one batch of batches whose images are of one size."""
+        return PixelBatch(
+            images=np.concatenate([one.images for one in batches]),
+            sizes=[size for one in batches for size in one.sizes],
+            original_sizes=[size for one in batches for size in one.original_sizes],
+            image_ids=[name for one in batches for name in one.image_ids],
+        )
+
+    @contextmanager
+    def detecting(self, timing: dict[str, float] | None = None) -> Iterator[None]:
+        """Return a block in which stages of `detect` are timed."""
+        own, self.stopwatch = self.stopwatch, Stopwatch(timing)
+        try:
+            yield
+        finally:
+            self.stopwatch = own
+
+    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return (boxes, scores) of (N, 3, h, w) network images, h <= H and w <= W, any N."""
         at_once, _, height, width = self.input_shape
-        short = (height - images.shape[2], width - images.shape[3])
         rest = -len(images) % at_once
         # Zeros at the right and the bottom, as in `Preparation`; empty images fill the last run.
-        images = nn.functional.pad(images.float().cpu(), (0, short[1], 0, short[0], 0, 0, 0, rest))
+        short = (height - images.shape[2], width - images.shape[3])
+        images = np.pad(images, ((0, rest), (0, 0), (0, short[0]), (0, short[1])))
         outputs = [
-            self._session.run(["boxes", "scores"], {"images": images[at : at + at_once].numpy()})
+            self._session.run(["boxes", "scores"], {"images": images[at : at + at_once]})
             for at in range(0, len(images), at_once)
         ]
         num_images = len(images) - rest
         boxes, scores = (np.concatenate(parts)[:num_images] for parts in zip(*outputs))
-        return torch.from_numpy(boxes), torch.from_numpy(scores)
+        return boxes, scores
 
-    def candidates(self, batch: Batch) -> list[Candidates]:
-        """Return each image's scored boxes before NMS, in network pixels."""
-        boxes, scores = self.run(batch.images)
-        return [Candidates(*one) for one in zip(boxes, scores)]
+    def detect(self, batch: PixelBatch) -> list[Detections]:
+        """Return each image's detections, best first, in its own pixels."""
+        found = self.run(batch.images)
+        with self.stopwatch.stage("selection"):
+            return [
+                self._selected(batch, index, boxes, scores)
+                for index, (boxes, scores) in enumerate(zip(*found))
+            ]
+
+    def detect_by_head(self, batch: PixelBatch) -> dict[str, list[Detections]]:
+        """Return what `detect` does, by the name of the one head."""
+        return {self.heads[0]: self.detect(batch)}
+
+    def _selected(
+        self, batch: PixelBatch, index: int, boxes: FloatArray, scores: FloatArray
+    ) -> Detections:
+        """Return what is left of image `index`'s candidates after NMS, in its own pixels."""
+        config = self.config
+        size, original = batch.sizes[index], batch.original_sizes[index]
+        boxes = _clipped(boxes, size)
+        flat = (boxes[..., 2:] - boxes[..., :2]).min(axis=-1) < np.float32(SMALLEST_SIDE)
+        none = flat if flat.ndim == 2 else flat[:, None]
+        boxes, scores, labels = select(
+            boxes,
+            np.where(none, np.float32(-math.inf), scores),
+            score_thresh=config.score_thresh,
+            nms_thresh=config.nms_thresh,
+            top_k=config.pre_nms_top_k,
+            max_detections=config.max_detections,
+            method=config.nms_method,
+        )
+        y, x = size[0] / original[0], size[1] / original[1]
+        boxes = _clipped(np.divide(boxes, np.array([x, y, x, y], np.float32)), original)
+        return Detections(boxes, scores, labels, batch.image_ids[index])
+
+
+def resized(
+    pixels: NDArray[np.uint8], size: tuple[int, int], *, antialias: bool
+) -> NDArray[np.uint8] | FloatArray:
+    """Return the (H, W, 3) uint8 image as (h, w, 3): uint8, without antialiasing float32.
+
+    Bilinear. With antialiasing torchvision's uint8 resizing is Pillow's algorithm; without,
+    torch's interpolation is OpenCV's on floats.
+    """
+    if antialias:
+        if pixels.shape[:2] == size:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    levels = cv2.resize(pixels.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(levels, np.float32)
 
 
 def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:
@@ -197,165 +230,14 @@ def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:
     it to `detkit.inference.predict`. Raises DetkitError when the file cannot be run.
     """
     detector = OnnxDetector(path)
-    (found,) = detector.detect(detector.prepare([_sample(image)]))
+    (found,) = detector.detect(detector.prepare_image(image))
     return found
 
 
-def export_onnx(
-    detector: Detector,
-    path: Path,
-    *,
-    images: Iterable[NDArray[np.uint8]] = (),
-    batch_size: int = 1,
-    force: bool = False,
-) -> Parity:
-    """Return how far the ONNX file written to `path` is from the detector.
-
-    Both see the same drawn images and the (H, W, 3) uint8 RGB `images`. The file takes
-    `batch_size` images a run. A detector whose network size follows the image is exported at
-    the size that a square image has, and images are fitted into it. Raises UsageError when
-    `path` exists and not `force`; DetkitError, with nothing written, when the onnx extra is
-    missing, the network cannot be translated, or scores or boxes differ beyond
-    `LARGEST_DIFFERENCE` (boxes in shares of the network image's longer side).
-    """
-    require_target(path, force=force)
-    _packages("onnx", "onnxscript", "onnxruntime")
-    if detector.proposal_method is not None:
-        raise DetkitError(
-            f"{detector.name} needs proposals beside the image and cannot be exported; "
-            "export a model of a backend that takes the image alone"
-        )
-    network, header, shape = _network(detector)
-    content = _translate(network, (batch_size, *shape), header)
-    exported = OnnxDetector(content)
-    generator = np.random.default_rng(0)
-    drawn = [draw_picture(generator).image for _ in range(DRAWN_IMAGES)]
-    parity = _compare(network, exported, itertools.chain(drawn, images))
-    if not parity.holds:
-        raise DetkitError(
-            f"{path}: not written: the exported network differs from {detector.name}, scores by "
-            f"up to {parity.scores:.2g} and boxes by up to {parity.boxes:.2g} network pixels; "
-            "another version of torch or onnxruntime may translate it rightly"
-        )
-    write_bytes(path, content)
-    return parity
-
-
-def require_target(path: Path, *, force: bool) -> None:
-    """Raise UsageError when `path` cannot be the file to write, or exists and not `force`."""
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file, like model.onnx")
-    if path.exists() and not force:
-        raise UsageError(f"{path}: exists; name another file or add --force")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
-
-
-def _network(detector: Detector) -> tuple[CandidatesNetwork, dict[str, Any], tuple[int, int, int]]:
-    """Return a copy of the detector's network, the file's header and the input's (3, H, W)."""
-    # A copy: exporting may leave symbolic tensors in what a backend caches.
-    detector = copy.deepcopy(detector).cpu().float().eval().requires_grad_(False)
-    rule = detector.network_size()
-    follows_image = len({rule(*size) for size in PROBED_SIZES}) > 1
-    batch = detector.prepare([_sample(np.zeros((*PROBED_SIZES[-1], 3), np.uint8))])
-    values = to_json(detector.config)
-    header = {
-        "detkit": __version__,
-        "backend": detector.name,
-        "class_names": list(detector.class_names),
-        "size": list(batch.sizes[0]),
-        "resize": "fit" if follows_image else "stretch",
-        **{key: values[key] for key in RUNTIME_SETTINGS},
-    }
-    channels, height, width = batch.images.shape[1:]
-    return CandidatesNetwork(detector, batch.sizes[0]).eval(), header, (channels, height, width)
-
-
-def _translate(
-    network: CandidatesNetwork, shape: tuple[int, int, int, int], header: Mapping[str, Any]
-) -> bytes:
-    """Return the content of the ONNX file; raises DetkitError when torch cannot translate it."""
-    images = torch.zeros(shape)
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its remarks are to developers
-            network(images)  # fills the backend's caches with real tensors
-            program = torch.onnx.export(
-                network,
-                (images,),
-                input_names=["images"],
-                output_names=["boxes", "scores"],
-                dynamo=True,
-                verbose=False,
-            )
-            if program is None:
-                raise RuntimeError("torch.onnx.export returned nothing")
-            proto: Any = program.model_proto
-            _strip(proto.graph)
-            proto.producer_name, proto.producer_version = "detkit", __version__
-            del proto.metadata_props[:]
-            for key, value in header.items():
-                proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
-            content: bytes = proto.SerializeToString(deterministic=True)
-            return content
-    except Exception as error:  # the exporter's parts each raise errors of their own
-        raise DetkitError(
-            f"{network.detector.name}: its network cannot be translated to ONNX: "
-            f"{_first_line(error)}"
-        ) from error
-
-
-def _strip(graph: Any) -> None:
-    """Remove the exporter's notes from a graph: stack traces with paths of this machine."""
-    del graph.metadata_props[:]
-    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _strip(attribute.g)
-
-
-def _compare(
-    network: CandidatesNetwork, exported: OnnxDetector, images: Iterable[NDArray[np.uint8]]
-) -> Parity:
-    """Return how far the two are apart on some images; infinitely when shapes differ."""
-    at_once, _, height, width = exported.input_shape
-    scores = boxes = 0.0
-    num_images = 0
-    for image in images:
-        num_images += 1
-        batch = exported.prepare([_sample(image)])
-        pixels = torch.zeros(at_once, 3, height, width)
-        pixels[:, :, : batch.images.shape[2], : batch.images.shape[3]] = batch.images
-        with torch.no_grad():
-            expected = network(pixels)
-        found = exported.run(pixels)
-        # A graph gives always as many candidates, the last ones empty where there are fewer.
-        short = max(0, found[1].shape[1] - expected[1].shape[1])
-        expected = (
-            nn.functional.pad(expected[0], (0, 0) * (expected[0].ndim - 2) + (0, short)),
-            nn.functional.pad(expected[1], (0, 0, 0, short)),
-        )
-        boxes = _larger(boxes, *(_within(one[0], height, width) for one in (expected, found)))
-        scores = _larger(scores, expected[1], found[1])
-    return Parity(num_images, scores, boxes, max(height, width))
-
-
-def _larger(so_far: float, expected: Tensor, found: Tensor) -> float:
-    """Return the largest difference, counting `so_far`; infinity for other shapes or NaN."""
-    if expected.shape != found.shape:
-        return float("inf")
-    difference = (expected - found).abs().nan_to_num(nan=torch.inf)
-    return max(so_far, float(difference.amax()) if difference.numel() else 0.0)
-
-
-def _within(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Return the boxes cut at the image's borders, as they are before NMS; NaN stays."""
-    limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
-    return boxes.clamp(min=0).minimum(limits)
+def _clipped(boxes: FloatArray, size: tuple[int, int]) -> FloatArray:
+    """Return the (..., 4) boxes cut at the borders of an image of `size` (height, width)."""
+    height, width = size
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
 def _header(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -370,26 +252,7 @@ def _header(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         ) from error
 
 
-def _sample(image: NDArray[np.uint8]) -> Sample:
-    """Return an (H, W, 3) image without known objects as a detector's input."""
-    return Sample(
-        image=torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous(),
-        boxes=torch.zeros(0, 4),
-        labels=torch.zeros(0, dtype=torch.int64),
-        difficult=torch.zeros(0, dtype=torch.bool),
-    )
-
-
-def _packages(*names: str) -> list[Any]:
-    """Return the modules of the onnx extra; raises DetkitError saying how to install them."""
-    try:
-        return [importlib.import_module(name) for name in names]
-    except ImportError as error:
-        missing = error.name or names[0]
-        raise DetkitError(f"ONNX needs {missing}: pip install 'detkit[onnx]'") from error
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the line of an error that tells most, not too long."""
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

@@ -11,29 +11,83 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from detkit.config import DetectorConfig, require_within
 from detkit.data.sources import ImageSource
-from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.inference.reader import ImageReader, ReadAndPrepare, ReadImage
 from detkit.predictions.image import ImagePredictions, from_detections
 from detkit.proposals.source import ProposalSource, source_for
 from detkit.stopwatch import Stopwatch
-from detkit.structures import Batch, Detections
+from detkit.structures import Detections, FloatArray
 from detkit.text import nearest_hint
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH_SIZE = 8
 READ_STAGES = ("decode", "prepare", "network")
+
+
+class Prepared(Protocol):
+    """Images made ready for a network: `structures.Batch`, or an ONNX model's."""
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The (height, width) of each image, network pixels."""
+
+
+BatchT = TypeVar("BatchT", bound=Prepared)
+
+
+class Finder(Protocol[BatchT]):
+    """What finds objects: all that this file asks of a `Detector` or an `OnnxDetector`."""
+
+    config: DetectorConfig  # its thresholds, which stand for a call's while it lasts
+    class_names: tuple[str, ...]
+    stopwatch: Stopwatch
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+
+    @property
+    def device(self) -> torch.device | str:
+        """Where the network runs."""
+
+    @property
+    def proposal_method(self) -> str | None:
+        """The default method of its proposals; None: it wants none."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads that judge the same features, the config's first."""
+
+    def prepare_image(
+        self, pixels: NDArray[np.uint8], image_id: str = "", proposals: FloatArray | None = None
+    ) -> BatchT:
+        """Return an (H, W, 3) uint8 RGB image, with its proposals (P, 4), as a batch of one."""
+
+    def joined(self, batches: Sequence[BatchT]) -> BatchT:
+        """Return one batch, where the network runs, of batches whose images are of one size."""
+
+    def detecting(
+        self, timing: dict[str, float] | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return the block in which `detect` is called; seconds of its stages go to `timing`."""
+
+    def detect(self, batch: BatchT) -> list[Detections]:
+        """Return each image's detections, best first, in its own pixels."""
+
+    def detect_by_head(self, batch: BatchT) -> dict[str, list[Detections]]:
+        """Return what `detect` would by each of `heads`, from one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +99,7 @@ class Prediction:
 
 
 def predict(
-    detector: Detector,
+    detector: Finder[BatchT],
     images: Iterable[ImageSource | Path | str] | Path | str,
     *,
     batch_size: int = BATCH_SIZE,
@@ -54,7 +108,7 @@ def predict(
     nms_thresh: float | None = None,
     proposals: ProposalSource | None = None,
     timing: dict[str, float] | None = None,
-    detect: Callable[[Batch], list[Detections]] | None = None,
+    detect: Callable[[BatchT], list[Detections]] | None = None,
 ) -> Iterator[ImagePredictions]:
     """Yield what the detector finds in each image; `detect_images` without the pixels.
 
@@ -77,7 +131,7 @@ def predict(
 
 
 def detect_images(
-    detector: Detector,
+    detector: Finder[BatchT],
     images: Iterable[ImageSource | Path | str],
     *,
     batch_size: int = BATCH_SIZE,
@@ -86,7 +140,7 @@ def detect_images(
     nms_thresh: float | None = None,
     proposals: ProposalSource | None = None,
     timing: dict[str, float] | None = None,
-    detect: Callable[[Batch], list[Detections]] | None = None,
+    detect: Callable[[BatchT], list[Detections]] | None = None,
 ) -> Generator[Prediction, None, None]:
     """Return a generator of what the detector finds in each image, in the images' order.
 
@@ -119,7 +173,7 @@ def detect_images(
     stages = ("decode", "propose", "prepare", "network") if source else READ_STAGES
     if timing is not None:
         timing.update({stage: timing.get(stage, 0.0) for stage in stages})
-    reading = ReadAndPrepare(detector.prepare, source)
+    reading = ReadAndPrepare(detector.prepare_image, source)
     detect = detect or detector.detect
     return _detect(detector, detect, images, batch_size, config, limits, reading, timing)
 
@@ -139,20 +193,18 @@ def _limits(
 
 
 def _detect(
-    detector: Detector,
-    detect: Callable[[Batch], list[Detections]],
+    detector: Finder[BatchT],
+    detect: Callable[[BatchT], list[Detections]],
     images: Iterable[ImageSource | Path | str],
     batch_size: int,
     config: DetectorConfig,
     limits: Sequence[float],
-    reading: ReadAndPrepare,
+    reading: ReadAndPrepare[BatchT],
     timing: dict[str, float] | None,
 ) -> Generator[Prediction, None, None]:
     """Yield the predictions: the network's side of the queue."""
-    was_training = detector.training
-    detector.eval()
-    own_watch = detector.stopwatch
-    detector.stopwatch = Stopwatch(timing, _wait_for(detector.device))
+    blocks = contextlib.ExitStack()
+    blocks.enter_context(detector.detecting(timing))
     reader = ImageReader(images, reading, 2 * batch_size)
     try:
         for window in reader.windows(batch_size):
@@ -167,14 +219,13 @@ def _detect(
                 reader.release()
     finally:
         reader.close()
-        detector.stopwatch = own_watch
-        detector.train(was_training)
+        blocks.close()
 
 
 def _detections(
-    detector: Detector,
-    detect: Callable[[Batch], list[Detections]],
-    window: Sequence[ReadImage],
+    detector: Finder[BatchT],
+    detect: Callable[[BatchT], list[Detections]],
+    window: Sequence[ReadImage[BatchT]],
     config: DetectorConfig,
 ) -> list[Detections | None]:
     """Return what is found in each image of a window; None where there is no image."""
@@ -183,47 +234,30 @@ def _detections(
         if image.batch is not None:
             groups.setdefault(image.batch.sizes[0], []).append(index)
     found: list[Detections | None] = [None] * len(window)
-    device = detector.device
     own_config = detector.config
     detector.config = config
     try:
         for indices in groups.values():
-            batch = _joined([one for one in (window[i].batch for i in indices) if one is not None])
-            for index, detections in zip(indices, detect(batch.to(device)), strict=True):
+            batches = [one for one in (window[i].batch for i in indices) if one is not None]
+            batch = detector.joined(batches)
+            for index, detections in zip(indices, detect(batch), strict=True):
                 found[index] = detections
     finally:
         detector.config = own_config
     return found
 
 
-def _seconds_of(window: Iterable[ReadImage]) -> Iterator[tuple[str, float]]:
+def _seconds_of(window: Iterable[ReadImage[BatchT]]) -> Iterator[tuple[str, float]]:
     """Yield the stages that a window's images went through in the threads, and their seconds."""
     for one in window:
         yield from one.seconds.items()
 
 
-def _wait_for(device: torch.device) -> Callable[[], None] | None:
-    """Return what waits until the device has done its work; None where nothing runs ahead."""
-    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
-
-
-def _joined(batches: Sequence[Batch]) -> Batch:
-    """Return one batch of batches whose images are of one size."""
-    proposals = [one.proposals for one in batches if one.proposals is not None]
-    return Batch(
-        images=torch.cat([one.images for one in batches]),
-        sizes=[size for one in batches for size in one.sizes],
-        original_sizes=[size for one in batches for size in one.original_sizes],
-        boxes=[boxes for one in batches for boxes in one.boxes],
-        labels=[labels for one in batches for labels in one.labels],
-        difficult=[difficult for one in batches for difficult in one.difficult],
-        proposals=list(itertools.chain(*proposals)) if proposals else None,
-        image_ids=[name for one in batches for name in one.image_ids],
-    )
-
-
 def _prediction(
-    image: ReadImage, found: Detections | None, limits: Sequence[float], class_names: Sequence[str]
+    image: ReadImage[BatchT],
+    found: Detections | None,
+    limits: Sequence[float],
+    class_names: Sequence[str],
 ) -> Prediction:
     """Return an image's detections that reach the least score of their class."""
     if image.pixels is None or found is None:

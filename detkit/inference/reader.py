@@ -5,13 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from detkit.data.sources import ImageSource
@@ -19,32 +19,45 @@ from detkit.errors import DetkitError
 from detkit.machine import num_cores
 from detkit.proposals.source import ProposalSource
 from detkit.stopwatch import Stopwatch
-from detkit.structures import Batch, Sample
+from detkit.structures import FloatArray
 
 # A source that is silent this long is a slow pipe: what has come is not kept waiting for more.
 PATIENCE_SECONDS = 0.2
 MAX_THREADS = 8
 
 
+BatchT = TypeVar("BatchT")
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+
+
+class Prepare(Protocol[BatchT_co]):
+    """A detector's `prepare_image`."""
+
+    def __call__(
+        self, pixels: NDArray[np.uint8], image_id: str = "", proposals: FloatArray | None = None
+    ) -> BatchT_co:
+        """Return an (H, W, 3) uint8 RGB image, with its proposals (P, 4), as a batch of one."""
+
+
 @dataclass(frozen=True, slots=True)
-class ReadImage:
+class ReadImage(Generic[BatchT]):
     """An image that has been read and prepared, or why it has not."""
 
     name: str
     pixels: NDArray[np.uint8] | None
-    batch: Batch | None  # of this image alone
+    batch: BatchT | None  # of this image alone
     error: str | None
     seconds: dict[str, float]  # by stage
 
 
 @dataclass(frozen=True)
-class ReadAndPrepare:
+class ReadAndPrepare(Generic[BatchT]):
     """What the threads do with each image."""
 
-    prepare: Callable[[Sequence[Sample]], Batch]
+    prepare: Prepare[BatchT]
     proposals: ProposalSource | None
 
-    def __call__(self, source: ImageSource) -> ReadImage:
+    def __call__(self, source: ImageSource) -> ReadImage[BatchT]:
         """Return the image of a source, ready for the network."""
         seconds: dict[str, float] = {}
         watch = Stopwatch(seconds)
@@ -54,37 +67,29 @@ class ReadAndPrepare:
                 pixels = np.require(source.read(), np.uint8, ["C", "W"])
             if self.proposals is not None:
                 with watch.stage("propose"):
-                    boxes = torch.from_numpy(self.proposals(source.name, pixels).boxes)
+                    boxes = self.proposals(source.name, pixels).boxes
         except DetkitError as error:
             reason = str(error).removeprefix(f"{source.name}: ")
             return ReadImage(source.name, None, None, reason, seconds)
-        sample = Sample(
-            image=torch.from_numpy(pixels).permute(2, 0, 1),
-            boxes=torch.zeros(0, 4),
-            labels=torch.zeros(0, dtype=torch.int64),
-            difficult=torch.zeros(0, dtype=torch.bool),
-            proposals=boxes,
-            image_id=source.name,
-        )
         with watch.stage("prepare"):
-            batch = self.prepare([sample])
+            batch = self.prepare(pixels, source.name, boxes)
         return ReadImage(source.name, pixels, batch, None, seconds)
 
 
-class ImageReader:
+class ImageReader(Generic[BatchT]):
     """Reads images ahead in threads, at most `capacity` at a time, and gives them in order."""
 
     def __init__(
         self,
         images: Iterable[ImageSource | Path | str],
-        read: Callable[[ImageSource], ReadImage],
+        read: Callable[[ImageSource], ReadImage[BatchT]],
         capacity: int,
     ) -> None:
         """Start the threads."""
         self._images = images
         self._read = read
         self._slots = threading.Semaphore(capacity)
-        self._queue: queue.SimpleQueue[Future[ReadImage] | BaseException | None] = (
+        self._queue: queue.SimpleQueue[Future[ReadImage[BatchT]] | BaseException | None] = (
             queue.SimpleQueue()
         )
         self._stopped = threading.Event()
@@ -94,12 +99,12 @@ class ImageReader:
         self._feeder = threading.Thread(target=self._feed, name="detkit-feed", daemon=True)
         self._feeder.start()
 
-    def windows(self, size: int) -> Iterator[deque[ReadImage]]:
+    def windows(self, size: int) -> Iterator[deque[ReadImage[BatchT]]]:
         """Yield the images by up to `size`, fewer only at the end or when a slow source pauses.
 
         Raises what the source raises, after the images before.
         """
-        window: deque[ReadImage] = deque()
+        window: deque[ReadImage[BatchT]] = deque()
         while True:
             try:
                 item = self._queue.get(timeout=PATIENCE_SECONDS)

@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.config import ProposalConfig, ProposalMethod
+from detkit.config import DetectorConfig, ProposalConfig, ProposalMethod
 from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
 from detkit.data.sources import ImageSource
@@ -24,9 +24,6 @@ from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
 from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
 from detkit.structures import Proposals
-
-if TYPE_CHECKING:
-    from detkit.detector import Detector
 
 # The parameters of a method that a config has a place for.
 IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
@@ -163,7 +160,25 @@ def open_source(word: str, config: ProposalConfig | None = None) -> ProposalSour
     )
 
 
-def source_for(detector: Detector, given: ProposalSource | None = None) -> ProposalSource | None:
+class MayTakeProposals(Protocol):
+    """What is asked here of a detector."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+
+    @property
+    def config(self) -> DetectorConfig:
+        """Its config; a ProposalConfig, if it takes any."""
+
+    @property
+    def proposal_method(self) -> str | None:
+        """The default method; None: it wants no proposals."""
+
+
+def source_for(
+    detector: MayTakeProposals, given: ProposalSource | None = None
+) -> ProposalSource | None:
     """Return where a detector's proposals come from: `given`, else as its config says.
 
     None for a detector that wants none; UsageError when it was given some, or when its config

@@ -140,9 +140,9 @@ def scores_line(step: Step, scores: Scores) -> str:
     return f"{step.stage}: step {step.step}: mAP {mean} ({scores.protocol}){best}"
 
 
-def memory_mib(device: torch.device) -> float:
+def memory_mib(device: torch.device | str) -> float:
     """Return the most memory used so far, on the GPU or by this process; 0 where unknown."""
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         import resource

@@ -9,16 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from detkit.data.images import write_image
-from detkit.detector import Detector
 from detkit.drawing import draw
 from detkit.errors import DetkitError
 from detkit.structures import Batch
 
 if TYPE_CHECKING:
+    from detkit.detector import Detector
     from detkit.training.run_folder import RunFolder
 
 NUM_SAMPLES = 8
@@ -80,7 +79,6 @@ def shown_pixels(
     `mean` and `std` are those of the preparation, which is undone.
     """
     height, width = batch.sizes[index]
-    pixels = batch.images[index, :, :height, :width].float().cpu()
-    pixels = pixels * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
-    levels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+    pixels = batch.images[index, :, :height, :width].float().cpu().permute(1, 2, 0).numpy()
+    pixels = pixels * np.array(std, np.float32) + np.array(mean, np.float32)
+    return np.ascontiguousarray(np.rint(pixels * 255).clip(0, 255).astype(np.uint8))

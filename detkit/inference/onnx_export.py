@@ -1,0 +1,282 @@
+"""ONNX files written: a detector's network in a form that runs without torch.
+
+The graph is `Detector.candidates`; `inference.onnx` says what else the file holds, and runs it.
+
+Shape shorthand: B images a run (fixed, since `candidates` answers image by image), H x W network
+pixels, K candidate boxes, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import itertools
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from detkit import __version__
+from detkit.config import DetectorConfig, Recipe, to_json
+from detkit.data.demo.pictures import draw_picture
+from detkit.detector import Detector
+from detkit.errors import DetkitError, UsageError, naming_extras, require_installed
+from detkit.files import write_bytes
+from detkit.inference.onnx import RUNTIME_SETTINGS, OnnxDetector, first_line
+from detkit.structures import Batch, Candidates, Sample
+
+# Ours: float32 sums in another order differ by some 1e-6 in scores and 1e-6 of the side in
+# boxes; a layer that was translated wrongly by far more than this.
+LARGEST_DIFFERENCE = 1e-3
+DRAWN_IMAGES = 3
+# Portrait, landscape, square: a network size that is the same for all does not follow the image.
+PROBED_SIZES = ((640, 480), (480, 640), (512, 512))
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the ONNX file and the detector are apart, at most, over some images."""
+
+    num_images: int
+    scores: float
+    boxes: float  # network pixels, of boxes cut at the image's borders
+    side: int  # the network image's longer side, network pixels
+
+    @property
+    def holds(self) -> bool:
+        """Whether scores, and boxes in shares of the side, differ by less than is allowed."""
+        # Written so that NaN does not hold.
+        return self.scores <= LARGEST_DIFFERENCE and self.boxes / self.side <= LARGEST_DIFFERENCE
+
+
+class CandidatesNetwork(nn.Module):
+    """`Detector.candidates` as a function of one tensor: what an ONNX file can hold."""
+
+    def __init__(self, detector: Detector, size: tuple[int, int]) -> None:
+        """Take all images to have `size`, (height, width) in network pixels."""
+        super().__init__()
+        self.detector = detector
+        self.size = size
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes (B, K, 4), or (B, K, C, 4), and scores (B, K, C) of (B, 3, H, W) images."""
+        num_images = images.shape[0]
+        none = images.new_zeros(0)
+        batch = Batch(
+            images=images,
+            sizes=[self.size] * num_images,
+            original_sizes=[self.size] * num_images,
+            boxes=[none.view(0, 4)] * num_images,
+            labels=[none.long()] * num_images,
+            difficult=[none.bool()] * num_images,
+        )
+        found = self.detector.candidates(batch)
+        # A detector may find fewer candidates in one image than in another.
+        boxes = pad_sequence([one.boxes for one in found], batch_first=True).float()
+        return boxes, pad_sequence([one.scores for one in found], batch_first=True).float()
+
+
+class TracedOnnx(Detector):
+    """An ONNX model as a detector of torch's, to ask what became of its boxes (`trace`)."""
+
+    name: ClassVar[str] = "onnx"
+    paper: ClassVar[str] = "that of the exported backend"
+    recipe: ClassVar[Recipe] = Recipe()
+    short_recipe: ClassVar[Recipe] = Recipe()
+    config_class: ClassVar[type[DetectorConfig]] = DetectorConfig
+
+    def __init__(self, model: OnnxDetector) -> None:
+        """Take the network, the config and the class names of `model`."""
+        super().__init__(model.config, model.class_names)
+        self.model = model
+
+    def network_size(self) -> Callable[[int, int], tuple[int, int]]:
+        """Return the rule that the file was exported with."""
+        return self.model.rule
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Raise DetkitError: the file holds what detecting needs, not what training needs."""
+        raise DetkitError("an ONNX file cannot be trained; train the model it was exported from")
+
+    def candidates(self, batch: Batch) -> list[Candidates]:
+        """Return each image's scored boxes before NMS, in network pixels."""
+        boxes, scores = map(torch.from_numpy, self.model.run(batch.images.numpy()))
+        return [Candidates(*one) for one in zip(boxes, scores)]
+
+
+def export_onnx(
+    detector: Detector,
+    path: Path,
+    *,
+    images: Iterable[NDArray[np.uint8]] = (),
+    batch_size: int = 1,
+    force: bool = False,
+) -> Parity:
+    """Return how far the ONNX file written to `path` is from the detector.
+
+    Both see the same drawn images and the (H, W, 3) uint8 RGB `images`. The file takes
+    `batch_size` images a run. A detector whose network size follows the image is exported at
+    the size that a square image has, and images are fitted into it. Raises UsageError when
+    `path` exists and not `force`; DetkitError, with nothing written, when the onnx extra is
+    missing, the network cannot be translated, or scores or boxes differ beyond
+    `LARGEST_DIFFERENCE` (boxes in shares of the network image's longer side).
+    """
+    require_target(path, force=force)
+    with naming_extras("ONNX"):
+        require_installed("onnx", "onnxscript", "onnxruntime")
+    if detector.proposal_method is not None:
+        raise DetkitError(
+            f"{detector.name} needs proposals beside the image and cannot be exported; "
+            "export a model of a backend that takes the image alone"
+        )
+    network, header, shape = _network(detector)
+    content = _translate(network, (batch_size, *shape), header)
+    exported = OnnxDetector(content)
+    generator = np.random.default_rng(0)
+    drawn = [draw_picture(generator).image for _ in range(DRAWN_IMAGES)]
+    parity = _compare(network, exported, itertools.chain(drawn, images))
+    if not parity.holds:
+        raise DetkitError(
+            f"{path}: not written: the exported network differs from {detector.name}, scores by "
+            f"up to {parity.scores:.2g} and boxes by up to {parity.boxes:.2g} network pixels; "
+            "another version of torch or onnxruntime may translate it rightly"
+        )
+    write_bytes(path, content)
+    return parity
+
+
+def require_target(path: Path, *, force: bool) -> None:
+    """Raise UsageError when `path` cannot be the file to write, or exists and not `force`."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file, like model.onnx")
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists; name another file or add --force")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def _network(detector: Detector) -> tuple[CandidatesNetwork, dict[str, Any], tuple[int, int, int]]:
+    """Return a copy of the detector's network, the file's header and the input's (3, H, W)."""
+    # A copy: exporting may leave symbolic tensors in what a backend caches.
+    detector = copy.deepcopy(detector).cpu().float().eval().requires_grad_(False)
+    rule = detector.network_size()
+    follows_image = len({rule(*size) for size in PROBED_SIZES}) > 1
+    batch = detector.prepare([_sample(np.zeros((*PROBED_SIZES[-1], 3), np.uint8))])
+    values = to_json(detector.config)
+    header = {
+        "detkit": __version__,
+        "backend": detector.name,
+        "class_names": list(detector.class_names),
+        "size": list(batch.sizes[0]),
+        "resize": "fit" if follows_image else "stretch",
+        **{key: values[key] for key in RUNTIME_SETTINGS},
+    }
+    channels, height, width = batch.images.shape[1:]
+    return CandidatesNetwork(detector, batch.sizes[0]).eval(), header, (channels, height, width)
+
+
+def _translate(
+    network: CandidatesNetwork, shape: tuple[int, int, int, int], header: Mapping[str, Any]
+) -> bytes:
+    """Return the content of the ONNX file; raises DetkitError when torch cannot translate it."""
+    images = torch.zeros(shape)
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its remarks are to developers
+            network(images)  # fills the backend's caches with real tensors
+            program = torch.onnx.export(
+                network,
+                (images,),
+                input_names=["images"],
+                output_names=["boxes", "scores"],
+                dynamo=True,
+                verbose=False,
+            )
+            if program is None:
+                raise RuntimeError("torch.onnx.export returned nothing")
+            proto: Any = program.model_proto
+            _strip(proto.graph)
+            proto.producer_name, proto.producer_version = "detkit", __version__
+            del proto.metadata_props[:]
+            for key, value in header.items():
+                proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
+            content: bytes = proto.SerializeToString(deterministic=True)
+            return content
+    except Exception as error:  # the exporter's parts each raise errors of their own
+        raise DetkitError(
+            f"{network.detector.name}: its network cannot be translated to ONNX: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _strip(graph: Any) -> None:
+    """Remove the exporter's notes from a graph: stack traces with paths of this machine."""
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _strip(attribute.g)
+
+
+def _compare(
+    network: CandidatesNetwork, exported: OnnxDetector, images: Iterable[NDArray[np.uint8]]
+) -> Parity:
+    """Return how far the two are apart on some images; infinitely when shapes differ."""
+    at_once, _, height, width = exported.input_shape
+    scores = boxes = 0.0
+    num_images = 0
+    for image in images:
+        num_images += 1
+        images = torch.from_numpy(exported.prepare_image(image).images)
+        pixels = torch.zeros(at_once, 3, height, width)
+        pixels[:, :, : images.shape[2], : images.shape[3]] = images
+        with torch.no_grad():
+            expected = network(pixels)
+        found = tuple(map(torch.from_numpy, exported.run(pixels.numpy())))
+        # A graph gives always as many candidates, the last ones empty where there are fewer.
+        short = max(0, found[1].shape[1] - expected[1].shape[1])
+        expected = (
+            nn.functional.pad(expected[0], (0, 0) * (expected[0].ndim - 2) + (0, short)),
+            nn.functional.pad(expected[1], (0, 0, 0, short)),
+        )
+        boxes = _larger(boxes, *(_within(one[0], height, width) for one in (expected, found)))
+        scores = _larger(scores, expected[1], found[1])
+    return Parity(num_images, scores, boxes, max(height, width))
+
+
+def _larger(so_far: float, expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference, counting `so_far`; infinity for other shapes or NaN."""
+    if expected.shape != found.shape:
+        return float("inf")
+    difference = (expected - found).abs().nan_to_num(nan=torch.inf)
+    return max(so_far, float(difference.amax()) if difference.numel() else 0.0)
+
+
+def _within(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return the boxes cut at the image's borders, as they are before NMS; NaN stays."""
+    limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+    return boxes.clamp(min=0).minimum(limits)
+
+
+def _sample(image: NDArray[np.uint8]) -> Sample:
+    """Return an (H, W, 3) image without known objects as a detector's input."""
+    return Sample(
+        image=torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous(),
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        difficult=torch.zeros(0, dtype=torch.bool),
+    )

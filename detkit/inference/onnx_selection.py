@@ -1,0 +1,98 @@
+"""Non-maximum suppression in NumPy, for ONNX models: what `geometry.nms` does, without torch.
+
+Shape shorthand: K candidate boxes, C classes, N boxes kept.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from detkit.structures import FloatArray, IntArray
+
+
+def select(
+    boxes: FloatArray,
+    scores: FloatArray,
+    *,
+    score_thresh: float,
+    nms_thresh: float,
+    top_k: int,
+    max_detections: int,
+    method: Literal["greedy", "soft"] = "greedy",
+) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return (boxes (N, 4), scores (N,), labels (N,)) of one image, best first.
+
+    For each class by itself: candidates that score above `score_thresh`, of these the best
+    `top_k`, then NMS; over all classes the best `max_detections` are kept. Equal scores keep
+    their order. `boxes` is (K, 4) or, class-specific, (K, C, 4); `scores` is (K, C).
+    """
+    kept_boxes = [np.empty((0, 4), np.float32)]
+    kept_scores = [np.empty(0, np.float32)]
+    kept_labels = [np.empty(0, np.int64)]
+    passed = scores > np.float32(score_thresh)
+    for label in np.flatnonzero(passed.any(axis=0)).tolist():
+        rows = np.flatnonzero(passed[:, label])
+        rows = rows[np.argsort(-scores[rows, label], kind="stable")[:top_k]]
+        of_class = scores[rows, label]
+        class_boxes = boxes[rows] if boxes.ndim == 2 else boxes[rows, label]
+        if method == "greedy":
+            kept = nms(class_boxes, nms_thresh)
+            of_class = of_class[kept]
+        else:
+            kept, of_class = soft_nms(class_boxes, of_class, score_thresh=score_thresh)
+        kept_boxes.append(class_boxes[kept])
+        kept_scores.append(of_class)
+        kept_labels.append(np.full(len(kept), label, np.int64))
+    all_scores = np.concatenate(kept_scores)
+    best = np.argsort(-all_scores, kind="stable")[:max_detections]
+    return np.concatenate(kept_boxes)[best], all_scores[best], np.concatenate(kept_labels)[best]
+
+
+def nms(boxes: FloatArray, iou_thresh: float) -> IntArray:
+    """Return the indices, (N,), of the (K, 4) boxes, best first, that greedy NMS keeps.
+
+    A box goes whose IoU with a kept one before it is above `iou_thresh`.
+    """
+    remaining = np.arange(len(boxes))
+    kept = []
+    while len(remaining):
+        best, remaining = remaining[0], remaining[1:]
+        kept.append(best)
+        # In float64, as torchvision compares: an IoU of .3 in float32 is above .3.
+        overlap = iou_of_one(boxes[best], boxes[remaining]).astype(np.float64)
+        remaining = remaining[~(overlap > iou_thresh)]
+    return np.array(kept, np.int64)
+
+
+def soft_nms(
+    boxes: FloatArray, scores: FloatArray, sigma: float = 0.5, score_thresh: float = 0.001
+) -> tuple[IntArray, FloatArray]:
+    """Return (indices (N,), rescored scores (N,)) of Gaussian soft-NMS, best first.
+
+    Bodla et al. 2017, eq. 3, as `geometry.nms.soft_nms`.
+    """
+    remaining = np.arange(len(scores))
+    scores = scores.copy()
+    kept = []
+    while len(remaining):
+        place = int(scores[remaining].argmax())
+        best = remaining[place]
+        kept.append(best)
+        remaining = np.delete(remaining, place)
+        overlap = iou_of_one(boxes[best], boxes[remaining])
+        scores[remaining] *= np.exp(-(overlap**2) / np.float32(sigma))
+        remaining = remaining[scores[remaining] >= np.float32(score_thresh)]
+    indices = np.array(kept, np.int64)
+    return indices, scores[indices]
+
+
+def iou_of_one(box: FloatArray, boxes: FloatArray) -> FloatArray:
+    """Return the (N,) intersections over union of a (4,) box with (N, 4); 0 of two without area."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    inter = np.prod(np.maximum(sides, 0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    union = np.prod(box[2:] - box[:2]) + areas - inter
+    overlaps: FloatArray = np.divide(inter, union, out=np.zeros_like(union), where=union > 0)
+    return overlaps
