@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit.cli.console import Console, printable
-from detkit.cli.model_choice import choose_threads, load_plugins, open_proposals
+from detkit.cli.model_choice import load_plugins, open_on_free_cores, open_proposals
 from detkit.cli.options import (
     BatchSize,
     Device,
@@ -28,7 +28,7 @@ from detkit.cli.options import (
     nearest,
 )
 from detkit.errors import ExitCode, UsageError
-from detkit.inference.models import open_model, require_model
+from detkit.inference.models import require_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,9 +126,7 @@ def detect(
     _check_drawn(draw, sources, force)
     load_plugins(plugin)
     images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
-    detector = open_model(
-        model, device, settings, precision, threads=choose_threads(console, threads, model, device)
-    )
+    detector = open_on_free_cores(console, model, device, settings, precision, threads)
     names = detector.class_names
     single = named_numbers("--threshold", threshold, names)
     # What people look at is cut higher than what programs, above all `eval`, go on with.

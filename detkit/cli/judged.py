@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
-from detkit.cli.model_choice import choose_threads, open_proposals
+from detkit.cli.model_choice import open_on_free_cores, open_proposals
 from detkit.errors import UsageError, is_installed
-from detkit.inference.models import open_model
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
@@ -130,9 +129,7 @@ def evaluate_model(
     dataset = open_dataset(data, classes=names)
     part = choose_split(dataset, split)
     check(score([], [], dataset.class_names, metric, iou))
-    detector = open_model(
-        model, device, settings, precision, threads=choose_threads(console, threads, model, device)
-    )
+    detector = open_on_free_cores(console, model, device, settings, precision, threads)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     source = open_proposals(proposals, detector)

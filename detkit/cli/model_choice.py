@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.errors import UsageError
+from detkit.inference.models import open_model
 
 if TYPE_CHECKING:
+    from detkit.inference.predict import Finder
     from detkit.proposals.source import MayTakeProposals, ProposalSource
 
 
-def choose_threads(console: Console, asked: int | None, model: str, device: str) -> int | None:
-    """Return how many CPU threads a model is to compute on, saying why; None on other devices."""
+def open_on_free_cores(
+    console: Console,
+    model: str,
+    device: str,
+    settings: Sequence[str] | None,
+    precision: str,
+    threads: int | None,
+) -> Finder[Any]:
+    """Return the model opened as by `open_model`, saying on how many CPU threads it computes.
+
+    That is `threads`, or one for each core that is free now.
+    """
     from detkit import machine
 
     most = None
@@ -23,12 +35,13 @@ def choose_threads(console: Console, asked: int | None, model: str, device: str)
 
         from detkit.networks.precision import find_device
 
-        if asked is None and find_device(device).type != "cpu":
-            return None
+        if threads is None and find_device(device).type != "cpu":
+            return open_model(model, device, settings, precision)
         most = torch.get_num_threads()
-    threads, reason = machine.choose_threads(asked, most)
+    chosen, reason = machine.choose_threads(threads, most)
+    detector = open_model(model, device, settings, precision, threads=chosen)
     console.note(reason)
-    return threads
+    return detector
 
 
 def load_plugins(plugins: Sequence[str] | None) -> None:
