@@ -94,4 +94,4 @@ def iou_of_one(box: FloatArray, boxes: FloatArray) -> FloatArray:
     inter = np.prod(np.maximum(sides, 0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     union = np.prod(box[2:] - box[:2]) + areas - inter
-    return np.divide(inter, union, out=np.zeros_like(union), where=union > 0)
+    return np.asarray(np.divide(inter, union, out=np.zeros_like(union), where=union > 0))
