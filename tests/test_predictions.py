@@ -288,6 +288,27 @@ def test_two_images_that_a_format_would_mix_up_are_refused(format, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_names_that_a_disk_without_case_would_mix_up_are_refused_there(tmp_path, monkeypatch):
+    found = [image("a/one.jpg", ("car", 0.5, (1, 2, 3, 4))), image("b/ONE.jpg")]
+    (tmp_path / "a").touch()
+    if not (tmp_path / "A").exists():
+        write("yolo", tmp_path / "kept", found)
+        names = {path.name for path in (tmp_path / "kept" / "labels").iterdir()}
+        assert names == {"one.txt", "ONE.txt"}
+    before = sorted(tmp_path.iterdir())
+    real = Path.exists  # as on macOS and Windows: a name is there in any case
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda path: any(real(path.with_name(n)) for n in (path.name, path.name.lower())),
+    )
+    with pytest.raises(DetkitError, match=r"ONE\.txt: this disk does not tell it from one\.txt"):
+        write("yolo", tmp_path / "without", found)
+    with pytest.raises(DetkitError, match=r"_Car\.txt: this disk"):
+        open_writer("voc", tmp_path / "classes", class_names=["car", "Car"])
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo", "csv"])
 def test_one_image_twice_is_refused_where_its_boxes_would_count_twice(format, tmp_path):
     with (
