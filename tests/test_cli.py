@@ -520,12 +520,13 @@ def test_drawings_of_images_with_one_name_get_names_of_their_own(tmp_path: Path)
     from detkit.predictions.image import ImagePredictions
 
     drawings = Drawings(tmp_path / "drawn", ["car"], {"car": 0.5})
-    for image in ("a/1.jpg", "b/1.jpg", "../b/1.jpg", "b/1.jpg", "clip.mp4#00010"):
+    for image in ("a/1.jpg", "b/1.jpg", "../b/1.jpg", "b/1.jpg", "clip.mp4#00010", "c/1.JPG"):
         nothing = np.zeros((0, 4), np.float32)
         found = ImagePredictions(image, 8, 8, (), np.zeros(0, np.float32), nothing)
         drawings.add(found, np.zeros((8, 8, 3), np.uint8))
     written = sorted(path.name for path in (tmp_path / "drawn").iterdir())
-    assert len(written) == drawings.count == 5
+    # One name in another case is one file on macOS and Windows.
+    assert len({name.casefold() for name in written}) == drawings.count == 6
     assert "1.jpg" in written
     assert "clip.mp4#00010.jpg" in written
 
