@@ -68,8 +68,11 @@ docs-figures: $(STAMP)  ## train on the demo data and write what came out into R
 equations: $(STAMP)  ## write docs/equations.md: the code of each paper's equations
 	$(BIN)/python tests/equations.py
 
-build: $(STAMP)  ## build the wheel and the source archive into dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+build: $(STAMP)  ## build and check the wheel and the source archive in dist/
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python .ci/try_wheel.py dist/*.whl $(PIP_ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf .venv dist build $(DEMO) *.egg-info

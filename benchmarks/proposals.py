@@ -114,7 +114,7 @@ class OpenCV:
             [python, worker],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env=environment,
         )
         self.version = self._answer().removeprefix("ready ")

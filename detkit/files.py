@@ -11,6 +11,7 @@ import io
 import os
 import shlex
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +23,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
     import msvcrt
+
+PATIENCE = 2.0  # seconds
 
 
 class FileLock:
@@ -65,11 +68,28 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        put_in_place(partial, path)
     except OSError as error:
         raise DetkitError(not_written(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Replace a file by one written beside it; raises OSError as `Path.replace` does.
+
+    Windows replaces no file that another program has open. A search index, a virus scanner or an
+    `eval` beside a training has it for a moment: it is tried for `PATIENCE` seconds.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            partial.replace(path)
+            return
+        except PermissionError:
+            if fcntl is not None or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIO:
@@ -121,7 +141,8 @@ def _locked(path: Path) -> int:
         except OSError as error:
             os.close(descriptor)
             raise BlockingIOError(errno.EWOULDBLOCK, "is locked", str(path)) from error
-        if _is_at(descriptor, path):
+        # Windows deletes no open file, and tells it apart from its path by other numbers.
+        if fcntl is None or _is_at(descriptor, path):
             return descriptor
         os.close(descriptor)  # the holder before us deleted it between our open and our lock
 

@@ -100,7 +100,7 @@ def memory_of_machine() -> int:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's, v2 and v1
         with suppress(ValueError, OSError):  # "max", or no such file
-            limits.append(int((_CGROUP / name).read_text()))
+            limits.append(int((_CGROUP / name).read_text("utf-8")))
     return min(limits, default=8 * 2**30)
 
 

@@ -41,7 +41,6 @@ def run(command: str, folder: Path) -> str:
         cwd=folder,
         env=environment,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         check=False,
     )
@@ -60,7 +59,6 @@ def run_shown(command: str, folder: Path) -> str:
         env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         encoding="utf-8",
         check=False,
     )

@@ -32,7 +32,6 @@ def process(*words: str | Path, stdin: str | None = None) -> Done:
         [sys.executable, "-m", "detkit", *map(str, words)],
         input=stdin,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
         timeout=300,

@@ -336,7 +336,7 @@ def test_a_measurement_that_is_interrupted_ends_at_once_in_one_line(
     running = subprocess.Popen(
         [sys.executable, "-m", "detkit", *map(str, words)],
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     assert running.stderr is not None

@@ -34,7 +34,7 @@ def closed_early(number: int, *words: str | Path) -> subprocess.CompletedProcess
             [sys.executable, "-m", "detkit", *map(str, words)],
             stdout=writer if number & 1 else subprocess.PIPE,
             stderr=writer if number & 2 else subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             timeout=300,
             check=False,
         )
@@ -46,10 +46,10 @@ def closed_early(number: int, *words: str | Path) -> subprocess.CompletedProcess
 def test_a_gate_is_judged_though_nobody_reads_the_output(
     demo: Path, tmp_path: Path, number: int
 ) -> None:
-    names = (demo / "ImageSets" / "Main" / "test.txt").read_text().split()
+    names = (demo / "ImageSets" / "Main" / "test.txt").read_text(encoding="utf-8").split()
     lines = [json.dumps({"image": f"{name}.jpg", "detections": []}) for name in names]
     found = tmp_path / "found.jsonl"
-    found.write_text("\n".join(lines))
+    found.write_text("\n".join(lines), encoding="utf-8")
     words = ("eval", "--predictions", found, demo, "--with-detections", "--json")
     assert closed_early(number, *words).returncode == 0
     assert closed_early(number, *words, "--fail-under", "mAP=.9").returncode == ExitCode.NOT_MET
@@ -70,7 +70,7 @@ def test_a_training_goes_on_when_nobody_reads_its_notes(demo: Path, tmp_path: Pa
     out = tmp_path / "run"
     done = closed_early(2, "train", demo, "--model", "ssd", "-o", out, *words, "--set", "size=64")
     assert done.returncode == 0
-    assert len((out / "metrics.jsonl").read_text().splitlines()) >= 2
+    assert len((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) >= 2
     assert (out / "best.safetensors").exists()
 
 
@@ -78,7 +78,7 @@ def test_a_training_goes_on_when_nobody_reads_its_notes(demo: Path, tmp_path: Pa
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_defect(demo: Path, closed: str) -> None:
     command = f'"{sys.executable}" -m detkit check "$1" {closed}'
-    done = subprocess.run(["sh", "-c", command, "sh", demo], capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", command, "sh", demo], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -98,7 +98,7 @@ def test_results_that_do_not_fit_on_the_disk_exit_3_in_one_line(
             [sys.executable, "-B", "-m", "detkit", *words],
             stdout=full,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             preexec_fn=limit,
         )
     assert done.returncode == ExitCode.BAD_INPUT, done.stderr

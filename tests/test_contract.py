@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import multiprocessing
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +273,20 @@ def test_four_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
     detector.detect_in(torch.bfloat16)
     require_found(detector, batch, samples)
     assert [[stage.name for stage in stages] for stages in detector.trace(batch)] == traces
+
+
+def test_a_backend_from_a_file_is_known_to_processes_that_are_spawned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As data workers on macOS and Windows are: they import what they are sent by name.
+    monkeypatch.setattr("sys.path", [*sys.path])
+    file = tmp_path / "backend_elsewhere.py"
+    shutil.copyfile(EXAMPLE, file)
+    backend = load_backend(add_plugin(str(file)))
+    process = multiprocessing.get_context("spawn").Process(
+        target=bool, args=(backend.config_class(),)
+    )
+    process.start()
+    process.join()
+    add_plugin(str(EXAMPLE))
+    assert process.exitcode == 0

@@ -67,7 +67,7 @@ def small(root: Path) -> Dataset:
                     ObjectRecord("bus", (0, 0, 53, 37)),
                     ObjectRecord("Apfel & Öl", (1.25, 2.3, 10.1, 20.7), True),
                 ),
-                record(root, "train/images/größe <1>.png"),
+                record(root, "train/images/größe & 1.png"),
             ),
             "val": (record(root, "valid/images/a.png", ObjectRecord("bus", (3, 4, 5, 6))),),
             "test": (record(root, "test/images/sub/a.png", ObjectRecord("bus", (3, 4, 5, 6.5))),),
@@ -204,7 +204,7 @@ def test_voc_is_written_from_one_and_with_the_last_pixel(tmp_path: Path) -> None
     assert [one.text for one in root.iter("difficult")] == ["0", "1"]
     assert [one.text for one in root.iter("name")] == ["bus", "Apfel & Öl"]
     listed = (tmp_path / "out" / "ImageSets" / "Main" / "train.txt").read_text("utf-8")
-    assert listed == "a\ngröße <1>\n"
+    assert listed == "a\ngröße & 1\n"
 
 
 def test_coco_is_written_from_zero_with_ids_from_one(tmp_path: Path) -> None:
@@ -251,13 +251,17 @@ def test_yolo_is_written_in_shares_of_the_real_image(tmp_path: Path) -> None:
     source = small(tmp_path / "source")
     wrong = tuple(replace(one, width=1000, height=7) for one in source.splits["train"])
     convert(source.with_splits({"train": wrong}), tmp_path / "out", "yolo")
-    lines = (tmp_path / "out" / "labels" / "train" / "a.txt").read_text().splitlines()
+    lines = (
+        (tmp_path / "out" / "labels" / "train" / "a.txt").read_text(encoding="utf-8").splitlines()
+    )
     assert lines[0] == "2 0.5 0.5 1 1"
     index, *shares = lines[1].split()
     assert index == "1"
     expected = [(1.25 + 10.1) / 2 / 53, (2.3 + 20.7) / 2 / 37, 8.85 / 53, 18.4 / 37]
     assert [float(value) for value in shares] == pytest.approx(expected, abs=1e-12)
-    assert (tmp_path / "out" / "labels" / "train" / "größe <1>.txt").read_text() == ""
+    assert (tmp_path / "out" / "labels" / "train" / "größe & 1.txt").read_text(
+        encoding="utf-8"
+    ) == ""
 
 
 def test_csv_is_the_common_form(tmp_path: Path) -> None:
@@ -397,7 +401,7 @@ def test_a_folder_with_content_is_replaced_only_when_forced(tmp_path: Path) -> N
     convert(source, tmp_path / "out", "coco", force=True)
     assert_same(open_dataset(tmp_path / "out"), source, "coco")
     assert not (tmp_path / "out" / "Annotations").exists()
-    (tmp_path / "out" / "notes.md").write_text("mine")
+    (tmp_path / "out" / "notes.md").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match=r"notes\.md"):
         convert(source, tmp_path / "out", "coco", force=True)
 

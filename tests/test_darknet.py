@@ -308,7 +308,7 @@ def test_training_starts_from_the_classifier_in_a_weights_file(
     for number in range(4):
         cv2.imwrite(str(data / f"{number}.png"), np.full((80, 80, 3), 40 * number, np.uint8))
         lines.append(f"{number}.png,80,80,a,10,10,30,30")
-    (data / "labels.csv").write_text("\n".join(lines) + "\n")
+    (data / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = ["--set", "size=64", "--set", "batch_size=2", "--max-steps", "1", "--device", "cpu"]
     words += ["--set", "head=convolutional"] if backend == "yolov1" else []
     run_dir = tmp_path / "run"

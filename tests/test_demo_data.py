@@ -157,10 +157,10 @@ def test_what_force_replaces_is_kept_when_the_exchange_fails(
 
 def test_force_does_not_replace_a_folder_that_holds_other_peoples_files(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    (tmp_path / "home" / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(UsageError, match=r"thesis\.tex"):
         write_demo(tmp_path / "home", num_images=6, force=True)
-    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "home" / "thesis.tex").read_text(encoding="utf-8") == "years of work"
 
 
 def test_progress_hears_every_picture(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_the_commands_and_the_python_of_the_pages_run(
     for code in python_blocks():
         short = code.replace("max_minutes=2", "max_steps=2")
         done = subprocess.run(
-            [sys.executable, "-c", short], capture_output=True, text=True, check=False
+            [sys.executable, "-c", short], capture_output=True, encoding="utf-8", check=False
         )
         assert done.returncode == 0, f"{code}\n{done.stderr}"
 
@@ -114,7 +114,7 @@ def outcome(command: str) -> tuple[int, str]:
     if command.startswith("detkit ") and not set("|<>") & set(command):
         here = detkit(*shlex.split(command)[1:])
         return here.returncode, here.stderr
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, shell=True, capture_output=True, encoding="utf-8", check=False)
     return done.returncode, done.stderr
 
 

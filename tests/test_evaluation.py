@@ -340,13 +340,15 @@ def test_scoring_a_file_imports_neither_torch_nor_plots_nor_pycocotools():
         "heavy = {'torch', 'torchvision', 'pycocotools', 'matplotlib', 'numba', 'sklearn'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout == "[]\n"
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the real data")
 def test_published_detections_are_read_and_scored_in_a_moment():
-    names = (DATA / "voc100" / "voc.names").read_text().split()
+    names = (DATA / "voc100" / "voc.names").read_text(encoding="utf-8").split()
     records = [
         record(f"JPEGImages/{path.stem}.jpg")
         for path in sorted((DATA / "voc100" / "Annotations").glob("*.xml"))
@@ -385,7 +387,7 @@ def test_a_curve_of_nothing_or_of_many_classes_can_be_drawn(tmp_path):
         np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64)
     )
     save_pr_curve(voc_map([nothing], [truth], names), tmp_path / "many.svg")
-    assert "lowest 20 of 30 classes" in (tmp_path / "many.svg").read_text()
+    assert "lowest 20 of 30 classes" in (tmp_path / "many.svg").read_text(encoding="utf-8")
 
 
 def test_a_plot_of_an_unknown_kind_or_place_is_refused(tmp_path):

@@ -18,7 +18,7 @@ def run(script: str, *words: str, stdin: str | None = None) -> subprocess.Comple
         [sys.executable, str(EXAMPLES / script), *words],
         input=stdin,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
         check=False,

@@ -287,10 +287,10 @@ def test_a_missing_extra_is_named_with_its_remedy(
 
 def test_an_existing_file_is_replaced_only_by_force(plain: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    path.write_text("precious")
+    path.write_text("precious", encoding="utf-8")
     with pytest.raises(UsageError, match="--force"):
         export_onnx(Plain(), path)
-    assert path.read_text() == "precious"
+    assert path.read_text(encoding="utf-8") == "precious"
     export_onnx(Plain(), path, force=True)
     assert path.read_bytes() == plain.read_bytes()  # equal exports are equal files
     with pytest.raises(UsageError, match="is a folder"):
@@ -383,7 +383,6 @@ def test_the_command_writes_the_file_and_says_the_differences_on_stderr(tmp_path
     done = subprocess.run(
         words,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
@@ -407,10 +406,10 @@ def test_the_command_keeps_an_old_file_and_exits_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    out.write_text("precious")
+    out.write_text("precious", encoding="utf-8")
     with pytest.raises(SystemExit) as end:
         main(["export", str(tmp_path / "m.safetensors"), "-o", str(out)])
     assert end.value.code == ExitCode.USAGE
     printed = capsys.readouterr()
     assert printed.out == "" and "--force" in printed.err
-    assert out.read_text() == "precious"
+    assert out.read_text(encoding="utf-8") == "precious"

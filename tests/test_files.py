@@ -1,15 +1,18 @@
-"""Tests of the lock on a file: one holder at a time, and no stale one."""
+"""Tests of files: a lock has one holder at a time and none that is stale; replaced as a whole."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from detkit.files import FileLock
+from detkit import files
+from detkit.errors import DetkitError
+from detkit.files import FileLock, write_bytes
 
 HOLD = "import os, sys; from pathlib import Path; from detkit.files import FileLock; "
 
@@ -61,3 +64,53 @@ def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_on_the_new_one(
     with pytest.raises(BlockingIOError):
         FileLock(path)
     lock.release()
+
+
+def test_a_lock_on_windows_is_taken_at_once_though_path_and_handle_tell_other_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[int] = []
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        assert not locked, "locked again: an endless loop"
+        locked.append(descriptor)
+
+    windows = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(files, "msvcrt", windows, raising=False)
+    monkeypatch.setattr(os.path, "samestat", lambda one, other: False)
+    lock = FileLock(tmp_path / ".lock")
+    assert len(locked) == 1
+    lock.release()
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(("refused", "is_written"), [(3, True), (10**9, False)])
+def test_a_file_that_windows_holds_open_is_replaced_once_it_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int, is_written: bool
+) -> None:
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(b"old")
+    real, tries = Path.replace, list[Path]()
+
+    def replace(self: Path, target: Path) -> Path:
+        tries.append(self)
+        if len(tries) <= refused:
+            raise PermissionError(13, "Access is denied", str(target))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(files, "PATIENCE", 0.3)
+    monkeypatch.setattr(files, "fcntl", object())
+    with pytest.raises(DetkitError, match="cannot be written"):  # elsewhere it is final
+        write_bytes(path, b"new")
+    assert len(tries) == 1
+    monkeypatch.setattr(files, "fcntl", None)
+    if is_written:
+        write_bytes(path, b"new")
+        assert (path.read_bytes(), len(tries)) == (b"new", refused + 1)
+    else:
+        with pytest.raises(DetkitError, match="best.safetensors: cannot be written: Access is"):
+            write_bytes(path, b"new")
+        assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -103,7 +103,7 @@ def test_what_is_no_baseline_is_told_in_a_line(tmp_path: Path, data: Path) -> No
     words = ("eval", "--predictions", good, data)
     assert detkit(*words, "--baseline", tmp_path / "no.json").returncode == 2
     for text in ("[]", "{", '{"mAP": "x"}', '{"mAP": 1, "protocol": "", "split": ""}'):
-        (tmp_path / "old.json").write_text(text)
+        (tmp_path / "old.json").write_text(text, encoding="utf-8")
         done = detkit(*words, "--baseline", tmp_path / "old.json")
         assert done.returncode == 3 and "not the JSON of `detkit eval --json`" in done.stderr
     assert detkit(*words, "--with-detections").returncode == 2
@@ -115,7 +115,7 @@ def test_a_baseline_whose_map_is_no_share_is_refused(
 ) -> None:
     good = write_found(tmp_path / "found.jsonl", data, 1.0)
     report = json.dumps(evaluated(good, data) | {"mAP": "VALUE"})
-    (tmp_path / "old.json").write_text(report.replace('"VALUE"', value))
+    (tmp_path / "old.json").write_text(report.replace('"VALUE"', value), encoding="utf-8")
     done = detkit("eval", "--predictions", good, data, "--baseline", tmp_path / "old.json")
     assert done.returncode == 3 and "not between 0 and 1" in done.stderr
 
@@ -124,14 +124,14 @@ def test_a_baseline_with_a_score_that_is_no_number_is_refused(tmp_path: Path, da
     good = write_found(tmp_path / "found.jsonl", data, 1.0)
     report = evaluated(good, data, "--with-detections")
     report["images"][0]["detections"][0]["score"] = float("nan")
-    (tmp_path / "old.json").write_text(json.dumps(report))
+    (tmp_path / "old.json").write_text(json.dumps(report), encoding="utf-8")
     done = detkit("eval", "--predictions", good, data, "--baseline", tmp_path / "old.json")
     assert done.returncode == 3 and "not finite" in done.stderr
 
 
 def test_a_baseline_nested_too_deeply_is_told_in_a_line(tmp_path: Path, data: Path) -> None:
     good = write_found(tmp_path / "found.jsonl", data, 1.0)
-    (tmp_path / "old.json").write_text("[" * 100_000)
+    (tmp_path / "old.json").write_text("[" * 100_000, encoding="utf-8")
     done = detkit("eval", "--predictions", good, data, "--baseline", tmp_path / "old.json")
     assert done.returncode == 3 and "not the JSON of `detkit eval --json`" in done.stderr
 
@@ -149,7 +149,7 @@ def test_labels_of_a_baseline_that_the_data_lack_are_named_and_not_all_may(
             for one in image["detections"]:
                 if one["label"] in renamed:
                     one["label"] = one["label"].upper()
-        old.write_text(json.dumps(report))
+        old.write_text(json.dumps(report), encoding="utf-8")
 
     with_renamed((first,))
     done = detkit(*words)
@@ -243,7 +243,7 @@ def test_the_example_pipeline_writes_its_baseline_then_passes_then_fails(
 ) -> None:
     program = tmp_path / "bin" / "detkit"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m detkit "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m detkit "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
 

@@ -316,5 +316,5 @@ def test_real_photographs_equal_pillow():
 
 def test_importing_the_loader_imports_no_decoder():
     code = "import sys, detkit.data.images; print({'cv2', 'PIL', 'torch'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert result.stdout.strip() == "set()", result.stderr

@@ -261,7 +261,11 @@ def test_a_program_can_end_while_stdin_is_still_open(tmp_path: Path) -> None:
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(Path(__file__).parent)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
     ) as process:
         assert process.stdin and process.stdout and process.stderr
         process.stdin.write(f"{tmp_path / 'one.png'}\n")

@@ -34,7 +34,7 @@ def test_freed_memory_is_not_fetched_again_page_by_page() -> None:
     faults = {}
     for how in ("keep", "leave"):
         words = [sys.executable, "-c", PAGE_FAULTS, how]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
         if "AssertionError" in done.stderr:
             pytest.skip("no glibc")
         faults[how] = int(done.stdout)

@@ -105,7 +105,9 @@ def test_the_help_of_eval_and_compare_lists_it() -> None:
         "from detkit.cli import main; main([sys.argv[1], '--help'])"
     )
     for command in ("eval", "compare"):
-        done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, command], capture_output=True, encoding="utf-8"
+        )
         words = " ".join(done.stdout.split())
         assert "voc07 (11 points), voc12 (area), coco, auc or share (found at all)." in words
         assert "[default: .5; coco: .5 to .95; share: .75]" in words

@@ -287,6 +287,6 @@ def test_the_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
 def test_only_detkits_own_files_count_as_models(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", make_toy())
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    (tmp_path / "text.safetensors").write_text("no")
+    (tmp_path / "text.safetensors").write_text("no", encoding="utf-8")
     names = ["model.safetensors", "other.safetensors", "text.safetensors", "gone.safetensors"]
     assert [is_model(tmp_path / name) for name in names] == [True, False, False, False]

@@ -225,7 +225,7 @@ def test_the_cut_is_the_same_in_another_process():
         "images = tuple(ImageRecord(f'{i}.jpg', Path(f'{i}.jpg')) for i in range(30))\n"
         "print([one.image_id for one in divide(images, .2, 3)[1]])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert result.stdout.strip() == str([one.image_id for one in divide(records(30), 0.2, 3)[1]])
 
 
@@ -339,7 +339,7 @@ def test_reading_labels_imports_neither_torch_nor_decoders(tmp_path):
         f"open_dataset(Path({str(tmp_path)!r}))\n"
         "print(sorted({'torch', 'cv2', 'PIL', 'yaml', 'pycocotools'} & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert result.stdout.strip() == "[]", result.stderr
 
 

@@ -57,7 +57,7 @@ def test_a_pipe_is_no_file_to_overwrite(folder: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "junit"
     os.mkfifo(pipe)
     read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
     reader.start()
     assert scored(folder, "--junit", pipe).returncode == 0
     reader.join(60)
@@ -87,9 +87,12 @@ def test_a_plot_names_classes_that_look_like_formulas_and_says_nothing(
     folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     for path in (folder / "Annotations").glob("*.xml"):
-        path.write_text(path.read_text().replace("car", "猫 $\\frac$").replace("dog", "_dog"))
+        path.write_text(
+            path.read_text(encoding="utf-8").replace("car", "猫 $\\frac$").replace("dog", "_dog"),
+            encoding="utf-8",
+        )
     found = write_found(tmp_path / "found.jsonl")
-    text = found.read_text().replace("car", "猫 $\\\\frac$").replace("dog", "_dog")
+    text = found.read_text(encoding="utf-8").replace("car", "猫 $\\\\frac$").replace("dog", "_dog")
     found.write_text(text, encoding="utf-8")
     words = ("eval", "--predictions", found, folder, "--pr-curve", tmp_path / "pr.svg")
     done = detkit(*words)
@@ -113,7 +116,7 @@ def test_no_drawing_replaces_an_image_that_is_read_even_with_force(
     images = folder / IMAGES
     before = {path: path.read_bytes() for path in images.iterdir()}
     listed = tmp_path / "list.txt"
-    listed.write_text("\n".join(map(str, before)))
+    listed.write_text("\n".join(map(str, before)), encoding="utf-8")
     source: str | Path = {
         "folder": images,
         "file": images / "one.jpg",
@@ -122,7 +125,7 @@ def test_no_drawing_replaces_an_image_that_is_read_even_with_force(
         "stdin": "-",
         "below": folder,
     }[kind]
-    stdin = listed.read_text()
+    stdin = listed.read_text(encoding="utf-8")
     done = detkit("detect", model, source, "--draw", images, "--force", "-q", stdin=stdin)
     assert done.returncode == 2
     assert "is read from there" in done.stderr
@@ -155,7 +158,7 @@ def test_detections_do_not_replace_what_they_are_made_from_even_with_force(
     folder: Path, tmp_path: Path, model: Path, onto: str
 ) -> None:
     listed = tmp_path / "list.txt"
-    listed.write_text(f"{folder / IMAGES / 'one.jpg'}\n")
+    listed.write_text(f"{folder / IMAGES / 'one.jpg'}\n", encoding="utf-8")
     out = model if onto == "model" else listed
     before = out.read_bytes()
     source = f"@{listed}" if onto == "list by @" else listed

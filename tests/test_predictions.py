@@ -153,7 +153,7 @@ def test_a_line_of_jsonl_is_the_documented_object():
 def test_an_image_that_cannot_be_read_is_an_error_line_and_is_read_back_as_one(tmp_path):
     path = tmp_path / "found.jsonl"
     write("jsonl", path, [image("bad.jpg", error="truncated")])
-    assert path.read_text() == '{"image": "bad.jpg", "error": "truncated"}\n'
+    assert path.read_text(encoding="utf-8") == '{"image": "bad.jpg", "error": "truncated"}\n'
     (back,) = read_predictions(path)
     assert (back.image, back.error, len(back.scores)) == ("bad.jpg", "truncated", 0)
 
@@ -212,26 +212,28 @@ def test_voc_files_are_one_based_with_both_corners_inside(tmp_path):
     write("voc", tmp_path / "voc", [image("x/a.jpg", ("car", 0.5, (0, 0, 10, 20)))])
     files = sorted(path.name for path in (tmp_path / "voc").iterdir())
     assert files == sorted(f"comp4_det_test_{name}.txt" for name in NAMES)
-    text = (tmp_path / "voc" / "comp4_det_test_car.txt").read_text()
+    text = (tmp_path / "voc" / "comp4_det_test_car.txt").read_text(encoding="utf-8")
     assert text == "a 0.5 1 1 10 20\n"
 
 
 def test_a_folder_of_labels_is_never_replaced_by_detections(tmp_path):
     label = tmp_path / "labels" / "a.txt"
     label.parent.mkdir()
-    label.write_text("0 .5 .5 .1 .1\n")
-    (tmp_path / "classes.txt").write_text("car\n")
+    label.write_text("0 .5 .5 .1 .1\n", encoding="utf-8")
+    (tmp_path / "classes.txt").write_text("car\n", encoding="utf-8")
     with pytest.raises(UsageError, match="holds labels of another kind"):
         open_writer("yolo", tmp_path, class_names=["car"], force=True)
-    assert label.read_text() == "0 .5 .5 .1 .1\n"
+    assert label.read_text(encoding="utf-8") == "0 .5 .5 .1 .1\n"
 
 
 def test_yolo_rows_are_normalised_centres_and_sizes(tmp_path):
     write("yolo", tmp_path / "yolo", [image("a.jpg", ("traffic light", 0.5, (64, 48, 128, 96)))])
-    text = (tmp_path / "yolo" / "labels" / "a.txt").read_text()
+    text = (tmp_path / "yolo" / "labels" / "a.txt").read_text(encoding="utf-8")
     assert text == "1 0.15 0.15 0.1 0.1 0.5\n"
     assert (tmp_path / "yolo" / "classes.txt").read_text(encoding="utf-8").split("\n")[:3] == NAMES
-    assert (tmp_path / "yolo" / "images.csv").read_text() == "image,width,height\na.jpg,640,480\n"
+    assert (tmp_path / "yolo" / "images.csv").read_text(
+        encoding="utf-8"
+    ) == "image,width,height\na.jpg,640,480\n"
 
 
 def test_csv_keeps_an_image_with_nothing_in_it():
@@ -284,6 +286,27 @@ def test_two_images_that_a_format_would_mix_up_are_refused(format, tmp_path):
         writer.write(image("a/1.jpg"))
         writer.write(image("b/1.jpg"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_a_disk_without_case_would_mix_up_are_refused_there(tmp_path, monkeypatch):
+    found = [image("a/one.jpg", ("car", 0.5, (1, 2, 3, 4))), image("b/ONE.jpg")]
+    (tmp_path / "a").touch()
+    if not (tmp_path / "A").exists():
+        write("yolo", tmp_path / "kept", found)
+        names = {path.name for path in (tmp_path / "kept" / "labels").iterdir()}
+        assert names == {"one.txt", "ONE.txt"}
+    before = sorted(tmp_path.iterdir())
+    real = Path.exists  # as on macOS and Windows: a name is there in any case
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda path: any(real(path.with_name(n)) for n in (path.name, path.name.lower())),
+    )
+    with pytest.raises(DetkitError, match=r"ONE\.txt: this disk does not tell it from one\.txt"):
+        write("yolo", tmp_path / "without", found)
+    with pytest.raises(DetkitError, match=r"_Car\.txt: this disk"):
+        open_writer("voc", tmp_path / "classes", class_names=["car", "Car"])
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo", "csv"])
@@ -368,9 +391,9 @@ def test_a_pipe_or_device_is_written_to_and_never_replaced(format, force, tmp_pa
 @pytest.mark.parametrize("format", FOLDER_FORMATS)
 def test_force_leaves_files_of_others_in_a_folder_alone(format, tmp_path):
     precious = tmp_path / "thesis.txt"
-    precious.write_text("years of work")
+    precious.write_text("years of work", encoding="utf-8")
     write(format, tmp_path, SOME, force=True)
-    assert precious.read_text() == "years of work"
+    assert precious.read_text(encoding="utf-8") == "years of work"
     assert len(list(tmp_path.iterdir())) > 1
 
 
@@ -446,20 +469,22 @@ def test_the_dialects_of_other_tools_in_one_file(text, tmp_path):
     ],
 )
 def test_a_folder_of_corner_boxes_an_image(row, tmp_path):
-    (tmp_path / "a.txt").write_text(row + "\n")
+    (tmp_path / "a.txt").write_text(row + "\n", encoding="utf-8")
     assert one_detection(tmp_path) == EXPECTED
     assert one_detection(tmp_path / "a.txt") == EXPECTED
 
 
 def test_rows_that_cannot_be_corners_are_read_as_sizes(tmp_path):
-    (tmp_path / "a.txt").write_text("car .9 100 100 40 30\n")
-    (tmp_path / "b.txt").write_text("car .8 10 10 40 30\n")
+    (tmp_path / "a.txt").write_text("car .9 100 100 40 30\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("car .8 10 10 40 30\n", encoding="utf-8")
     boxes = [one.boxes.tolist() for one in read_predictions(tmp_path)]
     assert boxes == [[[100, 100, 140, 130]], [[10, 10, 50, 40]]]
 
 
 def test_one_row_out_of_order_among_many_corners_is_an_error_with_its_line(tmp_path):
-    (tmp_path / "a.txt").write_text("car .9 10 10 40 30\n" * 19 + "car .9 40 10 10 30\n")
+    (tmp_path / "a.txt").write_text(
+        "car .9 10 10 40 30\n" * 19 + "car .9 40 10 10 30\n", encoding="utf-8"
+    )
     with pytest.raises(DetkitError, match=r"a\.txt:20: box .*corners swapped"):
         read_predictions(tmp_path)
 
@@ -467,7 +492,7 @@ def test_one_row_out_of_order_among_many_corners_is_an_error_with_its_line(tmp_p
 def test_ultralytics_rows_stay_normalised_until_the_size_is_known(tmp_path):
     labels = tmp_path / "labels"
     labels.mkdir()
-    (labels / "a.txt").write_text("1 0.5 0.5 0.5 0.25 0.75\n")
+    (labels / "a.txt").write_text("1 0.5 0.5 0.5 0.25 0.75\n", encoding="utf-8")
     (found,) = read_predictions(tmp_path, class_names=NAMES)
     assert found.normalised
     assert found.labels == ("traffic light",)
@@ -476,13 +501,13 @@ def test_ultralytics_rows_stay_normalised_until_the_size_is_known(tmp_path):
 
 
 def test_a_classes_file_beside_the_rows_has_the_say_over_their_numbers(tmp_path):
-    (tmp_path / "a.txt").write_text("0 0.5 10 20 30 60\n")
-    (tmp_path / "classes.txt").write_text("traffic light\ncar\n")
+    (tmp_path / "a.txt").write_text("0 0.5 10 20 30 60\n", encoding="utf-8")
+    (tmp_path / "classes.txt").write_text("traffic light\ncar\n", encoding="utf-8")
     assert one_detection(tmp_path) == EXPECTED
 
 
 def test_numbers_are_class_names_where_classes_are_so_called(tmp_path):
-    (tmp_path / "a.txt").write_text("7 0.5 10 20 30 60\n")
+    (tmp_path / "a.txt").write_text("7 0.5 10 20 30 60\n", encoding="utf-8")
     (found,) = read_predictions(tmp_path, class_names=["3", "7"])
     assert found.labels == ("7",)
 
@@ -493,10 +518,10 @@ def test_coco_numbers_count_from_0_when_there_is_a_0(tmp_path):
         {"image_id": 3, "category_id": number, "bbox": [0, 0, 1, 1], "score": 0.5}
         for number in (0, 2)
     ]
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
     (found,) = read_predictions(path, class_names=NAMES)
     assert (found.image, found.labels) == ("3", ("car", "Ärztin"))
-    path.write_text(json.dumps(rows[1:]))
+    path.write_text(json.dumps(rows[1:]), encoding="utf-8")
     assert read_predictions(path, class_names=NAMES)[0].labels == ("traffic light",)
     (found,) = read_predictions(path, class_names=NAMES, category_ids=[5, 4, 2])
     assert found.labels == ("Ärztin",)
@@ -625,7 +650,7 @@ def coco_results(**parts):
 )
 def test_what_cannot_be_understood_is_one_line_with_its_place(name, text, message, tmp_path):
     path = tmp_path / name
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(DetkitError, match=message) as caught:
         read_predictions(path, class_names=NAMES)
     assert "\n" not in str(caught.value)
@@ -635,7 +660,9 @@ def test_what_cannot_be_understood_is_one_line_with_its_place(name, text, messag
 @pytest.mark.parametrize("width", [float("inf"), float("nan"), 10**400, 1e300, -5, "40", None])
 def test_a_width_that_no_image_has_is_not_known(width, tmp_path):
     path = tmp_path / "a.json"
-    path.write_text(coco_results(images=[{"id": 1, "width": width, "height": 20}]))
+    path.write_text(
+        coco_results(images=[{"id": 1, "width": width, "height": 20}]), encoding="utf-8"
+    )
     (found,) = read_predictions(path, class_names=NAMES)
     assert (found.width, found.height) == (0, 20)
     assert found.boxes.tolist() == [[1, 2, 4, 6]]
@@ -644,7 +671,9 @@ def test_a_width_that_no_image_has_is_not_known(width, tmp_path):
 @pytest.mark.parametrize("size", ["inf,20", "40,nan", "40,-20", "40", "40,20,1", "a,b"])
 def test_a_list_of_sizes_that_no_image_has_is_refused_with_its_line(size, tmp_path):
     write("yolo", tmp_path / "out", [image("a.jpg", ("car", 0.5, (0, 0, 9, 9)))])
-    (tmp_path / "out" / "images.csv").write_text(f"image,width,height\na.jpg,{size}\n")
+    (tmp_path / "out" / "images.csv").write_text(
+        f"image,width,height\na.jpg,{size}\n", encoding="utf-8"
+    )
     with pytest.raises(DetkitError, match=r"images\.csv:2: "):
         read_predictions(tmp_path / "out", class_names=NAMES)
 
@@ -670,7 +699,7 @@ anything = st.recursive(
 )
 def test_whatever_json_a_file_holds_is_read_or_refused_in_one_line(value, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "a.json"
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value), encoding="utf-8")
     try:
         found = read_predictions(path, class_names=NAMES)
     except DetkitError as error:
@@ -683,7 +712,7 @@ def test_whatever_json_a_file_holds_is_read_or_refused_in_one_line(value, tmp_pa
 def test_no_cycles_are_looked_for_while_many_detections_are_read(tmp_path):
     boxes = [("car", 0.5, (1, 2, 3, 4))] * 20_000
     write("jsonl", tmp_path / "found.jsonl", [image("a", *boxes)])
-    (tmp_path / "bad.jsonl").write_text('{"image": "a"\n')
+    (tmp_path / "bad.jsonl").write_text('{"image": "a"\n', encoding="utf-8")
     looked = []
     gc.callbacks.append(lambda phase, info: looked.append(phase))
     try:
@@ -698,11 +727,11 @@ def test_no_cycles_are_looked_for_while_many_detections_are_read(tmp_path):
 
 
 def test_numbers_without_class_names_are_refused(tmp_path):
-    (tmp_path / "a.txt").write_text("3 0.5 10 20 30 40\n")
+    (tmp_path / "a.txt").write_text("3 0.5 10 20 30 40\n", encoding="utf-8")
     with pytest.raises(DetkitError, match="their names are needed"):
         read_predictions(tmp_path)
     path = tmp_path / "a.json"
-    path.write_text("[{" + COCO_ROW + ', "score": 1}]')
+    path.write_text("[{" + COCO_ROW + ', "score": 1}]', encoding="utf-8")
     with pytest.raises(DetkitError, match="their names are needed"):
         read_predictions(path)
 
@@ -719,7 +748,7 @@ def test_missing_empty_and_binary_places_are_refused(tmp_path):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the real data")
 def test_the_same_published_detections_in_two_formats_are_the_same():
-    names = (DATA / "voc100" / "voc.names").read_text().split()
+    names = (DATA / "voc100" / "voc.names").read_text(encoding="utf-8").split()
     folder = DATA / "eval" / "voc100"
     text = {one.image: one for one in read_predictions(folder / "abs_xyx2y2", class_names=names)}
     coco = {

@@ -127,7 +127,7 @@ def test_threads_and_processes_share_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "proposals").write_text("a file in the way")
+    (tmp_path / "proposals").write_text("a file in the way", encoding="utf-8")
     cache = ProposalCache(tmp_path)
     for _ in range(3):
         cache.put("ab12", made())

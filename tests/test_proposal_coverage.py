@@ -21,7 +21,7 @@ from detkit.training.dataset import TrainingDataset, coverage
 
 def write_proposals(path: Path, boxes: dict[str, list[list[int]]]) -> Path:
     lines = [{"image": name, "boxes": found} for name, found in boxes.items()]
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     return path
 
 

@@ -155,5 +155,7 @@ def test_recall_and_proposing_import_no_torch() -> None:
     parts = ("evaluation.proposal_recall", "cli.propose", "proposals.writer")
     modules = ", ".join(f"detkit.{part}" for part in parts)
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr

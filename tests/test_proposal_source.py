@@ -80,7 +80,9 @@ def run(
 
 def write_file(path: Path, images: list[str], boxes: NDArray[np.float32] = RANKED, **made: object):  # type: ignore[no-untyped-def]
     found = Proposals(boxes, SCORES[: len(boxes)])
-    path.write_text("".join(f"{line_of(name, (40, 48), found, made)}\n" for name in images))
+    path.write_text(
+        "".join(f"{line_of(name, (40, 48), found, made)}\n" for name in images), encoding="utf-8"
+    )
     return path
 
 
@@ -205,7 +207,7 @@ def test_boxes_of_a_file_are_cut_to_the_image_and_to_the_number_asked_for(tmp_pa
     file = tmp_path / "p.jsonl"
     boxes = [[-5, -5, 20, 20], [47.5, 0, 60, 40], [2, 3, 9, 9], [1, 1, 5, 5]]
     lines = [{"image": "a.png", "boxes": boxes}, {"image": "b.png", "boxes": [[20, 20, 30, 30]]}]
-    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     source = FileProposals.of(read_proposals(file), max_boxes=2)
     found = source("a.png", np.zeros((40, 48, 3), np.uint8))
     assert found.boxes.tolist() == [[0, 0, 20, 20], [2, 3, 9, 9]]

@@ -123,11 +123,11 @@ def test_a_file_of_the_users_where_unfinished_proposals_go_is_left_alone(
     demo: Path, tmp_path: Path, asked: list[str], notes: str, force: tuple[str, ...]
 ) -> None:
     partial = tmp_path / "p.jsonl.partial"
-    partial.write_text(notes)
+    partial.write_text(notes, encoding="utf-8")
     refused = detkit("propose", demo, "-o", tmp_path / "p.jsonl", *force)
     assert refused.returncode == 3 and f"{partial}: " in refused.stderr
     assert "something else" in refused.stderr and not asked
-    assert partial.read_text() == notes
+    assert partial.read_text(encoding="utf-8") == notes
     assert [path.name for path in tmp_path.glob("*p.*")] == [partial.name]
 
 
@@ -227,11 +227,11 @@ def test_recall_counts_no_more_boxes_than_are_asked_for(
 
 def test_recall_replaces_a_plot_only_by_force(demo: Path, tmp_path: Path, asked: list[str]) -> None:
     plot = tmp_path / "r.png"
-    plot.write_text("a picture of mine")
+    plot.write_text("a picture of mine", encoding="utf-8")
     words = ("recall", demo, "--method", "edge-boxes", "--split", "train", "--plot", plot)
     refused = detkit(*words)
     assert refused.returncode == 2 and f"{plot}: exists already; add --force" in refused.stderr
-    assert plot.read_text() == "a picture of mine" and not asked
+    assert plot.read_text(encoding="utf-8") == "a picture of mine" and not asked
     other = detkit(*words[:-1], tmp_path / "r.txt")
     assert other.returncode == 2 and "written as one of" in other.stderr and not asked
     assert detkit(*words, "--force").returncode == 0

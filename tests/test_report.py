@@ -159,7 +159,9 @@ def test_a_report_of_predictions_needs_no_torch(folder: Path, tmp_path: Path) ->
         f"import sys\nfrom detkit.cli import main\ntry:\n main({words!r})\nexcept SystemExit:\n"
         " pass\nprint('torch' in sys.modules)"
     )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True
+    )
     assert ran.stdout.splitlines()[-1] == "False"
     assert (tmp_path / "r.html").stat().st_size > 10_000
 

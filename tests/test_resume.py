@@ -172,7 +172,7 @@ def test_sigterm_before_the_first_step_exits_130_in_one_line(demo: Path, tmp_pat
     done = subprocess.run(
         [sys.executable, "-c", SIGNAL_BEFORE_THE_FIRST_STEP, *words],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == ExitCode.INTERRUPTED, done.stderr
@@ -198,7 +198,7 @@ main()
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_while_the_command_is_being_imported_is_quiet() -> None:
     words = [sys.executable, "-c", CTRL_C_WHILE_IMPORTING, "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, "", "")
 
 

@@ -333,7 +333,7 @@ def test_plain_python_gives_the_same_boxes_as_compiled_code() -> None:
             [sys.executable, "-c", script],
             env={**os.environ, "NUMBA_DISABLE_JIT": switch},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout
         for switch in ("0", "1")

@@ -289,7 +289,7 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(
 ) -> None:
     run_dir = tmp_path / "run"
     command = script(tmp_path, run_dir, save_seconds=0.0, steps=10**6)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     while int(process.stdout.readline()) < 20:
         pass
@@ -311,7 +311,12 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, records: list[ImageRe
     for name, devices in (("one", 1), ("two", 2)):
         command = script(tmp_path, tmp_path / name, steps=3, devices=devices)
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=600, env=environment, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=600,
+            env=environment,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["1", "2", "3"]

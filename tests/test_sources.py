@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pics" / "._z.jpg").write_bytes(b"AppleDouble")
     (tmp_path / "pics" / ".hidden").mkdir()
     (tmp_path / "pics" / ".hidden" / "y.jpg").write_bytes(b"")
-    (tmp_path / "pics" / "notes.md").write_text("no image")
+    (tmp_path / "pics" / "notes.md").write_text("no image", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     return tmp_path
 
@@ -124,6 +124,19 @@ def test_stdin_is_read_as_it_comes_and_names_need_not_be_utf8() -> None:
         assert list(images) == []
 
 
+def test_a_path_in_another_code_page_on_windows_stdin_is_a_missing_file_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # There the file system's names are UTF-8 whose only spare codes are lone surrogates.
+    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("utf-8", "surrogatepass"))
+    reading, writing = os.pipe()
+    os.write(writing, "caf\u00e9.jpg\r\nb.jpg".encode("cp1252"))
+    os.close(writing)
+    with os.fdopen(reading, "r") as stream:
+        found = [image.name for image in find_images(["-"], stdin=stream)]
+    assert found == ["caf\udce9.jpg", "b.jpg"]
+
+
 def test_a_byte_order_mark_and_windows_line_ends_on_stdin_are_no_part_of_a_path() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"\xef\xbb\xbfone.jpg\r\n\r\ntwo.jpg\r\n")
@@ -145,7 +158,7 @@ def test_a_source_that_does_not_exist_is_named_before_anything_is_read(source: s
 
 
 def test_folders_and_lists_without_images_are_errors(folder: Path) -> None:
-    (folder / "empty.txt").write_text("# nothing\n")
+    (folder / "empty.txt").write_text("# nothing\n", encoding="utf-8")
     for source in ("empty", "empty.txt"):
         with pytest.raises(DetkitError, match=rf"^{source}: no ") as error:
             find_images([source])
@@ -207,7 +220,10 @@ def test_a_video_that_is_cut_off_is_named_and_the_decoder_says_nothing_of_its_ow
     """
     # A process of its own: the decoder asks once how much it may say.
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     all_frames, frames = map(int, done.stdout.split())
     assert all_frames == 20 and 0 < frames < 18

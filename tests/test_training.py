@@ -92,7 +92,7 @@ def test_the_run_folder_holds_what_is_promised(tmp_path: Path, records: list[Ima
         "resume.ckpt",
         "samples",
     }
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert settings == {"model": "toy", "precision": "32-true", "threads": 1}
     assert model_info(tmp_path / "run" / "best.safetensors")["data_hash"] == "abc"
     assert len(list((tmp_path / "run" / "samples").iterdir())) == RECIPE.batch_size
@@ -270,7 +270,7 @@ def test_training_stops_after_patience_validations_without_a_better_one(
     )
     assert steps[-1].step == 12
     assert steps[-1].notes == ("stopped early: 2 validations without a better mAP",)
-    assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
+    assert "stopped early" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
 
 
 def test_training_stops_once_a_validation_reaches_what_was_asked_for_and_goes_on_for_more(

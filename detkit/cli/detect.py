@@ -257,11 +257,11 @@ class Drawings:
         for count in range(1, len(parts) + 1):
             name = "_".join(part.strip("/\\:.") or "_" for part in parts[-count:-1])
             name = f"{name}_{parts[-1]}{ending}" if name else f"{parts[-1]}{ending}"
-            if name not in self._taken:
+            if name.casefold() not in self._taken:  # macOS and Windows tell no case apart
                 break
         else:
             name = f"{self.count + 1}_{parts[-1]}{ending}"
-        self._taken.add(name)
+        self._taken.add(name.casefold())
         return name
 
 

@@ -12,6 +12,7 @@ import functools
 import glob
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,10 +197,15 @@ def _raw_lines(descriptor: int) -> Iterator[str]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             # Windows' tools put a byte order mark before the first path.
-            yield os.fsdecode(line.removeprefix(codecs.BOM_UTF8) if is_first else line)
+            yield _path_of(line.removeprefix(codecs.BOM_UTF8) if is_first else line)
             is_first = False
     if rest:
-        yield os.fsdecode(rest.removeprefix(codecs.BOM_UTF8) if is_first else rest)
+        yield _path_of(rest.removeprefix(codecs.BOM_UTF8) if is_first else rest)
+
+
+def _path_of(line: bytes) -> str:
+    """Return a line as a path: as `os.fsdecode`, which Windows' other code pages make fail."""
+    return line.decode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def _stripped(lines: Iterable[str], origin: str) -> Iterator[str]:

@@ -54,6 +54,10 @@ def add_plugin(path_or_module: str) -> str:
             module = importlib.util.module_from_spec(spec)
             sys.modules[path.stem] = module
             spec.loader.exec_module(module)
+            # Processes that are spawned (macOS, Windows) import it by name, along this path.
+            folder = str(path.absolute().parent)
+            if folder not in sys.path:
+                sys.path.append(folder)
         elif path.is_file():
             raise UsageError(f"--plugin {path}: not a Python file (.py)")
         else:

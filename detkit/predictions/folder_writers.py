@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.interface import PredictionWriter, not_written, partial, require_plain
 from detkit.predictions.texts import UniqueNames, exact, pure
@@ -41,6 +41,8 @@ class FolderWriter(PredictionWriter):
             self.partial.mkdir(parents=True)
         except OSError as error:
             raise not_written(folder, error) from error
+        self.files: dict[str, str] = {}  # by their names without case
+        self.ignores_case = self.partial.with_name(self.partial.name.swapcase()).exists()
 
     def stem_of(self, image: str) -> str:
         """Return what an image is called here; DetkitError for a name taken or not to be kept."""
@@ -50,7 +52,17 @@ class FolderWriter(PredictionWriter):
         return stem
 
     def put(self, name: str, lines: Iterable[str]) -> None:
-        """Append lines to a file of the folder."""
+        """Append lines to a file of the folder.
+
+        Raises DetkitError where the disk (macOS, Windows) would mix two names up.
+        """
+        first = self.files.setdefault(name.casefold(), name)
+        if self.ignores_case and first != name:
+            self.discard()
+            raise DetkitError(
+                f"{self.folder / name}: this disk does not tell it from {Path(first).name}; "
+                "write -f jsonl, which keeps whole names"
+            )
         path = self.partial / name
         try:
             path.parent.mkdir(exist_ok=True)

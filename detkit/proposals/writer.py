@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import FileLock, not_written, write_bytes
+from detkit.files import FileLock, not_written, put_in_place, write_bytes
 from detkit.proposals.reader import line_of
 from detkit.structures import Proposals
 
@@ -75,7 +75,7 @@ class ProposalWriter:
             if self.partial == self.path:
                 return
             if kind is None:
-                self.partial.replace(self.path)
+                put_in_place(self.partial, self.path)
             elif not self.partial.stat().st_size:
                 self.partial.unlink()
         except OSError as failure:
