@@ -135,8 +135,8 @@ def test_heads_and_missed_objects_of_a_model_have_their_schema(data: Path, found
     heads = {key: report[key] for key in report if key not in {"data", "split"}}
     box = (1.0, 2.0, 3.0, 4.0)
     missed = [
-        Miss(0, "1", 0, "car", box, "nms", "hidden by another", "", box),
-        Miss(1, "2", 0, "car", box, "score", "too low", "0.01", None),
+        Miss("1", 0, "car", box, "nms", "hidden by another", "", box),
+        Miss("2", 0, "car", box, "score", "too low", "0.01", None),
     ]
     report |= {"heads": {"svm": heads}, "misses": misses_to_json(missed)}
     assert faults("eval", json.loads(json.dumps(report))) == []
