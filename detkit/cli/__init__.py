@@ -28,6 +28,7 @@ from detkit.cli.export import compress, export
 from detkit.cli.models import models
 from detkit.cli.plot import plot
 from detkit.cli.propose import propose, recall
+from detkit.cli.schema import schema
 from detkit.cli.train import train
 from detkit.errors import DetkitError, ExitCode, is_out_of_memory, naming_extras
 
@@ -60,12 +61,34 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _show_tree(context: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    import json
+
+    from detkit.cli.command_tree import tree_of
+
+    callbacks = {str(one.name): one.callback for one in app.registered_commands if one.callback}
+    tree = tree_of(context.command, {"": root, **callbacks})
+    Console().data(json.dumps(tree, indent=2, ensure_ascii=False))
+    raise typer.Exit
+
+
 @app.callback()
 def root(
     version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    help_json: Annotated[
+        bool,
+        typer.Option(
+            "--help-json",
+            callback=_show_tree,
+            is_eager=True,
+            help="Print all commands and options as JSON and exit.",
         ),
     ] = False,
     debug: Annotated[
@@ -158,6 +181,7 @@ app.command("export")(guarded(export))
 app.command("compress")(guarded(compress))
 app.command("plot")(guarded(plot))
 app.command("models")(guarded(models))
+app.command("schema")(guarded(schema))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from detkit.cli.judged import choose_split
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
+    AsMarkdown,
     Classes,
     Data,
     Device,
@@ -28,6 +29,7 @@ from detkit.cli.options import (
     class_list,
     nearest,
     require_free,
+    require_one_form,
 )
 from detkit.cli.train_plan import in_full
 from detkit.errors import ExitCode, UsageError
@@ -103,6 +105,7 @@ def compare(
         typer.Option(min=1, metavar="N", help="CPU threads of each training, as for `train`."),
     ] = None,
     as_json: AsJson = False,
+    markdown: AsMarkdown = False,
     page: Page = None,
     resume: Annotated[
         bool,
@@ -137,7 +140,8 @@ def compare(
         raise UsageError("nothing to compare: name --models to train, or a trained --run")
     if models and max_minutes is None and max_steps is None:
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
-    console = Console(quiet)
+    require_one_form(as_json=as_json, markdown=markdown)
+    console = Console(quiet, markdown=markdown)
     from detkit.data.output import require_apart
     from detkit.evaluation.scores import score
 
@@ -337,8 +341,8 @@ def _tell(console: Console, table: Comparison) -> None:
         *("small", "medium", "large", "s an image", "MiB", "model MB", "trained", "MiB trained"),
     )
     console.table(header, [_cells(row) for row in table.rows], right=tuple(range(1, len(header))))
-    console.data("")
-    console.data(
+    console.text("")
+    console.text(
         f"{table.protocol}; {table.split}, {table.num_images} images; small, medium, large: "
         "COCO's AP, IoU .5 to .95"
     )
@@ -349,8 +353,8 @@ def _tell(console: Console, table: Comparison) -> None:
             for row in table.rows
             if row.stages
         ]
-        console.data("")
-        console.data(
+        console.text("")
+        console.text(
             f"seconds an image by stage; {', '.join(STAGES.values())} pass beside the others"
         )
         console.table(

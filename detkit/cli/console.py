@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from detkit.cli import markdown
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -31,13 +33,24 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 
 @dataclass(frozen=True)
 class Console:
-    """Writes what a command has to say; `quiet` leaves out notes and progress."""
+    """Writes what a command has to say; `quiet` leaves out notes and progress.
+
+    With `markdown` tables and lines of text are GitHub-flavoured Markdown.
+    """
 
     quiet: bool = False
+    markdown: bool = False
 
     def data(self, text: str) -> None:
         """Write results to stdout: a line, or several with newlines between them."""
         sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
+
+    def text(self, line: str) -> None:
+        """Write a line beside tables to stdout: in Markdown a paragraph, its signs escaped."""
+        if not self.markdown:
+            self.data(line)
+        elif line:  # an empty one parts tables, which paragraphs do by themselves
+            self.data(f"{markdown.paragraph(printable(line))}\n")
 
     def note(self, text: str) -> None:
         """Write a line for people to stderr, unless quiet."""
@@ -72,6 +85,12 @@ class Console:
         On a terminal long cells wrap, but no letter is lost, and numbers stay in one piece: a row
         of too many is wider than the terminal. In a pipe each row is one line, however long.
         """
+        if self.markdown:
+            if title:
+                self.data(f"**{markdown.escaped(printable(title))}**\n")
+            names, *cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+            self.data("\n".join(markdown.table(names, cells, right)) + "\n")
+            return
         from rich.console import Console as RichConsole
         from rich.table import Table
         from rich.text import Text

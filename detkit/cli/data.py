@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,18 +14,21 @@ from typer.core import TyperCommand, TyperOption
 from detkit.cli.console import Console, reader_may_leave
 from detkit.cli.options import (
     AsJson,
+    AsMarkdown,
     Classes,
     Data,
     Force,
     Quiet,
     Seed,
     class_list,
+    require_one_form,
 )
 from detkit.errors import DetkitError, ExitCode
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset, Finding
 
+MOST_SHOWN = 50  # findings in Markdown: a job's summary is cut at 1 MiB
 SkipUnread = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out labels and images that cannot be read.")
 ]
@@ -81,6 +85,7 @@ def check(
     data: Data,
     classes: Classes = None,
     as_json: AsJson = False,
+    markdown: AsMarkdown = False,
     images: Annotated[
         bool,
         typer.Option(
@@ -98,12 +103,14 @@ def check(
     \b
     Examples:
       detkit check photos
+      detkit check photos --markdown >> "$GITHUB_STEP_SUMMARY"
       detkit check photos --json | jq '.findings[].code'
     """
     from detkit.data import open_dataset
     from detkit.data.checks.check import check as find_mistakes
 
-    console = Console(quiet)
+    require_one_form(as_json=as_json, markdown=markdown)
+    console = Console(quiet, markdown=markdown)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset)
     with console.counting("checking") as progress:
@@ -113,7 +120,8 @@ def check(
             report = _report(dataset, findings)
             console.data(json.dumps(report, indent=2, ensure_ascii=False))
         else:
-            _tell_report(console, dataset, findings)
+            (_tell_rules if markdown else _tell_findings)(console, dataset, findings)
+            _tell_counts(console, dataset, findings)
     if _severities(findings)[0]:
         raise typer.Exit(ExitCode.NOT_MET)
 
@@ -254,16 +262,38 @@ def _report(dataset: Dataset, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _tell_report(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
-    """Write what `check` writes for people: findings, then counts by split."""
+def _tell_findings(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
+    """Write each finding as a line."""
     from detkit.data.checks.check import format_finding
-    from detkit.data.folder_splits import counted
-    from detkit.data.summary import SIZE_EDGES, summarize
 
     for finding in findings:
         console.data(f"{finding.severity}: {format_finding(finding, dataset.root)}")
     if findings:
         console.data("")
+
+
+def _tell_rules(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
+    """Write how many findings there are of each rule, and the first of them."""
+    from detkit.data.checks.check import format_finding
+
+    if not findings:
+        return
+    numbers = Counter((one.severity, one.code) for one in findings)
+    rows = [(code, severity, str(number)) for (severity, code), number in numbers.items()]
+    console.table(("rule", "severity", "findings"), rows, right=(2,))
+    shown = sorted(findings, key=lambda one: one.severity)[:MOST_SHOWN]  # errors first
+    rows = [(one.severity, one.code, format_finding(one, dataset.root)) for one in shown]
+    console.table(("severity", "rule", "finding"), rows)
+    if len(findings) > len(shown):
+        more = len(findings) - len(shown)
+        console.text(f"and {more} more: detkit check {dataset.root} lists them")
+
+
+def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
+    """Write the counts by split, and how many errors and warnings there are."""
+    from detkit.data.folder_splits import counted
+    from detkit.data.summary import SIZE_EDGES, summarize
+
     splits = summarize(dataset)
     names = [split.name for split in splits]
     counts = [
@@ -283,7 +313,8 @@ def _tell_report(console: Console, dataset: Dataset, findings: Sequence[Finding]
     rows = [(what, *map(str, values)) for what, values in counts]
     console.table(("", *names), rows, right=range(1, len(names) + 1))
     errors, warnings = _severities(findings)
-    console.data(f"\n{counted(errors, 'error')}, {counted(warnings, 'warning')}")
+    console.text("")
+    console.text(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
 
 
 def _severities(findings: Sequence[Finding]) -> tuple[int, int]:

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 from detkit.cli.console import Console, figure
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detkit.cli.gates import Outcome
+    from detkit.evaluation.baseline import Drop
     from detkit.evaluation.bootstrap import Bootstrap, Interval
     from detkit.evaluation.error_breakdown import ClassErrors, ErrorBreakdown
     from detkit.evaluation.misses import Miss
@@ -30,12 +34,12 @@ def tell_scores(console: Console, scores: Scores, split: str) -> None:
     ]
     header = ("class", "AP", "objects", "detections", "best F1", "at score")
     console.table(header, rows, right=(1, 2, 3, 4, 5))
-    console.data("")
-    console.data(
+    console.text("")
+    console.text(
         f"mAP {figure(scores.mean)}  {scores.protocol}; {split}, {scores.num_images} images"
     )
     for name, value in scores.extra.items():
-        console.data(f"{name} {figure(value)}")
+        console.text(f"{name} {figure(value)}")
     without = [one.name for one in scores.classes if one.ap is None]
     if without:
         console.warn(f"no objects of {', '.join(without)} in {split}: not part of the mean")
@@ -48,9 +52,42 @@ def tell_heads(console: Console, heads: Mapping[str, Scores]) -> None:
         (head, *(figure(one.ap) for one in scores.classes), figure(scores.mean))
         for head, scores in heads.items()
     ]
-    console.data("")
-    console.data("by head, on the same features")
+    console.text("")
+    console.text("by head, on the same features")
     console.table(("head", *names, "mAP"), rows, right=range(1, len(names) + 2))
+
+
+def tell_change(console: Console, drop: Drop, scores: Scores, baseline: Path) -> None:
+    """Write each class's AP beside the baseline's, and the mean with its paired interval."""
+    rows = [
+        (
+            one.name,
+            figure(one.ap),
+            figure(drop.classes.get(one.name)),
+            _gain(one.ap, drop, one.name),
+        )
+        for one in scores.classes
+    ]
+    rows.append(("mAP", figure(drop.now), figure(drop.before), signed(-drop.value)))
+    console.text("")
+    console.text(f"against {baseline}")
+    console.table(("class", "AP", "before", "change"), rows, right=(1, 2, 3))
+    if drop.interval is not None:
+        console.text(
+            f"95 % of paired bootstrap draws of the images: mAP {signed(-drop.interval.high)} to "
+            f"{signed(-drop.interval.low)}"
+        )
+
+
+def tell_gates(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Write which gates were met; none are a table of none."""
+    if not outcomes:
+        return
+    rows = [
+        (one.name, "met" if one.failure is None else f"not met: {one.failure}") for one in outcomes
+    ]
+    console.text("")
+    console.table(("gate", "outcome"), rows)
 
 
 def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]) -> None:
@@ -61,8 +98,8 @@ def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]
         return name, *(figure(value) for value in values)
 
     rows = [row(name, one) for name, one in zip(class_names, drawn.classes)]
-    console.data("")
-    console.data(f"95 % of {drawn.samples} draws of the images")
+    console.text("")
+    console.text(f"95 % of {drawn.samples} draws of the images")
     rows.append(row("mean", drawn.mean))
     console.table(("class", "AP", "from", "to"), rows, right=(1, 2, 3))
 
@@ -70,8 +107,8 @@ def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]
 def tell_rules(console: Console, rules: Sequence[Rule]) -> None:
     """Write the mean AP under each rule, and by how much it differs from the one asked for."""
     rows = [(rule.name, figure(rule.mean), signed(rule.difference)) for rule in rules]
-    console.data("")
-    console.data("the same detections by other rules")
+    console.text("")
+    console.text("the same detections by other rules")
     console.table(("rule", "mAP", "difference"), rows, right=(1, 2))
 
 
@@ -83,8 +120,8 @@ def tell_errors(console: Console, errors: ErrorBreakdown) -> None:
         return one.name, figure(one.ap), *(figure(getattr(one, name)) for name in FIGURES)
 
     names = tuple(name.replace("_", " ") for name in FIGURES)
-    console.data("")
-    console.data(
+    console.text("")
+    console.text(
         f"AP lost to each kind of error (TIDE; {errors.metric}, IoU {errors.iou_thresh:g})"
     )
     rows = [*map(row, errors.classes), row(errors.overall)]
@@ -109,11 +146,16 @@ def tell_misses(console: Console, misses: Sequence[Miss]) -> None:
                 f"{example.label} at {where} in {example.image_id}{detail}",
             )
         )
-    console.data("")
-    console.data(f"where {len(misses)} objects were lost")
+    console.text("")
+    console.text(f"where {len(misses)} objects were lost")
     console.table(("stage", "missed", "reason", "classes", "for example"), rows, right=(1,))
+
+
+def _gain(ap: float | None, drop: Drop, name: str) -> str:
+    before = drop.classes.get(name)
+    return signed(None if ap is None or before is None else ap - before)
 
 
 def signed(value: float | None) -> str:
     """Return a difference of scores to three places, with its sign."""
-    return "n/a" if value is None else f"{value:+.3f}"
+    return "n/a" if value is None else f"{round(value, 3) + 0.0:+.3f}"

@@ -10,7 +10,9 @@ import typer
 
 from detkit.cli.console import Console, reader_may_leave
 from detkit.cli.eval_tables import (
+    tell_change,
     tell_errors,
+    tell_gates,
     tell_heads,
     tell_interval,
     tell_misses,
@@ -22,6 +24,7 @@ from detkit.cli.judged import Judged, evaluate_file, evaluate_model
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
+    AsMarkdown,
     BatchSize,
     Classes,
     Device,
@@ -37,6 +40,7 @@ from detkit.cli.options import (
     Threads,
     class_list,
     require_free,
+    require_one_form,
 )
 from detkit.errors import UsageError
 
@@ -65,6 +69,7 @@ def evaluate(
     metric: Metric = "voc07",
     iou: IoU = None,
     as_json: AsJson = False,
+    markdown: AsMarkdown = False,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,11 +150,13 @@ def evaluate(
       detkit eval run/best.safetensors photos --json --with-detections > old.json
       detkit eval new/best.safetensors photos --baseline old.json --max-drop .01
       detkit eval run/best.safetensors photos --explain --errors
+      detkit eval --predictions found.jsonl photos --markdown >> "$GITHUB_STEP_SUMMARY"
     """
     wanted = 2 if predictions is None else 1
     if len(places) != wanted:
         form = "MODEL DATA" if predictions is None else "--predictions FILE DATA"
         raise UsageError(f"expected: detkit eval {form}; got {len(places)} arguments")
+    require_one_form(as_json=as_json, markdown=markdown)
     if with_detections and not as_json:
         raise UsageError("--with-detections puts them into the JSON: add --json")
     data = Path(places[-1])
@@ -162,7 +169,7 @@ def evaluate(
         from detkit.report.plots import require_plot
 
         require_plot(pr_curve)
-    console = Console(quiet)
+    console = Console(quiet, markdown=markdown)
     names = class_list(classes)
     gates = [parse_gate(word) for word in fail_under or ()]
     old = None
@@ -242,12 +249,17 @@ def evaluate(
         )
         outcome = drop_outcome(drop, old.path, max_drop, scores)
         outcomes.append(outcome)
+        with reader_may_leave():
+            if not as_json:
+                tell_change(console, drop, scores, old.path)
         if outcome.failure is None:
             console.note(tell_drop(drop, old.path, scores))
         report["baseline"] = _drop_json(drop, max_drop)
-    if as_json:
-        with reader_may_leave():
+    with reader_may_leave():
+        if as_json:
             _write_json(console, judged, report, with_detections)
+        elif markdown:  # elsewhere stderr names what was not met
+            tell_gates(console, outcomes)
     if junit is not None:
         write_junit(junit, scores, judged.split, outcomes)
     leave(console, outcomes)

@@ -22,6 +22,10 @@ Model = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress on stderr.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of a table.")]
+AsMarkdown = Annotated[
+    bool,
+    typer.Option("--markdown", help="Write tables as Markdown, for a job's summary or a comment."),
+]
 Seed = Annotated[
     int,
     typer.Option(
@@ -77,6 +81,12 @@ Plugin = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE|MODULE", help="A Python file or module with a backend of yours."),
 ]
+
+
+def require_one_form(*, as_json: bool, markdown: bool) -> None:
+    """Raise UsageError when both --json and --markdown are asked for."""
+    if as_json and markdown:
+        raise UsageError("--json and --markdown are two forms of one output: choose one")
 
 
 def class_list(text: str | None) -> list[str] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Baseline:
     protocol: str
     split: str
     num_images: int
+    classes: dict[str, float | None]  # AP
     images: list[ImagePredictions] | None  # its detections, when it carries them
 
 
@@ -48,6 +49,7 @@ class Drop:
     before: float
     now: float
     interval: Interval | None  # of before - now; None when the baseline has no detections
+    classes: Mapping[str, float | None]  # AP of each class before
 
     @property
     def value(self) -> float:
@@ -71,6 +73,10 @@ def read_baseline(path: Path) -> Baseline:
             protocol=str(report["protocol"]),
             split=str(report["split"]),
             num_images=int(report["num_images"]),
+            classes={
+                str(one["name"]): None if one["AP"] is None else _share("AP", one["AP"])
+                for one in report.get("classes", ())
+            },
             images=None if images is None else [_image(one) for one in images],
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -102,9 +108,10 @@ def compare(
         drawn = bootstrap_map(
             before, truths, class_names, metric=scores.metric, iou_thresh=iou, others=detections
         )
-        old = score(before, truths, class_names, scores.metric, iou).mean
-        if old is not None:
-            return Drop(old, scores.mean, drawn.difference)
+        old = score(before, truths, class_names, scores.metric, iou)
+        if old.mean is not None:
+            classes = {one.name: one.ap for one in old.classes}
+            return Drop(old.mean, scores.mean, drawn.difference, classes)
     theirs = (baseline.protocol, baseline.split, baseline.num_images)
     ours = (scores.protocol, split, scores.num_images)
     if theirs != ours:
@@ -114,7 +121,7 @@ def compare(
         )
     if baseline.mean is None:
         raise DetkitError(f"{baseline.path}: has no mAP to hold this one against")
-    return Drop(baseline.mean, scores.mean, None)
+    return Drop(baseline.mean, scores.mean, None, baseline.classes)
 
 
 def _of_classes(
