@@ -90,9 +90,9 @@ def soft_nms(
 
 def iou_of_one(box: FloatArray, boxes: FloatArray) -> FloatArray:
     """Return the (N,) intersections over union of a (4,) box with (N, 4); 0 of two without area."""
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    inter = np.prod(np.maximum(sides, 0), axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    union = np.prod(box[2:] - box[:2]) + areas - inter
-    overlaps: FloatArray = np.divide(inter, union, out=np.zeros_like(union), where=union > 0)
-    return overlaps
+    x1, y1, x2, y2 = boxes.T  # column by column: many times faster than along rows of two
+    width = np.minimum(box[2], x2) - np.maximum(box[0], x1)
+    height = np.minimum(box[3], y2) - np.maximum(box[1], y1)
+    inter = np.maximum(width, 0) * np.maximum(height, 0)
+    union = (box[2] - box[0]) * (box[3] - box[1]) + (x2 - x1) * (y2 - y1) - inter
+    return np.asarray(np.divide(inter, union, out=np.zeros_like(union), where=union > 0))
