@@ -36,7 +36,8 @@ demo: $(STAMP)  ## write a small data set, train an SSD on it, evaluate, draw
 	@echo "           $(DETKIT) detect my-run IMAGE... --draw drawn"
 
 test: $(STAMP)  ## run the tests that take seconds each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not gpu and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --durations=10 \
+		-m "not slow and not gpu and not browser"
 
 test-slow: $(STAMP)  ## run all tests that this machine can run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not gpu and not browser"
