@@ -44,7 +44,8 @@ def _parameters(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return a command's arguments and its options, `--help` left out."""
     hints = get_type_hints(callback, include_extras=True)
-    arguments, options = [], []
+    arguments: list[dict[str, Any]] = []
+    options: list[dict[str, Any]] = []
     for one in command.params:
         if one.name not in hints:  # what typer adds to the command
             continue

@@ -37,5 +37,5 @@ def schema(
 
 def schema_text(name: str) -> str:
     """Return the JSON Schema of the output of a command, which is one of `NAMES`."""
-    place = files("detkit").joinpath("cli", "schemas", f"{name}.json")
+    place = files("detkit") / "cli" / "schemas" / f"{name}.json"
     return place.read_text(encoding="utf-8").rstrip("\n")
