@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from detkit.cli import markdown
+from detkit.cli.markdown import escaped, markdown_table, paragraph
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -50,7 +50,7 @@ class Console:
         if not self.markdown:
             self.data(line)
         elif line:  # an empty one parts tables, which paragraphs do by themselves
-            self.data(f"{markdown.paragraph(printable(line))}\n")
+            self.data(f"{paragraph(printable(line))}\n")
 
     def note(self, text: str) -> None:
         """Write a line for people to stderr, unless quiet."""
@@ -87,9 +87,9 @@ class Console:
         """
         if self.markdown:
             if title:
-                self.data(f"**{markdown.escaped(printable(title))}**\n")
+                self.data(f"**{escaped(printable(title))}**\n")
             names, *cells = [[printable(cell) for cell in row] for row in (header, *rows)]
-            self.data("\n".join(markdown.table(names, cells, right)) + "\n")
+            self.data("\n".join(markdown_table(names, cells, right)) + "\n")
             return
         from rich.console import Console as RichConsole
         from rich.table import Table

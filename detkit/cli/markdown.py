@@ -22,7 +22,7 @@ def paragraph(text: str) -> str:
     return FIRST.sub(r"\1\\\2", escaped(text))
 
 
-def table(
+def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()
 ) -> list[str]:
     """Return the lines of a table; the columns numbered in `right` are aligned to the right.
