@@ -35,6 +35,7 @@ COMMANDS = (
     "compare",
     "plot",
     "models",
+    "schema",
 )
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

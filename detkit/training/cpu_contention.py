@@ -39,7 +39,7 @@ class ContentionWatch:
             return ""
         now = statistics.median(self._seconds)
         self._fastest = min(self._fastest, now)
-        all_slow = min(self._seconds) >= COLLAPSED * self._fastest
+        all_slow = min(self._seconds) >= COLLAPSED * self._fastest > 0
         if not all_slow or self._steps_to_check > 0:
             return ""
         self._steps_to_check = CHECKS_APART

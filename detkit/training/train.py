@@ -76,7 +76,9 @@ def train(
     threads, why_threads = _threads(options, device, saved)
     with _computing_on(threads):
         precision, why_precision = _precision(options, device, saved)
-        options = replace(options, precision=precision, threads=threads)
+        options = replace(options, threads=threads)
+        if saved is None:  # else another precision that was asked for is to be refused
+            options = replace(options, precision=precision)
         if options.settings is not None:  # what was measured is to be repeated, too
             measured = {"precision": precision, "threads": threads}
             options = replace(options, settings={**options.settings, **measured})

@@ -100,11 +100,11 @@ class Trainer:
             except DetkitError as error:
                 self._keep(learner)
                 raise with_way_on(error, self.folder, at.step) from error
-            computing = time.monotonic()
+            computing = time.perf_counter()
             losses = learner.gradients(batch)
             self._require_finite(losses, batch)
             learner.update(factor)
-            self.log.note(watch.step(time.monotonic() - computing))
+            self.log.note(watch.step(time.perf_counter() - computing))
             self._count(batch)
             self.clock.speed.add(time.monotonic() - started)
 
