@@ -6,6 +6,7 @@ Shapes are small (the `tiny` backbone, 96 px, few crops), so the whole file take
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import multiprocessing
 import shutil
@@ -21,11 +22,13 @@ from detkit.detector import Detector
 from detkit.detectors import add_plugin, backend_names, load_backend
 from detkit.inference.models import load_model
 from detkit.model_file import save_model
+from detkit.networks.precision import bf16_gain
 from detkit.structures import Batch, Sample
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "custom_backend.py"
 NAMES = [*backend_names(), add_plugin(str(EXAMPLE))]
 CLASSES = ("dark", "light")
+LEARNT = 100  # steps until four images are learnt by heart, of each backend, with seeds 0 to 2
 
 
 @pytest.fixture(params=sorted(set(NAMES)))
@@ -235,6 +238,12 @@ def test_a_pretrained_backbone_alone_learns_at_its_own_rate(backend: type[Detect
             assert rates[id(parameter)] == (0.05 if name.startswith("backbone.") else 0.1)
 
 
+@functools.cache
+def computes_bf16() -> bool:
+    """Return whether the processor does; one without is some ten times slower in it."""
+    return bf16_gain(torch.device("cpu")) > 0.5
+
+
 def require_found(detector: Detector, batch: Batch, samples: list[Sample]) -> None:
     for one, found in zip(samples, detector.detect(batch)):
         assert found.boxes.dtype == found.scores.dtype == np.float32
@@ -251,14 +260,15 @@ def require_found(detector: Detector, batch: Batch, samples: list[Sample]) -> No
 def test_four_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
     backend: type[Detector],
 ) -> None:
-    # Penalties are there to keep a fit from learning by heart.
-    detector = make(backend, svm_c=1.0, ridge_penalty=0.1).train()
+    # Penalties are there to keep a fit from learning by heart; a narrow head takes half the time.
+    narrow = {"head_width": 128, "rois_per_image": 32}
+    detector = make(backend, svm_c=1.0, ridge_penalty=0.1, **narrow).train()
     samples = [sample(i) for i in range(4)]
     batch = detector.prepare(samples)
     optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3)
     # Down to nothing: at a constant rate the last steps decide, and processors round them apart.
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, total_iters=160)
-    for _ in range(160):
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, total_iters=LEARNT)
+    for _ in range(LEARNT):
         optimiser.zero_grad()
         total(detector, batch).backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
@@ -269,6 +279,8 @@ def test_four_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
         if stage.fit is not None:
             assert list(stage.fit(iter([batch])))
     require_found(detector, batch, samples)
+    if not computes_bf16() and backend.name != "ssd":  # one small one where it is emulated
+        return
     traces = [[stage.name for stage in stages] for stages in detector.trace(batch)]
     detector.detect_in(torch.bfloat16)
     require_found(detector, batch, samples)
