@@ -121,6 +121,7 @@ def test_the_plain_list_of_models_names_the_five_backends(demo: Path) -> None:
     assert done.returncode == ExitCode.DONE, done.stderr
     for name in ("rcnn", "fast-rcnn", "faster-rcnn", "ssd", "yolov1"):
         assert name in done.stdout.split()
+    assert "SSD: Single Shot MultiBox Detector." in done.stdout
 
 
 @pytest.mark.parametrize(

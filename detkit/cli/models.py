@@ -34,14 +34,16 @@ def models(
       detkit models ssd
       detkit models --json | jq '.backends[].name'
     """
-    from detkit.detectors import backend_names, load_backend
+    from detkit.detectors import backend_names, load_backend, synopsis
 
     load_plugins(plugin)
     if backend is not None:
         nearest("BACKEND", backend, backend_names())
     console = Console()
     if backend is None and not as_json and not is_installed("torch"):
-        console.table(("backend",), [(name,) for name in backend_names()])
+        console.table(
+            ("backend", "what it is"), [(name, synopsis(name)) for name in backend_names()]
+        )
         console.note('their papers, weights and settings need PyTorch: pip install "detkit[train]"')
         return
     from detkit.networks.backbones import backbone_names

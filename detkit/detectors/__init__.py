@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import pydoc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,15 @@ def backend_names() -> list[str]:
     """Return the names that `--model` takes, without importing any backend."""
     files = [module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)]
     return sorted({*files, *_plugins})
+
+
+def synopsis(name: str) -> str:
+    """Return the first line of a backend's file, which is not imported: that takes PyTorch.
+
+    "" for a backend that is not one of ours, as a plugin is.
+    """
+    path = Path(__file__).with_name(f"{name.replace('-', '_')}.py")
+    return (pydoc.synopsis(str(path)) or "") if path.is_file() else ""
 
 
 def load_backend(name: str) -> type[Detector]:
