@@ -74,7 +74,8 @@ def choose_threads(asked: int | None, most: int | None = None) -> tuple[int, str
     cores = num_cores()
     most = cores if most is None else most
     if asked is not None:
-        return asked, f"{threads_in_words(asked)}, as asked"
+        few = f" ({cores} cores: they wait for each other)" if asked > cores else ""
+        return asked, f"{threads_in_words(asked)}, as asked{few}"
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         said = max(1, int(os.environ["OMP_NUM_THREADS"]))
         return said, f"{threads_in_words(said)}, as OMP_NUM_THREADS says"

@@ -86,6 +86,13 @@ def test_a_fall_below_the_baseline_fails_with_its_interval(
     assert "below" in allowed.stderr  # told all the same
 
 
+def test_how_far_it_may_fall_is_nothing_without_a_baseline(tmp_path: Path, data: Path) -> None:
+    found = write_found(tmp_path / "found.jsonl", data, 1.0)
+    done = detkit("eval", "--predictions", found, data, "--max-drop", ".01")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "--max-drop is how far mAP may fall below --baseline" in done.stderr
+
+
 def test_a_baseline_without_detections_must_be_of_the_same_protocol(
     tmp_path: Path, data: Path
 ) -> None:

@@ -94,4 +94,6 @@ def test_what_the_user_says_of_threads_is_not_measured(monkeypatch: pytest.Monke
     monkeypatch.setattr(machine, "free_cores", lambda: pytest.fail("measured"))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert choose_threads(None) == (3, "3 CPU threads, as OMP_NUM_THREADS says")
+    monkeypatch.setattr(machine, "num_cores", lambda: 5)
     assert choose_threads(5, 2) == (5, "5 CPU threads, as asked")
+    assert "5 cores: they wait for each other" in choose_threads(6)[1]

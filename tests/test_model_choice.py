@@ -105,6 +105,6 @@ def test_a_model_computes_on_the_free_cores_or_on_the_threads_asked_for(
     words += ("--device", "cpu")
     chosen, asked = detkit(*words), detkit(*words, "--threads", "2")
     assert "3 CPU threads, since other programs keep cores busy" in chosen.stderr
-    assert "2 CPU threads, as asked" in asked.stderr
+    assert "2 CPU threads, as asked\n" in asked.stderr
     assert used == [3, 2]
     assert chosen.stdout == asked.stdout != ""

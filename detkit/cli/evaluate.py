@@ -47,6 +47,8 @@ from detkit.errors import UsageError
 if TYPE_CHECKING:
     from detkit.evaluation.baseline import Drop
 
+MAX_DROP = 0.01  # without --max-drop
+
 
 def evaluate(
     places: Annotated[
@@ -83,8 +85,9 @@ def evaluate(
         ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(min=0.0, max=1.0, metavar="X", help="How far it may fall.")
-    ] = 0.01,
+        float | None,
+        typer.Option(min=0.0, max=1.0, metavar="X", help="How far it may fall. [default: .01]"),
+    ] = None,
     junit: Annotated[
         Path | None,
         typer.Option(metavar="FILE.xml", help="Write a JUnit test case for each gate and class."),
@@ -159,6 +162,8 @@ def evaluate(
     require_one_form(as_json=as_json, markdown=markdown)
     if with_detections and not as_json:
         raise UsageError("--with-detections puts them into the JSON: add --json")
+    if max_drop is not None and baseline is None:
+        raise UsageError("--max-drop is how far mAP may fall below --baseline OLD.json: add it")
     data = Path(places[-1])
     require_free("--report", page, force=force, data=data)
     require_free("--junit", junit, force=force, data=data)
@@ -247,14 +252,15 @@ def evaluate(
             judged.dataset.class_names,
             judged.split,
         )
-        outcome = drop_outcome(drop, old.path, max_drop, scores)
+        allowed = MAX_DROP if max_drop is None else max_drop
+        outcome = drop_outcome(drop, old.path, allowed, scores)
         outcomes.append(outcome)
         with reader_may_leave():
             if not as_json:
                 tell_change(console, drop, scores, old.path)
         if outcome.failure is None:
             console.note(tell_drop(drop, old.path, scores))
-        report["baseline"] = _drop_json(drop, max_drop)
+        report["baseline"] = _drop_json(drop, allowed)
     with reader_may_leave():
         if as_json:
             _write_json(console, judged, report, with_detections)

@@ -69,7 +69,10 @@ Precision = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="CPU threads to compute on. [default: one for each free core]"
+        min=1,
+        max=1024,
+        metavar="N",
+        help="CPU threads to compute on. [default: one for each free core]",
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images a step of the network.")]
