@@ -78,9 +78,13 @@ def naming_extras(who: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        spoken = SPOKEN.get(package, package)
-        need = f'needs {spoken}: pip install "detkit[{EXTRAS[package]}]"'
-        raise MissingPackage(who, need) from error
+        raise MissingPackage(who, need_of(package)) from error
+
+
+def need_of(package: str) -> str:
+    """Return 'needs PyTorch: pip install "detkit[train]"' of a package of an extra."""
+    spoken = SPOKEN.get(package, package)
+    return f'needs {spoken}: pip install "detkit[{EXTRAS[package]}]"'
 
 
 def is_installed(package: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.model_choice import open_on_free_cores, open_proposals
-from detkit.errors import UsageError, is_installed
+from detkit.errors import UsageError, is_installed, need_of
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
@@ -57,9 +57,7 @@ class Judged:
         detector: Any = self.detector  # what is no `Detector` is made one
         if isinstance(detector, OnnxDetector):
             if not is_installed("torch"):
-                logger.info(
-                    'what missed objects were lost to needs PyTorch: pip install "detkit[train]"'
-                )
+                logger.info("what missed objects were lost to %s", need_of("torch"))
                 return None
             from detkit.inference.onnx_export import TracedOnnx
 

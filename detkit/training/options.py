@@ -40,6 +40,11 @@ class TrainOptions:
     num_workers: int | None = None  # processes that load images; None: by the cores
     threads: int | None = None  # of the CPU; None: measured, and of a run that goes on as before
 
+    @property
+    def world_size(self) -> int:
+        """Return how many processes train, one a device."""
+        return self.devices * self.nodes
+
     def validate(self) -> None:
         """Raise UsageError for a budget, a seed or a number that no run can have."""
         for value in (self.max_steps, self.epochs, self.max_minutes):

@@ -69,7 +69,7 @@ def train(
             f"nothing to learn: the detector's classes are {', '.join(detector.class_names)}, "
             f"those of the training images {', '.join(sorted(labelled))}"
         )
-    share_of(recipe.batch_size, options.devices * options.nodes)  # before others are started
+    share_of(recipe.batch_size, options.world_size)  # before others are started
     keep_freed_memory()
     saved = load_resume(run_dir / "resume.ckpt") if options.resume else None
     device = find_device(options.device)
@@ -122,8 +122,7 @@ def _threads(
     before = None if saved is None else saved.get("threads")
     if before is not None and options.threads in (None, before):
         return before, f"{threads_in_words(before)}, as before"
-    alone = options.devices * options.nodes == 1
-    if options.threads is None and (device.type != "cpu" or not alone):
+    if options.threads is None and (device.type != "cpu" or options.world_size > 1):
         return None, ""
     return choose_threads(options.threads, torch.get_num_threads())
 
@@ -146,5 +145,4 @@ def _precision(
     """Return the precision to train in, and why; that of a run that goes on is what it was."""
     if saved is not None:
         return saved["run"]["precision"], "precision as before"
-    alone = options.devices * options.nodes == 1
-    return choose_precision(options.precision, device, measure=alone)
+    return choose_precision(options.precision, device, measure=options.world_size == 1)
