@@ -26,7 +26,7 @@ from PIL import Image
 
 from detkit.config import DetectorConfig, from_json
 from detkit.errors import DetkitError, UsageError, naming_extras
-from detkit.inference.onnx_selection import select
+from detkit.geometry.nms_numpy import select
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Detections, FloatArray
 

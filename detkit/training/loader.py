@@ -132,6 +132,7 @@ class PackedBatch:
     labels: PackedTensors
     difficult: PackedTensors
     proposals: PackedTensors | None
+    ignored: PackedTensors | None
     preparation: Preparation  # to be finished on arrival
 
     @classmethod
@@ -144,11 +145,12 @@ class PackedBatch:
         """Return the samples' batch made ready to travel; `memory` is `Preparation.resize`'s."""
         batch = preparation.resize(samples, memory)
         return cls(
-            replace(batch, boxes=[], labels=[], difficult=[], proposals=None),
+            replace(batch, boxes=[], labels=[], difficult=[], proposals=None, ignored=[]),
             PackedTensors.of(batch.boxes),
             PackedTensors.of(batch.labels),
             PackedTensors.of(batch.difficult),
             None if batch.proposals is None else PackedTensors.of(batch.proposals),
+            PackedTensors.of(batch.ignored) if batch.ignored else None,
             preparation,
         )
 
@@ -164,6 +166,7 @@ class PackedBatch:
             labels=self.labels.unpack(),
             difficult=self.difficult.unpack(),
             proposals=None if self.proposals is None else self.proposals.unpack(),
+            ignored=[] if self.ignored is None else self.ignored.unpack(),
         )
         return self.preparation.normalise(whole.to(device))
 

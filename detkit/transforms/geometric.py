@@ -7,7 +7,8 @@ torchvision's cost more than decoding the image: the photometric distortion (pho
 and the search for an IoU crop (up to 60 ms, one trial at a time, against 1).
 
 One rule says which objects stay, that of SSD sec. 2.2: those whose centre is still inside.
-Their boxes are clipped; those left without a whole pixel go. `labels` and `difficult` follow.
+Their boxes are clipped; those left without a whole pixel go. `labels`, `difficult` and
+`ignored` follow.
 Everything works on images without objects. All randomness is from torch's global generator,
 which the loader seeds for each sample.
 """
@@ -312,6 +313,7 @@ def _select(sample: Sample, keep: Tensor) -> Sample:
         boxes=sample.boxes[keep],
         labels=sample.labels[keep],
         difficult=sample.difficult[keep],
+        ignored=None if sample.ignored is None else sample.ignored[keep],
     )
 
 

@@ -66,6 +66,7 @@ def mosaic(
         boxes=torch.cat([part.boxes for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
         difficult=torch.cat([part.difficult for part in parts]),
+        ignored=torch.cat([part.is_ignored for part in parts]),
         proposals=_in_turns(proposals)[:most] if len(proposals) == len(parts) else None,
         image_id="+".join(sample.image_id for sample in samples),
     )
@@ -102,6 +103,7 @@ def _moved(
         boxes=seen[keep],
         labels=sample.labels[keep],
         difficult=sample.difficult[keep],
+        ignored=sample.is_ignored[keep],
         proposals=proposals,
     )
 
