@@ -26,7 +26,7 @@ from detkit.config import DetectorConfig, require_within
 from detkit.data.sources import ImageSource
 from detkit.errors import UsageError
 from detkit.inference.reader import MAX_THREADS, ImageReader, ReadAndPrepare, ReadImage
-from detkit.inference.views import View, merged, require_tta, views_of
+from detkit.inference.views import View, fill_of, merged, require_tta, views_of, with_tiles
 from detkit.machine import num_cores
 from detkit.predictions.image import ImagePredictions, from_detections
 from detkit.proposals.source import ProposalSource, source_for
@@ -181,12 +181,7 @@ def detect_images(
     if score_thresh is not None:
         require_within(config, "score_thresh", score_thresh, f"--score {score_thresh:g}")
         config = dataclasses.replace(config, score_thresh=score_thresh)
-    if tile is not None:
-        require_within(config, "tile", tile, f"--tile {tile}")
-        config = dataclasses.replace(config, tile=tile)
-    if tile_overlap is not None:
-        require_within(config, "tile_overlap", tile_overlap, f"--overlap {tile_overlap:g}")
-        config = dataclasses.replace(config, tile_overlap=tile_overlap)
+    config = with_tiles(config, tile, tile_overlap)
     require_tta(tta)
     config.validate()
     limits = _limits(config, thresholds or {}, detector.class_names)
@@ -195,9 +190,8 @@ def detect_images(
     stages = ("decode", "propose", "prepare", "network") if source else READ_STAGES
     if timing is not None:
         timing.update({stage: timing.get(stage, 0.0) for stage in stages})
-    fill = [round(255 * value) for value in config.mean]
     views = functools.partial(views_of, config=config, tta=tta)
-    reading = ReadAndPrepare(detector.prepare_image, source, views, fill)
+    reading = ReadAndPrepare(detector.prepare_image, source, views, fill_of(config))
     detect = detector.detect_by_head if by_head else functools.partial(_by_one_head, detector)
     looking = _Looking(detector, detect, config, limits, batch_size, reading)
     return _detect(looking, images, timing)

@@ -10,12 +10,12 @@ Shape shorthand: H x W pixels of an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.config import DetectorConfig
+from detkit.config import DetectorConfig, require_within
 from detkit.errors import UsageError
 from detkit.geometry.tiles import cut_by, merge, num_tiles, tile_windows
 from detkit.proposals.source import FileProposals, ProposalSource
@@ -96,6 +96,24 @@ def require_tta(names: Sequence[str]) -> None:
         if name not in TTA:
             hint = nearest_hint(name, TTA, f"there is {', '.join(TTA)}")
             raise UsageError(f"--tta {name}: no such variant; {hint}")
+
+
+def fill_of(config: DetectorConfig) -> list[int]:
+    """Return the RGB colour of what lies beyond an image: what the network sees as 0."""
+    return [round(255 * value) for value in config.mean]
+
+
+def with_tiles(
+    config: DetectorConfig, tile: int | None, tile_overlap: float | None
+) -> DetectorConfig:
+    """Return the config with other tiles, where they are given; UsageError for what none may be."""
+    if tile is not None:
+        require_within(config, "tile", tile, f"--tile {tile}")
+        config = replace(config, tile=tile)
+    if tile_overlap is not None:
+        require_within(config, "tile_overlap", tile_overlap, f"--overlap {tile_overlap:g}")
+        config = replace(config, tile_overlap=tile_overlap)
+    return config
 
 
 def views_of(
