@@ -203,6 +203,32 @@ def test_the_rpns_losses_are_those_of_its_sampled_anchors(cross_border: bool) ->
     assert found == pytest.approx([losses / number, boxes / number], rel=1e-4)
 
 
+def test_anchors_in_an_ignored_object_have_no_objectness_loss_unless_they_are_positive() -> None:
+    config = dataclasses.replace(TINY, anchors_per_image=10_000, cross_border=True)
+    rpn = RegionProposalNetwork(config, 8, [32], 96)
+    # Squares of 32 pixels on 3 x 3 places, the middle one an object. The ignored box covers the left
+    # column, 18 of the middle column's 32 pixels, and of the bottom row 15.
+    anchors = torch.tensor([[x, y, x + 32, y + 32.0] for y in (0, 32, 64) for x in (0, 32, 64)])
+    anchors = torch.cat([anchors, torch.tensor([[29.0, 32, 61, 64]])])  # an IoU of .83: positive
+    logits = torch.zeros(2, 10, requires_grad=True)
+    scored = ScoredAnchors([logits], [torch.zeros(2, 10, 4)], [anchors])
+    labels = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(
+        torch.zeros(2, 3, 96, 96),
+        sizes=[(96, 96)] * 2,
+        original_sizes=[(96, 96)] * 2,
+        boxes=[anchors[4:5], anchors[:0]],
+        labels=[labels, labels[:0]],
+        difficult=[labels.bool(), labels[:0].bool()],
+        ignored=[torch.tensor([[0.0, 0, 50, 79]]), torch.tensor([[64.0, 0, 96, 96]])],
+    )
+    rpn.losses(scored, batch)[0].backward()
+    assert logits.grad is not None
+    pushed = logits.grad.sign().int().tolist()  # towards background: 1, towards object: -1
+    assert pushed[0] == [0, 0, 1, 0, -1, 1, 1, 1, 1, -1]
+    assert pushed[1] == [1, 1, 0, 1, 1, 0, 1, 1, 0, 1]
+
+
 def test_at_most_half_of_the_sampled_anchors_are_positive(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = make(anchors_per_image=4, rpn_positive_thresh=0.31)
     batch = batch_of(detector, 2)
