@@ -206,8 +206,8 @@ def test_the_rpns_losses_are_those_of_its_sampled_anchors(cross_border: bool) ->
 def test_anchors_in_an_ignored_object_have_no_objectness_loss_unless_they_are_positive() -> None:
     config = dataclasses.replace(TINY, anchors_per_image=10_000, cross_border=True)
     rpn = RegionProposalNetwork(config, 8, [32], 96)
-    # Squares of 32 pixels on 3 x 3 places, the middle one an object. The ignored box covers the left
-    # column, 18 of the middle column's 32 pixels, and of the bottom row 15.
+    # Squares of 32 pixels on 3 x 3 places, the middle one an object. The ignored box covers the
+    # left column, 18 of the 32 pixels of the middle column, and 15 of those of the bottom row.
     anchors = torch.tensor([[x, y, x + 32, y + 32.0] for y in (0, 32, 64) for x in (0, 32, 64)])
     anchors = torch.cat([anchors, torch.tensor([[29.0, 32, 61, 64]])])  # an IoU of .83: positive
     logits = torch.zeros(2, 10, requires_grad=True)
