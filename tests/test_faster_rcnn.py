@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from judged import judged, share_inside
 from runs import run, stop_after
 from test_contract import sample
 from torch import Tensor, nn
@@ -361,6 +362,24 @@ def test_alternating_training_follows_the_papers_four_steps() -> None:
         learnt.append(changed(before, detector))
     assert learnt == [{"backbone", "neck", "rpn"}, {"backbone", "neck", "head"}, {"rpn"}, {"head"}]
     assert not detector._companions
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_in_none_of_the_four_steps_an_ignored_object_is_background(step: int) -> None:
+    detector = make(training="alternating", anchors_per_image=10**6, rois_per_image=10**6).train()
+    for number in range(1, step + 1):
+        detector._begin(number)
+    detector.train()
+    one = sample(3, size=(96, 96))
+    batch = detector.prepare([dataclasses.replace(one, ignored=torch.tensor([False, True]))])
+    ((boxes, learns),) = judged(detector, batch)
+    objects, ignored = batch.boxes[0].tolist(), batch.ignored[0].tolist()
+    seen = set()
+    for box, learnt in zip(boxes.tolist(), learns.tolist()):
+        if share_inside(box, objects) == 0:
+            assert learnt == (share_inside(box, ignored) < 0.5)
+            seen.add(learnt)
+    assert seen == {False, True}
 
 
 def test_the_blocks_that_serve_as_head_learn_only_with_fast_rcnn() -> None:
