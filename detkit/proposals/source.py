@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -23,7 +24,7 @@ from detkit.errors import DetkitError, UsageError
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
 from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
-from detkit.structures import Proposals
+from detkit.structures import IntArray, Proposals
 
 # The parameters of a method that a config has a place for.
 IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
@@ -38,6 +39,9 @@ class ProposalSource(Protocol):
 
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals of an (H, W, 3) RGB image, best first, in its own pixels."""
+
+    def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
+        """Return those of a window (4,) of the image, best first, in the window's pixels."""
 
     def require(self, names: Iterable[str]) -> None:
         """Raise DetkitError when there is an image of which it has none."""
@@ -63,6 +67,11 @@ class ComputedProposals:
             found = self.proposer(image)
             self.cache.put(key, found)
         return found
+
+    def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
+        """Return the proposals of a window, made of it as of an image, and kept as such."""
+        x1, y1, x2, y2 = window.tolist()
+        return self(name, np.ascontiguousarray(image[y1:y2, x1:x2]))
 
     def require(self, names: Iterable[str]) -> None:
         """Do nothing: any image can be had."""
@@ -96,6 +105,14 @@ class FileProposals:
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals that the file has for `name`, cut to the image; see `find`."""
         return self.find(name, (image.shape[0], image.shape[1]))
+
+    def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
+        """Return what a window shows of the image's proposals, cut to it; see `find`."""
+        whole = self(name, image)
+        corner, end = (np.tile(window[at : at + 2], 2).astype(np.float32) for at in (0, 2))
+        boxes = np.clip(whole.boxes, corner, end) - corner
+        keep = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+        return Proposals(boxes[keep], whole.scores[keep])
 
     def find(self, name: str, image_size: tuple[int, int]) -> Proposals:
         """Return the proposals for an image of (height, width), cut to it.
@@ -243,25 +260,33 @@ class Made:
 
 
 def make_all(
-    source: ProposalSource, images: Iterable[ImageSource], threads: int
+    source: ProposalSource,
+    images: Iterable[ImageSource],
+    threads: int,
+    windows: Iterable[IntArray] | None = None,
 ) -> Generator[Made, None, None]:
     """Yield the proposals of each image, in the images' order, a few images ahead of the caller.
 
+    With `windows`, one (4,) an image, they are those `within` it.
     Threads are enough for all cores: the methods' compiled code runs without Python's lock.
     """
 
-    def make(image: ImageSource) -> Made:
+    def make(image: ImageSource, window: IntArray | None) -> Made:
         try:
             pixels = image.read()
-            return Made(image.name, (pixels.shape[0], pixels.shape[1]), source(image.name, pixels))
+            if window is None:
+                found = source(image.name, pixels)
+            else:
+                found = source.within(image.name, pixels, window)
+            return Made(image.name, (pixels.shape[0], pixels.shape[1]), found)
         except DetkitError as error:
             return Made(image.name, (0, 0), None, error)
 
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, "detkit-propose") as pool:
         try:
-            for image in images:
-                waiting.append(pool.submit(make, image))
+            for image, window in zip(images, repeat(None) if windows is None else windows):
+                waiting.append(pool.submit(make, image, window))
                 if len(waiting) >= 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
