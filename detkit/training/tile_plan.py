@@ -5,6 +5,7 @@ Shape shorthand: H x W own pixels, R objects, T tiles of an image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -133,7 +134,7 @@ def advice(
         return ""
     own = median_side(labelled, lambda height, width: (height, width))
     seen = max(network_size(1000, 1000))
-    side = round(max(seen, own * seen / (2 * SMALL)) / 32) * 32
+    side = math.ceil(max(seen, own * seen / (2 * SMALL)) / 32) * 32
     plan = plan_tiles(labelled, replace(config, tile=side), seed)
     if not plan.num_made:
         return ""
