@@ -189,7 +189,7 @@ class DecodedImages:
             return self._recent[index]
         image = self._decode(index)
         self._recent[index] = image
-        room = _room()
+        room = _room(int(self.num_bytes.max()))
         while len(self._recent) > 1 and self.num_bytes[list(self._recent)].sum() > room:
             self._recent.popitem(last=False)
         return image
@@ -210,16 +210,15 @@ class DecodedImages:
         return torch.from_numpy(np.ascontiguousarray(read_image(self.paths[index])))
 
 
-def _room() -> float:
+def _room(largest: int) -> float:
     """Return how many bytes of images a data worker keeps: a group of `TiledDataset.order`.
 
-    The workers together keep no more than what is decoded before training at most.
+    That may be the `largest` image more than `GROUP_BYTES`. The workers together keep no more than
+    what is decoded before training at most.
     """
     worker = get_worker_info()
-    share = (
-        CACHE_SHARE * machine.memory_of_machine() / (1 if worker is None else worker.num_workers)
-    )
-    return min(GROUP_BYTES, share)
+    workers = 1 if worker is None else worker.num_workers
+    return min(GROUP_BYTES + largest, CACHE_SHARE * machine.memory_of_machine() / workers)
 
 
 def tiled(images: TrainingDataset, config: DetectorConfig, seed: int) -> TrainingImages:
