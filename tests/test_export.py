@@ -215,6 +215,8 @@ def test_the_metadata_say_everything_but_where_the_file_was_made(
         "nms_method": "greedy",
         "pre_nms_top_k": detector.config.pre_nms_top_k,
         "max_detections": 30,
+        "tile": 0,
+        "tile_overlap": 0.2,
     }
     content = path.read_bytes()
     for folder in (Path(detkit.__file__).parent, Path(torch.__file__).parent):

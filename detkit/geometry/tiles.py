@@ -49,7 +49,8 @@ def _starts(length: int, side: int, overlap: float) -> IntArray:
         return np.zeros(1, np.int64)
     step = max(1, math.floor(side * (1 - overlap)))
     count = math.ceil((length - side) / step) + 1
-    return np.linspace(0, length - side, count).round().astype(np.int64)
+    starts: IntArray = np.linspace(0, length - side, count).round().astype(np.int64)
+    return starts
 
 
 def cut_by(boxes: FloatArray, window: IntArray, height: int, width: int) -> BoolArray:
