@@ -472,7 +472,9 @@ def test_the_proposals_of_a_tile_are_those_of_its_pixels_and_are_kept_for_the_ne
     assert again.cache.hits == len(images)
 
 
-def test_proposals_of_a_file_are_cut_to_the_tile(tmp_path: Path, photos: list[ImageRecord]) -> None:
+def test_proposals_of_a_file_are_those_of_which_a_tile_shows_half_cut_to_it(
+    tmp_path: Path, photos: list[ImageRecord]
+) -> None:
     boxes = np.array([[0, 0, 50, 50], [60, 30, 100, 90], [63.5, 0, 64.25, 9]], np.float32)
     given = Proposals(boxes, np.array([3, 2, 1], np.float32))
     names = [record.path.name for record in photos]
@@ -490,7 +492,8 @@ def test_proposals_of_a_file_are_cut_to_the_tile(tmp_path: Path, photos: list[Im
             left, top = max(x1 - x, 0), max(y1 - y, 0)
             right = min(x2 - x, sample.image.shape[2])
             bottom = min(y2 - y, sample.image.shape[1])
-            if right - left >= 1 and bottom - top >= 1:
+            area = (right - left) * (bottom - top)
+            if right - left >= 1 and bottom - top >= 1 and 2 * area >= (x2 - x1) * (y2 - y1):
                 wanted.append([left, top, right, bottom])
         assert sample.proposals is not None
         assert sample.proposals.tolist() == wanted

@@ -14,10 +14,12 @@ import typer
 
 from detkit import __version__
 from detkit.cli.console import Console, record_line
+from detkit.cli.looking import tile_side
 from detkit.cli.model_choice import load_plugins, open_proposals
 from detkit.cli.options import (
     Classes,
     Device,
+    Overlap,
     Plugin,
     ProposalsFrom,
     Quiet,
@@ -97,10 +99,7 @@ def train(
             "large images. [default: none]",
         ),
     ] = None,
-    overlap: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="What tiles share of their side. [default: .2]"),
-    ] = None,
+    overlap: Overlap = None,
     val: Annotated[
         str | None,
         typer.Option(
@@ -210,7 +209,8 @@ def train(
     load_plugins(plan.plugin)
     nearest("--model", plan.model, backend_names())  # before the data are looked at
     console = Console(quiet or _rank() > 0)
-    standing = {"batch_size": batch_size, "lr": lr, "tile": _side(tile), "tile_overlap": overlap}
+    side = None if tile is None else tile_side(tile, f"--tile {tile}", "a number of pixels or none")
+    standing = {"batch_size": batch_size, "lr": lr, "tile": side, "tile_overlap": overlap}
     configs = _configs(plan, standing, settings or ())
     _require_valid(plan, out, resume=resume, force=force)
     dataset, last = _run(console, plan, *configs, out, resume=resume, force=force)
@@ -255,15 +255,6 @@ def _configs(
     if options["tile_overlap"] is not None and not config.tile:
         raise UsageError("--overlap: there are no tiles; ask for some by --tile N")
     return config, recipe
-
-
-def _side(word: str | None) -> int | None:
-    """Return the side of `--tile`, 0 for `none`; None when it was not given."""
-    if word is None or word == "none":
-        return None if word is None else 0
-    if not word.isdecimal():
-        raise UsageError(f"--tile {word}: expected a number of pixels, like 640, or none")
-    return int(word)
 
 
 def _least_figures(words: Sequence[str]) -> dict[str, float]:

@@ -24,10 +24,11 @@ from detkit.errors import DetkitError, UsageError
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
 from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
-from detkit.structures import IntArray, Proposals
+from detkit.structures import BoolArray, FloatArray, IntArray, Proposals
 
 # The parameters of a method that a config has a place for.
 IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
+LEAST_SHOWN = 0.5  # ours: of a proposal's area; a smaller part is no proposal for the object
 
 
 class ProposalSource(Protocol):
@@ -107,11 +108,11 @@ class FileProposals:
         return self.find(name, (image.shape[0], image.shape[1]))
 
     def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
-        """Return what a window shows of the image's proposals, cut to it; see `find`."""
+        """Return those of the image that the window shows, by `shown_of`; see `find`."""
         whole = self(name, image)
-        corner, end = (np.tile(window[at : at + 2], 2).astype(np.float32) for at in (0, 2))
-        boxes = np.clip(whole.boxes, corner, end) - corner
-        keep = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+        x1, y1, x2, y2 = window.tolist()
+        moved = whole.boxes - np.array([x1, y1, x1, y1], np.float32)
+        boxes, keep = shown_of(moved, y2 - y1, x2 - x1)
         return Proposals(boxes[keep], whole.scores[keep])
 
     def find(self, name: str, image_size: tuple[int, int]) -> Proposals:
@@ -157,6 +158,14 @@ class FileProposals:
             f"{path}: holds no proposals for {name} (of its {len(images)} images the first is "
             f"{images[0]}); `detkit propose` makes them"
         )
+
+
+def shown_of(boxes: FloatArray, height: int, width: int) -> tuple[FloatArray, BoolArray]:
+    """Return the (P, 4) boxes cut to H x W pixels, and, (P,), which are shown: half and more."""
+    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    sides, own = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
+    keep = (sides >= 1).all(axis=1) & (sides.prod(axis=1) >= LEAST_SHOWN * own.prod(axis=1))
+    return np.asarray(cut, np.float32), np.asarray(keep)
 
 
 def open_source(word: str, config: ProposalConfig | None = None) -> ProposalSource:
