@@ -144,6 +144,12 @@ class DetectorConfig:
         above=0,
         at_most=1,
     )
+    tile_empty: float = setting(
+        0.25,
+        "ours: tiles without an object that are trained on, for each with one: they teach "
+        "background alone; without any, what only they show is never learnt to be none",
+        at_least=0,
+    )
 
     def validate(self) -> None:
         """Raise UsageError for a value that no detector can work with.

@@ -57,7 +57,7 @@ def looking_of(
     compare = comparable and word == "compare"
     given = number if compare else tile
     forms = "a number of pixels, none" + (", compare or compare=N" if comparable else "")
-    side = None if given in (None, "") else _side(str(given), f"--tile {tile}", forms)
+    side = None if given in (None, "") else tile_side(str(given), f"--tile {tile}", forms)
     if tile == "" or (compare and side == 0):
         raise UsageError(f"--tile {tile}: expected {forms}")
     variants = tuple(name.strip() for name in (tta or "").split(",") if name.strip())
@@ -67,7 +67,7 @@ def looking_of(
     return Looking(side, overlap, variants, compare)
 
 
-def _side(text: str, given: str, forms: str) -> int:
+def tile_side(text: str, given: str, forms: str) -> int:
     """Return a tile's side, 0 for "none"; UsageError, which quotes what was `given`."""
     if text == "none":
         return 0

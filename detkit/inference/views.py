@@ -20,12 +20,11 @@ from detkit.data.images import scaled_down
 from detkit.errors import UsageError
 from detkit.geometry.tiles import cut_by, merge, num_tiles, tile_windows
 from detkit.inference.strips import MANY_PIXELS, Strips
-from detkit.proposals.source import FileProposals, ProposalSource
+from detkit.proposals.source import FileProposals, ProposalSource, shown_of
 from detkit.structures import Detections, FloatArray
 from detkit.text import nearest_hint
 
 TTA = ("flip", "scale")
-LEAST_SHOWN = 0.5  # ours: of a proposal's area; a smaller part is no proposal for the object
 WHOLE_SIDE = 4096  # ours: of a very large image; no network of the five sees a longer one
 ZOOM = 0.75  # ours: what "scale" shows is this part of the image, enlarged; and it, shrunk by this
 
@@ -90,11 +89,8 @@ def proposals_of(
     if not isinstance(source, FileProposals):
         return source(name, shown).boxes
     boxes = view.boxes_of(source.find(name, (image.shape[0], image.shape[1])).boxes)
-    height, width = shown.shape[:2]
-    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    sides, own = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
-    keep = (sides >= 1).all(axis=1) & (sides.prod(axis=1) >= LEAST_SHOWN * own.prod(axis=1))
-    return np.asarray(cut[keep], np.float32)
+    boxes, keep = shown_of(boxes, *shown.shape[:2])
+    return boxes[keep]
 
 
 def _mirrored(boxes: FloatArray, width: int) -> FloatArray:
