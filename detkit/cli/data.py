@@ -23,7 +23,7 @@ from detkit.cli.options import (
     class_list,
     require_one_form,
 )
-from detkit.errors import DetkitError, ExitCode
+from detkit.errors import DetkitError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset, Finding
@@ -57,23 +57,46 @@ def demo(
     num_images: Annotated[
         int, typer.Option(metavar="N", help="How many images, in all three splits.")
     ] = 340,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH", help="Width and height of all images, or one number for both, pixels."
+        ),
+    ] = None,
+    object_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN-MAX", help="The longer side of the objects, pixels. [default: any]"
+        ),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a small labelled folder to try everything on.
 
     The images are drawn here, offline; the labels are Pascal VOC XML, split into train, val
-    and test. The same seed draws the same images.
+    and test. The same seed draws the same images. Small objects in large images need
+    both sizes; there are up to 40 in an image then, where they have room.
 
     \b
-    Example:
+    Examples:
       detkit demo demo
+      detkit demo large --num-images 40 --image-size 3000x2000 --object-size 14-24
     """
     from detkit.data.demo.pictures import write_demo
 
     console = Console(quiet)
+    width_height = _two_numbers("--image-size", image_size, "x", "WxH", "3000x2000")
     with console.counting("drawing") as advance:
-        write_demo(folder, num_images=num_images, seed=seed, force=force, progress=advance)
+        write_demo(
+            folder,
+            num_images=num_images,
+            seed=seed,
+            image_size=None if width_height is None else width_height[::-1],
+            object_size=_two_numbers("--object-size", object_size, "-", "MIN-MAX", "14-24"),
+            force=force,
+            progress=advance,
+        )
     console.note(f"{folder}: {num_images} labelled images (Pascal VOC). Try:")
     console.note(f"  detkit check {folder}")
     console.note(f"  detkit train {folder} --model ssd -o run --max-minutes 2")
@@ -180,6 +203,21 @@ def split(
     dataset = _readable(console, data, classes, skip_bad)
     divided = split_dataset(dataset, val=val, test=test, seed=seed)
     _write(console, divided, out, to or format_of(dataset).name, force)
+
+
+def _two_numbers(
+    option: str, text: str | None, between: str, form: str, example: str
+) -> tuple[int, int] | None:
+    """Return the whole numbers of `3000x2000` or `14-24`; one stands for both.
+
+    None when the option was not given. Raises UsageError for anything else.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.lower().split(between)]
+    if len(words) > 2 or not all(word.isascii() and word.isdecimal() for word in words):
+        raise UsageError(f"{option} {text}: expected {form} or one number, like {example}")
+    return int(words[0]), int(words[-1])
 
 
 def tell_notes(console: Console, dataset: Dataset) -> None:
