@@ -37,6 +37,18 @@ def cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it needs one: "2 boxes"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
+
+
+def agreed(number: int, one: str, many: str) -> str:
+    """Return the word that goes with so many things: `one` of 1, else `many`."""
+    return one if number == 1 else many
+
+
 def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the known name most like this one, whatever its case; None where none is near.
 

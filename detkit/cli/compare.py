@@ -34,6 +34,7 @@ from detkit.cli.options import (
 from detkit.cli.train_plan import in_full
 from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import starting_config
+from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome
@@ -343,8 +344,8 @@ def _tell(console: Console, table: Comparison) -> None:
     console.table(header, [_cells(row) for row in table.rows], right=tuple(range(1, len(header))))
     console.text("")
     console.text(
-        f"{table.protocol}; {table.split}, {table.num_images} images; small, medium, large: "
-        "COCO's AP, IoU .5 to .95"
+        f"{table.protocol}; {table.split}, {counted(table.num_images, 'image')}; "
+        "small, medium, large: COCO's AP, IoU .5 to .95"
     )
     stages = dict.fromkeys(stage for row in table.rows for stage in row.stages)
     if stages:

@@ -24,6 +24,7 @@ from detkit.cli.options import (
     require_one_form,
 )
 from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.text import agreed, counted
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset, Finding
@@ -234,8 +235,8 @@ def warn_of_unread(console: Console, dataset: Dataset) -> None:
     first = unread[0]
     where = "" if first.file is None else f"{first.file}:{first.line or 1}: "
     console.warn(
-        f"{len(unread)} of the labels could not be read and are left out (the first: {where}"
-        f"{first.message}); `detkit check {dataset.root}` lists them"
+        f"{counted(len(unread), 'label')} could not be read and {agreed(len(unread), 'is', 'are')} "
+        f"left out (the first: {where}{first.message}); `detkit check {dataset.root}` lists them"
     )
 
 
@@ -266,17 +267,18 @@ def _readable(console: Console, data: Path, classes: str | None, skip_bad: bool)
         return dataset
     if skip_bad:
         dataset, dropped = drop_bad(dataset, losses)
-        console.note(f"--skip-bad: {dropped} labels or images that cannot be read left out")
+        what = agreed(dropped, "label or image", "labels or images")
+        console.note(f"--skip-bad: {dropped} {what} that cannot be read left out")
         return dataset
+    what = agreed(len(losses), "label or image", "labels or images")
     raise DetkitError(
-        f"{format_finding(losses[0], dataset.root)} ({len(losses)} labels or images cannot be "
-        f"read: `detkit check {dataset.root}` lists them; --skip-bad leaves them out)"
+        f"{format_finding(losses[0], dataset.root)} ({len(losses)} {what} cannot be read: "
+        f"`detkit check {dataset.root}` lists them; --skip-bad leaves them out)"
     )
 
 
 def split_counts(dataset: Dataset) -> str:
     """Return `train 205 images, val 1 image`."""
-    from detkit.data.folder_splits import counted
 
     return ", ".join(
         f"{name} {counted(len(records), 'image')}" for name, records in dataset.splits.items()
@@ -329,7 +331,6 @@ def _tell_rules(console: Console, dataset: Dataset, findings: Sequence[Finding])
 
 def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
     """Write the counts by split, and how many errors and warnings there are."""
-    from detkit.data.folder_splits import counted
     from detkit.data.summary import SIZE_EDGES, summarize
 
     splits = summarize(dataset)

@@ -29,6 +29,7 @@ from detkit.cli.options import (
 )
 from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import require_model
+from detkit.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +117,6 @@ def detect(
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
     """
     require_model(model)
-    from detkit.data.folder_splits import counted
     from detkit.data.sources import find_images
     from detkit.inference.predict import detect_images
 

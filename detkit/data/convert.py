@@ -16,13 +16,13 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from detkit.data.folder_splits import counted
 from detkit.data.formats import reading
 from detkit.data.formats.format import Format, Labelled
 from detkit.data.images import IMAGE_SUFFIXES, image_size
 from detkit.data.output import new_folder, require_apart
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
+from detkit.text import counted
 
 # Folder names that tell a layout, or a split, and not one image from another.
 _IMAGE_FOLDERS = frozenset(["images", "jpegimages", "imgs", "img", "labels", "annotations"])

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detkit.data.folder_splits import Records, counted, in_order, rank
+from detkit.data.folder_splits import Records, in_order, rank
 from detkit.data.formats.reading import read_folder
 from detkit.data.images import identical_files
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import UsageError
-from detkit.text import nearest_hint
+from detkit.text import agreed, counted, nearest_hint
 
 DEFAULT_FRACTION = 0.2  # ours: what is kept for validation where the folder does not say
 
@@ -249,7 +249,10 @@ def _groups(records: Sequence[ImageRecord], seed: int) -> list[list[ImageRecord]
 def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
     """Return how many images each split takes: at least one, train what is left."""
     if count < len(shares):
-        raise UsageError(f"{count} images are too few for {len(shares)} splits")
+        raise UsageError(
+            f"{counted(count, 'image')} {agreed(count, 'is', 'are')} too few for {len(shares)} "
+            "splits"
+        )
     sizes = {name: max(1, round(count * shares[name])) for name in shares if name != "train"}
     while sum(sizes.values()) >= count:
         sizes[max(sizes, key=lambda name: sizes[name])] -= 1

@@ -25,6 +25,7 @@ from detkit.evaluation.pairing import pair
 from detkit.evaluation.scores import asked_iou, score
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections, Scores, Truth
+from detkit.text import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -140,11 +141,13 @@ def _of_classes(
             f"({ours}); were classes renamed? Write it anew"
         )
     if foreign:
+        number = sum(counts[label] for label in foreign)
         logger.warning(
-            "%s: %d detections of %s are left out: no class that is scored here (%s)",
+            "%s: %s of %s %s left out: no class that is scored here (%s)",
             path,
-            sum(counts[label] for label in foreign),
+            counted(number, "detection"),
             theirs,
+            agreed(number, "is", "are"),
             ours,
         )
     return [one.of_classes(class_names) for one in images]
@@ -159,7 +162,7 @@ def _share(name: str, value: Any) -> float:
 
 
 def _told(protocol: str, split: str, num_images: int) -> str:
-    return f"{protocol} on {num_images} images of {split}"
+    return f"{protocol} on {counted(num_images, 'image')} of {split}"
 
 
 def _image(values: dict[str, Any]) -> ImagePredictions:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.errors import DetkitError, UsageError, naming_extras
-from detkit.text import nearest_hint
+from detkit.text import counted, nearest_hint
 
 if TYPE_CHECKING:
     import torch
@@ -141,9 +141,9 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
         detector.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n", 2)[1:2]).strip()
+        classes = counted(len(info["class_names"]), "class")
         raise DetkitError(
-            f"{path}: its weights do not fit {backend} with {len(info['class_names'])} classes: "
-            f"{reason}"
+            f"{path}: its weights do not fit {backend} with {classes}: {reason}"
         ) from error
     return detector.to(device).eval()
 

@@ -24,6 +24,7 @@ from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
 from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
 from detkit.structures import Proposals
+from detkit.text import counted
 
 # The parameters of a method that a config has a place for.
 IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
@@ -137,7 +138,8 @@ class FileProposals:
                 "images by their path in the data set"
             )
         raise DetkitError(
-            f"{path}: holds no proposals for {name} (of its {len(images)} images the first is "
+            f"{path}: holds no proposals for {name} (it holds those of "
+            f"{counted(len(images), 'image')}, first "
             f"{images[0]}); `detkit propose` makes them"
         )
 

@@ -19,6 +19,7 @@ from detkit.data.formats.voc_xml import xml_text
 from detkit.data.output import new_folder
 from detkit.data.records import ObjectRecord
 from detkit.errors import DetkitError, UsageError
+from detkit.text import agreed, counted
 
 CLASS_NAMES = tuple(PAINTERS)
 SHARES = {"train": 12 / 17, "val": 2 / 17, "test": 3 / 17}  # 240, 40 and 60 of 340
@@ -94,7 +95,10 @@ def write_demo(
     pictures are asked for, or objects of that size do not fit into such pictures.
     """
     if num_images < 6:
-        raise UsageError(f"demo: {num_images} images are too few for three splits; ask for 6")
+        raise UsageError(
+            f"demo: {counted(num_images, 'image')} {agreed(num_images, 'is', 'are')} too few for "
+            "three splits; ask for 6"
+        )
     _require_drawable(image_size, object_size)
     num_val = max(1, round(num_images * SHARES["val"]))
     num_test = max(1, round(num_images * SHARES["test"]))
