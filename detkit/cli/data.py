@@ -170,6 +170,7 @@ def convert(
       detkit convert photos photos-coco --to coco
     """
     console = Console(quiet)
+    _require_writable(out, to, force)
     _write(console, _readable(console, data, classes, skip_bad), out, to, force)
 
 
@@ -198,9 +199,11 @@ def split(
       detkit split photos photos-split --val .2 --test .1 --seed 0
     """
     from detkit.data.formats.reading import format_of
-    from detkit.data.splits import split_dataset
+    from detkit.data.splits import require_shares, split_dataset
 
     console = Console(quiet)
+    require_shares(val, test)
+    _require_writable(out, to, force)
     dataset = _readable(console, data, classes, skip_bad)
     divided = split_dataset(dataset, val=val, test=test, seed=seed)
     _write(console, divided, out, to or format_of(dataset).name, force)
@@ -238,6 +241,16 @@ def warn_of_unread(console: Console, dataset: Dataset) -> None:
         f"{counted(len(unread), 'label')} could not be read and {agreed(len(unread), 'is', 'are')} "
         f"left out (the first: {where}{first.message}); `detkit check {dataset.root}` lists them"
     )
+
+
+def _require_writable(out: Path, to: str | None, force: bool) -> None:
+    """Raise UsageError for what is wrong whatever the data are: to read those takes time."""
+    from detkit.data.convert import format_named
+    from detkit.data.output import require_free_folder
+
+    if to is not None:
+        format_named(to)
+    require_free_folder(out, force=force)
 
 
 def _write(console: Console, dataset: Dataset, out: Path, to: str, force: bool) -> None:

@@ -12,8 +12,8 @@ from detkit.data.formats.reading import read_folder
 from detkit.data.images import identical_files
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
-from detkit.errors import UsageError
-from detkit.text import agreed, counted, nearest_hint
+from detkit.errors import DetkitError, UsageError
+from detkit.text import agreed, counted, looks_like_a_path, nearest_hint
 
 DEFAULT_FRACTION = 0.2  # ours: what is kept for validation where the folder does not say
 
@@ -169,7 +169,8 @@ def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]
     """Return the validation images of another labelled folder, and notes on it."""
     if not path.exists():
         named = ", ".join(dataset.splits)
-        raise UsageError(
+        kind = DetkitError if looks_like_a_path(str(path)) else UsageError
+        raise kind(
             f"--val {path}: neither a split of {dataset.root} (it has {named}), nor a share "
             "like 0.2, nor a labelled folder"
         )
@@ -194,6 +195,14 @@ def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]
     return kept, tuple(notes)
 
 
+def require_shares(val: float, test: float) -> None:
+    """Raise UsageError for shares of `split` that leave nothing to train on, or divide nothing."""
+    if not (0.0 <= val < 1.0 and 0.0 <= test < 1.0 and 0.0 < val + test < 1.0):
+        raise UsageError(
+            f"--val {val:g} --test {test:g}: must lie between 0 and 1, and leave some to train on"
+        )
+
+
 def split_dataset(dataset: Dataset, *, val: float, test: float = 0.0, seed: int) -> Dataset:
     """Return the data set with its images divided into "train", "val" and "test".
 
@@ -203,10 +212,7 @@ def split_dataset(dataset: Dataset, *, val: float, test: float = 0.0, seed: int)
     bytes stay together. The same seed divides the same way on every machine, whatever the
     order of the images. Raises UsageError for shares out of range or too few images.
     """
-    if not (0.0 <= val < 1.0 and 0.0 <= test < 1.0 and 0.0 < val + test < 1.0):
-        raise UsageError(
-            f"--val {val:g} --test {test:g}: must lie between 0 and 1, and leave some to train on"
-        )
+    require_shares(val, test)
     kept = {} if test else {"test": dataset.splits.get("test", ())}
     held = {record.path for record in kept.get("test", ())}
     pool = {
