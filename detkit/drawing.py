@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from detkit.text import counted
+
 Colour = tuple[int, int, int]  # RGB, 0 to 255
 Rectangle = tuple[int, int, int, int]  # xyxy, half-open
 
@@ -59,7 +61,9 @@ def draw(
     shown = np.asarray(boxes, np.float64).reshape(-1, 4)
     values = None if scores is None else np.asarray(scores, np.float64).reshape(-1)
     if len(labels) != len(shown) or (values is not None and len(values) != len(shown)):
-        raise ValueError(f"{len(labels)} labels, {len(shown)} boxes: must be as many")
+        raise ValueError(
+            f"{counted(len(labels), 'label')}, {counted(len(shown), 'box')}: must be as many"
+        )
     factor = max(1, math.ceil(MIN_LONG_SIDE / max(image.shape[:2])))
     canvas = Image.fromarray(np.ascontiguousarray(image))
     if factor > 1:

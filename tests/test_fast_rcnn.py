@@ -264,6 +264,8 @@ def test_images_without_proposals_are_an_error_that_says_so() -> None:
     ("setting", "word"),
     [
         ({"negative_range": (0.5, 0.1)}, "negative_range"),
+        ({"size": 600, "max_size": 10}, "--set max_size=10: the longer side must be at least size"),
+        ({"max_size": 319}, "the shorter one's 320"),
         ({"negative_range": (0.1, 0.9)}, "negative_range"),
         ({"positive_fraction": 0.0}, "positive_fraction"),
         ({"rois_per_image": 0}, "rois_per_image"),

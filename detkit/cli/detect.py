@@ -33,6 +33,7 @@ from detkit.cli.options import (
 )
 from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import require_model
+from detkit.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +126,6 @@ def detect(
       detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
     """
     require_model(model)
-    from detkit.data.folder_splits import counted
     from detkit.data.sources import find_images
     from detkit.inference.predict import detect_images
 

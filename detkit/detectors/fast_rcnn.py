@@ -133,6 +133,12 @@ class RegionConfig(DetectorConfig):
     def validate(self) -> None:
         """Raise UsageError for a value that no detector of regions can work with."""
         super().validate()
+        shorter, longer = self.sides
+        if longer < shorter:
+            raise UsageError(
+                f"--set max_size={longer}: the longer side must be at least size, the shorter "
+                f"one's {shorter}"
+            )
         low, high = self.negative_range
         if not low < high <= self.positive_thresh:
             raise UsageError(

@@ -82,7 +82,7 @@ class SSDConfig(DetectorConfig):
         3.0, "sec. 2.2: hard negative mining at most 3:1", at_least=0
     )
     loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1", at_least=0)
-    l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20")
+    l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20", above=0)
 
 
 # What torchvision's `ssd300_vgg16` differs in from the released code: smaller scales, default

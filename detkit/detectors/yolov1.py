@@ -59,6 +59,7 @@ from detkit.networks import backbones
 from detkit.networks.darknet import EXTRACTION
 from detkit.networks.yolo_heads import ConnectedHead, ConvolutionalHead
 from detkit.structures import Batch, Candidates, Truth
+from detkit.text import counted
 from detkit.trace import TraceStage, cell_stage
 from detkit.transforms.augmentation import Compose
 from detkit.transforms.geometric import (
@@ -315,8 +316,8 @@ class YOLOv1(Detector):
         numbers = len(own[f"head.fcs.{outputs}.bias"]) // config.grid**2 - 5 * config.boxes_a_cell
         if numbers != len(VOC_CLASSES):
             raise DetkitError(
-                f"{source}: a detector of {numbers} classes, whose names the file does not hold; "
-                "start a training from it with --weights"
+                f"{source}: a detector of {counted(numbers, 'class')}, whose names the file does "
+                "not hold; start a training from it with --weights"
             )
         with torch.device("meta"):  # random weights are not worth the time and the memory
             detector = cls(config, VOC_CLASSES)
@@ -346,8 +347,9 @@ class YOLOv1(Detector):
             return []
         share, finer = counts[grid] / total, counts[2 * grid] / total
         return [
-            f"{counts[grid]} of {total} objects ({share:.1%}) share their cell of the {grid} x "
-            f"{grid} grid with another and cannot be learnt beside it; --set grid={2 * grid} "
+            f"{counts[grid]} of {counted(total, 'object')} ({share:.1%}) share their cell of the "
+            f"{grid} x {grid} grid with another and cannot be learnt beside it; "
+            f"--set grid={2 * grid} "
             f"leaves {finer:.1%}"
         ]
 
