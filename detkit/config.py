@@ -187,7 +187,8 @@ class Recipe:
     )
     cache_size: int = setting(
         0,
-        "keep decoded training images in memory, longer side at most this; 0: decode each time",
+        "longer side of decoded training images at most this; 0: as large as the network's image "
+        "and the augmentation's zoom need, never less",
         at_least=0,
     )
 
@@ -209,7 +210,6 @@ SHORT_RECIPE = Recipe(
     ema_decay=0.998,
     backbone_lr_factor=0.3,
     augmentation="light",
-    cache_size=480,
 )
 
 

@@ -318,7 +318,7 @@ def _build(
     from detkit.training.dataset import TrainingDataset
 
     backend = load_backend(str(plan.model))
-    labelled = TrainingDataset(records, tuple(class_names), 0).labelled()
+    labelled = TrainingDataset(records, tuple(class_names)).labelled()
     config = backend.suited_config(config, labelled)
     torch.manual_seed(plan.seed)
     return with_starting_weights(backend, config, class_names, plan.weights)

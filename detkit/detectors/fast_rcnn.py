@@ -407,7 +407,7 @@ class FastRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=2, max_steps=40_000, milestones=(0.75,), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4, cache_size=640)
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     config: FastRCNNConfig
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -138,7 +138,7 @@ class FasterRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=1, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4, cache_size=640)
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     published: ClassVar[Mapping[str, Published]] = {
         "fasterrcnn-resnet50-fpn-coco": Published(
             "fasterrcnn_resnet50_fpn", "COCO_V1", _TORCHVISION

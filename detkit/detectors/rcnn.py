@@ -220,9 +220,7 @@ class RCNN(Detector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=16, max_steps=70_000, milestones=(2 / 7, 4 / 7, 6 / 7), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = dataclasses.replace(
-        SHORT_RECIPE, max_steps=1500, cache_size=640
-    )
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, max_steps=1500)
     config: RCNNConfig
     svm_weights: Tensor  # (C, D)
     svm_biases: Tensor  # (C,)

@@ -28,9 +28,9 @@ from detkit.errors import DetkitError
 from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
 from detkit.training.cpu_contention import ContentionWatch
-from detkit.training.dataset import TrainingDataset, coverage_note
+from detkit.training.dataset import KeptSize, TrainingDataset, coverage_note
 from detkit.training.learner import Learner, next_batch, over_devices
-from detkit.training.loader import training_batches
+from detkit.training.loader import make_augmentation, training_batches
 from detkit.training.options import RunOptions
 from detkit.training.passes import fit_steps
 from detkit.training.progress import Clock, Position
@@ -42,6 +42,7 @@ from detkit.training.saver import Saver
 from detkit.training.schedule import lr_factor
 from detkit.training.signals import StopSignal
 from detkit.training.validation import Validation
+from detkit.transforms.geometric import zoom_of
 
 
 class Trainer:
@@ -61,7 +62,9 @@ class Trainer:
         self.fabric, self.detector = fabric, detector
         self.options, self.folder = options, folder
         source = source_for(detector, options.proposals)
-        self.images = TrainingDataset(records, detector.class_names, recipe.cache_size, source)
+        zoom = zoom_of(make_augmentation(detector, recipe))
+        kept_size = KeptSize(detector.network_size(), zoom, recipe.cache_size)
+        self.images = TrainingDataset(records, detector.class_names, kept_size, source)
         self.stages = detector.stages(recipe)
         self.budgets = options.budgets(self.stages, len(records), recipe.batch_size)
         self.at = Position()
@@ -188,7 +191,7 @@ class Trainer:
             self.log.note(note, coverage_note(self.images, self.detector.config))
             # Else a budget of minutes would buy less the first time than with a filled cache.
             self.clock.began += time.monotonic() - started
-        self.log.note(self.images.fill_cache())
+        self.log.note(*self.images.fill_cache(processes=self.options.devices))
 
     def restore(self) -> Mapping[str, Any] | None:
         """Put the detector back to where it was saved; return what was saved, once."""
