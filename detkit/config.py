@@ -31,6 +31,10 @@ KINDS = {
     "NoneType": "none",
 }
 ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
+# The smallest region of selective search and the smallest window of Edge Boxes, pixels of the
+# image that is searched. Felzenszwalb and Huttenlocher's min_size is k, 50 at its smallest.
+# Edge Boxes' released code has 1000, which hides small objects.
+SMALLEST_PROPOSAL = {"selective-search": 50, "selective-search-quality": 50, "edge-boxes": 400}
 THE_RECIPE = "the backend's recipe_source"  # stands for it: each paper has numbers of its own
 
 BOUNDS: dict[str, Callable[[float, float], bool]] = {

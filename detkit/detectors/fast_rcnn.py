@@ -352,6 +352,11 @@ class RegionDetector(Detector):
         """What turns samples into a batch, padded so that the maps' strides divide it."""
         return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
 
+    @property
+    def smallest_object(self) -> float:
+        """The stride of the finest map that regions are cut from, at least: one place of it."""
+        return max(super().smallest_object, float(self.neck.strides[0]))
+
     def maps(self, images: Tensor) -> list[Tensor]:
         """Return the L maps, (B, C_l, H_l, W_l), of (B, 3, H, W) images."""
         maps: list[Tensor] = self.neck(self.backbone(images))

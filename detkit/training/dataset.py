@@ -162,10 +162,16 @@ class TrainingDataset:
             return torch.from_numpy(boxes_of(self.source, self.records[index].path)) * scale
         return self._proposals[index] * scale
 
-    def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
-        """Yield the objects and the (height, width) of each image, from the files' headers."""
-        for record, truth in zip(self.records, self._truths, strict=True):
-            yield truth, image_size(record.path)
+    def labelled(self, most: int | None = None) -> Iterator[tuple[Truth, tuple[int, int]]]:
+        """Yield the objects and the (height, width) of each image, from the files' headers.
+
+        With `most` only of images with objects, evenly spread, of about so many in all.
+        """
+        chosen: Sequence[int] = range(len(self))
+        if most is not None:
+            chosen = spread([len(truth.boxes) for truth in self._truths], most)
+        for index in chosen:
+            yield self._truths[index], image_size(self.records[index].path)
 
     def fill_cache(self, limit: float | None = None, *, processes: int = 1) -> list[str]:
         """Decode every image into memory until `limit` bytes; return the lines worth saying.
@@ -221,6 +227,16 @@ class TrainingDataset:
         if self.kept_size is not None:
             image = shrunk_to(image, self.kept_size(*size))
         return Pixels(torch.from_numpy(np.ascontiguousarray(image)), size)
+
+
+def spread(counts: Sequence[int], most: int) -> list[int]:
+    """Return which images to look at for about `most` objects: evenly spread, none without any.
+
+    `counts` are the objects of each image. Those of all images are no more than `most`: all.
+    """
+    holding = [index for index, count in enumerate(counts) if count]
+    step = -(-sum(counts) // most)
+    return holding[:: max(1, step)]
 
 
 def coverage_note(images: TrainingDataset, config: DetectorConfig) -> str:

@@ -34,6 +34,7 @@ from detkit.training.loader import make_augmentation, training_batches
 from detkit.training.options import RunOptions
 from detkit.training.passes import fit_steps
 from detkit.training.progress import Clock, Position
+from detkit.training.reach import MOST_JUDGED, find_reach, reach_note
 from detkit.training.resume import restore_random_state, seed_process
 from detkit.training.run_folder import RunFolder, stopped_at, with_way_on
 from detkit.training.run_log import RunLog, losses_text, memory_mib
@@ -170,7 +171,8 @@ class Trainer:
         Raises UsageError if that is of another run.
         """
         if saved is None:
-            self.log.note(*self.detector.remarks(self.images.labelled()))
+            labelled = self.images.labelled(most=MOST_JUDGED)
+            self.log.note(reach_note(find_reach(self.detector, labelled)))
             seed_process(self.fabric, self.options.seed)
             return
         self.saver.go_on(saved)
