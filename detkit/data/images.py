@@ -146,10 +146,19 @@ def scaled_down(
     scale = max(max_side / longer, min(narrowest / min(height, width), most / longer))
     if scale >= 1:
         return image
+    return shrunk_to(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def shrunk_to(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the image, (H, W) or (H, W, C), of `size` (height, width), no larger than its own.
+
+    Each pixel is the mean of those that it covers. One of that size already is returned itself.
+    """
+    if image.shape[:2] == size:
+        return image
     import cv2
 
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def identical_files(paths: Iterable[Path]) -> list[list[Path]]:

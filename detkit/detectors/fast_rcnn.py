@@ -360,6 +360,11 @@ class RegionDetector(Detector):
         """What turns samples into a batch, padded so that the maps' strides divide it."""
         return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
 
+    @property
+    def smallest_object(self) -> float:
+        """The stride of the finest map that regions are cut from, at least: one place of it."""
+        return max(super().smallest_object, float(self.neck.strides[0]))
+
     def maps(self, images: Tensor) -> list[Tensor]:
         """Return the L maps, (B, C_l, H_l, W_l), of (B, 3, H, W) images."""
         maps: list[Tensor] = self.neck(self.backbone(images))
@@ -415,7 +420,7 @@ class FastRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=2, max_steps=40_000, milestones=(0.75,), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4, cache_size=640)
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     config: FastRCNNConfig
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
