@@ -218,6 +218,9 @@ class Recipe:
     def validate(self) -> None:
         """Raise UsageError for a value that no training can work with."""
         check_bounds(self)
+        if any(one >= other for one, other in zip(self.milestones, self.milestones[1:])):
+            given = ",".join(f"{one:g}" for one in self.milestones)
+            raise UsageError(f"--set milestones={given}: must rise")
 
 
 # Ours: minutes on a laptop; of the backends' own each says what differs.
@@ -276,9 +279,9 @@ def override(
     recipe_values: dict[str, Any] = {}
     for key, value in settings.items():
         if key in detector_types:
-            detector_values[key] = _parse(key, value, detector_types[key])
+            detector_values[key] = _parse_setting(key, value, detector_types[key])
         elif key in recipe_types:
-            recipe_values[key] = _parse(key, value, recipe_types[key])
+            recipe_values[key] = _parse_setting(key, value, recipe_types[key])
         else:
             known = [*detector_types, *recipe_types]
             hint = nearest_hint(key, known, "`detkit models` lists the keys")
@@ -307,8 +310,8 @@ def from_json(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     return config_class(**{key: _coerce(key, value, hints[key]) for key, value in values.items()})
 
 
-def _parse(key: str, value: Any, kind: Any) -> Any:
-    """Return what a value, or the text of one, is in a field of type `kind`."""
+def _parse_setting(key: str, value: Any, kind: Any) -> Any:
+    """Return what a value of `--set`, or the text of one, is in a field of type `kind`."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
@@ -316,7 +319,10 @@ def _parse(key: str, value: Any, kind: Any) -> Any:
         value = tuple(part.strip() for part in value.split(","))
     if isinstance(value, str) and value.lower() in {"true", "false"}:
         value = value.lower() == "true"
-    return _coerce(key, value, kind)
+    try:
+        return _coerce(key, value, kind)
+    except UsageError as error:
+        raise UsageError(f"--set {error}") from error
 
 
 def _coerce(key: str, value: Any, kind: Any) -> Any:

@@ -37,6 +37,7 @@ from detkit.networks.pretrained import load_weights
 from detkit.networks.weights import download, read_state_dict
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, FloatArray, Sample, Truth
+from detkit.text import agreed, counted
 from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
 from detkit.transforms.augmentation import Compose
 from detkit.transforms.geometric import RandomHorizontalFlip, Transform
@@ -153,7 +154,8 @@ class Detector(nn.Module, ABC):
         if missing:
             raise DetkitError(
                 f"{source}: not weights of {self.name} on {self.config.backbone}: "
-                f"{len(missing)} tensors of the backbone are missing, first {missing[0]}"
+                f"{counted(len(missing), 'tensor')} of the backbone "
+                f"{agreed(len(missing), 'is', 'are')} missing, first {missing[0]}"
             )
         self.load_state_dict(fits, strict=False)
         self.backbone.pretrained = True
@@ -234,7 +236,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss parts by role, scalars already weighted, whose sum is trained on."""
+        """Return the loss parts by role, scalars already weighted, whose sum is trained on.
+
+        What lies in the batch's `ignored_boxes` is neither an object nor background.
+        """
 
     @abstractmethod
     def candidates(self, batch: Batch) -> list[Candidates]:

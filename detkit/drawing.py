@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from detkit.text import counted
+
 Colour = tuple[int, int, int]  # RGB, 0 to 255
 Rectangle = tuple[int, int, int, int]  # xyxy, half-open
 
@@ -59,7 +61,9 @@ def draw(
     shown = np.asarray(boxes, np.float64).reshape(-1, 4)
     values = None if scores is None else np.asarray(scores, np.float64).reshape(-1)
     if len(labels) != len(shown) or (values is not None and len(values) != len(shown)):
-        raise ValueError(f"{len(labels)} labels, {len(shown)} boxes: must be as many")
+        raise ValueError(
+            f"{counted(len(labels), 'label')}, {counted(len(shown), 'box')}: must be as many"
+        )
     factor = max(1, math.ceil(MIN_LONG_SIDE / max(image.shape[:2])))
     canvas = Image.fromarray(np.ascontiguousarray(image))
     if factor > 1:
@@ -86,6 +90,24 @@ def draw(
             _draw_label(pen, mark, place, style)
     elif marks:
         canvas = _with_legend(canvas, marks, style)
+    return np.array(canvas, np.uint8)
+
+
+def crossed_out(image: NDArray[np.uint8], boxes: ArrayLike) -> NDArray[np.uint8]:
+    """Return a new (H, W, 3) RGB image with an outline and diagonals in each of the N boxes.
+
+    `boxes` are (N, 4) xyxy in the image's pixels. White with a black rim is no class's colour, and
+    stands out from any ground.
+    """
+    canvas = Image.fromarray(np.ascontiguousarray(image))
+    pen = ImageDraw.Draw(canvas)
+    for box in np.asarray(boxes, np.float64).reshape(-1, 4):
+        x1, y1, x2, y2 = _pixels(box, canvas.width, canvas.height)
+        right, bottom = x2 - 1, y2 - 1
+        corners = [(x1, y1), (right, y1), (right, bottom), (x1, bottom), (x1, y1), (right, bottom)]
+        for colour, width in ((BLACK, 3), (WHITE, 1)):
+            pen.line(corners, fill=colour, width=width)
+            pen.line([(x1, bottom), (right, y1)], fill=colour, width=width)
     return np.array(canvas, np.uint8)
 
 

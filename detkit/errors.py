@@ -12,6 +12,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "lightning_fabric", "safetensors"), "train"),
     **dict.fromkeys(("sklearn", "scipy", "numba"), "train"),
     **dict.fromkeys(("onnxruntime", "onnx", "onnxscript"), "onnx"),
+    "pyvips": "large",
 }
 SPOKEN = {"torch": "PyTorch", "lightning_fabric": "lightning-fabric", "sklearn": "scikit-learn"}
 
@@ -22,7 +23,7 @@ class ExitCode(IntEnum):
     DONE = 0
     NOT_MET = 1  # a gate (`--fail-under`) or a check (`detkit check`) was not met
     USAGE = 2  # wrong usage: an option, a name, a combination
-    BAD_INPUT = 3  # bad data, model or environment
+    BAD_INPUT = 3  # bad data, model or environment; what is to be read is not there
     INTERRUPTED = 130  # Ctrl-C or SIGTERM
 
 

@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from detkit.text import counted
+
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _CGROUP = Path("/sys/fs/cgroup")
@@ -91,7 +93,7 @@ def choose_threads(asked: int | None, most: int | None = None) -> tuple[int, str
 
 def threads_in_words(threads: int) -> str:
     """Return a number of CPU threads as people say it."""
-    return "1 CPU thread" if threads == 1 else f"{threads} CPU threads"
+    return counted(threads, "CPU thread")
 
 
 def memory_of_machine() -> int:

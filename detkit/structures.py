@@ -101,6 +101,11 @@ class Batch:
         """Return the number of images."""
         return len(self.sizes)
 
+    @property
+    def ignored_boxes(self) -> list[Tensor]:
+        """The ignored boxes of each image, B x (I, 4) network pixels, in any case."""
+        return self.ignored or [boxes[:0] for boxes in self.boxes]
+
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
 

@@ -6,6 +6,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable
+from pathlib import PurePath
 
 # What no line of text can hold: control characters (a terminal obeys some), ends of lines,
 # and surrogates: bytes of a file name that are not UTF-8, or half a character out of JSON.
@@ -35,6 +36,24 @@ def short(value: object) -> str:
 def cut(text: str) -> str:
     """Return a text that fits into a line of a message, its end replaced by "..."."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def looks_like_a_path(word: str) -> bool:
+    """Return whether a word that may be a name or a file has a folder or a suffix: is a file."""
+    path = PurePath(word)
+    return bool(path.suffix) or len(path.parts) > 1
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it needs one: "2 boxes"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
+
+
+def agreed(number: int, one: str, many: str) -> str:
+    """Return the word that goes with so many things: `one` of 1, else `many`."""
+    return one if number == 1 else many
 
 
 def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Imported inside functions alone, since it brings torch.
 LAZY = {"evaluation": {"inference"}, "__init__": set(MAY_IMPORT)}
 # Named in annotations alone.
-TYPES_ONLY = {"evaluation": {"detector"}}
+TYPES_ONLY = {"evaluation": {"detector", "config"}}
 # As the papers cite each other.
 BACKENDS_THAT_BUILD_ON = {"faster_rcnn": {"fast_rcnn"}}
 # Folders that hold more than a docstring in their `__init__.py`: the registry of backends, the

@@ -404,7 +404,7 @@ def test_labels_that_cannot_be_read_are_never_left_out_silently(demo: Path, tmp_
     done = detkit("eval", "--predictions", found, spoilt)
     assert done.returncode == 0, done.stderr
     assert f"{name}.xml:1" in done.stderr
-    assert "could not be read and are left out" in done.stderr
+    assert "1 label could not be read and is left out" in done.stderr
     for words in (
         ["convert", spoilt, tmp_path / "coco", "--to", "coco"],
         ["split", spoilt, tmp_path / "split"],
@@ -416,7 +416,7 @@ def test_labels_that_cannot_be_read_are_never_left_out_silently(demo: Path, tmp_
         assert not Path(words[2]).exists()
         skipped = detkit(*words, "--skip-bad")
         assert skipped.returncode == 0, skipped.stderr
-        assert "--skip-bad: 1 labels or images that cannot be read left out" in skipped.stderr
+        assert "--skip-bad: 1 label or image that cannot be read left out" in skipped.stderr
         assert not list(Path(words[2]).rglob(f"{name}.jpg"))
 
 
@@ -432,7 +432,7 @@ def test_a_conversion_refuses_what_it_would_lose(demo: Path, tmp_path: Path, los
     assert gone.stem in done.stderr and not (tmp_path / "coco").exists()
     done = detkit(*words, "--skip-bad")
     assert done.returncode == 0, done.stderr
-    assert "--skip-bad: 1 labels or images" in done.stderr
+    assert "--skip-bad: 1 label or image that" in done.stderr
     assert not list((tmp_path / "coco").rglob(f"{gone.stem}.jpg"))
 
 

@@ -194,5 +194,5 @@ def test_the_curve_and_the_best_f1_are_those_at_iou_half():
 def test_a_score_that_is_not_finite_and_unequal_lengths_are_refused():
     with pytest.raises(DetkitError, match="not a finite number"):
         coco_map([found([(0, 0, 9, 9)], [np.nan])], [truth([])], ["a"])
-    with pytest.raises(ValueError, match="0 detections for 1 images"):
+    with pytest.raises(ValueError, match="detections of 0 images for truth of 1"):
         coco_map([], [truth([])], ["a"])

@@ -1,12 +1,14 @@
 """The drawn demo folder: readable by anyone's VOC reader, true to its pixels, repeatable."""
 
 import hashlib
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from running import detkit
 
 from detkit.data.demo import pictures
 from detkit.data.demo.objects import PAINTERS
@@ -98,7 +100,7 @@ def test_a_box_is_the_extent_of_the_pixels_that_can_still_be_seen() -> None:
     canvas, owner = np.zeros((100, 90, 3), np.float32), np.full((100, 90), -1, np.int32)
     for number, thing in enumerate(things):
         pictures._paint(canvas, owner, thing, number, 0.0, (0, 0, 0))
-    records = pictures._objects(things, owner)
+    records = pictures._objects(things, owner, 20)
     assert [one.box for one in records] == [(10, 10, 26, 50), (26, 10, 66, 50), (0, 70, 10, 100)]
     assert [one.difficult for one in records] == [True, False, True]  # seen: .4, 1, 300 / 1600
     assert pictures._visible(things, 100, 90) == [0.4, 1.0, 300 / 1600]
@@ -167,6 +169,149 @@ def test_progress_hears_every_picture(tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     write_demo(tmp_path / "demo", num_images=7, progress=lambda *step: heard.append(step))
     assert heard == [(number, 7) for number in range(1, 8)]
+
+
+LARGE, SMALL = (500, 750), (14, 24)  # (height, width) of a picture; least and largest side
+
+
+@pytest.fixture(scope="module")
+def small_objects() -> list[pictures.Picture]:
+    """Pictures with objects of a size asked for."""
+    return [draw_picture(np.random.default_rng([0, n]), LARGE, SMALL) for n in range(30)]
+
+
+def test_pictures_and_objects_have_the_size_asked_for(
+    small_objects: list[pictures.Picture],
+) -> None:
+    assert {one.image.shape for one in small_objects} == {(*LARGE, 3)}
+    sides = [
+        max(x2 - x1, y2 - y1)
+        for picture in small_objects
+        for x1, y1, x2, y2 in (one.box for one in picture.objects)
+        if x1 > 0 and y1 > 0 and x2 < LARGE[1] and y2 < LARGE[0]
+    ]
+    whole = [side for side in sides if side >= SMALL[0]]  # the others are hidden in part
+    assert len(whole) >= 0.9 * len(sides) > 50
+    assert (min(whole), max(whole)) == SMALL
+
+
+def test_an_object_is_not_difficult_for_being_as_small_as_was_asked(
+    small_objects: list[pictures.Picture],
+) -> None:
+    below = [
+        one
+        for picture in small_objects
+        for one in picture.objects
+        if max(one.box[2] - one.box[0], one.box[3] - one.box[1]) < pictures.DIFFICULT_SIDE
+    ]
+    assert len(below) > 30
+    assert sum(one.difficult for one in below) < 0.1 * len(below)
+
+
+@pytest.mark.parametrize("size", [10, 14, 24])
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_the_opaque_pixels_of_a_small_object_span_the_size_asked_for(name: str, size: int) -> None:
+    for seed in range(30):
+        _, opacity = PAINTERS[name](np.random.default_rng(seed), size).fit_opaque()
+        rows, columns = np.nonzero(opacity > 0.5)
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == size
+
+
+def test_the_silhouettes_of_the_classes_differ_at_14_pixels() -> None:
+    """Each is told by the silhouette most like it among 40 of each class, itself left out."""
+    names, shapes = [], []
+    for name in CLASS_NAMES:
+        for seed in range(40):
+            sprite = PAINTERS[name](np.random.default_rng(seed), 14)
+            _, opacity = sprite.fit_opaque(mirror=seed % 2 == 0)
+            frame = np.zeros((16, 16), bool)
+            frame[: opacity.shape[0], : opacity.shape[1]] = opacity > 0.5
+            names.append(name)
+            shapes.append(frame.ravel())
+    shape = np.array(shapes, np.int32)
+    shared = shape @ shape.T
+    area = np.diag(shared)
+    alike = shared / (area[:, None] + area - shared)
+    np.fill_diagonal(alike, 0)
+    told = [names[index] for index in alike.argmax(axis=1)]
+    assert np.mean([one == other for one, other in zip(told, names)]) > 0.95
+
+
+def test_a_large_picture_has_more_small_objects_and_draws_them_in_a_second() -> None:
+    started = time.process_time()
+    drawn = [draw_picture(np.random.default_rng([0, n]), (2000, 3000), SMALL) for n in range(4)]
+    assert time.process_time() - started < 4  # .3 s each on two old cores
+    assert max(len(one.objects) for one in drawn) > pictures.MOST_OBJECTS
+
+
+@pytest.mark.parametrize("image_size", [(64, 64), (64, 1000), (1000, 64)])
+@pytest.mark.parametrize("object_size", [None, (10, 32)])
+def test_the_narrowest_pictures_can_be_drawn(
+    image_size: tuple[int, int], object_size: tuple[int, int] | None
+) -> None:
+    num_objects = 0
+    for number in range(20):
+        picture = draw_picture(np.random.default_rng([0, number]), image_size, object_size)
+        assert picture.image.shape == (*image_size, 3)
+        num_objects += len(picture.objects)
+    assert num_objects > 10
+
+
+def test_the_share_in_sight_is_what_counting_pixel_by_pixel_gives() -> None:
+    rng = np.random.default_rng(4)
+    things = []
+    for number in range(30):
+        rows, columns = rng.integers(4, 30, 2)
+        name = "car" if number % 3 else None
+        opacity = rng.random((rows, columns)).astype(np.float32)
+        left, top = rng.integers(-10, 60, 2)
+        things.append(
+            pictures._Placed(name, pictures.AIR, opacity[..., None], opacity, int(left), int(top))
+        )
+    owner: dict[tuple[int, int], int] = {}
+    for number, thing in enumerate(things):
+        for row, column in np.argwhere(thing.opacity > 0.5):
+            owner[int(row) + thing.top, int(column) + thing.left] = number
+    inside = [n for (y, x), n in owner.items() if 0 <= y < 60 and 0 <= x < 70]
+    wanted = [
+        inside.count(number) / (thing.opacity > 0.5).sum()
+        for number, thing in enumerate(things)
+        if thing.name is not None
+    ]
+    assert pictures._visible(things, 60, 70) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--image-size", "63"], "--image-size 63x63: both sides must lie between 64 and 10000"),
+        (["--image-size", "200x20000"], "200x20000: both sides must lie between 64 and 10000"),
+        (["--image-size", "3x4x5"], "--image-size 3x4x5: expected WxH or one number"),
+        (["--image-size", "wide"], "--image-size wide: expected WxH or one number"),
+        (["--object-size", "24-14"], "--object-size 24-14: the least comes first"),
+        (["--object-size", "2-14"], "--object-size 2-14: must be at least 10"),
+        (["--object-size", "a-b"], "--object-size a-b: expected MIN-MAX or one number"),
+        (["--object-size", "20-130"], "--object-size 20-130: must be at most 120, half the"),
+        (["--image-size", "300x100", "--object-size", "60"], "60-60: must be at most 50"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(
+    tmp_path: Path, words: list[str], told: str
+) -> None:
+    result = detkit("demo", tmp_path / "demo", *words)
+    assert result.returncode == 2
+    assert told in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "demo").exists()
+
+
+def test_the_command_draws_the_sizes_asked_for(tmp_path: Path) -> None:
+    sizes = ["--image-size", "400x300", "--object-size", "14-24"]
+    result = detkit("demo", tmp_path / "demo", "--num-images", "6", *sizes)
+    assert (result.returncode, result.stdout) == (0, "")
+    root = ElementTree.parse(tmp_path / "demo" / "Annotations" / "000001.xml").getroot()
+    assert [root.findtext(f"size/{side}") for side in ("width", "height")] == ["400", "300"]
+    image = cv2.imread(str(tmp_path / "demo" / "JPEGImages" / "000001.jpg"))
+    assert image is not None and image.shape == (300, 400, 3)
 
 
 def test_fewer_than_six_pictures_are_a_usage_error(tmp_path: Path) -> None:

@@ -108,12 +108,31 @@ def test_a_baseline_without_detections_must_be_of_the_same_protocol(
 def test_what_is_no_baseline_is_told_in_a_line(tmp_path: Path, data: Path) -> None:
     good = write_found(tmp_path / "found.jsonl", data, 1.0)
     words = ("eval", "--predictions", good, data)
-    assert detkit(*words, "--baseline", tmp_path / "no.json").returncode == 2
-    for text in ("[]", "{", '{"mAP": "x"}', '{"mAP": 1, "protocol": "", "split": ""}'):
-        (tmp_path / "old.json").write_text(text, encoding="utf-8")
-        done = detkit(*words, "--baseline", tmp_path / "old.json")
-        assert done.returncode == 3 and "not the JSON of `detkit eval --json`" in done.stderr
+    told = "a baseline is what `detkit eval MODEL DATA --json > old.json` wrote"
+    for text in (None, "[]", "{", '{"mAP": "x"}', '{"mAP": 1, "protocol": "", "split": ""}'):
+        old = tmp_path / f"{text is None}.json"
+        if text is not None:
+            old.write_text(text, encoding="utf-8")
+        done = detkit(*words, "--baseline", old)
+        assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+        assert f"--baseline {old}: " in done.stderr and told in done.stderr
+        assert "Error" not in done.stderr  # no name out of Python
     assert detkit(*words, "--with-detections").returncode == 2
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "coco"])
+def test_detections_for_a_baseline_are_told_apart_with_how_to_score_them(
+    tmp_path: Path, data: Path, form: str
+) -> None:
+    good = write_found(tmp_path / "found.jsonl", data, 1.0)
+    lines = [json.loads(line) for line in good.read_text(encoding="utf-8").splitlines()]
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}
+    old = tmp_path / f"old.{form}"
+    rows = {"jsonl": good.read_text(encoding="utf-8"), "json": json.dumps(lines)}
+    old.write_text(rows.get(form, json.dumps([box])), encoding="utf-8")
+    done = detkit("eval", "--predictions", good, data, "--baseline", old)
+    assert done.returncode == 3
+    assert f"detkit eval --predictions {old} DATA --json > old.json" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-0.1", "50.8"])
@@ -140,7 +159,7 @@ def test_a_baseline_nested_too_deeply_is_told_in_a_line(tmp_path: Path, data: Pa
     good = write_found(tmp_path / "found.jsonl", data, 1.0)
     (tmp_path / "old.json").write_text("[" * 100_000, encoding="utf-8")
     done = detkit("eval", "--predictions", good, data, "--baseline", tmp_path / "old.json")
-    assert done.returncode == 3 and "not the JSON of `detkit eval --json`" in done.stderr
+    assert done.returncode == 3 and "not JSON; a baseline is what" in done.stderr
 
 
 def test_labels_of_a_baseline_that_the_data_lack_are_named_and_not_all_may(

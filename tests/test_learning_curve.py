@@ -83,7 +83,7 @@ def test_names_are_drawn_as_they_are_called(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_or_no_plot_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run folder"):
+    with pytest.raises(DetkitError, match="no run folder"):
         read_curves(tmp_path)
     with pytest.raises(DetkitError, match="nothing measured yet"):
         read_curves(write_run(tmp_path / "empty"))

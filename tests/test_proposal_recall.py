@@ -121,7 +121,7 @@ def test_images_without_objects_or_boxes_break_nothing() -> None:
     report = json.loads(json.dumps(recall_to_json(empty), allow_nan=False))
     assert [one["boxes"] for one in report["all"]["counts"]] == list(COUNTS)
     assert report["all"]["counts"][0]["recall"] == {"0.5": None, "0.7": None, "0.9": None}
-    with pytest.raises(ValueError, match="1 images have proposals, 2 have objects"):
+    with pytest.raises(ValueError, match="proposals of 1 image, objects of 2"):
         recall([none], [truth(none)] * 2, ("a",))
 
 

@@ -197,7 +197,7 @@ def test_scores_of_one_class_can_be_looked_at(page: Page) -> None:
         "one.value = DATA.classes.indexOf('dog');"
         "one.dispatchEvent(new Event('change', { bubbles: true })); })()"
     )
-    assert page.run(told) == "1 boxes are right, 1 are wrong"
+    assert page.run(told) == "1 box is right, 1 is wrong"
 
 
 def test_every_control_is_reached_by_the_keyboard(page: Page) -> None:

@@ -151,8 +151,9 @@ def test_a_source_that_does_not_exist_is_named_before_anything_is_read(source: s
     if source == "pics/*":
         assert names(source)
         return
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(DetkitError) as error:
         find_images(["b.png", source])
+    assert error.value.exit_code == 3
     assert str(error.value).startswith(f"{source}: no ")
     assert "\n" not in str(error.value)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import time
+from pathlib import Path
 
 import pytest
 
-from detkit.text import is_plain, nearest_hint, nearest_name, printable, short
+import detkit
+from detkit.text import agreed, counted, is_plain, nearest_hint, nearest_name, printable, short
 
 
 @pytest.mark.parametrize(
@@ -71,3 +75,65 @@ def test_how_alike_a_name_must_be_can_be_asked_for() -> None:
     assert nearest_name("tree", ["street"]) == "street"
     assert nearest_name("tree", ["street"], cutoff=0.9) is None
     assert nearest_name("tree", []) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "told"),
+    [
+        (0, "image", "0 images"),
+        (1, "image", "1 image"),
+        (2, "image", "2 images"),
+        (1, "box", "1 box"),
+        (2, "box", "2 boxes"),
+        (2, "class", "2 classes"),
+    ],
+)
+def test_a_number_stands_with_its_noun_in_the_right_form(number: int, noun: str, told: str) -> None:
+    assert counted(number, noun) == told
+
+
+def test_the_word_after_a_number_agrees_with_it() -> None:
+    assert [agreed(number, "is", "are") for number in (0, 1, 2)] == ["are", "is", "are"]
+
+
+# Numbers that are never 1: what comes before them sees to it, or there is no such network.
+MANY = {
+    "{num_images} labelled images",  # of `demo`
+    "{len(records)} labelled images",
+    "{len(objects)} boxes",
+    "{len(shares)} splits",
+    "{len(arguments)} values",
+    "{min(whole.weight.shape)} singular values",
+    "{num_maps + 1} values",
+    "{groups} values",
+    "{LIMITS[-1]} detections",
+    "{len(ranked)} classes",
+    "{number} objects",
+    "{form.name.upper()} labels",  # no number at all
+}
+NOUNS = "image|object|box|label|class|detection|argument|model|split|field|value|cell|tensor"
+COUNT = re.compile(rf"\{{[^{{}}:]+\}} ([a-z]+ )?(more )?({NOUNS})(e?s)\b(?!/)")
+
+
+def as_written(text: ast.JoinedStr) -> str:
+    """Return an f-string as it stands in the source; "{:}" for a number written in a form."""
+    parts = []
+    for part in text.values:
+        if isinstance(part, ast.FormattedValue):
+            value = ":" if part.format_spec is not None else ast.unparse(part.value)
+            parts.append(f"{{{value}}}")
+        elif isinstance(part, ast.Constant):
+            parts.append(str(part.value))
+    return "".join(parts)
+
+
+def test_no_message_counts_one_thing_in_the_plural() -> None:
+    """Words like "{number} images" in an f-string; `counted` writes them."""
+    wrong = []
+    for path in sorted(Path(detkit.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                text = as_written(node)
+                found = [match[0] for match in COUNT.finditer(text)]
+                wrong += [f"{path.name}:{node.lineno}: {one}" for one in found if one not in MANY]
+    assert not wrong, "\n".join(wrong)

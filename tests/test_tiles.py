@@ -14,11 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
+from toy import photo_like
 
 from detkit.config import DetectorConfig
-from detkit.data.images import write_image
+from detkit.data.images import read_image, write_image
 from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.data.sources import ImageSource
 from detkit.detector import Detector
@@ -27,8 +29,9 @@ from detkit.evaluation.gain import Looked, gain_of
 from detkit.evaluation.misses import find_misses
 from detkit.evaluation.scores import score
 from detkit.geometry.tiles import cut_by, merge, num_tiles, tile_windows
-from detkit.inference import reader
+from detkit.inference import reader, strips, views
 from detkit.inference.predict import detect_images, predict
+from detkit.inference.strips import Strips, in_strips
 from detkit.inference.views import View, proposals_of, views_of
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Batch, Candidates, Detections, Proposals, Truth
@@ -226,7 +229,8 @@ def test_proposals_of_a_file_are_those_of_which_half_is_shown_others_are_made_an
         def __init__(self) -> None:
             pass
 
-        def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
+        def find(self, name: str, image_size: tuple[int, int]) -> Proposals:
+            assert image_size == (100, 100)
             boxes = [[10, 10, 30, 30], [35, 10, 55, 30], [45, 10, 65, 30], [70, 0, 90, 90]]
             return Proposals(np.array(boxes, np.float32), np.ones(4, np.float32))
 
@@ -406,6 +410,93 @@ def test_large_images_take_the_place_of_several_in_memory(
         assert one.predictions.error is None
         alive -= 1
     assert most <= 3
+
+
+# --- very large images --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_strips_are_the_images_pixels_whatever_is_asked_for_first(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"large{suffix}"
+    write_image(path, photo_like(3, 900, 500))
+    whole = read_image(path)
+    strips = Strips.of(path)
+    assert strips is not None and strips.shape == whole.shape
+    for y1, y2, x1, x2 in [(0, 100, 0, 50), (80, 420, 10, 500), (60, 90, 0, 9), (700, 900, 3, 4)]:
+        shown = strips[y1:y2, x1:x2]
+        # Another decoder of JPEG may round another way.
+        np.testing.assert_allclose(shown, whole[y1:y2, x1:x2], atol=3 if suffix == ".jpg" else 0)
+    np.testing.assert_allclose(np.asarray(strips), whole, atol=3 if suffix == ".jpg" else 0)
+    assert strips.shrunk(90).shape == (90, 50, 3)
+
+
+def test_strips_are_for_large_images_whose_pixels_come_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(strips, "MANY_PIXELS", 5000)
+    small, large, other = (tmp_path / name for name in ("small.png", "large.png", "large.bmp"))
+    write_image(small, scene(size=(50, 50)))
+    for path in (large, other):
+        write_image(path, scene(size=(100, 100)))
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(scene(size=(100, 120))).save(turned, exif=exif)
+    with caplog.at_level("INFO", logger="detkit"):
+        assert in_strips(small) is None and in_strips(large) is not None
+        assert not caplog.records
+        assert in_strips(other) is None and in_strips(turned) is None
+        monkeypatch.setattr(strips, "is_installed", lambda package: False)
+        assert in_strips(large) is None
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "its 0 megapixels are decoded at once: its kind, or its turned pixels, cannot be read in "
+        "strips"
+    ] * 2 + [
+        "its 0 megapixels are decoded at once; reading it in strips needs pyvips: "
+        'pip install "detkit[large]"'
+    ]
+
+
+def test_tiles_of_a_very_large_image_are_found_with_few_of_its_rows_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "MANY_PIXELS", 100_000)
+    monkeypatch.setattr(views, "MANY_PIXELS", 100_000)
+    monkeypatch.setattr(views, "WHOLE_SIDE", 320)
+    monkeypatch.setattr(strips, "ROWS", 32)
+    boxes = (*SMALL, *ACROSS, (420, 360, 560, 560))
+    path = tmp_path / "large.png"
+    write_image(path, scene(*boxes))
+    most = 0
+
+    class Counted(Strips):
+        def _read(self, first: int, last: int) -> None:
+            nonlocal most
+            super()._read(first, last)
+            most = max(most, len(self._rows))
+
+    monkeypatch.setattr(strips, "Strips", Counted)
+    (found,) = predict(Blobs(), [path], tile=128)
+    assert_boxes(sorted(tuple(map(float, box)) for box in found.boxes), boxes, 10.0)
+    assert 0 < most <= 128 + 128 + 2 * 32
+    (whole,) = predict(Blobs(), [ImageSource.of_pixels("x", scene(*boxes))], tile=128)
+    np.testing.assert_allclose(found.boxes, whole.boxes, atol=0.5)
+
+
+def test_a_large_image_that_is_cut_off_is_one_error_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "MANY_PIXELS", 100_000)
+    path = tmp_path / "cut.png"
+    write_image(path, np.asarray(photo_like(1, 640, 640)))
+    content = path.read_bytes()
+    middle = len(content) * 2 // 3
+    path.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+    found = list(predict(Blobs(), [path, ImageSource.of_pixels("x", scene(*SMALL))], tile=128))
+    assert found[0].error is not None and "damaged" in found[0].error
+    assert len(found[1].boxes) == 3
 
 
 # --- what it brings, and what is still missed ---------------------------------------------------

@@ -12,6 +12,7 @@ from detkit.cli.console import Console
 from detkit.cli.data import tell_notes
 from detkit.cli.options import AsJson, Classes, Data, Quiet, Seed, class_list
 from detkit.errors import DetkitError, UsageError
+from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
@@ -78,7 +79,7 @@ def anchors(
     if not len(shapes):
         raise DetkitError(f"{data}: no objects in {', '.join(names)}; see detkit check {data}")
     unit = f"network pixels, shorter side {size}" if size else "own pixels"
-    console.note(f"{len(shapes)} objects of {', '.join(names)}; anchors in {unit}")
+    console.note(f"{counted(len(shapes), 'object')} of {', '.join(names)}; anchors in {unit}")
     estimates = [estimate_anchors(shapes, number, seed=seed) for number in range(1, k + 1)]
     if as_json:
         rows = [

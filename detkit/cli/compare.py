@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,8 +33,9 @@ from detkit.cli.options import (
     require_one_form,
 )
 from detkit.cli.train_plan import in_full
-from detkit.errors import ExitCode, UsageError
+from detkit.errors import DetkitError, ExitCode, UsageError
 from detkit.inference.models import starting_config
+from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 
 def compare(
+    context: typer.Context,
     data: Data,
     models: Annotated[
         str | None,
@@ -134,6 +137,7 @@ def compare(
       detkit compare photos --models ssd,yolov1 --max-minutes 20 --seeds 3 -o compared --resume
       detkit compare photos --run ssd=run --run tuned=run-2 -o compared --report compared.html
     """
+    _require_one_folder([str(data), *context.args])
     if out is None:
         raise UsageError("-o DIR is missing: the folder for the runs and what was measured")
     if not models and not run:
@@ -198,6 +202,28 @@ def compare(
         console.error(f"{one.cell.result.stem}: {one.error}")
     if failed:
         raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def _require_one_folder(words: Sequence[str]) -> None:
+    """Raise UsageError for models among the words; it says how `compare` is told of them."""
+    if len(words) == 1:
+        return
+    from detkit.detectors import backend_names
+
+    to_train = [word for word in words if word in backend_names()]
+    data = next((word for word in words if Path(word).is_dir() and not _is_run(word)), "DATA")
+    trained = [word for word in words if word not in (data, *to_train)]
+    options = [part for word in trained for part in ("--run", word)]
+    options += ["--models", ",".join(to_train), "--max-minutes", "20"] if to_train else []
+    raise UsageError(
+        f"{shlex.join(words)}: expected one labelled folder; backends to train go to --models, "
+        f"trained models to --run: detkit compare {shlex.join([data, *options])} -o compared"
+    )
+
+
+def _is_run(word: str) -> bool:
+    """Return whether a word names the folder of a run, and not one with labels."""
+    return any(Path(word, f"{name}.safetensors").is_file() for name in ("best", "last"))
 
 
 def _backends(models: str | None) -> list[str]:
@@ -308,7 +334,7 @@ def _trained(runs: Sequence[str], out: Path) -> list[Cell]:
         if not name.strip() or Path(name).name != name:
             raise UsageError(f"--run {word}: expected DIR or NAME=DIR, NAME without slashes")
         if not Path(place).exists():
-            raise UsageError(f"--run {word}: there is no {place}")
+            raise DetkitError(f"--run {word}: there is no {place}")
         number = sum(one.name == name for one in cells)
         cells.append(Cell(name, Path(place), out / f"{name}.run-{number}.json"))
     return cells
@@ -343,8 +369,8 @@ def _tell(console: Console, table: Comparison) -> None:
     console.table(header, [_cells(row) for row in table.rows], right=tuple(range(1, len(header))))
     console.text("")
     console.text(
-        f"{table.protocol}; {table.split}, {table.num_images} images; small, medium, large: "
-        "COCO's AP, IoU .5 to .95"
+        f"{table.protocol}; {table.split}, {counted(table.num_images, 'image')}; "
+        "small, medium, large: COCO's AP, IoU .5 to .95"
     )
     stages = dict.fromkeys(stage for row in table.rows for stage in row.stages)
     if stages:

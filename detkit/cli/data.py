@@ -23,7 +23,8 @@ from detkit.cli.options import (
     class_list,
     require_one_form,
 )
-from detkit.errors import DetkitError, ExitCode
+from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.text import agreed, counted
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset, Finding
@@ -57,23 +58,46 @@ def demo(
     num_images: Annotated[
         int, typer.Option(metavar="N", help="How many images, in all three splits.")
     ] = 340,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH", help="Width and height of all images, or one number for both, pixels."
+        ),
+    ] = None,
+    object_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN-MAX", help="The longer side of the objects, pixels. [default: any]"
+        ),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a small labelled folder to try everything on.
 
     The images are drawn here, offline; the labels are Pascal VOC XML, split into train, val
-    and test. The same seed draws the same images.
+    and test. The same seed draws the same images. Small objects in large images need
+    both sizes; there are up to 40 in an image then, where they have room.
 
     \b
-    Example:
+    Examples:
       detkit demo demo
+      detkit demo large --num-images 40 --image-size 3000x2000 --object-size 14-24
     """
     from detkit.data.demo.pictures import write_demo
 
     console = Console(quiet)
+    width_height = _two_numbers("--image-size", image_size, "x", "WxH", "3000x2000")
     with console.counting("drawing") as advance:
-        write_demo(folder, num_images=num_images, seed=seed, force=force, progress=advance)
+        write_demo(
+            folder,
+            num_images=num_images,
+            seed=seed,
+            image_size=None if width_height is None else width_height[::-1],
+            object_size=_two_numbers("--object-size", object_size, "-", "MIN-MAX", "14-24"),
+            force=force,
+            progress=advance,
+        )
     console.note(f"{folder}: {num_images} labelled images (Pascal VOC). Try:")
     console.note(f"  detkit check {folder}")
     console.note(f"  detkit train {folder} --model ssd -o run --max-minutes 2")
@@ -146,6 +170,7 @@ def convert(
       detkit convert photos photos-coco --to coco
     """
     console = Console(quiet)
+    _require_writable(out, to, force)
     _write(console, _readable(console, data, classes, skip_bad), out, to, force)
 
 
@@ -174,12 +199,29 @@ def split(
       detkit split photos photos-split --val .2 --test .1 --seed 0
     """
     from detkit.data.formats.reading import format_of
-    from detkit.data.splits import split_dataset
+    from detkit.data.splits import require_shares, split_dataset
 
     console = Console(quiet)
+    require_shares(val, test)
+    _require_writable(out, to, force)
     dataset = _readable(console, data, classes, skip_bad)
     divided = split_dataset(dataset, val=val, test=test, seed=seed)
     _write(console, divided, out, to or format_of(dataset).name, force)
+
+
+def _two_numbers(
+    option: str, text: str | None, between: str, form: str, example: str
+) -> tuple[int, int] | None:
+    """Return the whole numbers of `3000x2000` or `14-24`; one stands for both.
+
+    None when the option was not given. Raises UsageError for anything else.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.lower().split(between)]
+    if len(words) > 2 or not all(word.isascii() and word.isdecimal() for word in words):
+        raise UsageError(f"{option} {text}: expected {form} or one number, like {example}")
+    return int(words[0]), int(words[-1])
 
 
 def tell_notes(console: Console, dataset: Dataset) -> None:
@@ -196,9 +238,19 @@ def warn_of_unread(console: Console, dataset: Dataset) -> None:
     first = unread[0]
     where = "" if first.file is None else f"{first.file}:{first.line or 1}: "
     console.warn(
-        f"{len(unread)} of the labels could not be read and are left out (the first: {where}"
-        f"{first.message}); `detkit check {dataset.root}` lists them"
+        f"{counted(len(unread), 'label')} could not be read and {agreed(len(unread), 'is', 'are')} "
+        f"left out (the first: {where}{first.message}); `detkit check {dataset.root}` lists them"
     )
+
+
+def _require_writable(out: Path, to: str | None, force: bool) -> None:
+    """Raise UsageError for what is wrong whatever the data are: to read those takes time."""
+    from detkit.data.convert import format_named
+    from detkit.data.output import require_free_folder
+
+    if to is not None:
+        format_named(to)
+    require_free_folder(out, force=force)
 
 
 def _write(console: Console, dataset: Dataset, out: Path, to: str, force: bool) -> None:
@@ -228,17 +280,18 @@ def _readable(console: Console, data: Path, classes: str | None, skip_bad: bool)
         return dataset
     if skip_bad:
         dataset, dropped = drop_bad(dataset, losses)
-        console.note(f"--skip-bad: {dropped} labels or images that cannot be read left out")
+        what = agreed(dropped, "label or image", "labels or images")
+        console.note(f"--skip-bad: {dropped} {what} that cannot be read left out")
         return dataset
+    what = agreed(len(losses), "label or image", "labels or images")
     raise DetkitError(
-        f"{format_finding(losses[0], dataset.root)} ({len(losses)} labels or images cannot be "
-        f"read: `detkit check {dataset.root}` lists them; --skip-bad leaves them out)"
+        f"{format_finding(losses[0], dataset.root)} ({len(losses)} {what} cannot be read: "
+        f"`detkit check {dataset.root}` lists them; --skip-bad leaves them out)"
     )
 
 
 def split_counts(dataset: Dataset) -> str:
     """Return `train 205 images, val 1 image`."""
-    from detkit.data.folder_splits import counted
 
     return ", ".join(
         f"{name} {counted(len(records), 'image')}" for name, records in dataset.splits.items()
@@ -291,7 +344,6 @@ def _tell_rules(console: Console, dataset: Dataset, findings: Sequence[Finding])
 
 def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]) -> None:
     """Write the counts by split, and how many errors and warnings there are."""
-    from detkit.data.folder_splits import counted
     from detkit.data.summary import SIZE_EDGES, summarize
 
     splits = summarize(dataset)

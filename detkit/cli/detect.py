@@ -33,6 +33,7 @@ from detkit.cli.options import (
 )
 from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import require_model
+from detkit.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from detkit.data.sources import ImageSource
     from detkit.inference.predict import Prediction
+    from detkit.inference.strips import Strips
     from detkit.predictions.image import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
@@ -124,7 +126,6 @@ def detect(
       detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
     """
     require_model(model)
-    from detkit.data.folder_splits import counted
     from detkit.data.sources import find_images
     from detkit.inference.predict import detect_images
 
@@ -238,8 +239,10 @@ class Drawings:
         """Return how many images were written."""
         return len(self._taken)
 
-    def add(self, found: ImagePredictions, pixels: NDArray[np.uint8]) -> None:
+    def add(self, found: ImagePredictions, pixels: NDArray[np.uint8] | Strips) -> None:
         """Draw one image and write it; raises DetkitError when that fails."""
+        import numpy as np
+
         from detkit.data.images import write_image
         from detkit.drawing import draw
 
@@ -251,7 +254,7 @@ class Drawings:
             if score >= self._least[label]
         ]
         picture = draw(
-            pixels,
+            np.asarray(pixels, np.uint8),
             [found.labels[index] for index in shown],
             found.boxes[shown],
             found.scores[shown],

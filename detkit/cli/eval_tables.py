@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detkit.cli.console import Console, figure
+from detkit.text import agreed, counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,8 @@ def tell_scores(console: Console, scores: Scores, split: str) -> None:
     console.table(header, rows, right=(1, 2, 3, 4, 5))
     console.text("")
     console.text(
-        f"mAP {figure(scores.mean)}  {scores.protocol}; {split}, {scores.num_images} images"
+        f"mAP {figure(scores.mean)}  {scores.protocol}; {split}, "
+        f"{counted(scores.num_images, 'image')}"
     )
     for name, value in scores.extra.items():
         console.text(f"{name} {figure(value)}")
@@ -130,7 +132,7 @@ def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]
 
     rows = [row(name, one) for name, one in zip(class_names, drawn.classes)]
     console.text("")
-    console.text(f"95 % of {drawn.samples} draws of the images")
+    console.text(f"95 % of {counted(drawn.samples, 'draw')} of the images")
     rows.append(row("mean", drawn.mean))
     console.table(("class", "AP", "from", "to"), rows, right=(1, 2, 3))
 
@@ -178,7 +180,9 @@ def tell_misses(console: Console, misses: Sequence[Miss]) -> None:
             )
         )
     console.text("")
-    console.text(f"where {len(misses)} objects were lost")
+    console.text(
+        f"where {counted(len(misses), 'object')} {agreed(len(misses), 'was', 'were')} lost"
+    )
     console.table(("stage", "missed", "reason", "classes", "for example"), rows, right=(1,))
 
 

@@ -47,6 +47,7 @@ from detkit.cli.options import (
     require_one_form,
 )
 from detkit.errors import UsageError
+from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.evaluation.baseline import Drop
@@ -174,7 +175,7 @@ def evaluate(
     wanted = 2 if predictions is None else 1
     if len(places) != wanted:
         form = "MODEL DATA" if predictions is None else "--predictions FILE DATA"
-        raise UsageError(f"expected: detkit eval {form}; got {len(places)} arguments")
+        raise UsageError(f"expected: detkit eval {form}; got {counted(len(places), 'argument')}")
     require_one_form(as_json=as_json, markdown=markdown)
     if with_detections and not as_json:
         raise UsageError("--with-detections puts them into the JSON: add --json")

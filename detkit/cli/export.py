@@ -12,6 +12,7 @@ from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import Force, Model, Plugin, Quiet, require_free
 from detkit.errors import UsageError
 from detkit.inference.models import open_model
+from detkit.text import counted
 
 
 def export(
@@ -45,7 +46,6 @@ def export(
       detkit export run/best.safetensors -o model.onnx
       detkit export run/best.safetensors -o model.onnx --verify photos
     """
-    from detkit.data.folder_splits import counted
     from detkit.data.sources import find_images
     from detkit.detector import Detector
     from detkit.inference.onnx_export import export_onnx, require_target

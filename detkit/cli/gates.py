@@ -13,6 +13,7 @@ import typer
 
 from detkit.cli.console import Console, figure
 from detkit.errors import ExitCode
+from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.evaluation.baseline import Drop
@@ -59,7 +60,7 @@ def tell_drop(drop: Drop, baseline: Path, scores: Scores) -> str:
     low, high = drop.interval.low, drop.interval.high
     return (
         f"{text} (drop {drop.value:+.4f}, 95 % of paired bootstrap draws of the "
-        f"{scores.num_images} images between {low:+.4f} and {high:+.4f})"
+        f"{counted(scores.num_images, 'image')} between {low:+.4f} and {high:+.4f})"
     )
 
 
@@ -68,10 +69,13 @@ def write_junit(path: Path, scores: Scores, split: str, outcomes: Sequence[Outco
     from detkit.evaluation.junit import TestCase, junit_xml
     from detkit.files import write_bytes
 
-    mean = f"mAP {figure(scores.mean)}; {scores.protocol}; {split}, {scores.num_images} images"
+    mean = (
+        f"mAP {figure(scores.mean)}; {scores.protocol}; {split}, "
+        f"{counted(scores.num_images, 'image')}"
+    )
     cases = [TestCase("gates", one.name, failure=one.failure, output=mean) for one in outcomes]
     for one in scores.classes:
-        counts = f"{one.num_truths} objects, {one.num_detections} detections"
+        counts = f"{counted(one.num_truths, 'object')}, {counted(one.num_detections, 'detection')}"
         cases.append(
             TestCase(
                 "classes",

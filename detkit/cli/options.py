@@ -10,7 +10,9 @@ import typer
 
 from detkit.errors import UsageError
 from detkit.evaluation.metrics import ious_in_words, metrics_in_words
-from detkit.text import nearest_hint
+from detkit.text import nearest_name
+
+MOST_NAMED = 10  # names, all of them in one line beside the nearest
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="The labelled folder.")]
 Model = Annotated[
@@ -146,8 +148,11 @@ def nearest(option: str, name: str, known: Sequence[str]) -> str:
     """Return `name` if it is among `known`; raise UsageError naming the nearest one if not."""
     if name in known:
         return name
-    hint = nearest_hint(name, known, f"choose from {', '.join(known)}", cutoff=0.5)
-    raise UsageError(f"{option} {name}: unknown; {hint}")
+    near, choice = nearest_name(name, known, cutoff=0.5), f"choose from {', '.join(known)}"
+    if near is None:
+        raise UsageError(f"{option} {name}: unknown; {choice}")
+    more = f" Or {choice}" if len(known) <= MOST_NAMED else ""
+    raise UsageError(f"{option} {name}: unknown; did you mean {near}?{more}")
 
 
 def require_free(

@@ -16,6 +16,7 @@ from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
 from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list, require_free
 from detkit.errors import ExitCode, Interrupted, UsageError, require_installed
+from detkit.text import agreed, counted
 
 if TYPE_CHECKING:
     from detkit.data.records import ImageRecord
@@ -101,7 +102,6 @@ def propose(
         raise UsageError("-o FILE is missing: where to write the proposals")
     if str(out) == "-":
         raise UsageError("-o -: proposals go to a file, which can be taken up again; name one")
-    from detkit.data.folder_splits import counted
     from detkit.data.sources import count_images, find_images
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
@@ -117,7 +117,10 @@ def propose(
     cache = ProposalCache()
     with ProposalWriter(out, proposer.parameters, force=force) as writer:
         if writer.done:
-            console.note(f"{writer.partial}: {len(writer.done)} images are done, going on")
+            console.note(
+                f"{writer.partial}: {counted(len(writer.done), 'image')} "
+                f"{agreed(len(writer.done), 'is', 'are')} done, going on"
+            )
             total = None if total is None else max(0, total - len(writer.done))
         missing = (image for image in images if image.name not in writer.done)
         # All cores, busy or not: images do not wait for each other as threads of a network do.
@@ -231,7 +234,7 @@ def recall(
         console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
         return
     _tell(console, scores)
-    console.data(f"\n{PROTOCOL}; {part}, {len(records)} images")
+    console.data(f"\n{PROTOCOL}; {part}, {counted(len(records), 'image')}")
 
 
 def _write(console: Console, writer: ProposalWriter, made: Any, total: int | None) -> int:
@@ -333,7 +336,13 @@ def _tell(console: Console, scores: Mapping[str, RecallScores]) -> None:
         )
         for name, group in groups
     ]
-    header = (f"first {first.counts[-1]} boxes", "objects", "proposals", *shares, "overlap")
+    header = (
+        f"first {counted(first.counts[-1], 'box')}",
+        "objects",
+        "proposals",
+        *shares,
+        "overlap",
+    )
     console.table(header, rows, right=(1, *range(3, len(shares) + 4)))
 
 

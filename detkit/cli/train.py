@@ -28,7 +28,7 @@ from detkit.cli.options import (
     nearest,
 )
 from detkit.cli.train_plan import Plan, in_full, merge, read_plan, sound_data, split_data
-from detkit.errors import UsageError, require_installed
+from detkit.errors import DetkitError, UsageError, require_installed
 from detkit.inference.models import starting_config, with_starting_weights
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def train(
     if resume and config is None:
         config = out / "config.json"
         if not config.is_file():
-            raise UsageError(f"--resume: there is no run in {out} ({config} is missing)")
+            raise DetkitError(f"--resume: there is no run in {out} ({config} is missing)")
     # Under the names of the plan's fields; what the command has them be without a word is left out.
     options = locals() | {
         "data": None if data is None else str(data.absolute()),

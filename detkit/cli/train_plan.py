@@ -15,6 +15,7 @@ from detkit.cli.console import Console
 from detkit.cli.data import tell_notes
 from detkit.config import DetectorConfig, Recipe, from_json, to_json
 from detkit.errors import DetkitError, UsageError
+from detkit.text import agreed, counted
 from detkit.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -111,7 +112,6 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
     """
     from detkit.data import open_dataset
     from detkit.data.checks.check import check, drop_bad, format_finding
-    from detkit.data.folder_splits import counted
 
     dataset = open_dataset(Path(str(plan.data)), classes=plan.classes)
     tell_notes(console, dataset)
@@ -125,7 +125,8 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
         return dataset
     if plan.skip_bad:
         dataset, dropped = drop_bad(dataset, findings)
-        console.note(f"--skip-bad: {dropped} objects or images with errors left out")
+        what = agreed(dropped, "object or image", "objects or images")
+        console.note(f"--skip-bad: {dropped} {what} with errors left out")
         return dataset
     for finding in errors[:FINDINGS_SHOWN]:
         console.error(format_finding(finding, dataset.root))
@@ -149,12 +150,12 @@ def split_data(
     records, held_out, notes = training_splits(dataset, plan.val, plan.seed)
     if not any(record.objects for record in records):
         raise DetkitError(
-            f"no object is labelled in the {len(records)} training images of {plan.data}: there "
-            "is nothing to learn"
+            f"no object is labelled in the {counted(len(records), 'training image')} of "
+            f"{plan.data}: there is nothing to learn"
         )
     for note in notes:
         console.note(note)
-    console.note(f"{len(records)} images to train on, {len(held_out)} to validate on")
+    console.note(f"{counted(len(records), 'image')} to train on, {len(held_out)} to validate on")
     return records, held_out
 
 

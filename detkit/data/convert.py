@@ -16,13 +16,13 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from detkit.data.folder_splits import counted
 from detkit.data.formats import reading
 from detkit.data.formats.format import Format, Labelled
 from detkit.data.images import IMAGE_SUFFIXES, image_size
 from detkit.data.output import new_folder, require_apart
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
+from detkit.text import counted
 
 # Folder names that tell a layout, or a split, and not one image from another.
 _IMAGE_FOLDERS = frozenset(["images", "jpegimages", "imgs", "img", "labels", "annotations"])
@@ -46,7 +46,7 @@ def convert(
     or an `out` that is not empty or overlaps the source; DetkitError for an image that is
     missing, unreadable or unlabelled.
     """
-    form = _format(to)
+    form = format_named(to)
     require_apart(dataset.root, out)
     _check_splits(dataset, form)
     _check_kinds(dataset, form)
@@ -73,8 +73,8 @@ def convert(
             target.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _format(name: str) -> Format:
-    """Return the format of this name; raise UsageError when there is none."""
+def format_named(name: str) -> Format:
+    """Return the format of `--to`; raise UsageError when there is none of this name."""
     known = {form.name: form for form in reading.FORMATS}
     if name not in known:
         raise UsageError(f"--to {name}: no such format; choose from {', '.join(known)}")
@@ -83,7 +83,7 @@ def _format(name: str) -> Format:
 
 def losses(dataset: Dataset, to: str) -> list[str]:
     """Return what the format called `to` cannot hold of the data set, a sentence each."""
-    form = _format(to)
+    form = format_named(to)
     records = {one.image_id: one for records in dataset.splits.values() for one in records}
     objects = [one for record in records.values() for one in record.objects]
     said = []

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from detkit.data.paths import folder_of, split_in
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.data.tree import Tree, images_finding
+from detkit.text import counted
 
 _ORDER = {"train": 0, "trainval": 1, "val": 2, "test": 3}
 
@@ -88,7 +89,8 @@ def without_union(splits: dict[str, Records], union: str) -> tuple[dict[str, Rec
         return splits, None
     rest = {name: records for name, records in splits.items() if name != union}
     have = " + ".join(name for name in parts if name in splits)
-    return rest, f"{union} ({len(splits[union])} images) repeats {have} and is not listed twice"
+    images = counted(len(splits[union]), "image")
+    return rest, f"{union} ({images}) repeats {have} and is not listed twice"
 
 
 def summary(dataset: Dataset) -> str:
@@ -102,10 +104,3 @@ def summary(dataset: Dataset) -> str:
     parts = ", ".join(f"{name} {len(part)}" for name, part in dataset.splits.items())
     named = "no splits" if not set(dataset.splits) - {"all"} else f"splits {parts}"
     return f"{dataset.format}: {', '.join(counts)}; {named}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it needs one."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
-from detkit.text import nearest_name
+from detkit.text import counted, nearest_name
 
 COCO_NUMBER = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)")
 
@@ -72,7 +72,8 @@ class ImageNames:
         near = nearest_name(PurePosixPath(_slashed(image)).name, self._file_names())
         hint = f"the nearest name there is {near!r}" if near else "are these of another split?"
         raise DetkitError(
-            f"prediction for {image!r}: not among the split's {len(self.records)} images; {hint}"
+            f"prediction for {image!r}: not among the split's "
+            f"{counted(len(self.records), 'image')}; {hint}"
         )
 
     def _file_names(self) -> list[str]:

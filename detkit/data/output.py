@@ -23,7 +23,7 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     when `out` is a file, is not empty (unless `force`), or holds files detkit does not write.
     """
     out = out.resolve()
-    _check_free(out, force)
+    require_free_folder(out, force=force)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -85,8 +85,8 @@ def _exchange(out: Path, partial: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_free(out: Path, force: bool) -> None:
-    """Raise UsageError when `out` may not be written."""
+def require_free_folder(out: Path, *, force: bool) -> None:
+    """Raise UsageError when `out` may not be written, as `new_folder` does."""
     if not out.exists():
         return
     if not out.is_dir():

@@ -126,7 +126,7 @@ def _images_of_all(
 
 
 def _check(source: str) -> None:
-    """Raise UsageError when a source does not exist, DetkitError when it holds no image."""
+    """Raise DetkitError when a source does not exist or holds no image."""
     if source == "-" or next(_names(source), None) is not None:
         return
     if Path(source).is_dir():
@@ -135,8 +135,8 @@ def _check(source: str) -> None:
     if _list_of(source) is not None:
         raise DetkitError(f"{source}: no paths in this list; expected one a line")
     if glob.has_magic(source):
-        raise UsageError(f"{source}: no image or video matches")
-    raise UsageError(f"{source}: no such file or folder")
+        raise DetkitError(f"{source}: no image or video matches")
+    raise DetkitError(f"{source}: no such file or folder")
 
 
 def _names(source: str) -> Iterator[str]:
@@ -166,10 +166,10 @@ def _in_folder(folder: str) -> Iterator[str]:
 
 
 def _list_of(source: str) -> Path | None:
-    """Return the file of a source that is a list; UsageError when `@FILE` does not exist."""
+    """Return the file of a source that is a list; DetkitError when `@FILE` does not exist."""
     if source.startswith("@") and not Path(source).exists():
         if not Path(source[1:]).is_file():
-            raise UsageError(f"{source}: no such list file")
+            raise DetkitError(f"{source}: no such list file")
         return Path(source[1:])
     path = Path(source)
     return path if path.suffix.lower() == LIST_SUFFIX and path.is_file() else None

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detkit.data.folder_splits import Records, counted, in_order, rank
+from detkit.data.folder_splits import Records, in_order, rank
 from detkit.data.formats.reading import read_folder
 from detkit.data.images import identical_files
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
-from detkit.errors import UsageError
-from detkit.text import nearest_hint
+from detkit.errors import DetkitError, UsageError
+from detkit.text import agreed, counted, looks_like_a_path, nearest_hint
 
 DEFAULT_FRACTION = 0.2  # ours: what is kept for validation where the folder does not say
 
@@ -169,7 +169,8 @@ def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]
     """Return the validation images of another labelled folder, and notes on it."""
     if not path.exists():
         named = ", ".join(dataset.splits)
-        raise UsageError(
+        kind = DetkitError if looks_like_a_path(str(path)) else UsageError
+        raise kind(
             f"--val {path}: neither a split of {dataset.root} (it has {named}), nor a share "
             "like 0.2, nor a labelled folder"
         )
@@ -194,6 +195,14 @@ def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]
     return kept, tuple(notes)
 
 
+def require_shares(val: float, test: float) -> None:
+    """Raise UsageError for shares of `split` that leave nothing to train on, or divide nothing."""
+    if not (0.0 <= val < 1.0 and 0.0 <= test < 1.0 and 0.0 < val + test < 1.0):
+        raise UsageError(
+            f"--val {val:g} --test {test:g}: must lie between 0 and 1, and leave some to train on"
+        )
+
+
 def split_dataset(dataset: Dataset, *, val: float, test: float = 0.0, seed: int) -> Dataset:
     """Return the data set with its images divided into "train", "val" and "test".
 
@@ -203,10 +212,7 @@ def split_dataset(dataset: Dataset, *, val: float, test: float = 0.0, seed: int)
     bytes stay together. The same seed divides the same way on every machine, whatever the
     order of the images. Raises UsageError for shares out of range or too few images.
     """
-    if not (0.0 <= val < 1.0 and 0.0 <= test < 1.0 and 0.0 < val + test < 1.0):
-        raise UsageError(
-            f"--val {val:g} --test {test:g}: must lie between 0 and 1, and leave some to train on"
-        )
+    require_shares(val, test)
     kept = {} if test else {"test": dataset.splits.get("test", ())}
     held = {record.path for record in kept.get("test", ())}
     pool = {
@@ -249,7 +255,10 @@ def _groups(records: Sequence[ImageRecord], seed: int) -> list[list[ImageRecord]
 def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
     """Return how many images each split takes: at least one, train what is left."""
     if count < len(shares):
-        raise UsageError(f"{count} images are too few for {len(shares)} splits")
+        raise UsageError(
+            f"{counted(count, 'image')} {agreed(count, 'is', 'are')} too few for {len(shares)} "
+            "splits"
+        )
     sizes = {name: max(1, round(count * shares[name])) for name in shares if name != "train"}
     while sum(sizes.values()) >= count:
         sizes[max(sizes, key=lambda name: sizes[name])] -= 1

@@ -30,7 +30,7 @@ from detkit.data.paths import (
 )
 from detkit.data.records import Finding
 from detkit.files import open_text
-from detkit.text import is_plain, printable
+from detkit.text import counted, is_plain, printable
 
 # Folders that say what kind of file lies there and nothing about which images: of two paths
 # that are equal without them, one is the label of the other.
@@ -380,5 +380,5 @@ def shared_tail(parts: Sequence[str], others: Sequence[str]) -> int:
 
 def images_finding(tree: Tree, code: str, images: Sequence[str], message: str) -> Finding:
     """Return one warning about many images: "12 images (first: a.jpg)" and the message."""
-    count = f"{len(images)} image{'s' if len(images) != 1 else ''} (first: {images[0]})"
+    count = f"{counted(len(images), 'image')} (first: {images[0]})"
     return Finding("warning", code, f"{count} {message}", file=tree.path(folder_of(images[0])))

@@ -53,14 +53,15 @@ def load_backend(name: str) -> type[Detector]:
 def add_plugin(path_or_module: str) -> str:
     """Import a module (dotted name or .py file), make its detector a backend; return its name.
 
-    Raises UsageError when there is no such module or it defines no single detector.
+    Raises DetkitError when there is no such file, UsageError when there is no such module or it
+    defines no single detector.
     """
     path = Path(path_or_module)
     try:
         if path.suffix == ".py":
             spec = importlib.util.spec_from_file_location(path.stem, path)
             if spec is None or spec.loader is None or not path.is_file():
-                raise UsageError(f"--plugin {path}: no such file")
+                raise DetkitError(f"--plugin {path}: no such file")
             module = importlib.util.module_from_spec(spec)
             sys.modules[path.stem] = module
             spec.loader.exec_module(module)

@@ -19,14 +19,18 @@ from typing import Any
 import numpy as np
 
 from detkit.data.records import ImageRecord
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import DetkitError
 from detkit.evaluation.bootstrap import Interval, bootstrap_map
 from detkit.evaluation.pairing import pair
 from detkit.evaluation.scores import asked_iou, score
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections, Scores, Truth
+from detkit.text import agreed, counted
 
 logger = logging.getLogger(__name__)
+
+WRITTEN_BY = "a baseline is what `detkit eval MODEL DATA --json > old.json` wrote"
+DETECTED = {"detections", "category_id"}  # in an image of `detect`'s JSON, a box of COCO's
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,12 @@ class Drop:
 def read_baseline(path: Path) -> Baseline:
     """Return what `detkit eval --json` wrote.
 
-    Raises UsageError when there is no such file and DetkitError when it is something else.
+    Raises DetkitError when there is no such file or it is something else.
     """
     if not path.is_file():
-        raise UsageError(f"--baseline {path}: no such file; `detkit eval --json` writes one")
+        raise DetkitError(f"--baseline {path}: no such file; {WRITTEN_BY}")
+    report = _report(path)
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
         images = report.get("images")
         return Baseline(
             path=path,
@@ -79,10 +83,37 @@ def read_baseline(path: Path) -> Baseline:
             },
             images=None if images is None else [_image(one) for one in images],
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except KeyError as error:
+        raise DetkitError(f"--baseline {path}: has no {error}: {WRITTEN_BY}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DetkitError(f"--baseline {path}: {error}; {WRITTEN_BY}") from error
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a baseline; raise DetkitError that says what a baseline is."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise DetkitError(f"--baseline {path}: not text in UTF-8; {WRITTEN_BY}") from error
+    report = _json_of(text)
+    rows = report if isinstance(report, list) else [report or _json_of(text.partition("\n")[0])]
+    if any(isinstance(row, dict) and not row.keys().isdisjoint(DETECTED) for row in rows[:1]):
         raise DetkitError(
-            f"{path}: not the JSON of `detkit eval --json` ({type(error).__name__}: {error})"
-        ) from error
+            f"--baseline {path}: detections, and no scores of them; write those first: "
+            f"detkit eval --predictions {path} DATA --json > old.json"
+        )
+    if not isinstance(report, dict):
+        what = "not JSON" if report is None else "no JSON object"
+        raise DetkitError(f"--baseline {path}: {what}; {WRITTEN_BY}")
+    return report
+
+
+def _json_of(text: str) -> Any:
+    """Return the value of a JSON text, None when it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def compare(
@@ -140,11 +171,13 @@ def _of_classes(
             f"({ours}); were classes renamed? Write it anew"
         )
     if foreign:
+        number = sum(counts[label] for label in foreign)
         logger.warning(
-            "%s: %d detections of %s are left out: no class that is scored here (%s)",
+            "%s: %s of %s %s left out: no class that is scored here (%s)",
             path,
-            sum(counts[label] for label in foreign),
+            counted(number, "detection"),
             theirs,
+            agreed(number, "is", "are"),
             ours,
         )
     return [one.of_classes(class_names) for one in images]
@@ -159,7 +192,7 @@ def _share(name: str, value: Any) -> float:
 
 
 def _told(protocol: str, split: str, num_images: int) -> str:
-    return f"{protocol} on {num_images} images of {split}"
+    return f"{protocol} on {counted(num_images, 'image')} of {split}"
 
 
 def _image(values: dict[str, Any]) -> ImagePredictions:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detkit.data.folder_splits import counted
 from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections
-from detkit.text import nearest_hint
+from detkit.text import agreed, counted, nearest_hint
 
 # Above this a cut costs AP: at .5 it was 6 points of mAP on a VOC-like set, at .05 none.
 HARMLESS_CUT = 0.05
@@ -78,7 +77,7 @@ def _check_labels(predictions: Sequence[ImagePredictions], class_names: Sequence
         return
     label = unknown[0]
     image = next(one.image for one in predictions if label in one.labels)
-    more = f" ({len(unknown) - 1} more unknown labels)" if unknown[1:] else ""
+    more = f" ({counted(len(unknown) - 1, 'more unknown label')})" if unknown[1:] else ""
     hint = nearest_hint(label, class_names, f"choose from {', '.join(class_names)}")
     raise DetkitError(
         f"label {label!r} of {counted(counts[label], 'detection')} (first in {image}) is no class "
@@ -127,7 +126,9 @@ def _warnings(
     warnings = []
     if missing:
         warnings.append(
-            f"{len(missing)} of {len(records)} images have no predictions and count as missed "
+            f"{len(missing)} of {counted(len(records), 'image')} "
+            f"{agreed(len(missing), 'has', 'have')} no predictions and "
+            f"{agreed(len(missing), 'counts', 'count')} as missed "
             f"(first: {missing[0].image_id})"
         )
     failed = [one for one in predictions if one.error is not None]

@@ -9,6 +9,7 @@ import numpy as np
 
 from detkit.errors import DetkitError
 from detkit.structures import BoolArray, ClassScore, Detections, FloatArray, IntArray, Truth
+from detkit.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ def require_scorable(
     a score is not finite.
     """
     if len(detections) != len(truths):
-        raise ValueError(f"{len(detections)} detections for {len(truths)} images")
+        raise ValueError(
+            f"detections of {counted(len(detections), 'image')} for truth of {len(truths)}"
+        )
     for image, found in enumerate(detections):
         if not np.isfinite(found.scores).all():
             raise DetkitError(

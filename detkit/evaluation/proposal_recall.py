@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from detkit.evaluation.iou import iou_matrix
 from detkit.evaluation.sizes import SIZES
 from detkit.structures import FloatArray, Truth
+from detkit.text import counted
 
 COUNTS = (100, 300, 1000, 2000)
 IOUS = (0.5, 0.7, 0.9)
@@ -66,7 +67,9 @@ def recall(
     Raises ValueError unless there is one for each image.
     """
     if len(proposals) != len(truths):
-        raise ValueError(f"{len(proposals)} images have proposals, {len(truths)} have objects")
+        raise ValueError(
+            f"proposals of {counted(len(proposals), 'image')}, objects of {len(truths)}"
+        )
     wanted = [truth.boxes[~truth.difficult] for truth in truths]
     labels = np.concatenate([np.empty(0, np.int64), *(t.labels[~t.difficult] for t in truths)])
     objects = np.concatenate([np.empty((0, 4), np.float32), *wanted]).astype(np.float64)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.errors import DetkitError, UsageError, naming_extras
-from detkit.text import nearest_hint
+from detkit.text import counted, looks_like_a_path, nearest_hint
 
 if TYPE_CHECKING:
     import torch
@@ -80,11 +80,14 @@ def require_model(model: Path | str) -> None:
 
     A word without a suffix or a folder may be the name of published weights.
     """
-    path = Path(model)
-    if not path.exists() and (path.suffix or len(path.parts) > 1):
-        raise DetkitError(
-            f"{model}: there is no such model file; `detkit train` writes RUN_DIR/best.safetensors"
+    if not Path(model).exists() and looks_like_a_path(str(model)):
+        is_onnx = Path(model).suffix.lower() == ".onnx"
+        advice = (
+            f"`detkit export RUN_DIR -o {model}` writes one"
+            if is_onnx
+            else "`detkit train` writes RUN_DIR/best.safetensors"
         )
+        raise DetkitError(f"{model}: there is no such model file; {advice}")
 
 
 def model_of(run: Path) -> Path:
@@ -141,9 +144,9 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Detec
         detector.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n", 2)[1:2]).strip()
+        classes = counted(len(info["class_names"]), "class")
         raise DetkitError(
-            f"{path}: its weights do not fit {backend} with {len(info['class_names'])} classes: "
-            f"{reason}"
+            f"{path}: its weights do not fit {backend} with {classes}: {reason}"
         ) from error
     return detector.to(device).eval()
 

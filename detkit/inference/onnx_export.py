@@ -159,6 +159,8 @@ def require_target(path: Path, *, force: bool) -> None:
     """Raise UsageError when `path` cannot be the file to write, or exists and not `force`."""
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file, like model.onnx")
+    if path.suffix != ".onnx":  # by which it is known when it is opened
+        raise UsageError(f"-o {path}: an ONNX file's name ends in .onnx")
     if path.exists() and not force:
         raise UsageError(f"{path}: exists; name another file or add --force")
     if not path.parent.is_dir():

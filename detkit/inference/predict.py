@@ -13,8 +13,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableSequence,
+    Sequence,
+)
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -24,8 +32,9 @@ from numpy.typing import NDArray
 
 from detkit.config import DetectorConfig, require_within
 from detkit.data.sources import ImageSource
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
 from detkit.inference.reader import MAX_THREADS, ImageReader, ReadAndPrepare, ReadImage
+from detkit.inference.strips import Strips
 from detkit.inference.views import View, fill_of, merged, require_tta, views_of, with_tiles
 from detkit.machine import num_cores
 from detkit.predictions.image import ImagePredictions, from_detections
@@ -101,7 +110,8 @@ class Prediction:
 
     predictions: ImagePredictions
     by_head: Mapping[str, ImagePredictions]  # of each of the detector's heads, if asked for
-    pixels: NDArray[np.uint8] | None  # (H, W, 3) RGB; None when it could not be read
+    # (H, W, 3) RGB, strips of a very large one; None when it could not be read
+    pixels: NDArray[np.uint8] | Strips | None
 
 
 def predict(
@@ -191,7 +201,9 @@ def detect_images(
     if timing is not None:
         timing.update({stage: timing.get(stage, 0.0) for stage in stages})
     views = functools.partial(views_of, config=config, tta=tta)
-    reading = ReadAndPrepare(detector.prepare_image, source, views, fill_of(config))
+    reading = ReadAndPrepare(
+        detector.prepare_image, source, views, fill_of(config), in_tiles=config.tile > 0
+    )
     detect = detector.detect_by_head if by_head else functools.partial(_by_one_head, detector)
     looking = _Looking(detector, detect, config, limits, batch_size, reading)
     return _detect(looking, images, timing)
@@ -254,9 +266,12 @@ def _detect(
 
 
 def _detections(
-    looking: _Looking[BatchT], window: Sequence[ReadImage[BatchT]]
+    looking: _Looking[BatchT], window: MutableSequence[ReadImage[BatchT]]
 ) -> list[dict[str, Detections]]:
-    """Return what is found in each image of a window, by head; {} where there is no image."""
+    """Return what is found in each image of a window, by head; {} where there is no image.
+
+    An image of which a view cannot be decoded is put into the window as one without pixels.
+    """
     detector = looking.detector
     views = [(index, view) for index, image in enumerate(window) for view in image.views]
     found: list[dict[str, list[Detections]]] = [{} for _ in window]
@@ -271,11 +286,13 @@ def _detections(
                     found[index].setdefault(head, []).append(one)
     finally:
         detector.config = own_config
-    with detector.stopwatch.stage("merge"):
+    is_merged = any(len(image.views) > 1 for image in window)
+    with detector.stopwatch.stage("merge") if is_merged else contextlib.nullcontext():
         return [
             {
                 head: merged(image.views, parts, *image.size, looking.config.nms_thresh)
                 for head, parts in by_head.items()
+                if image.pixels is not None
             }
             for image, by_head in zip(window, found, strict=True)
         ]
@@ -283,7 +300,7 @@ def _detections(
 
 def _prepared(
     looking: _Looking[BatchT],
-    window: Sequence[ReadImage[BatchT]],
+    window: MutableSequence[ReadImage[BatchT]],
     views: Sequence[tuple[int, View]],
 ) -> Iterator[tuple[Sequence[tuple[int, View]], list[BatchT]]]:
     """Yield as many views as a batch holds, with what the network is given of each.
@@ -296,24 +313,33 @@ def _prepared(
         yield views, list(whole.values())
         return
 
-    def prepare(index: int, view: View) -> tuple[BatchT, dict[str, float]]:
-        if view == window[index].views[0]:
+    def prepare(index: int, view: View) -> tuple[BatchT, dict[str, float]] | DetkitError | None:
+        image = window[index]
+        if image.pixels is None:  # another view of it could not be decoded
+            return None
+        if view == image.views[0]:
             return whole[index], {}
-        return looking.reading.prepared(window[index], view)
+        try:
+            return looking.reading.prepared(image, view)
+        except DetkitError as error:
+            return error
 
     size = looking.batch_size
     chunks = [views[at : at + size] for at in range(0, len(views), size)]
     with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), "detkit-prepare") as pool:
         try:
-            due: list[list[Future[tuple[BatchT, dict[str, float]]]]] = []
-            for chunk, after in zip([[], *chunks], [*chunks, []]):
-                due.append([pool.submit(prepare, *one) for one in after])
-                if not chunk:
-                    continue
-                ready = [one.result() for one in due.pop(0)]
-                for (index, _), (_, seconds) in zip(chunk, ready, strict=True):
-                    window[index].add(seconds)
-                yield chunk, [batch for batch, _ in ready]
+            coming = [pool.submit(prepare, *at) for at in chunks[0]]
+            for chunk, after in zip(chunks, [*chunks[1:], []], strict=True):
+                due, coming = coming, [pool.submit(prepare, *at) for at in after]
+                ready = []
+                for (index, view), future in zip(chunk, due, strict=True):
+                    done = future.result()
+                    if isinstance(done, DetkitError):
+                        window[index] = window[index].failed(done)
+                    elif done is not None:
+                        window[index].add(done[1])
+                        ready.append(((index, view), done[0]))
+                yield [at for at, _ in ready], [batch for _, batch in ready]
         finally:
             pool.shutdown(cancel_futures=True)
 

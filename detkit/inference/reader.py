@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError
+from detkit.inference.strips import Strips, in_strips
 from detkit.inference.views import View, proposals_of
 from detkit.machine import num_cores
 from detkit.proposals.source import ProposalSource
@@ -47,7 +48,7 @@ class ReadImage(Generic[BatchT]):
     """An image that has been read and prepared, or why it has not."""
 
     name: str
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8] | Strips | None
     views: Sequence[View]  # what the detector looks at; none where there are no pixels
     batch: BatchT | None  # of the first view; others are prepared when it is their turn
     error: str | None
@@ -58,10 +59,20 @@ class ReadImage(Generic[BatchT]):
         """The (height, width) of its pixels; 0, 0 without."""
         return (0, 0) if self.pixels is None else (self.pixels.shape[0], self.pixels.shape[1])
 
+    def failed(self, error: DetkitError) -> ReadImage[BatchT]:
+        """Return it as one that could not be read, which shows in strips of it only later."""
+        reason = _reason(error, self.name)
+        return replace(self, pixels=None, views=(), batch=None, error=reason)
+
     def add(self, seconds: Mapping[str, float]) -> None:
         """Add seconds by stage."""
         for stage, spent in seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+def _reason(error: DetkitError, name: str) -> str:
+    """Return why an image cannot be read, without its name."""
+    return str(error).removeprefix(f"{name}: ")
 
 
 @dataclass(frozen=True)
@@ -72,21 +83,26 @@ class ReadAndPrepare(Generic[BatchT]):
     proposals: ProposalSource | None
     views: Callable[[int, int], Sequence[View]]  # of an image of (height, width)
     fill: Sequence[int]  # the RGB colour beyond an image
+    in_tiles: bool  # so that very large images may be read in strips
 
     def __call__(self, source: ImageSource) -> ReadImage[BatchT]:
         """Return the image of a source, its first view ready for the network."""
         seconds: dict[str, float] = {}
         try:
             with Stopwatch(seconds).stage("decode"):
-                pixels = np.require(source.read(), np.uint8, ["C", "W"])
+                pixels = self._read(source)
             views = self.views(pixels.shape[0], pixels.shape[1])
             image: ReadImage[BatchT] = ReadImage(source.name, pixels, views, None, None, seconds)
             batch, spent = self.prepared(image, views[0])
         except DetkitError as error:
-            reason = str(error).removeprefix(f"{source.name}: ")
-            return ReadImage(source.name, None, (), None, reason, seconds)
+            return ReadImage(source.name, None, (), None, _reason(error, source.name), seconds)
         image.add(spent)
         return replace(image, batch=batch)
+
+    def _read(self, source: ImageSource) -> NDArray[np.uint8] | Strips:
+        """Return a source's pixels, C-contiguous and writable where they are an array."""
+        strips = in_strips(source.file) if self.in_tiles and source.file is not None else None
+        return np.require(source.read(), np.uint8, ["C", "W"]) if strips is None else strips
 
     def prepared(self, image: ReadImage[BatchT], view: View) -> tuple[BatchT, dict[str, float]]:
         """Return a view of an image that was read as a batch of one, and the seconds by stage.

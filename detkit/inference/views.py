@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.config import DetectorConfig, require_within
+from detkit.data.images import scaled_down
 from detkit.errors import UsageError
 from detkit.geometry.tiles import cut_by, merge, num_tiles, tile_windows
+from detkit.inference.strips import MANY_PIXELS, Strips
 from detkit.proposals.source import FileProposals, ProposalSource, shown_of
-from detkit.structures import Detections, FloatArray, IntArray
+from detkit.structures import Detections, FloatArray
 from detkit.text import nearest_hint
 
 TTA = ("flip", "scale")
+WHOLE_SIDE = 4096  # ours: of a very large image; no network of the five sees a longer one
 ZOOM = 0.75  # ours: what "scale" shows is this part of the image, enlarged; and it, shrunk by this
 
 
@@ -32,11 +35,19 @@ class View:
 
     window: tuple[int, int, int, int]  # x1, y1, x2, y2 in the image's pixels
     flipped: bool = False  # left is right
+    scale: float = 1.0  # below 1: it is shown shrunk, since all of a very large image is too much
 
-    def pixels_of(self, image: NDArray[np.uint8], fill: Sequence[int]) -> NDArray[np.uint8]:
+    def pixels_of(
+        self, image: NDArray[np.uint8] | Strips, fill: Sequence[int]
+    ) -> NDArray[np.uint8]:
         """Return what it shows of an (H, W, 3) image, with the RGB colour `fill` beyond it."""
+        if self.scale < 1:
+            longest = round(self.scale * max(image.shape))
+            image = (
+                image.shrunk(longest) if isinstance(image, Strips) else scaled_down(image, longest)
+            )
         height, width = image.shape[:2]
-        x1, y1, x2, y2 = self.window
+        x1, y1, x2, y2 = (round(self.scale * side) for side in self.window)
         shown = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
         if min(x1, y1) < 0 or x2 > width or y2 > height:
             canvas = np.empty((y2 - y1, x2 - x1, 3), np.uint8)
@@ -52,11 +63,13 @@ class View:
         """Return the (N, 4) boxes of the image where this view has them."""
         x1, y1, x2, y2 = self.window
         boxes = boxes - np.array([x1, y1, x1, y1], np.float32)
-        return _mirrored(boxes, x2 - x1) if self.flipped else boxes
+        boxes = _mirrored(boxes, x2 - x1) if self.flipped else boxes
+        return np.asarray(boxes * np.float32(self.scale))
 
     def boxes_in_image(self, boxes: FloatArray) -> FloatArray:
         """Return the (N, 4) boxes of this view where the image has them."""
         x1, y1, x2, y2 = self.window
+        boxes = boxes / np.float32(self.scale)
         boxes = _mirrored(boxes, x2 - x1) if self.flipped else boxes
         return boxes + np.array([x1, y1, x1, y1], np.float32)
 
@@ -64,7 +77,7 @@ class View:
 def proposals_of(
     source: ProposalSource,
     name: str,
-    image: NDArray[np.uint8],
+    image: NDArray[np.uint8] | Strips,
     view: View,
     shown: NDArray[np.uint8],
 ) -> FloatArray:
@@ -75,7 +88,7 @@ def proposals_of(
     """
     if not isinstance(source, FileProposals):
         return source(name, shown).boxes
-    boxes = view.boxes_of(source(name, image).boxes)
+    boxes = view.boxes_of(source.find(name, (image.shape[0], image.shape[1])).boxes)
     boxes, keep = shown_of(boxes, *shown.shape[:2])
     return boxes[keep]
 
@@ -118,26 +131,31 @@ def views_of(
     """Return the views of an H x W image by a config's `tile`, and by `tta`'s variants.
 
     The whole image first. "scale" adds its four corners, enlarged, and the image shrunk on a
-    canvas; "flip" adds the mirror image of each of all these.
+    canvas; "flip" adds the mirror image of each of all these. Of a very large image that has
+    tiles all but these are shown shrunk.
     """
-    windows: list[IntArray] = [np.array([(0, 0, width, height)], np.int64)]
+    tiles: list[View] = []
+    scale = 1.0
     if num_tiles(height, width, config.tile, config.tile_overlap):
-        windows.append(tile_windows(height, width, config.tile, config.tile_overlap))
+        windows = tile_windows(height, width, config.tile, config.tile_overlap)
+        tiles = [View((x1, y1, x2, y2)) for x1, y1, x2, y2 in windows.tolist()]
+        if height * width > MANY_PIXELS:
+            scale = WHOLE_SIDE / max(height, width)
+    views = [View((0, 0, width, height), scale=scale), *tiles]
     if "scale" in tta:
-        windows.append(_scaled(height, width))
-    whole_first = [View((x1, y1, x2, y2)) for x1, y1, x2, y2 in np.concatenate(windows).tolist()]
+        views += [View(window, scale=scale) for window in _scaled(height, width)]
     if "flip" in tta:
-        return whole_first + [View(one.window, flipped=True) for one in whole_first]
-    return whole_first
+        views += [replace(one, flipped=True) for one in views]
+    return views
 
 
-def _scaled(height: int, width: int) -> IntArray:
+def _scaled(height: int, width: int) -> list[tuple[int, int, int, int]]:
     """Return TTA's windows for the scales: the corners of an H x W image, and what is around it."""
     h, w = max(1, round(height * ZOOM)), max(1, round(width * ZOOM))
     around_y, around_x = round(height / ZOOM) - height, round(width / ZOOM) - width
     x, y = around_x // 2, around_y // 2
     corners = [(left, top, left + w, top + h) for top in (0, height - h) for left in (0, width - w)]
-    return np.array([*corners, (-x, -y, width + around_x - x, height + around_y - y)], np.int64)
+    return [*corners, (-x, -y, width + around_x - x, height + around_y - y)]
 
 
 def merged(

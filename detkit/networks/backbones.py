@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detkit.errors import DetkitError, UsageError
 from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
-from detkit.text import nearest_hint
+from detkit.text import agreed, counted, nearest_hint
 
 
 class Backbone(nn.Module):
@@ -97,8 +97,9 @@ class Backbone(nn.Module):
         missing = [key for key in own if key not in new and not key.endswith("num_batches_tracked")]
         if missing:
             raise DetkitError(
-                f"{source}: not the weights of {self.name}: {len(missing)} tensors are missing, "
-                f"first {missing[0]}; see --backbone"
+                f"{source}: not the weights of {self.name}: {counted(len(missing), 'tensor')} "
+                f"{agreed(len(missing), 'is', 'are')} missing, first {missing[0]}; "
+                "see --backbone"
             )
         self.load_state_dict(new, strict=False)
         self.pretrained = True

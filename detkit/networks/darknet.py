@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detkit.errors import DetkitError
+from detkit.text import counted
 
 Floats = NDArray[np.float32]
 Convolution = tuple[int, int]  # output channels, kernel side
@@ -130,7 +131,7 @@ def _read_floats(path: Path) -> tuple[bool, Floats]:
         raise DetkitError(f"{path}: no such weights file")
     size = path.stat().st_size
     if size < 20:
-        raise DetkitError(f"{path}: not a darknet weights file: only {size} bytes")
+        raise DetkitError(f"{path}: not a darknet weights file: only {counted(size, 'byte')}")
     major, minor, _ = (int(value) for value in np.fromfile(path, "<i4", 3))
     oldest = major > TRANSPOSED_ABOVE or minor > TRANSPOSED_ABOVE
     header = 20 if not oldest and major * 10 + minor >= 2 else 16

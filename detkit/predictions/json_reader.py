@@ -10,7 +10,7 @@ from typing import Any
 from detkit.errors import DetkitError
 from detkit.predictions.image import coco_category_ids
 from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
-from detkit.text import short
+from detkit.text import counted, short
 
 COCO_KEYS = ("image_id", "category_id", "bbox", "score")
 Id = int | str
@@ -157,7 +157,7 @@ class JsonReader:
                 if label not in names:
                     raise DetkitError(
                         f"{image.places[index]}: no class has the number {short(label)} "
-                        f"({len(names)} classes: {short(list(names))})"
+                        f"({counted(len(names), 'class')}: {short(list(names))})"
                     )
                 image.labels[index] = names[label]
 

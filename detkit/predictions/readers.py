@@ -27,7 +27,7 @@ from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.json_reader import JsonReader
 from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
-from detkit.text import short
+from detkit.text import agreed, counted, short
 
 CSV_NAMES = {
     "image": (*IMAGE_KEYS, "image_name"),
@@ -231,7 +231,7 @@ def _read_csv(
     images: dict[str, Unchecked] = {}
     for place, cells in rows:
         if len(cells) <= max(columns.values()):
-            raise DetkitError(f"{place}: {len(cells)} cells, fewer than the header's")
+            raise DetkitError(f"{place}: {counted(len(cells), 'cell')}, fewer than the header's")
         name = cells[columns["image"]]
         if not name.strip():
             raise DetkitError(f"{place}: no image is named")
@@ -263,7 +263,8 @@ def _class_names(
         if len(label) > 9 or int(label) >= len(names):
             number = label if len(label) <= 9 else f"of {len(label)} digits"
             raise DetkitError(
-                f"{place}: class number {number}, but there are {len(names)} classes, from 0"
+                f"{place}: class number {number}, but there {agreed(len(names), 'is', 'are')} "
+                f"{counted(len(names), 'class')}, from 0"
             )
     return [names[int(label)] for label in labels]
 

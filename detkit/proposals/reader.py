@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
 from detkit.structures import FloatArray, Proposals
+from detkit.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _proposals(values: Mapping[str, Any], where: str) -> Proposals:
         return ranked(boxes, None, where)
     scores = _numbers(values["scores"], f"{where}: scores")
     if scores.shape != (len(boxes),):
-        raise DetkitError(f"{where}: scores: expected one for each of the {len(boxes)} boxes")
+        raise DetkitError(f"{where}: scores: expected one for each box, {len(boxes)}")
     return ranked(boxes, scores, where)
 
 
@@ -181,7 +182,7 @@ def _read_mat(path: Path) -> ProposalFile:
         raise DetkitError(f"{path}: expected the cell arrays images and boxes, as R-CNN's files")
     names, cells = content["images"].ravel(), content["boxes"].ravel()
     if len(names) != len(cells):
-        raise DetkitError(f"{path}: {len(names)} images, but boxes of {len(cells)}")
+        raise DetkitError(f"{path}: {counted(len(names), 'image')}, but boxes of {len(cells)}")
     images = tuple(_name(cell, path, number) for number, cell in enumerate(names, start=1))
     found = tuple(_from_matlab(cell, f"{path}: {name}") for name, cell in zip(images, cells))
     return ProposalFile(path, images, found, (None,) * len(images))

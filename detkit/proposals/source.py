@@ -25,6 +25,7 @@ from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
 from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
 from detkit.structures import BoolArray, FloatArray, IntArray, Proposals
+from detkit.text import counted, looks_like_a_path
 
 # The parameters of a method that a config has a place for.
 IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
@@ -155,8 +156,9 @@ class FileProposals:
                 "images by their path in the data set"
             )
         raise DetkitError(
-            f"{path}: holds no proposals for {name} (of its {len(images)} images the first is "
-            f"{images[0]}); `detkit propose` makes them"
+            f"{path}: holds no proposals for {name} (of its "
+            f"{counted(len(images), 'image')} the first is {images[0]}); `detkit propose` makes "
+            "them"
         )
 
 
@@ -171,8 +173,8 @@ def shown_of(boxes: FloatArray, height: int, width: int) -> tuple[FloatArray, Bo
 def open_source(word: str, config: ProposalConfig | None = None) -> ProposalSource:
     """Return the source that `--proposals` names: a method, or a file.
 
-    `config` says how many boxes and, of a method, on what size of image. Raises UsageError when
-    there is neither such a method nor such a file.
+    `config` says how many boxes and, of a method, on what size of image. Raises UsageError for
+    a word that is no method, DetkitError for a file that is not there.
     """
     if word in METHODS:
         if config is None:
@@ -180,7 +182,8 @@ def open_source(word: str, config: ProposalConfig | None = None) -> ProposalSour
         named = dataclasses.replace(config, proposals=cast(ProposalMethod, word))
         return ComputedProposals(Proposer.of(named), ProposalCache())
     if not Path(word).exists():
-        raise UsageError(f"--proposals {word}: no such file, nor a method ({', '.join(METHODS)})")
+        kind = DetkitError if looks_like_a_path(word) else UsageError
+        raise kind(f"--proposals {word}: no such file, nor a method ({', '.join(METHODS)})")
     return FileProposals.of(
         read_proposals(Path(word)), None if config is None else config.max_proposals
     )

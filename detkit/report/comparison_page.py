@@ -8,6 +8,7 @@ from detkit.comparison.table import Comparison, Row, comparison_to_json
 from detkit.data.records import Dataset
 from detkit.files import write_bytes
 from detkit.report.page import render
+from detkit.text import counted
 
 
 def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash: str) -> None:
@@ -15,7 +16,7 @@ def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash:
     measured = [row for row in table.rows if row.maps]
     page = render(
         "compare.html.j2",
-        title=f"{dataset.root.name}: {len(table.rows)} models",
+        title=f"{dataset.root.name}: {counted(len(table.rows), 'model')}",
         facts=[
             ("Data", f"{dataset.root} ({dataset.format}), split {table.split}"),
             ("Data hash (SHA-256)", data_hash),

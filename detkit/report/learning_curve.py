@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import DetkitError
 from detkit.report.plots import plot_text, require_plot, save_figure
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class RunCurves:
 def read_curves(run: Path) -> RunCurves:
     """Return the curves of a run folder, finished or not.
 
-    Raises UsageError when it is no run folder and DetkitError when nothing was measured yet. A
+    Raises DetkitError when it is no run folder or nothing was measured yet. A
     last line that is cut short, as of a run that is writing it, is left out.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
-        raise UsageError(f"{run}: no run folder of `detkit train`; it has no metrics.jsonl")
+        raise DetkitError(f"{run}: no run folder of `detkit train`; it has no metrics.jsonl")
     curves = RunCurves()
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):

@@ -28,6 +28,7 @@ from detkit.report.curve_points import at_thresholds, curve_points
 from detkit.report.pictures import MOST_BOXES, Picture, close_ups, pictures, worst_first
 from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
 from detkit.structures import Detections, FloatArray, Scores, Truth
+from detkit.text import agreed
 
 if TYPE_CHECKING:
     from detkit.evaluation.misses import Miss
@@ -148,7 +149,11 @@ def _facts(
     """Return what was scored, on what and how, as pairs of words."""
     difficult = sum(int(truth.difficult.sum()) for truth in truths)
     num_objects = sum(len(truth.labels) for truth in truths) - difficult
-    aside = f" (and {difficult:,} difficult ones, not counted)" if difficult else ""
+    aside = (
+        f" (and {difficult:,} difficult {agreed(difficult, 'one', 'ones')}, not counted)"
+        if difficult
+        else ""
+    )
     empty = sum(not len(truth.labels) for truth in truths)
     without = f" ({empty:,} without objects)" if empty else ""
     return [

@@ -10,6 +10,7 @@ import numpy as np
 from detkit.evaluation.proposal_recall import recall
 from detkit.report.plots import plot_text, require_plot, save_figure
 from detkit.structures import FloatArray, Truth
+from detkit.text import counted
 
 IOUS = tuple(round(0.5 + 0.025 * step, 3) for step in range(21))
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 10000)
@@ -48,7 +49,7 @@ def save_recall_plot(
             shares = over_count.all.recall[:, column]
             label = f"{shown}, IoU {iou:g}"
             by_count.plot(counts, shares, style, color=colour, label=label)
-    by_iou.set(xlabel="IoU", xlim=(0.5, 1), title=f"first {count} boxes an image")
+    by_iou.set(xlabel="IoU", xlim=(0.5, 1), title=f"first {counted(count, 'box')} an image")
     by_count.set(xlabel="boxes an image", xscale="log", title="by number of boxes")
     for axes in (by_iou, by_count):
         axes.set(ylabel="recall", ylim=(0, 1.02), yticks=np.arange(0, 1.1, 0.2))

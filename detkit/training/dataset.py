@@ -26,6 +26,7 @@ from detkit.geometry.boxes import iou
 from detkit.proposals.source import ProposalSource
 from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Sample, Truth
+from detkit.text import agreed, counted
 from detkit.training.epoch_order import EpochOrder, shuffled
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
@@ -112,7 +113,7 @@ class TrainingDataset:
             table.boxes.share_memory_()  # type: ignore[no-untyped-call]
         self._proposals = table
         return (
-            f"{len(table.boxes) / len(table):.0f} proposals an image, ready after "
+            f"{counted(round(len(table.boxes) / len(table)), 'proposal')} an image, ready after "
             f"{time.monotonic() - began:.0f} s: {self.source.identity}"
         )
 
@@ -164,10 +165,11 @@ class TrainingDataset:
                     cached.image.share_memory_()  # type: ignore[no-untyped-call]
         if kept < len(self):
             return (
-                f"{kept} of {len(self)} images fit into memory ({used / 2**30:.1f} GiB); the rest "
-                "are decoded each time (a smaller cache_size keeps more)"
+                f"{kept} of {counted(len(self), 'image')} {agreed(kept, 'fits', 'fit')} into "
+                f"memory ({used / 2**30:.1f} GiB); the rest are decoded "
+                "each time (a smaller cache_size keeps more)"
             )
-        return f"{kept} decoded images kept in memory ({used / 2**20:.0f} MiB)"
+        return f"{counted(kept, 'decoded image')} kept in memory ({used / 2**20:.0f} MiB)"
 
     def _decode(self, record: ImageRecord) -> Pixels:
         """Return the image file's pixels, shrunk to the longer side `cache_size`."""
@@ -226,14 +228,16 @@ def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -
         )
         best = float(of_objects.max())
         raise DetkitError(
-            f"nothing to learn from: none of {len(of_proposals)} proposals has an IoU of "
-            f"{positive_thresh:g} with one of {len(of_objects)} objects; the best has {best:.2f}"
+            f"nothing to learn from: none of {counted(len(of_proposals), 'proposal')} has an IoU "
+            f"of {positive_thresh:g} with one of {counted(len(of_objects), 'object')}; the best "
+            f"has {best:.2f}"
             f"{f', and of at least so much: {reached}' if reached else ''}; take others (--set "
             "proposals=edge-boxes, --set max_proposals=N, --proposals FILE; `detkit recall` "
             "compares them) or lower --set positive_thresh"
         )
     share = covered / len(of_objects)
     return (
-        f"{covered} of {len(of_objects)} objects ({share:.1%}) have a proposal with an IoU of "
+        f"{covered} of {counted(len(of_objects), 'object')} ({share:.1%}) "
+        f"{agreed(covered, 'has', 'have')} a proposal with an IoU of "
         f"{positive_thresh:g} and more"
     )

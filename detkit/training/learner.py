@@ -20,6 +20,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, is_out_of_memory
 from detkit.networks.precision import memory_format
 from detkit.structures import Batch
+from detkit.text import agreed, counted
 from detkit.training.ema import EMA
 
 SMALL_BATCH = 16  # images a device: with fewer, batch norm's statistics are too noisy to learn
@@ -216,9 +217,12 @@ def frozen_norms(detector: Detector, batch_share: int) -> tuple[bool, str]:
     elif wish == "auto":
         if not detector.pretrained or batch_share >= SMALL_BATCH:
             return False, ""
-        reason = f"pretrained weights and only {batch_share} images at once"
+        reason = f"pretrained weights and only {counted(batch_share, 'image')} at once"
     count = freeze_norms(backbone)
-    note = f"{count} batch norms of the backbone are frozen: {reason} (--set freeze_norm=...)"
+    note = (
+        f"{counted(count, 'batch norm')} of the backbone {agreed(count, 'is', 'are')} frozen: "
+        f"{reason} (--set freeze_norm=...)"
+    )
     return count > 0, note if count else ""
 
 

@@ -12,6 +12,7 @@ import torch
 from detkit.detector import Detector, Stage
 from detkit.errors import DetkitError
 from detkit.structures import Batch, Step
+from detkit.text import counted
 from detkit.training.loader import BatchStream, SampleStream
 from detkit.training.run_folder import stopped_at, with_way_on
 from detkit.training.tiles import TrainingImages
@@ -74,8 +75,8 @@ def _batches_in_time(run: Trainer, stage: Stage) -> Iterator[Batch]:
         if done and at.progress >= 1:
             more = (time.monotonic() - began) * (len(images) / done - 1) / 60
             run.log.note(
-                f"{stage.name}: time for {done} of {len(images)} images; the others would "
-                f"take {max(0.1, more):.1f} minutes more: raise --max-minutes, or lower what "
+                f"{stage.name}: time for {done} of {counted(len(images), 'image')}; the others "
+                f"would take {max(0.1, more):.1f} minutes more: raise --max-minutes, or lower what "
                 f"this pass looks at (detkit models {run.detector.name})"
             )
             return

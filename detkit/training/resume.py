@@ -20,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 
 from detkit import __version__
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import DetkitError
 from detkit.files import write_bytes
 from detkit.training.options import MAX_SEED
 
@@ -45,11 +45,10 @@ def save_resume(path: Path, state: Mapping[str, Any]) -> None:
 def load_resume(path: Path) -> dict[str, Any]:
     """Return the state that `save_resume` wrote, on the CPU.
 
-    Raises UsageError when the file is missing, DetkitError when it is broken or of another
-    format.
+    Raises DetkitError when the file is missing, broken or of another format.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file, so there is nothing to resume")
+        raise DetkitError(f"{path}: there is no such file, so there is nothing to resume")
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch reads over a checksum that does not fit

@@ -147,7 +147,7 @@ class RunFolder:
         self.holds_run = bool(held)
         if resume:
             if not self.resume.exists():
-                raise UsageError(f"{self.path}: nothing to resume, there is no resume.ckpt")
+                raise DetkitError(f"{self.path}: nothing to resume, there is no resume.ckpt")
             return
         if held and not self._is_a_run():
             raise UsageError(

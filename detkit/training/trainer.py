@@ -27,6 +27,7 @@ from detkit.detector import Detector, Stage
 from detkit.errors import DetkitError
 from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
+from detkit.text import counted
 from detkit.training.cpu_contention import ContentionWatch
 from detkit.training.dataset import TrainingDataset, coverage_note
 from detkit.training.learner import Learner, next_batch, over_devices
@@ -83,7 +84,9 @@ class Trainer:
             for stage in self.stages[self.at.stage :]:
                 learns = stage.fit is None
                 yield from self._learn(stage) if learns else fit_steps(self, stage)
-        self.log.say(f"done: {self.at.step} steps in {self.clock.seconds / 60:.1f} minutes")
+        self.log.say(
+            f"done: {counted(self.at.step, 'step')} in {self.clock.seconds / 60:.1f} minutes"
+        )
 
     def _learn(self, stage: Stage) -> Iterator[Step]:
         """Yield the steps of one stage; what it has learnt is in the detector afterwards."""

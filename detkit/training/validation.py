@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 
 from detkit.detector import Detector
 from detkit.structures import Scores
+from detkit.text import counted
 from detkit.training.learner import Learner, averaged
 from detkit.training.options import RunOptions
 from detkit.training.progress import Position
@@ -78,7 +79,7 @@ class Validation:
         if until and at.reached == until:
             return f"reached {', '.join(f'{name}={least:g}' for name, least in until.items())}"
         if patience is not None and at.stale >= patience:
-            return f"{at.stale} validations without a better mAP"
+            return f"{counted(at.stale, 'validation')} without a better mAP"
         return ""
 
     def _reaches(self, scores: Scores | None) -> bool:

@@ -33,7 +33,8 @@ def mosaic(
     half. Each image is stretched to the canvas, as SSD's input is, times a number drawn from
     `scale`, and a window of it drawn at random fills its quarter; one that is too small stands
     at the dividing point, with the RGB colour `fill` around. Boxes are clipped; those of which
-    less than the share `min_visible` of the area or less than 2 pixels is seen are dropped.
+    less than the share `min_visible` of the area or less than 2 pixels is seen are dropped, ignored
+    ones only for the latter.
     Proposals are taken in turns, the best of each image first, as many as one image has at most.
 
     Raises ValueError unless there are four samples.
@@ -93,7 +94,7 @@ def _moved(
     whole = (sample.boxes - starts) * scales + low
     seen = whole.clamp(low, high)
     share = _sides(seen).prod(1) / _sides(whole).prod(1)
-    keep = (share >= min_visible) & (_sides(seen) >= 2).all(1)
+    keep = ((share >= min_visible) | sample.is_ignored) & (_sides(seen) >= 2).all(1)
     proposals = sample.proposals
     if proposals is not None:
         proposals = ((proposals - starts) * scales + low).clamp(low, high)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from detkit.data.formats.format import Format
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
+from detkit.text import agreed, counted
 
 PIXEL = 1.0  # how far a box may reach over the border: rounding, and labels counted from 0
 ROUNDING = 1e-6  # pixels: what subtracting 1 from a fraction may cost
@@ -85,8 +86,9 @@ def check_origin(records: Iterable[ImageRecord], form: Format) -> Iterator[Findi
     if hits:
         record, one, number = hits[0]
         message = (
-            f"{len(hits)} of {num_boxes} boxes have xmin or ymin 0 ({_values(one)}), but the "
-            "format counts from 1; if all are counted from 0, add 1 to every value"
+            f"{len(hits)} of {counted(num_boxes, 'box')} {agreed(len(hits), 'has', 'have')} xmin "
+            f"or ymin 0 ({_values(one)}), but the format counts from 1; "
+            "if all are counted from 0, add 1 to every value"
         )
         yield _about(record, one, number, "warning", "zero-based", message)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detkit.data.class_names import similar_names
-from detkit.data.folder_splits import counted
 from detkit.data.formats.reading import format_of
 from detkit.data.images import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.text import agreed, counted
 
 
 def _about(code: str, message: str, record: ImageRecord, split: str) -> Finding:
@@ -74,7 +74,10 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
             shared = members[first] & members[second]
             if shared:
                 one = next(record for record in dataset.splits[first] if record.path in shared)
-                message = f"{_images(len(shared))} in {first} and in {second} (the first: "
+                message = (
+                    f"{counted(len(shared), 'image')} {agreed(len(shared), 'is', 'are')} in "
+                    f"{first} and in {second} (the first: "
+                )
                 message += f"{one.image_id}); a score on {second} would be too good"
                 yield Finding("warning", "shared-image", message, split=second)
     train = {one.name for record in dataset.splits.get("train", ()) for one in record.objects}
@@ -99,8 +102,10 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
                     images[one.name] = record.image_id
     for name, other, how in similar_names([*dict.fromkeys([*dataset.class_names, *counts])]):
         common, rare = sorted((name, other), key=lambda word: -counts[word])
+        noun = "object"
         message = (
-            f'"{rare}" ({_objects(counts[rare])}) and "{common}" ({_objects(counts[common])}) '
+            f'"{rare}" ({counted(counts[rare], noun)}) and '
+            f'"{common}" ({counted(counts[common], noun)}) '
             f"differ only {how}; if they are one class, rename one"
         )
         where = first.get(rare)
@@ -117,16 +122,6 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
     if unused and counts:
         message = f"no object has the class {', '.join(unused)}; nothing can be learnt of it"
         yield Finding("warning", "unused-class", message)
-
-
-def _images(count: int) -> str:
-    """Return "1 image is" or "n images are"."""
-    return "1 image is" if count == 1 else f"{count} images are"
-
-
-def _objects(count: int) -> str:
-    """Return "1 object" or "n objects"."""
-    return f"{count} object{'' if count == 1 else 's'}"
 
 
 def check_duplicates(dataset: Dataset) -> Iterator[Finding]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 FloatImage = NDArray[np.float32]
 Color = tuple[int, int, int]
 
-MIN_SIDE, MAX_SIDE = 96, 320  # of the canvas, pixels; a thing is drawn at twice its size
+# Of the canvas, pixels; a thing is drawn at twice its size, one beyond `MAX_SIDE` at its size.
+MIN_SIDE, MAX_SIDE = 96, 320
 
 BALLOON_COLORS: list[tuple[Color, Color]] = [
     ((222, 60, 56), (250, 214, 92)),
@@ -46,7 +47,7 @@ class Sprite:
     def __init__(self, size: int) -> None:
         """Start with an empty canvas for a thing of `size` pixels."""
         self.size = size
-        self.side = min(max(2 * size, MIN_SIDE), MAX_SIDE)
+        self.side = max(min(max(2 * size, MIN_SIDE), MAX_SIDE), size)
         self.image: NDArray[np.uint8] = np.zeros((self.side, self.side, 3), np.uint8)
         self.opacity = np.zeros((self.side, self.side), np.uint8)
 
@@ -93,6 +94,20 @@ class Sprite:
         color = cv2.resize(weighted, shape, interpolation=cv2.INTER_AREA)
         color = color / np.maximum(small, 1e-3)[..., None]
         return np.asarray(color, np.float32), np.asarray(small, np.float32)
+
+    def fit_opaque(self, *, mirror: bool = False) -> tuple[FloatImage, FloatImage]:
+        """Return what `fit` does, grown until the pixels that count as the thing span `size`.
+
+        Those are more than half opaque. Of a small thing they lack a pixel or two in `fit`, since
+        a tip as thin as a pixel is half seen through.
+        """
+        wanted = self.size
+        color, opacity = self.fit(mirror=mirror)
+        while max(cv2.boundingRect((opacity > 0.5).astype(np.uint8))[2:]) < wanted:
+            self.size += 1
+            color, opacity = self.fit(mirror=mirror)
+        self.size = wanted
+        return color, opacity
 
 
 def _tint(color: Color, rng: np.random.Generator, spread: int = 18) -> Color:

@@ -19,10 +19,15 @@ from detkit.data.formats.voc_xml import xml_text
 from detkit.data.output import new_folder
 from detkit.data.records import ObjectRecord
 from detkit.errors import DetkitError, UsageError
+from detkit.text import agreed, counted
 
 CLASS_NAMES = tuple(PAINTERS)
 SHARES = {"train": 12 / 17, "val": 2 / 17, "test": 3 / 17}  # 240, 40 and 60 of 340
 SIZES = ((240, 320), (270, 360), (300, 400), (320, 256))  # (height, width)
+MIN_SIDE, MAX_SIDE = 64, 10_000  # of a picture of a size asked for
+MIN_OBJECT = 10  # pixels; of a smaller one hardly a shape is left
+MOST_OBJECTS, MOST_SMALL_OBJECTS = 6, 40  # in a picture; in one with much room for them
+ROOM = 64  # an object of a size asked for has so many times its square to itself
 JPEG_QUALITY = 88
 
 # Zenith, horizon, far hills, near meadow, tint of everything: RGB.
@@ -76,17 +81,25 @@ def write_demo(
     *,
     num_images: int = 340,
     seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    object_size: tuple[int, int] | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write `num_images` drawn pictures and their labels as a Pascal VOC tree into `folder`.
 
     12 of 17 pictures are for training, 2 for validation, 3 for testing. The same seed draws
-    the same pictures. `progress` hears (done, total). Raises UsageError when the folder is
-    not empty (unless forced) or fewer than 6 pictures are asked for.
+    the same pictures. `image_size` is the (height, width) of all pictures, `object_size` the
+    least and the largest longer side of an object; see `draw_picture`. `progress` hears
+    (done, total). Raises UsageError when the folder is not empty (unless forced), fewer than 6
+    pictures are asked for, or objects of that size do not fit into such pictures.
     """
     if num_images < 6:
-        raise UsageError(f"demo: {num_images} images are too few for three splits; ask for 6")
+        raise UsageError(
+            f"demo: {counted(num_images, 'image')} {agreed(num_images, 'is', 'are')} too few for "
+            "three splits; ask for 6"
+        )
+    _require_drawable(image_size, object_size)
     num_val = max(1, round(num_images * SHARES["val"]))
     num_test = max(1, round(num_images * SHARES["test"]))
     names = [f"{number:06d}" for number in range(1, num_images + 1)]
@@ -100,7 +113,8 @@ def write_demo(
         for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (root / part).mkdir(parents=True)
         for number, name in enumerate(names):
-            picture = draw_picture(np.random.default_rng([seed, number]))
+            rng = np.random.default_rng([seed, number])
+            picture = draw_picture(rng, image_size, object_size)
             _write_jpeg(root / "JPEGImages" / f"{name}.jpg", picture.image)
             height, width = picture.image.shape[:2]
             text = xml_text(f"{name}.jpg", width, height, picture.objects, database="detkit demo")
@@ -112,17 +126,27 @@ def write_demo(
             (root / "ImageSets" / "Main" / f"{split}.txt").write_text(lines, "utf-8", newline="\n")
 
 
-def draw_picture(rng: np.random.Generator) -> Picture:
-    """Return one drawn landscape with 0 to 6 objects; boxes tight to a pixel, in own pixels."""
-    height, width = SIZES[rng.integers(len(SIZES))]
+def draw_picture(
+    rng: np.random.Generator,
+    image_size: tuple[int, int] | None = None,
+    object_size: tuple[int, int] | None = None,
+) -> Picture:
+    """Return one drawn landscape with 0 to 6 objects; boxes tight to a pixel, in own pixels.
+
+    `image_size` is its (height, width), else one of `SIZES`. `object_size` is the least and the
+    largest longer side of an object, pixels, where nothing hides a part of it; else the picture
+    sets the scale. Where objects of that size have room there are more of them, up to 40.
+    """
+    height, width = SIZES[rng.integers(len(SIZES))] if image_size is None else image_size
+    most = _most_objects(height, width, object_size)
     sky = SKIES[rng.integers(len(SKIES))]
     horizon = round(height * rng.uniform(0.34, 0.56))
     canvas = _landscape(rng, height, width, horizon, sky)
-    num_objects = 0 if rng.random() < 0.06 else int(rng.integers(1, 7))
-    things = _scenery(rng, height, width, horizon)
+    num_objects = 0 if rng.random() < 0.06 else int(rng.integers(1, most + 1))
+    things = _scenery(rng, height, width, horizon, most)
     for name in rng.choice(CLASS_NAMES, num_objects):
         for _ in range(12):
-            trial = [*things, _place(rng, str(name), height, width, horizon)]
+            trial = [*things, _place(rng, str(name), height, width, horizon, object_size)]
             if min(_visible(_in_order(trial), height, width)) >= MIN_VISIBLE:
                 things = trial
                 break
@@ -133,7 +157,44 @@ def draw_picture(rng: np.random.Generator) -> Picture:
     canvas *= np.array(sky[4], np.float32) * np.float32(rng.uniform(0.9, 1.06))
     canvas += 2.5 * rng.standard_normal((height, width, 1), np.float32)
     image = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
-    return Picture(image, _objects(things, owner))
+    # A side that was asked for is no reason to call an object difficult.
+    least_side = DIFFICULT_SIDE if object_size is None else 0
+    return Picture(image, _objects(things, owner, least_side))
+
+
+def _require_drawable(
+    image_size: tuple[int, int] | None, object_size: tuple[int, int] | None
+) -> None:
+    """Raise UsageError for pictures or objects of a size that cannot be drawn."""
+    if image_size is not None:
+        height, width = image_size
+        if not MIN_SIDE <= min(image_size) <= max(image_size) <= MAX_SIDE:
+            raise UsageError(
+                f"--image-size {width}x{height}: both sides must lie between {MIN_SIDE} and "
+                f"{MAX_SIDE}"
+            )
+    if object_size is None:
+        return
+    least, largest = object_size
+    given = f"--object-size {least}-{largest}"
+    if least > largest:
+        raise UsageError(f"{given}: the least comes first; expected MIN-MAX, like 14-24")
+    if least < MIN_OBJECT:
+        raise UsageError(f"{given}: must be at least {MIN_OBJECT}; of less hardly a shape is left")
+    shorter = min(image_size or map(min, SIZES))
+    if largest > shorter // 2:
+        raise UsageError(
+            f"{given}: must be at most {shorter // 2}, half the shorter side of the smallest "
+            "picture; --image-size WxH draws larger ones"
+        )
+
+
+def _most_objects(height: int, width: int, object_size: tuple[int, int] | None) -> int:
+    """Return how many objects a picture has at most."""
+    if object_size is None:
+        return MOST_OBJECTS
+    room = height * width // (ROOM * object_size[1] ** 2)
+    return min(max(room, MOST_OBJECTS), MOST_SMALL_OBJECTS)
 
 
 def _landscape(
@@ -173,8 +234,10 @@ def _landscape(
     return canvas
 
 
-def _scenery(rng: np.random.Generator, height: int, width: int, horizon: int) -> list[_Placed]:
-    """Return clouds, then things on the ground that are no objects."""
+def _scenery(
+    rng: np.random.Generator, height: int, width: int, horizon: int, most: int
+) -> list[_Placed]:
+    """Return clouds, then up to `most` things on the ground that are no objects."""
     things = []
     for _ in range(rng.integers(0, 4)):
         color, opacity = cloud(rng, int(rng.uniform(0.12, 0.32) * width)).fit()
@@ -184,7 +247,7 @@ def _scenery(rng: np.random.Generator, height: int, width: int, horizon: int) ->
         opacity = np.asarray(cv2.GaussianBlur(opacity, (0, 0), 1.5), np.float32)
         left, top = int(rng.uniform(-0.1, 0.9) * width), int(rng.uniform(-0.02, 0.6) * horizon)
         things.append(_Placed(None, SKY, color, opacity, left, top))
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(rng.integers(1, most + 1)):
         painter = SCENERY[rng.integers(len(SCENERY))]
         depth = rng.random() ** 2 * 0.8
         size = 26 + 120 * depth
@@ -197,23 +260,36 @@ def _scenery(rng: np.random.Generator, height: int, width: int, horizon: int) ->
     return things
 
 
-def _place(rng: np.random.Generator, name: str, height: int, width: int, horizon: int) -> _Placed:
+def _place(
+    rng: np.random.Generator,
+    name: str,
+    height: int,
+    width: int,
+    horizon: int,
+    object_size: tuple[int, int] | None,
+) -> _Placed:
     """Return an object of the class at a fitting place and size."""
     mirror = rng.random() < 0.5
-    if name == "balloon":
-        size = np.exp(rng.uniform(np.log(28), np.log(0.62 * height)))
+    is_balloon = name == "balloon"
+    depth = 0.0 if is_balloon else rng.random()
+    if object_size is not None:
+        size = float(rng.integers(object_size[0], object_size[1] + 1))
+        color, opacity = PAINTERS[name](rng, int(size)).fit_opaque(mirror=mirror)
+    else:
+        if is_balloon:
+            size = np.exp(rng.uniform(np.log(28), np.log(0.62 * min(height, 1.5 * width))))
+        else:
+            largest = (0.5 if name == "car" else 0.36) * min(width, 2 * height)
+            size = (24 + (largest - 24) * depth**1.4) * rng.uniform(0.85, 1.2)
         color, opacity = PAINTERS[name](rng, int(size)).fit(mirror=mirror)
+    if is_balloon:
         top = int(rng.uniform(-0.1 * size, max(horizon + 0.1 * height - size, 0.05 * height)))
     else:
-        depth = rng.random()
-        largest = 0.5 * width if name == "car" else 0.36 * width
-        size = (24 + (largest - 24) * depth**1.4) * rng.uniform(0.85, 1.2)
-        color, opacity = PAINTERS[name](rng, int(size)).fit(mirror=mirror)
         foot = horizon + 6 + depth * (height - horizon) * 0.98
         top = int(foot) - opacity.shape[0]
     margin = opacity.shape[1]
     left = int(rng.uniform(-0.15 * margin, width - 0.85 * margin))
-    layer = AIR if name == "balloon" else GROUND
+    layer = AIR if is_balloon else GROUND
     return _Placed(name, layer, color, opacity, left, top)
 
 
@@ -229,15 +305,26 @@ def _in_order(things: list[_Placed]) -> list[_Placed]:
 
 def _visible(things: list[_Placed], height: int, width: int) -> list[float]:
     """Return for each object (not scenery) the share of its pixels that can be seen."""
-    owner = np.full((height, width), -1, np.int32)
+    shares: list[float] = []
+    windows = [thing.window(height, width) for thing in things]
     for number, thing in enumerate(things):
-        rows, columns, own_rows, own_columns = thing.window(height, width)
-        owner[rows, columns][thing.opacity[own_rows, own_columns] > 0.5] = number
-    return [
-        np.count_nonzero(owner == number) / np.count_nonzero(thing.opacity > 0.5)
-        for number, thing in enumerate(things)
-        if thing.name is not None
-    ] or [1.0]
+        if thing.name is None:
+            continue
+        rows, columns, own_rows, own_columns = windows[number]
+        seen = thing.opacity[own_rows, own_columns] > 0.5
+        for nearer, window in zip(things[number + 1 :], windows[number + 1 :]):
+            top, bottom = max(rows.start, window[0].start), min(rows.stop, window[0].stop)
+            left, right = max(columns.start, window[1].start), min(columns.stop, window[1].stop)
+            if top < bottom and left < right:
+                hides = nearer.opacity[
+                    top - nearer.top : bottom - nearer.top, left - nearer.left : right - nearer.left
+                ]
+                seen[
+                    top - rows.start : bottom - rows.start,
+                    left - columns.start : right - columns.start,
+                ] &= hides <= 0.5
+        shares.append(np.count_nonzero(seen) / np.count_nonzero(thing.opacity > 0.5))
+    return shares or [1.0]
 
 
 def _haze(thing: _Placed, height: int, horizon: int) -> float:
@@ -290,18 +377,25 @@ def _cast_shadow(canvas: FloatImage, thing: _Placed) -> None:
     canvas[place[0], place[1]] *= (1 - shade[place[2], place[3]])[..., None]
 
 
-def _objects(things: list[_Placed], owner: NDArray[np.int32]) -> tuple[ObjectRecord, ...]:
-    """Return the records of the objects: the tight boxes of the pixels that can be seen."""
+def _objects(
+    things: list[_Placed], owner: NDArray[np.int32], least_side: int
+) -> tuple[ObjectRecord, ...]:
+    """Return the records of the objects: the tight boxes of the pixels that can be seen.
+
+    One whose longer side is below `least_side`, or of which little is seen, is difficult.
+    """
     records = []
     for number, thing in enumerate(things):
         if thing.name is None:
             continue
-        seen = owner == number
+        window = thing.window(*owner.shape)
+        seen = owner[window[:2]] == number
         rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+        rows, columns = rows + window[0].start, columns + window[1].start
         box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         share = np.count_nonzero(seen) / np.count_nonzero(thing.opacity > 0.5)
         longer = max(box[2] - box[0], box[3] - box[1])
-        difficult = bool(share < DIFFICULT_VISIBLE or longer < DIFFICULT_SIDE)
+        difficult = bool(share < DIFFICULT_VISIBLE or longer < least_side)
         x1, y1, x2, y2 = (float(value) for value in box)
         records.append(ObjectRecord(thing.name, (x1, y1, x2, y2), difficult))
     return tuple(records)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from detkit.data.folder_splits import counted, named_splits, unlisted_images, without_union
+from detkit.data.folder_splits import named_splits, unlisted_images, without_union
 from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
 from detkit.data.formats.format import Format, Splits
 from detkit.data.paths import name_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
 from detkit.data.tree import Tree
+from detkit.text import counted
 
 _SNIFF_BYTES = 1 << 16  # the first part of a JSON file, where its first keys are
 

@@ -28,7 +28,7 @@ from detkit.data.images import IMAGE_SUFFIXES
 from detkit.data.paths import name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree
-from detkit.text import is_plain
+from detkit.text import counted, is_plain
 
 MAX_CSV_BYTES = 1 << 30  # ours: some ten million rows
 
@@ -328,7 +328,8 @@ class _Reader:
         shift = 1.0 if self._table.one_based else 0.0
         for line, cells in self._table.rows:
             if 1 < len(cells) < width:
-                self._say("bad-row", f"{len(cells)} fields instead of {width}; mend the row", line)
+                fields = counted(len(cells), "field")
+                self._say("bad-row", f"{fields} instead of {width}; mend the row", line)
                 continue
             cells = cells + [""] * (1 + max(columns.values()) - len(cells))
             head = self._image(cells[columns["image"]], line)

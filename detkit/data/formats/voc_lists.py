@@ -11,6 +11,7 @@ from detkit.data.folder_splits import Records, without_union
 from detkit.data.paths import folder_of, name_of, posix, split_name, stem_of, suffix_of
 from detkit.data.records import Finding, ImageRecord
 from detkit.data.tree import Tree, images_finding, shared_tail
+from detkit.text import agreed, counted
 
 _UNDIVIDED = "default"  # what CVAT calls the only list of a task without subsets
 _MARKS = ("1", "0", "-1")  # of an image in a class's list: holds it, only difficult, not
@@ -89,7 +90,8 @@ class ImageSets:
         if rest:
             where = folder_of(lists[0]) or "the top folder"
             self.notes.append(
-                f"{len(rest)} of {len(self._records)} images are in no list of {where}: not used"
+                f"{len(rest)} of {counted(len(self._records), 'image')} "
+                f"{agreed(len(rest), 'is', 'are')} in no list of {where}: not used"
             )
             message = f"in no list of {where}; not used: add them to one if they should be"
             self.findings.append(images_finding(self._tree, "in-no-split", rest, message))

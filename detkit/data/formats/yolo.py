@@ -14,7 +14,6 @@ from pathlib import PurePosixPath
 
 from detkit.data.folder_splits import (
     Records,
-    counted,
     folder_splits,
     unlabelled_folder,
     without_union,
@@ -27,6 +26,7 @@ from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree, images_finding
 from detkit.errors import DetkitError
+from detkit.text import counted
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
 MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
@@ -273,7 +273,7 @@ class _Reader:
                 continue
             keys = ("class", "cx", "cy", "width", "height")
             stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
-            stated = stated or f"polygon of {len(words)} values"
+            stated = stated or f"polygon of {counted(len(words), 'value')}"
             name = str(index) if names is None else names[index]
             rows.append(ObjectRecord(name, box, False, path, line, number, stated))
         return rows

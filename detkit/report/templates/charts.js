@@ -164,7 +164,8 @@ function startScores() {
     drawHistogram(right, wrong);
     drawReliability(right, wrong, sums);
     const [good, bad] = [right, wrong].map((list) => list.reduce((total, count) => total + count, 0));
-    byId("score-reading").textContent = `${good} boxes are right, ${bad} are wrong`;
+    byId("score-reading").textContent =
+      `${good} ${good === 1 ? "box is" : "boxes are"} right, ${bad} ${bad === 1 ? "is" : "are"} wrong`;
   };
   choice.addEventListener("change", draw);
   draw();
