@@ -215,7 +215,7 @@ def test_far_too_many_tiles_are_refused_with_their_number(
 def test_images_no_larger_than_a_tile_are_shown_whole_alone(records: list[ImageRecord]) -> None:
     images = tiled(records, tile=500)
     assert len(images) == len(records)
-    assert images.plan.note == "4 images make no tiles: none of them is larger than a tile"
+    assert images.plan.note == "4 images make no tiles: nothing is larger than a tile"
 
 
 # In which order
@@ -282,12 +282,9 @@ def test_what_is_seen_does_not_depend_on_what_fits_into_memory(
 ) -> None:
     names = counted_reads(monkeypatch)
     none, some, every = tiled(records), tiled(records), tiled(records)
-    assert "3 unshrunk ones for their tiles 0 fit" in none.fill_cache(limit=0)[-1]
-    assert (
-        "of 3 unshrunk ones for their tiles 2 fit"
-        in some.fill_cache(limit=3 * (90 * 120 + 75 * 40))[-1]
-    )
-    assert every.fill_cache()[-1].startswith("3 unshrunk ones for their tiles (")
+    assert "0 of 3 fit unshrunk for tiles" in none.fill_cache(limit=0)[-1]
+    assert "2 of 3 fit unshrunk for tiles" in some.fill_cache(limit=3 * (90 * 120 + 75 * 40))[-1]
+    assert every.fill_cache()[-1].startswith("3 kept unshrunk for tiles (")
     names.clear()
     for index in range(len(none)):
         assert torch.equal(every[index].image, none[index].image)

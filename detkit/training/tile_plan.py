@@ -49,14 +49,15 @@ class TilePlan:
     @property
     def note(self) -> str:
         """What is to be told of it."""
-        images, used = f"{len(self.sizes):,} images", f"{self.num_empty_used:,}"
+        number, used = len(self.sizes), f"{self.num_empty_used:,}"
+        images = "1 image makes" if number == 1 else f"{number:,} images make"
         if not self.num_made:
-            return f"{images} make no tiles: none of them is larger than a tile"
+            return f"{images} no tiles: nothing is larger than a tile"
         empty = ""
         if self.num_empty:
             empty = f" ({self.num_empty:,} of them empty, of which {used} are used)"
         return (
-            f"{images} make {self.num_made:,} tiles{empty}; an epoch shows "
+            f"{images} {self.num_made:,} tiles{empty}; an epoch shows "
             f"{len(self.tiles) + len(self.sizes):,} samples, the whole images among them"
         )
 

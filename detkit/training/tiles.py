@@ -156,13 +156,12 @@ class TiledDataset:
             return said
         kept = self.decoded.fill(wanted, limit - self.images.bytes_kept)
         size = int(self.decoded.num_bytes[kept].sum()) / 2**20
-        tiles = f"{len(kept):,} unshrunk ones for their tiles ({size:,.0f} MiB)"
+        tiles = f"{len(kept):,} kept unshrunk for tiles ({size:,.0f} MiB)"
         if len(kept) < len(wanted):
             tiles = (
-                f"of {len(wanted):,} unshrunk ones for their tiles {len(kept):,} fit "
-                f"({size:,.0f} MiB); the others are decoded anew by each data worker, once an "
-                "epoch where memory for 1 GiB of them is left, and their tiles shown near each "
-                "other"
+                f"{len(kept):,} of {len(wanted):,} fit unshrunk for tiles ({size:,.0f} MiB); the "
+                "others are decoded anew by each data worker, once an epoch where there is memory "
+                "for 1 GiB of them, and their tiles shown near each other"
             )
         return [*said, tiles]
 
