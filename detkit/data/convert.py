@@ -23,6 +23,7 @@ from detkit.data.images import IMAGE_SUFFIXES, image_size
 from detkit.data.output import new_folder, require_apart
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
+from detkit.files import fitting_name
 
 # Folder names that tell a layout, or a split, and not one image from another.
 _IMAGE_FOLDERS = frozenset(["images", "jpegimages", "imgs", "img", "labels", "annotations"])
@@ -152,7 +153,8 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
     candidates = [path.name if is_flat else "/".join([*own, path.name])]
     candidates += ["_".join([*parts, path.name]) for parts in (own, telling, folders)]
     counted_up = (f"{path.stem}_{count}{path.suffix}" for count in range(2, len(used) + 3))
-    for name in chain(candidates, counted_up):
+    for candidate in chain(candidates, counted_up):
+        name = str(PurePosixPath(candidate).with_name(fitting_name(PurePosixPath(candidate).name)))
         # Letter case does not tell files apart everywhere, labels are named by the stem, and
         # tools that look an image up by its name alone must find the right one.
         key = PurePosixPath(name).stem.casefold()

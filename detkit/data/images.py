@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
-from detkit.files import not_written
+from detkit.files import beside, not_written, put_in_place
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -119,15 +119,21 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
             f"{path}: cannot write an image with suffix {suffix or '(none)'!r}; "
             f"use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    ok, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not ok:
-        raise DetkitError(f"{path}: an image of shape {image.shape} cannot be encoded")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_bytes(encoded.tobytes())  # `tofile` forgets why it failed
-        beside.replace(path)
+        ok, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        ok = False
+    if not ok:  # JPEG ends at 65,535 pixels a side, WebP at 16,383
+        height, width = image.shape[:2]
+        raise DetkitError(
+            f"{path}: {width} x {height} pixels cannot be written as {suffix}; choose .png or .tif"
+        )
+    partial = beside(path, f"{os.getpid()}.partial")
+    try:
+        partial.write_bytes(encoded.tobytes())  # `tofile` forgets why it failed
+        put_in_place(partial, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise DetkitError(not_written(path, error)) from error
 
 
