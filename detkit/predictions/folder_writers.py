@@ -16,7 +16,7 @@ from detkit.errors import DetkitError, UsageError
 from detkit.files import beside, not_written, put_in_place
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.interface import PredictionWriter, require_plain
-from detkit.predictions.texts import UniqueNames, exact, pure
+from detkit.predictions.texts import UniqueNames, exact, stem_of
 
 # A data set has the other two of YOLO's files, too; this one is detkit's alone.
 SIZES_FILE, SIZES_HEADER = "images.csv", "image,width,height"
@@ -49,7 +49,7 @@ class FolderWriter(PredictionWriter):
     def stem_of(self, image: str) -> str:
         """Return what an image is called here; DetkitError for a name taken or not to be kept."""
         require_plain(image, "image")
-        stem = pure(image).stem
+        stem = stem_of(image)
         self.names.add(stem, image)
         return stem
 
