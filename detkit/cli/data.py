@@ -112,7 +112,7 @@ def check(
     require_one_form(as_json=as_json, markdown=markdown)
     console = Console(quiet, markdown=markdown)
     dataset = open_dataset(data, classes=class_list(classes))
-    tell_notes(console, dataset)
+    tell_notes(console, dataset, findings_follow=True)
     with console.counting("checking") as progress:
         findings = find_mistakes(dataset, read_images=images, progress=progress)
     with reader_may_leave():  # errors are errors all the same
@@ -182,10 +182,13 @@ def split(
     _write(console, divided, out, to or format_of(dataset).name, force)
 
 
-def tell_notes(console: Console, dataset: Dataset) -> None:
-    """Say what was found in a labelled folder."""
+def tell_notes(console: Console, dataset: Dataset, *, findings_follow: bool = False) -> None:
+    """Say what was found in a labelled folder, and what kinds of files are not read."""
     for note in dataset.notes:
         console.note(note)
+    for finding in () if findings_follow else dataset.findings:
+        if finding.code == "unread-image":
+            console.warn(finding.message)
 
 
 def warn_of_unread(console: Console, dataset: Dataset) -> None:

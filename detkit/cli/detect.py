@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
 # What the stages in threads are called for people.
 STAGES = {"decode": "reading", "propose": "proposals", "prepare": "resizing"}
-WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def detect(
@@ -257,6 +256,8 @@ class Drawings:
 
     def _free_name(self, image: str) -> str:
         """Return the image's name, with as many of its folders as it takes to be its own."""
+        from detkit.data.images import WRITTEN_SUFFIXES
+
         parts = PurePath(image).parts
         suffix = PurePath(image).suffix.lower()
         ending = "" if suffix in WRITTEN_SUFFIXES else ".jpg"
@@ -294,7 +295,9 @@ def _check_out(out: Path | None, model: str, sources: Sequence[str]) -> None:
     """Raise UsageError when detections would replace what they are made from."""
     if out is None:
         return
-    if out.suffix.lower() in WRITTEN_SUFFIXES:
+    from detkit.data.image_kinds import PICTURE_SUFFIXES
+
+    if out.suffix.lower() in PICTURE_SUFFIXES:
         raise UsageError(f"-o {out}: named like an image; --draw DIR is for those")
     places = [model, *sources, *(source.removeprefix("@") for source in sources)]
     if out.is_file() and any(Path(place).is_file() and out.samefile(place) for place in places):
@@ -305,10 +308,12 @@ def _check_drawn(folder: Path | None, sources: Sequence[str], force: bool) -> No
     """Raise UsageError when drawings would go among other files, or below the images read."""
     if folder is None:
         return
+    from detkit.data.image_kinds import PICTURE_SUFFIXES
+
     place = folder.resolve()
     for source in map(Path, sources):
         is_below = source.is_dir() and place.is_relative_to(source.resolve())
-        is_image = source.suffix.lower() in WRITTEN_SUFFIXES  # a glob's is seen, too
+        is_image = source.suffix.lower() in PICTURE_SUFFIXES  # a glob's is seen, too
         if is_below or (is_image and place == source.parent.resolve()):
             raise UsageError(f"--draw {folder}: {source} is read from there; name another")
     if force or not folder.exists():

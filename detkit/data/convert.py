@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from detkit.data.folder_splits import counted
 from detkit.data.formats import reading
 from detkit.data.formats.format import Format, Labelled
-from detkit.data.images import IMAGE_SUFFIXES, image_size
+from detkit.data.image_kinds import is_image
+from detkit.data.images import image_size
 from detkit.data.output import new_folder, require_apart
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
@@ -123,7 +124,7 @@ def _check_kinds(dataset: Dataset, form: Format) -> None:
     if form.names_images:
         return
     for record in (one for records in dataset.splits.values() for one in records):
-        if record.path.suffix.lower() not in IMAGE_SUFFIXES:
+        if not is_image(record.path.suffix.lower()):
             raise DetkitError(
                 f"{record.path}: --to {form.name}: images of this kind are found only where labels "
                 f"name them, as {form.name.upper()}'s do not; save it as PNG or JPEG, or choose "

@@ -25,10 +25,11 @@ from detkit.data.checks.sets import (
     check_names,
     check_splits,
     check_unlabelled,
+    check_unused_content,
 )
 from detkit.data.formats.format import Format
 from detkit.data.formats.reading import format_of
-from detkit.data.images import image_size, read_image
+from detkit.data.images import image_size, read_image, stored_size
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.errors import DetkitError
 from detkit.text import printable
@@ -71,6 +72,7 @@ def check(
     findings += check_names(dataset)
     if read_images:
         findings += check_duplicates(dataset)
+        findings += check_unused_content(record.path for _, record in records.values())
     return findings
 
 
@@ -223,18 +225,6 @@ def _upright_size(path: Path) -> Size:
     return size
 
 
-def _stored_size(path: Path) -> Size:
-    """Return an image's size without its EXIF orientation."""
-    import cv2
-    import numpy as np
-
-    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
-    if image is None:
-        return image_size(path)
-    return int(image.shape[0]), int(image.shape[1])
-
-
 def _reason(error: DetkitError, path: Path) -> str:
     """Return an error's text without the path it starts with."""
     text = str(error)
@@ -268,7 +258,7 @@ def _check_size(record: ImageRecord, upright: Size) -> Iterator[Finding]:
         return
     as_stated = f"{stated[1]}x{stated[0]}"
     real = f"{upright[1]}x{upright[0]}"
-    if stated == upright[::-1] == (stored := _stored_size(record.path)):
+    if stated == upright[::-1] == (stored := stored_size(record.path)):
         surely = any(fits(one, stored) and not fits(one, upright) for one in record.objects)
         verb = "are" if surely else "seem"
         yield _finding(

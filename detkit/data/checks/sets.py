@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from detkit.data.class_names import similar_names
@@ -11,6 +11,7 @@ from detkit.data.folder_splits import counted
 from detkit.data.formats.reading import format_of
 from detkit.data.images import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.unused_content import UnusedContent
 
 
 def _about(code: str, message: str, record: ImageRecord, split: str) -> Finding:
@@ -127,6 +128,15 @@ def _images(count: int) -> str:
 def _objects(count: int) -> str:
     """Return "1 object" or "n objects"."""
     return f"{count} object{'' if count == 1 else 's'}"
+
+
+def check_unused_content(paths: Iterable[Path]) -> Iterator[Finding]:
+    """Yield what many images hold and reading them leaves out, a finding of each kind."""
+    unused = UnusedContent()
+    for path in dict.fromkeys(paths):
+        unused.add(path)
+    for code, message, first in unused.told():
+        yield Finding("warning", code, message, file=first)
 
 
 def check_duplicates(dataset: Dataset) -> Iterator[Finding]:
