@@ -110,7 +110,7 @@ def test_a_heic_is_read_where_its_package_is_installed(tmp_path: Path) -> None:
     heif.register_heif_opener()
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = save(tmp_path / "a.HEIC", "HEIF", exif=exif, quality=95)
+    path = save(tmp_path / "a.HEIC", "HEIF", exif=exif.tobytes(), quality=95)
     assert image_size(path) == read_image(path).shape[:2] == (40, 20)
     (found,) = find_images([str(tmp_path)])
     assert np.abs(found.read().astype(int) - RED[0, 0]).max() < 8
