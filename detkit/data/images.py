@@ -74,6 +74,11 @@ def stored_size(path: Path) -> tuple[int, int]:
     return header.height, header.width
 
 
+def is_turned(path: Path) -> bool:
+    """Return whether an image's EXIF orientation turns or mirrors it; DetkitError as above."""
+    return _header_of(path).orientation != 1
+
+
 def _header_of(path: Path) -> ImageHeader:
     """Return a file's header; raise DetkitError naming the file when it has none."""
     try:
