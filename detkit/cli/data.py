@@ -161,7 +161,7 @@ def check(
     console = Console(quiet, markdown=markdown)
     detector_config = None if model is None else _backend_config(model, settings or (), plugin)
     dataset = open_dataset(data, classes=class_list(classes))
-    tell_notes(console, dataset)
+    tell_notes(console, dataset, findings_follow=True)
     with console.counting("checking") as progress:
         findings = find_mistakes(dataset, read_images=images, progress=progress)
     reach = None
@@ -253,10 +253,13 @@ def _two_numbers(
     return int(words[0]), int(words[-1])
 
 
-def tell_notes(console: Console, dataset: Dataset) -> None:
-    """Say what was found in a labelled folder."""
+def tell_notes(console: Console, dataset: Dataset, *, findings_follow: bool = False) -> None:
+    """Say what was found in a labelled folder, and what kinds of files are not read."""
     for note in dataset.notes:
         console.note(note)
+    for finding in () if findings_follow else dataset.findings:
+        if finding.code == "unread-image":
+            console.warn(finding.message)
 
 
 def warn_of_unread(console: Console, dataset: Dataset) -> None:

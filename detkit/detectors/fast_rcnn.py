@@ -58,6 +58,7 @@ from detkit.transforms.preparation import Preparation, shorter_side
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+LEAST_SIDE = 64  # ours: two places of the last map of most backbones, and some of every pooling
 LARGE = ("vgg16", "resnet")  # backbones that get the papers' sizes and widths
 VGG16_GENERIC = (
     10  # sec. 4.5, as Faster R-CNN sec. 3.3: conv3_1 and up are trained, what is before not
@@ -357,8 +358,9 @@ class RegionDetector(Detector):
 
     @property
     def preparation(self) -> Preparation:
-        """What turns samples into a batch, padded so that the maps' strides divide it."""
-        return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
+        """What turns samples into a batch, padded: strides divide it, and no map vanishes."""
+        stride = self.backbone.taps[-1].stride
+        return dataclasses.replace(super().preparation, stride=stride, least=LEAST_SIDE)
 
     @property
     def smallest_object(self) -> float:
