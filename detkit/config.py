@@ -126,6 +126,30 @@ class DetectorConfig:
     nms_method: Literal["greedy", "soft"] = setting("greedy", "all five papers")
     pre_nms_top_k: int = setting(400, "SSD released code: boxes a class that enter NMS", at_least=1)
     max_detections: int = setting(200, "SSD sec. 3.7: boxes an image that are kept", at_least=1)
+    tile: int = setting(
+        0,
+        "ours: side, in the image's own pixels, of the crops that are looked at besides the whole "
+        "image; 0: the whole image alone",
+        at_least=0,
+    )
+    tile_overlap: float = setting(
+        0.2,
+        "SAHI's default: of a tile's side; objects up to this long are whole in some tile",
+        at_least=0,
+        at_most=0.8,
+    )
+    tile_visible: float = setting(
+        0.7,
+        "DOTA's development kit: an object of which a tile shows less is ignored there in training",
+        above=0,
+        at_most=1,
+    )
+    tile_empty: float = setting(
+        0.25,
+        "ours: tiles without an object that are trained on, for each with one: they teach "
+        "background alone; without any, what only they show is never learnt to be none",
+        at_least=0,
+    )
 
     def validate(self) -> None:
         """Raise UsageError for a value that no detector can work with.

@@ -236,7 +236,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss parts by role, scalars already weighted, whose sum is trained on."""
+        """Return the loss parts by role, scalars already weighted, whose sum is trained on.
+
+        What lies in the batch's `ignored_boxes` is neither an object nor background.
+        """
 
     @abstractmethod
     def candidates(self, batch: Batch) -> list[Candidates]:

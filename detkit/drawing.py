@@ -93,6 +93,24 @@ def draw(
     return np.array(canvas, np.uint8)
 
 
+def crossed_out(image: NDArray[np.uint8], boxes: ArrayLike) -> NDArray[np.uint8]:
+    """Return a new (H, W, 3) RGB image with an outline and diagonals in each of the N boxes.
+
+    `boxes` are (N, 4) xyxy in the image's pixels. White with a black rim is no class's colour, and
+    stands out from any ground.
+    """
+    canvas = Image.fromarray(np.ascontiguousarray(image))
+    pen = ImageDraw.Draw(canvas)
+    for box in np.asarray(boxes, np.float64).reshape(-1, 4):
+        x1, y1, x2, y2 = _pixels(box, canvas.width, canvas.height)
+        right, bottom = x2 - 1, y2 - 1
+        corners = [(x1, y1), (right, y1), (right, bottom), (x1, bottom), (x1, y1), (right, bottom)]
+        for colour, width in ((BLACK, 3), (WHITE, 1)):
+            pen.line(corners, fill=colour, width=width)
+            pen.line([(x1, bottom), (right, y1)], fill=colour, width=width)
+    return np.array(canvas, np.uint8)
+
+
 def colour_of(label: str, class_names: Sequence[str]) -> Colour:
     """Return a class's RGB colour, the same in every image; 21 are different."""
     try:

@@ -12,6 +12,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "lightning_fabric", "safetensors"), "train"),
     **dict.fromkeys(("sklearn", "scipy", "numba"), "train"),
     **dict.fromkeys(("onnxruntime", "onnx", "onnxscript"), "onnx"),
+    "pyvips": "large",
 }
 SPOKEN = {"torch": "PyTorch", "lightning_fabric": "lightning-fabric", "sklearn": "scikit-learn"}
 

@@ -1,6 +1,6 @@
 """The values that flow between the parts: one frozen dataclass each.
 
-Shape shorthand: R ground-truth boxes, P proposals, N detections, K candidate boxes,
+Shape shorthand: R ground-truth boxes, I ignored ones, P proposals, N detections, K candidate boxes,
 B images a batch, C classes (background is never one of them), H x W pixels.
 
 Boxes are float32 `(x1, y1, x2, y2)`, 0-based and half-open: a box covering the single
@@ -41,6 +41,15 @@ class Sample:
     difficult: Tensor  # (R,) bool
     proposals: Tensor | None = None  # (P, 4) own pixels, when the detector asks for them
     image_id: str = ""
+    # (R,) bool: objects that are neither to be found nor background; None: there are none
+    ignored: Tensor | None = None
+
+    @property
+    def is_ignored(self) -> Tensor:
+        """Which objects are ignored, (R,) bool, in any case."""
+        if self.ignored is None:
+            return self.difficult.new_zeros(len(self.difficult))
+        return self.ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +94,17 @@ class Batch:
     difficult: list[Tensor]  # B x (R,) bool
     proposals: list[Tensor] | None = None  # B x (P, 4) network pixels
     image_ids: list[str] = field(default_factory=list)
+    # B x (I, 4) network pixels, or none at all: what is neither object nor background there
+    ignored: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.sizes)
+
+    @property
+    def ignored_boxes(self) -> list[Tensor]:
+        """The ignored boxes of each image, B x (I, 4) network pixels, in any case."""
+        return self.ignored or [boxes[:0] for boxes in self.boxes]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
@@ -103,6 +119,7 @@ class Batch:
             labels=move(self.labels),
             difficult=move(self.difficult),
             proposals=None if self.proposals is None else move(self.proposals),
+            ignored=move(self.ignored),
         )
 
     def pin_memory(self) -> Batch:
@@ -118,6 +135,7 @@ class Batch:
             labels=pin(self.labels),
             difficult=pin(self.difficult),
             proposals=None if self.proposals is None else pin(self.proposals),
+            ignored=pin(self.ignored),
         )
 
 

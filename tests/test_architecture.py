@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference": (
         *("detectors", "detector", "model_file"),
         *("networks.precision", "networks.weights", "networks.pretrained"),
-        *("proposals", "predictions", "data", "machine", "config", "files", "stopwatch"),
+        *("geometry", "proposals", "predictions", "data", "machine", "config", "files"),
+        "stopwatch",
     ),
     "evaluation": ("inference", "predictions", "data", "proposals", "trace"),
     "comparison": (
@@ -63,7 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Imported inside functions alone, since it brings torch.
 LAZY = {"evaluation": {"inference"}, "__init__": set(MAY_IMPORT)}
 # Named in annotations alone.
-TYPES_ONLY = {"evaluation": {"detector"}}
+TYPES_ONLY = {"evaluation": {"detector", "config"}}
 # As the papers cite each other.
 BACKENDS_THAT_BUILD_ON = {"faster_rcnn": {"fast_rcnn"}}
 # Folders that hold more than a docstring in their `__init__.py`: the registry of backends, the
@@ -75,7 +76,8 @@ HEAVY = (
     *("geometry", "networks", "transforms", "detector", "detectors", "model_file", "training"),
     *("trace", "proposals.table", "evaluation.misses", "inference.onnx_export"),
 )
-LIGHT = {"geometry.anchor_estimation", "training.options", "training.run_folder"}
+LIGHT = {"geometry.anchor_estimation", "geometry.nms_numpy", "geometry.tiles"}
+LIGHT |= {"training.options", "training.run_folder"}
 LIGHT |= {"training.samples", "training.schedule", "training.signals"}
 SHELL = {"typer", "rich", "click"}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judged import ALL_JUDGED, judged, share_inside
 
 from detkit.config import from_json, to_json
 from detkit.detector import Detector
@@ -124,6 +125,76 @@ def test_losses_are_finite_and_reach_every_parameter(
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None, f"{name} is cut off from the loss"
         assert torch.isfinite(parameter.grad).all(), name
+
+
+def with_ignored(kept: int) -> Sample:
+    """Return an image whose right object is ignored; the left one is there if `kept` is 1."""
+    both = sample(0, size=(96, 96))
+    boxes = torch.tensor([[6.0, 30, 38, 64], [50, 20, 90, 70]])
+    around = boxes.repeat(20, 1) + torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    assert both.proposals is not None
+    rows = slice(1 - kept, 2)
+    return dataclasses.replace(
+        both,
+        boxes=boxes[rows],
+        labels=both.labels[rows],
+        difficult=both.difficult[rows],
+        proposals=torch.cat([around.clamp(0, 96), both.proposals]),
+        ignored=torch.tensor([False, True])[rows],
+    )
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_an_ignored_object_is_no_background_and_all_around_it_is(
+    backend: type[Detector], kept: int
+) -> None:
+    detector = make(backend, **ALL_JUDGED).train()
+    batch = detector.prepare([with_ignored(kept)])
+    assert len(batch.ignored[0]) == 1 and len(batch.boxes[0]) == kept
+    if backend.name == "one-map":  # a plugin that knows nothing of ignored objects
+        assert torch.isfinite(total(detector, batch))
+        return
+    for boxes, learns in judged(detector, batch):
+        objects, ignored = batch.boxes[0].tolist(), batch.ignored[0].tolist()
+        elsewhere = [
+            (share_inside(box, ignored), learnt)
+            for box, learnt in zip(boxes.tolist(), learns.tolist())
+            if share_inside(box, objects) == 0
+        ]
+        if backend.name == "ssd" and not kept:  # no positive, no negative: sec. 2.2
+            assert not any(learnt for _, learnt in elsewhere)
+            continue
+        assert [learnt for _, learnt in elsewhere] == [share < 0.5 for share, _ in elsewhere]
+        assert {learnt for _, learnt in elsewhere} == {False, True}
+    for boxes, learns in judged(detector, dataclasses.replace(batch, ignored=[])):
+        inside = [share_inside(box, batch.ignored[0].tolist()) >= 0.5 for box in boxes.tolist()]
+        assert learns[torch.tensor(inside)].any() == (backend.name != "ssd" or kept == 1)
+
+
+def test_images_without_ignored_objects_cost_the_same_to_the_bit_beside_others(
+    backend: type[Detector],
+) -> None:
+    detector = make(backend).train()
+    batch = detector.prepare([sample(0), sample(1, objects=0)])
+    assert batch.ignored == []
+    found = []
+    for ignored in ([], [torch.zeros(0, 4)] * 2):
+        torch.manual_seed(3)
+        losses = detector(dataclasses.replace(batch, ignored=ignored))
+        found.append(({name: float(one.detach()) for name, one in losses.items()}, torch.rand(3)))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_losses_beside_an_ignored_object_reach_every_parameter(
+    backend: type[Detector], kept: int
+) -> None:
+    detector = make(backend).train()
+    loss = total(detector, detector.prepare([with_ignored(kept)]))
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in detector.parameters())
 
 
 def test_box_loss_of_images_without_objects_is_exactly_zero(backend: type[Detector]) -> None:

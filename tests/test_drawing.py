@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detkit.drawing import MAX_LABELS, PALETTE, WHITE, _score_text, colour_of, draw
+from detkit.drawing import (
+    BLACK,
+    MAX_LABELS,
+    PALETTE,
+    WHITE,
+    _score_text,
+    colour_of,
+    crossed_out,
+    draw,
+)
 
 NAMES = ["car", "dog", "cat"]
 
@@ -31,6 +40,22 @@ def test_the_outline_lies_on_the_boxs_outermost_pixels() -> None:
     assert mask[200, 100:300].all() and mask[399, 100:300].all()
     assert not mask[401:].any() and not mask[:, :99].any() and not mask[:, 300:].any()
     assert (drawn[220:380, 120:280] == 90).all()
+
+
+def test_a_crossed_out_box_has_an_outline_and_both_diagonals() -> None:
+    image = grey(40, 60)
+    crossed = crossed_out(image, [[10, 5, 31, 26]])  # 21 x 21 pixels
+    white = of_colour(crossed, WHITE)
+    side = np.arange(21)
+    assert white[5 + side, 10 + side].all() and white[5 + side, 30 - side].all()
+    assert white[5, 10:31].all() and white[25, 10:31].all()
+    assert white[5:26, 10].all() and white[5:26, 30].all()
+    assert not white[15, 12:19].any()  # between the left side and the middle
+    assert of_colour(crossed, BLACK).any()
+    touched = (crossed != image).any(-1)
+    touched[4:27, 9:32] = False  # a rim of a pixel
+    assert not touched.any() and (image == 90).all()
+    assert np.array_equal(crossed_out(image, np.zeros((0, 4))), image)
 
 
 def test_letters_that_no_font_here_has_are_named_once(caplog: pytest.LogCaptureFixture) -> None:

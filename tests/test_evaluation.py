@@ -293,16 +293,17 @@ def test_a_gate_on_something_unknown_is_wrong_usage_with_the_nearest_name():
 def test_a_detector_is_scored_on_a_split(monkeypatch):
     class FakeInference:
         @staticmethod
-        def predict(detector, images, *, batch_size, proposals, detect):
+        def detect_images(detector, images, **asked):
             assert detector is judged
             for path in images:
-                yield predicted(str(path), ("car", 0.9), ("tree", 0.8), error=detectors_error)
+                one = predicted(str(path), ("car", 0.9), ("tree", 0.8), error=detectors_error)
+                yield SimpleNamespace(predictions=one, by_head={"": one})
 
     box = (0.0, 0.0, 1.0, 1.0)
     records = tuple(record(name, objects=(ObjectRecord("car", box),)) for name in ("a", "b"))
     dataset = Dataset(Path(), "voc", ("car",), {"test": records})
     monkeypatch.setitem(sys.modules, "detkit.inference.predict", FakeInference)
-    judged = SimpleNamespace(class_names=("tree", "car"))
+    judged = SimpleNamespace(class_names=("tree", "car"), heads=("",))
     detectors_error = None
     assert evaluate(judged, dataset, "test").mean == 1.0
     with pytest.raises(UsageError, match="has test"):
@@ -317,20 +318,23 @@ def test_a_detector_is_scored_on_a_split(monkeypatch):
 def test_a_detector_of_other_classes_is_scored_on_those_it_shares(monkeypatch, caplog):
     class FakeInference:
         @staticmethod
-        def predict(detector, images, *, batch_size, proposals, detect):
+        def detect_images(detector, images, **asked):
             for path in images:
-                yield predicted(str(path), ("car", 0.9), ("tree", 0.8))
+                one = predicted(str(path), ("car", 0.9), ("tree", 0.8))
+                yield SimpleNamespace(predictions=one, by_head={"": one})
 
     objects = (ObjectRecord("car", (0.0, 0.0, 1.0, 1.0)), ObjectRecord("dog", (0.0, 0.0, 9.0, 9.0)))
     dataset = Dataset(Path(), "voc", ("car", "dog"), {"test": (record("a", objects=objects),)})
     monkeypatch.setitem(sys.modules, "detkit.inference.predict", FakeInference)
     with caplog.at_level("INFO", logger="detkit"):
-        scores = evaluate(SimpleNamespace(class_names=("tree", "car")), dataset, "test")
+        scores = evaluate(
+            SimpleNamespace(class_names=("tree", "car"), heads=("",)), dataset, "test"
+        )
     assert [one.ap for one in scores.classes] == [1.0, 0.0]
     assert "detections of tree are left out" in caplog.text
     assert "does not know dog" in caplog.text
     with pytest.raises(DetkitError, match="no class in common"):
-        evaluate(SimpleNamespace(class_names=("tree",)), dataset, "test")
+        evaluate(SimpleNamespace(class_names=("tree",), heads=("",)), dataset, "test")
 
 
 def test_scoring_a_file_imports_neither_torch_nor_plots_nor_pycocotools():

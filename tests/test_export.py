@@ -215,6 +215,8 @@ def test_the_metadata_say_everything_but_where_the_file_was_made(
         "nms_method": "greedy",
         "pre_nms_top_k": detector.config.pre_nms_top_k,
         "max_detections": 30,
+        "tile": 0,
+        "tile_overlap": 0.2,
     }
     content = path.read_bytes()
     for folder in (Path(detkit.__file__).parent, Path(torch.__file__).parent):
@@ -334,6 +336,28 @@ def test_a_file_of_two_images_a_run_takes_any_number(tmp_path: Path) -> None:
         for one, other in zip(wanted, found):
             assert one.boxes.size and one.labels == other.labels
             np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
+
+
+def test_a_file_tiles_as_its_model_does_and_one_of_before_has_no_tiles(tmp_path: Path) -> None:
+    import onnx
+
+    detector = Plain().eval()
+    detector.config = dataclasses.replace(detector.config, tile=64, tile_overlap=0.25)
+    export_onnx(detector, tmp_path / "m.onnx")
+    exported = OnnxDetector(tmp_path / "m.onnx")
+    assert (exported.config.tile, exported.config.tile_overlap) == (64, 0.25)
+    # Whole tiles of a size that the network's grey levels come to alike, resized or not.
+    image = ImageSource.of_pixels("x", picture(1, 112, 160))
+    (wanted,), (found,) = predict(detector, [image]), predict(exported, [image])
+    (plain,) = predict(exported, [image], tile=0)
+    assert len(wanted.labels) > len(plain.labels) > 0
+    assert sorted(wanted.labels) == sorted(found.labels)
+    model = onnx.load(tmp_path / "m.onnx")
+    rest = [entry for entry in model.metadata_props if not entry.key.startswith("tile")]
+    del model.metadata_props[:]
+    model.metadata_props.extend(rest)
+    onnx.save(model, tmp_path / "old.onnx")
+    assert OnnxDetector(tmp_path / "old.onnx").config.tile == 0
 
 
 def test_images_are_fitted_into_a_network_whose_size_follows_them(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from detkit.structures import Sample
 from detkit.transforms.preparation import shorter_side
 
 TINY = FastRCNNConfig(backbone="tiny", size=96)
+NONE = torch.zeros(0, 4)
 
 
 def sample(proposals: Tensor | None, size: tuple[int, int] = (96, 96)) -> Sample:
@@ -88,7 +89,7 @@ def test_regions_are_sampled_by_their_overlap() -> None:
     proposals = torch.stack([0 * heights, 0 * heights, 0 * heights + 100, heights], dim=1)
     config = dataclasses.replace(TINY, rois_per_image=32)
     for _ in range(5):
-        found = sample_rois(proposals, gt_boxes, gt_labels, config)
+        found = sample_rois(proposals, gt_boxes, gt_labels, NONE, config)
         overlaps = iou(gt_boxes, found.rois)[0]
         positive = found.labels > 0
         assert len(found.rois) == 32 and int(positive.sum()) == 8  # 25 %
@@ -103,19 +104,61 @@ def test_regions_are_sampled_by_their_overlap() -> None:
 def test_ground_truths_are_regions_too_and_far_ones_background_only_in_need() -> None:
     gt_boxes, gt_labels = torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([0])
     far = torch.tensor([[50.0, 50.0, 60.0, 60.0], [70.0, 70.0, 90.0, 90.0]])
-    found = sample_rois(far, gt_boxes, gt_labels, TINY)
+    found = sample_rois(far, gt_boxes, gt_labels, NONE, TINY)
     assert found.rois[found.labels > 0].tolist() == gt_boxes.tolist()
     assert len(found.rois[found.labels == 0]) == 2  # no region has an IoU in [.1, .5)
     near = torch.cat([far, torch.tensor([[0.0, 0.0, 10.0, 3.0]])])
-    found = sample_rois(near, gt_boxes, gt_labels, TINY)
+    found = sample_rois(near, gt_boxes, gt_labels, NONE, TINY)
     assert found.rois[found.labels == 0].tolist() == [[0, 0, 10, 3]]
 
 
 def test_an_image_without_objects_gives_background_alone() -> None:
-    found = sample_rois(torch.rand(90, 4).cumsum(1), torch.zeros(0, 4), torch.zeros(0).long(), TINY)
+    no_labels = torch.zeros(0, dtype=torch.int64)
+    found = sample_rois(torch.rand(90, 4).cumsum(1), NONE, no_labels, NONE, TINY)
     assert len(found.rois) == 64 and (found.labels == 0).all()
-    none = sample_rois(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0).long(), TINY)
+    none = sample_rois(NONE, NONE, no_labels, NONE, TINY)
     assert len(none.rois) == 0
+
+
+def test_regions_in_an_ignored_object_are_no_background_unless_they_are_positive() -> None:
+    gt_boxes, gt_labels = torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([2])
+    proposals = [
+        [2.0, 0, 20, 20],  # an IoU of .9 with the object: positive, though inside
+        [0, 0, 20, 8],  # an IoU of .4, inside
+        [12, 0, 32, 20],  # an IoU of .25, and inside by exactly half: the ignored box ends at 22
+        [14, 0, 34, 20],  # an IoU of .18, inside by .4
+        [8, 12, 20, 36],  # an IoU of .15 or so, inside by .4: the ignored box is 22 high
+        [60, 60, 80, 80],  # far from everything
+    ]
+    ignored = torch.tensor([[0.0, 0, 22, 22]])
+    found = sample_rois(torch.tensor(proposals), gt_boxes, gt_labels, ignored, TINY)
+    assert found.rois[found.labels == 3].tolist() in (
+        [proposals[0], gt_boxes[0].tolist()],
+        [gt_boxes[0].tolist(), proposals[0]],
+    )
+    background = found.rois[found.labels == 0].tolist()
+    assert sorted(background) == sorted([proposals[3], proposals[4]])
+    # Without those two there is no background in the range of IoU, and the far one serves.
+    rows = [0, 1, 2, 5]
+    few = sample_rois(torch.tensor(proposals)[rows], gt_boxes, gt_labels, ignored, TINY)
+    assert few.rois[few.labels == 0].tolist() == [proposals[5]]
+
+
+def test_an_image_whose_every_proposal_is_ignored_has_no_loss_but_gradients() -> None:
+    torch.manual_seed(0)
+    detector = FastRCNN(TINY, ["a"]).train()
+    one = Sample(
+        torch.zeros(3, 96, 96, dtype=torch.uint8),
+        torch.tensor([[0.0, 0, 96, 96]]),
+        torch.zeros(1, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.bool),
+        proposals=torch.tensor([[10.0, 10, 40, 40], [30, 0, 80, 70]]),
+        ignored=torch.ones(1, dtype=torch.bool),
+    )
+    parts = detector(detector.prepare([one]))
+    assert [float(part.detach()) for part in parts.values()] == [0, 0]
+    sum(parts.values()).backward()
+    assert all(parameter.grad is not None for parameter in detector.parameters())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from judged import judged, share_inside
 from runs import run, stop_after
 from test_contract import sample
 from torch import Tensor, nn
@@ -203,6 +204,32 @@ def test_the_rpns_losses_are_those_of_its_sampled_anchors(cross_border: bool) ->
     assert found == pytest.approx([losses / number, boxes / number], rel=1e-4)
 
 
+def test_anchors_in_an_ignored_object_have_no_objectness_loss_unless_they_are_positive() -> None:
+    config = dataclasses.replace(TINY, anchors_per_image=10_000, cross_border=True)
+    rpn = RegionProposalNetwork(config, 8, [32], 96)
+    # Squares of 32 pixels on 3 x 3 places, the middle one an object. The ignored box covers the
+    # left column, 18 of the 32 pixels of the middle column, and 15 of those of the bottom row.
+    anchors = torch.tensor([[x, y, x + 32, y + 32.0] for y in (0, 32, 64) for x in (0, 32, 64)])
+    anchors = torch.cat([anchors, torch.tensor([[29.0, 32, 61, 64]])])  # an IoU of .83: positive
+    logits = torch.zeros(2, 10, requires_grad=True)
+    scored = ScoredAnchors([logits], [torch.zeros(2, 10, 4)], [anchors])
+    labels = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(
+        torch.zeros(2, 3, 96, 96),
+        sizes=[(96, 96)] * 2,
+        original_sizes=[(96, 96)] * 2,
+        boxes=[anchors[4:5], anchors[:0]],
+        labels=[labels, labels[:0]],
+        difficult=[labels.bool(), labels[:0].bool()],
+        ignored=[torch.tensor([[0.0, 0, 50, 79]]), torch.tensor([[64.0, 0, 96, 96]])],
+    )
+    rpn.losses(scored, batch)[0].backward()
+    assert logits.grad is not None
+    pushed = logits.grad.sign().int().tolist()  # towards background: 1, towards object: -1
+    assert pushed[0] == [0, 0, 1, 0, -1, 1, 1, 1, 1, -1]
+    assert pushed[1] == [1, 1, 0, 1, 1, 0, 1, 1, 0, 1]
+
+
 def test_at_most_half_of_the_sampled_anchors_are_positive(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = make(anchors_per_image=4, rpn_positive_thresh=0.31)
     batch = batch_of(detector, 2)
@@ -335,6 +362,24 @@ def test_alternating_training_follows_the_papers_four_steps() -> None:
         learnt.append(changed(before, detector))
     assert learnt == [{"backbone", "neck", "rpn"}, {"backbone", "neck", "head"}, {"rpn"}, {"head"}]
     assert not detector._companions
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_in_none_of_the_four_steps_an_ignored_object_is_background(step: int) -> None:
+    detector = make(training="alternating", anchors_per_image=10**6, rois_per_image=10**6).train()
+    for number in range(1, step + 1):
+        detector._begin(number)
+    detector.train()
+    one = sample(3, size=(96, 96))
+    batch = detector.prepare([dataclasses.replace(one, ignored=torch.tensor([False, True]))])
+    ((boxes, learns),) = judged(detector, batch)
+    objects, ignored = batch.boxes[0].tolist(), batch.ignored[0].tolist()
+    seen = set()
+    for box, learnt in zip(boxes.tolist(), learns.tolist()):
+        if share_inside(box, objects) == 0:
+            assert learnt == (share_inside(box, ignored) < 0.5)
+            seen.add(learnt)
+    assert seen == {False, True}
 
 
 def test_the_blocks_that_serve_as_head_learn_only_with_fast_rcnn() -> None:

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from detkit.errors import EXTRAS, ExitCode
 from detkit.geometry import nms
+from detkit.geometry.nms_numpy import select
 from detkit.inference.onnx import resized
-from detkit.inference.onnx_selection import select
 from detkit.transforms.preparation import Preparation
 
 TRAIN = [package for package, extra in EXTRAS.items() if extra == "train"]

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
 from detkit import machine
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.structures import Batch
+from detkit.structures import Batch, Sample
 from detkit.training import loader
 from detkit.training.dataset import TrainingDataset
 from detkit.training.loader import BatchStream, PackedBatch, SampleStream, batches, open_loader
@@ -60,7 +60,7 @@ def take(stream: BatchStream, count: int, *, first: int = 0, workers: int = 0) -
 def assert_equal(one: Batch, other: Batch) -> None:
     assert one.image_ids == other.image_ids
     assert torch.equal(one.images, other.images)
-    for name in ("boxes", "labels", "difficult"):
+    for name in ("boxes", "labels", "difficult", "ignored"):
         for mine, theirs in zip(getattr(one, name), getattr(other, name), strict=True):
             assert torch.equal(mine, theirs)
 
@@ -69,6 +69,52 @@ def test_any_number_of_workers_gives_the_same_batches(records: list[ImageRecord]
     alone = take(make_stream(records), 6)
     for one, other in zip(alone, take(make_stream(records), 6, workers=2), strict=True):
         assert_equal(one, other)
+
+
+def ignore_the_first(sample: Sample) -> Sample:
+    """Mark an image's first object."""
+    return replace(sample, ignored=torch.arange(len(sample.boxes)) == 0)
+
+
+def test_ignored_objects_leave_a_worker_beside_the_others(records: list[ImageRecord]) -> None:
+    stream = make_stream(records, mosaic=0.0, augment=False)
+    plain = take(stream, 3)
+    stream.samples = replace(stream.samples, augmentation=ignore_the_first)
+    marked = take(stream, 3, workers=1)
+    for one, other in zip(take(stream, 3), marked, strict=True):
+        assert_equal(one, other)
+    num_ignored = 0
+    for before, batch in zip(plain, marked, strict=True):
+        assert before.ignored == [] and [len(one) for one in before.ignored_boxes] == [0] * 4
+        assert len(batch.ignored) == 4 and batch.ignored_boxes is batch.ignored
+        for index, boxes in enumerate(before.boxes):
+            assert torch.equal(batch.ignored[index], boxes[:1])  # both in network pixels
+            assert torch.equal(batch.boxes[index], boxes[1:])
+            assert torch.equal(batch.labels[index], before.labels[index][1:])
+            num_ignored += len(batch.ignored[index])
+    assert num_ignored
+
+
+def tensors_of(batch: Batch) -> list[torch.Tensor]:
+    values = [getattr(batch, one.name) for one in fields(batch)]
+    flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return [one for one in flat if isinstance(one, torch.Tensor)]
+
+
+def test_every_tensor_of_a_batch_moves_and_is_pinned(
+    records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = TrainingDataset(records, CLASSES)[2]
+    sample = replace(ignore_the_first(sample), proposals=sample.boxes + 1)
+    batch = make_toy().prepare([sample, sample])
+    assert len(tensors_of(batch)) == 1 + 5 * 2 and len(batch.ignored[0]) == 1
+    assert {one.device.type for one in tensors_of(batch.to("meta"))} == {"meta"}
+    pinned: list[torch.Tensor] = []  # a machine without a GPU pins nothing
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda self: pinned.append(self.clone()) or pinned[-1]
+    )
+    assert [id(one) for one in tensors_of(batch.pin_memory())] == [id(one) for one in pinned]
+    assert len(pinned) == len(tensors_of(batch))
 
 
 @pytest.mark.slow

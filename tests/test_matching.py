@@ -1,8 +1,19 @@
 """Matching and sampling on tables small enough to read."""
 
+import numpy as np
+import pytest
 import torch
+from pycocotools import mask as coco_mask
 
-from detkit.geometry.matching import IGNORED, NEGATIVE, match, match_each_truth, sample_balanced
+from detkit.geometry.matching import (
+    IGNORED,
+    NEGATIVE,
+    inside_ignored,
+    match,
+    match_each_truth,
+    sample_balanced,
+    spare_ignored,
+)
 
 
 def test_boxes_between_the_thresholds_are_ignored() -> None:
@@ -51,3 +62,55 @@ def test_every_positive_is_drawn_equally_often() -> None:
     for _ in range(400):
         counts[sample_balanced(matches, 4, 0.5)[0]] += 1
     assert (counts[:4] > 150).all() and (counts[:4] < 250).all()
+
+
+def boxes_on_a_raster(number: int, seed: int) -> torch.Tensor:
+    """Return (number, 4) boxes whose corners are whole pixels: shares of exactly half occur."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 12, (number, 2), generator=generator)
+    sides = torch.randint(1, 9, (number, 2), generator=generator)
+    return torch.cat([corners, corners + sides], dim=1).float()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_box_is_inside_when_half_of_its_pixels_are_those_of_one_ignored_box(seed: int) -> None:
+    boxes, ignored = boxes_on_a_raster(300, seed), boxes_on_a_raster(3, seed + 100)
+    wanted, exactly_half = [], 0
+    for x1, y1, x2, y2 in boxes.int().tolist():
+        pixels = {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
+        shares = []
+        for left, top, right, bottom in ignored.int().tolist():
+            seen = sum(left <= x < right and top <= y < bottom for x, y in pixels)
+            shares.append(2 * seen / len(pixels))
+        exactly_half += max(shares) == 1
+        wanted.append(max(shares) >= 1)
+    assert inside_ignored(boxes, ignored).tolist() == wanted
+    assert exactly_half and 0 < sum(wanted) < len(wanted)
+
+
+def test_inside_is_what_coco_says_of_crowds() -> None:
+    boxes, ignored = boxes_on_a_raster(80, 7), boxes_on_a_raster(4, 8)
+    theirs, crowds = (
+        torch.cat([one[:, :2], one[:, 2:] - one[:, :2]], dim=1).double().numpy()
+        for one in (boxes, ignored)
+    )
+    shares = coco_mask.iou(theirs, crowds, [1] * len(crowds))  # xywh; over the detection's area
+    wanted = (np.asarray(shares) >= 0.5).any(axis=1)
+    assert inside_ignored(boxes, ignored).tolist() == wanted.tolist()
+
+
+def test_two_ignored_boxes_do_not_add_up_and_a_box_without_area_is_in_none() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [2, 2, 2, 8]])
+    ignored = torch.tensor([[0.0, 0, 4, 10], [6, 0, 10, 10]])
+    assert inside_ignored(boxes, ignored).tolist() == [False, False]
+    assert inside_ignored(boxes, ignored[:0]).tolist() == [False, False]
+    assert inside_ignored(boxes[:0], ignored).tolist() == []
+
+
+def test_only_what_would_be_background_is_spared() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [1, 0, 5, 4], [0, 1, 4, 5], [20, 0, 24, 4]])
+    matches = torch.tensor([3, NEGATIVE, IGNORED, NEGATIVE])
+    found = spare_ignored(matches, boxes, torch.tensor([[0.0, 0, 8, 8]]))
+    assert found.tolist() == [3, IGNORED, IGNORED, NEGATIVE]
+    assert matches.tolist() == [3, NEGATIVE, IGNORED, NEGATIVE]
+    assert spare_ignored(matches, boxes, torch.zeros(0, 4)).tolist() == matches.tolist()

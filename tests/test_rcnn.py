@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,9 @@ from detkit.structures import Batch, Proposals, Sample
 
 CLASSES = ("car", "dog")
 SMALL = RCNNConfig(size=32, context=2, crops_per_batch=16, cache_gb=0.01)
+
+
+NONE = torch.zeros(0, 4)
 
 
 def make(config: RCNNConfig = SMALL) -> RCNN:
@@ -122,7 +126,7 @@ def test_a_step_learns_a_quarter_positives_of_all_images_together() -> None:
     boxes = [torch.cat(pair) for pair in zip(near, far)]
     config = dataclasses.replace(SMALL, crops_per_batch=128)
     torch.manual_seed(0)
-    owners, regions, targets = sample_regions(boxes, truths, labels, config)
+    owners, regions, targets = sample_regions(boxes, truths, labels, [NONE] * 2, config)
     assert len(regions) == 128 and int((targets > 0).sum()) == 32
     assert set(owners.tolist()) == {0, 1}
     for owner, region, target in zip(owners.tolist(), regions, targets.tolist()):
@@ -133,9 +137,33 @@ def test_a_step_learns_a_quarter_positives_of_all_images_together() -> None:
 def test_background_fills_up_where_positives_are_few() -> None:
     truths, labels = [torch.tensor([[0.0, 0, 20, 20]])], [torch.tensor([1])]
     boxes = [torch.tensor([[50.0, 50, 60, 60]]).repeat(100, 1)]
-    _, regions, targets = sample_regions(boxes, truths, labels, SMALL)
+    _, regions, targets = sample_regions(boxes, truths, labels, [NONE], SMALL)
     assert len(regions) == 16
     assert sorted(targets.tolist()) == [0] * 15 + [2]  # the ground truth itself is a region
+
+
+def test_regions_in_an_ignored_object_are_no_background_unless_they_are_positive() -> None:
+    truths, labels = torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([1])
+    positive, inside, half, less, far = (
+        [1.0, 0, 20, 20],
+        [0, 0, 18, 8],
+        [12, 0, 32, 20],  # 10 of its 20 columns
+        [13, 0, 33, 20],
+        [60, 0, 80, 20],
+    )
+    boxes = torch.tensor([positive, inside, half, less, far])
+    ignored = [torch.tensor([[0.0, 0, 22, 30]]), NONE]
+    owners, regions, targets = sample_regions(
+        [boxes, boxes], [truths, truths], [labels, labels], ignored, SMALL
+    )
+    found = [
+        sorted((region, target) for owner, region, target in rows if owner == image)
+        for image in (0, 1)
+        for rows in [list(zip(owners.tolist(), regions.tolist(), targets.tolist()))]
+    ]
+    objects = [(truths[0].tolist(), 2), (positive, 2)]
+    assert found[0] == sorted([*objects, (less, 0), (far, 0)])
+    assert found[1] == sorted([*objects, (inside, 0), (half, 0), (less, 0), (far, 0)])
 
 
 def test_the_loss_is_the_mean_cross_entropy_crop_by_crop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +286,45 @@ def test_positives_are_the_truths_and_negatives_what_overlaps_none_of_their_clas
             if all(float(iou(truths[k : k + 1], box[None])) < 0.3 for k in of_class)
         ]
         assert negatives[:, 0].tolist() == expected
+
+
+def test_no_svm_takes_a_region_in_an_ignored_object_for_a_negative(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    detector = make()
+    batch = batch_of(detector, (40, 40))
+    # The second object of the first image, which reaches from x = 45 to 85 and y = 10 to 50.
+    ignored = batch.boxes[0][1:]
+    batch = dataclasses.replace(
+        batch,
+        boxes=[batch.boxes[0][:1], batch.boxes[1]],
+        labels=[batch.labels[0][:1], batch.labels[1]],
+        ignored=[ignored, NONE],
+    )
+    judged: list[list[list[float]]] = []
+    features_of = detector._features_of
+
+    def record(batch: Batch, regions: Sequence[torch.Tensor], *, pooled: bool) -> Any:
+        judged.extend(one.tolist() for one in regions)
+        return features_of(batch, regions, pooled=pooled)
+
+    monkeypatch.setattr(detector, "_features_of", record)
+    list(detector.fit_svms(iter([batch])))
+    assert batch.proposals is not None
+    wanted = []
+    for x1, y1, x2, y2 in batch.proposals[0].tolist():
+        both = max(0, min(x2, 85) - max(x1, 45)) * max(0, min(y2, 50) - max(y1, 10))
+        if both < 0.5 * (x2 - x1) * (y2 - y1):
+            wanted.append([x1, y1, x2, y2])
+    assert len(wanted) < len(batch.proposals[0])
+    assert sorted(judged[0]) == sorted([*batch.boxes[0].tolist(), *wanted])
+    assert sorted(judged[1]) == sorted([*batch.boxes[1].tolist(), *batch.proposals[1].tolist()])
+    # A box regression learns from the proposals of an object, whatever else they lie in.
+    judged.clear()
+    list(detector.fit_boxes(iter([batch])))
+    bare = dataclasses.replace(batch, ignored=[])
+    list(detector.fit_boxes(iter([bare])))
+    assert judged[0] and judged[:2] == judged[2:]
 
 
 def test_a_class_without_examples_is_never_found() -> None:

@@ -19,6 +19,7 @@ from detkit.detectors.ssd import (
     multibox_loss,
 )
 from detkit.geometry.boxes import iou
+from detkit.geometry.matching import IGNORED
 from detkit.structures import Sample
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -169,10 +170,45 @@ def test_two_truths_with_the_same_best_default_box_both_get_one() -> None:
 
 def test_hard_negatives_are_the_three_highest_losses_a_positive() -> None:
     loss = torch.tensor([[0.1, 5.0, 0.2, 0.9, 0.8, 0.3], [9.0, 9.0, 9.0, 9.0, 9.0, 9.0]])
-    positive = torch.tensor([[False, True, False, False, False, False], [False] * 6])
-    mined = mine_hard_negatives(loss, positive, 3.0)
+    targets = torch.tensor([[0, 2, 0, 0, 0, 0], [0] * 6])
+    mined = mine_hard_negatives(loss, targets, 3.0)
     assert mined[0].tolist() == [False, False, False, True, True, True]
     assert not mined[1].any()  # no positive, no negative
+
+
+def test_ignored_default_boxes_are_not_mined_however_hard_and_have_no_loss() -> None:
+    loss = torch.tensor([[0.1, 5.0, 0.2, 0.9, 0.8, 0.3]])
+    targets = torch.tensor([[0, 2, 0, IGNORED, IGNORED, 0]])
+    mined = mine_hard_negatives(loss, targets, 3.0)
+    assert mined[0].tolist() == [True, False, True, False, False, True]
+    assert mine_hard_negatives(loss, targets, 2.0)[0].nonzero().flatten().tolist() == [2, 5]
+    # Worked by hand: three alike logits are a loss of log 3, for the positive and three others.
+    logits, zeros = torch.zeros(1, 6, 3, requires_grad=True), torch.zeros(1, 6, 4)
+    found, _ = multibox_loss(
+        logits, zeros, targets, zeros, negatives_per_positive=9.0, loc_weight=1.0
+    )
+    assert float(found.detach()) == pytest.approx(4 * math.log(3))
+    found.backward()
+    assert logits.grad is not None
+    assert logits.grad[0].any(dim=1).tolist() == [True, True, True, False, False, True]
+
+
+def test_default_boxes_in_an_ignored_object_are_spared_unless_they_learn_another() -> None:
+    # One map of 3 x 3 places and a square default box of 32 pixels on each of them.
+    detector = SSD(SSDConfig(size=96, negatives_per_positive=9.0), ["a"])
+    squares = torch.tensor([[x, y, x + 32, y + 32.0] for y in (0, 32, 64) for x in (0, 32, 64)])
+    logits = torch.zeros(1, 9, 2, requires_grad=True)
+    detector.predict = lambda _: (logits, torch.zeros(1, 9, 4), squares)  # type: ignore[method-assign]
+    image = torch.zeros(3, 96, 96, dtype=torch.uint8)
+    # The middle one is an object; the left half and a little more of the image is ignored.
+    boxes = torch.tensor([[32.0, 32, 64, 64], [0, 0, 50, 96]])
+    both = torch.zeros(2, dtype=torch.int64)
+    ignored = torch.tensor([False, True])
+    one = Sample(image, boxes, both, both.bool(), ignored=ignored)
+    detector.losses(detector.prepare([one]))["class"].backward()
+    assert logits.grad is not None
+    learns = logits.grad[0].any(dim=1).view(3, 3).tolist()
+    assert learns == [[False, False, True], [False, True, True], [False, False, True]]
 
 
 def test_loss_equals_a_plain_loop_over_default_boxes() -> None:

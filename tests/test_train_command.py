@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from detkit.cli.train_plan import Plan, read_plan
 from detkit.data.checks import check
 from detkit.data.demo.pictures import write_demo
 from detkit.errors import ExitCode
+from detkit.model_file import model_info
 
 WORDS = ("--model", "ssd", "--device", "cpu", "--num-workers", "0", "--batch-size", "2")
 
@@ -55,6 +57,11 @@ def earlier(tmp_path: Path) -> Path:
         ("--lr", "0"),
         ("--lr", "inf"),
         ("--lr", "1", "--set", "lr=2"),
+        ("--tile", "half"),
+        ("--tile", "-640"),
+        ("--tile", "640", "--set", "tile=320"),
+        ("--tile", "640", "--overlap", ".9"),
+        ("--overlap", ".2"),
         ("--precision", "int8"),
         ("--device", "warp"),
     ],
@@ -154,3 +161,28 @@ def test_a_run_is_repeated_with_the_threads_and_the_precision_that_were_measured
     config.write_text(json.dumps({**measured, "plan": asked}))
     plan = read_plan(config)
     assert (plan.threads, plan.precision) == (1, "32-true")
+
+
+def test_tiles_become_settings_of_the_run_and_of_its_model_and_none_takes_them_back(
+    tmp_path: Path,
+) -> None:
+    write_demo(tmp_path / "demo", num_images=6)
+    short = ("--max-steps", "1", "--val", ".2", "--set", "size=64")
+    tiles = ("--tile", "160", "--overlap", ".25")
+    done = detkit("train", tmp_path / "demo", *WORDS, *short, *tiles, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"images make \d+ tiles", done.stderr)
+    model = model_info(tmp_path / "run" / "last.safetensors")["config"]
+    config = tmp_path / "run" / "config.json"
+    of_run = json.loads(config.read_text(encoding="utf-8"))["plan"]["detector"]
+    for settings in (model, of_run):
+        assert (settings["tile"], settings["tile_overlap"]) == (160, 0.25)
+    for name, words, tile in (("again", (), 160), ("whole", ("--tile", "none"), 0)):
+        out = tmp_path / name
+        done = detkit("train", "--config", config, *words, "-o", out)
+        assert done.returncode == 0, done.stderr
+        assert model_info(out / "last.safetensors")["config"]["tile"] == tile
+        assert bool(re.search(r"images make \d+ tiles", done.stderr)) == bool(tile)
+    done = detkit("train", "--resume", "-o", tmp_path / "run", "--max-steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert model_info(tmp_path / "run" / "last.safetensors")["config"]["tile"] == 160

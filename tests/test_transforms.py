@@ -40,7 +40,10 @@ def painted(
     colours: list[tuple[int, int, int]],
     size: tuple[int, int] = (90, 120),
 ) -> Sample:
-    """Return a sample with one filled rectangle for each box; labels 5, 6, ..."""
+    """Return a sample with one filled rectangle for each box; labels 5, 6, ...
+
+    Every second one is difficult, every third one ignored.
+    """
     image = torch.full((3, *size), 60, dtype=torch.uint8)
     for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=True):
         image[:, y1:y2, x1:x2] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
@@ -50,6 +53,7 @@ def painted(
         labels=torch.arange(len(boxes)) + 5,
         difficult=torch.arange(len(boxes)) % 2 == 1,
         image_id="painted",
+        ignored=torch.arange(len(boxes)) % 3 == 2,
     )
 
 
@@ -190,6 +194,60 @@ def test_boxes_stay_inside_the_image_and_in_step_with_labels(
     assert (moved.boxes >= 0).all() and (moved.boxes <= size).all()
     assert ((moved.boxes[:, 2:] - moved.boxes[:, :2]) >= 1).all()
     assert ((moved.labels - 5) % 2 == moved.difficult.long()).all()
+    assert torch.equal((moved.labels - 5) % 3 == 2, moved.is_ignored)
+
+
+@geometric
+def test_an_ignored_object_stays_as_long_as_it_is_seen(
+    transform: Transform, tolerance: float
+) -> None:
+    """The right one of two objects is ignored, and many windows show a part of it alone."""
+    sample = painted([(5, 40, 35, 60), (85, 40, 115, 60)], [RED, BLUE])
+    sample = replace(sample, ignored=torch.tensor([False, True]))
+    parts = 0
+    for seed in range(60):
+        moved = run(transform, sample, seed)
+        ignored = moved.boxes[moved.is_ignored].tolist()
+        assert moved.labels[moved.is_ignored].tolist() == [6] * len(ignored)
+        seen = region(moved.image, BLUE)
+        if seen is None:
+            assert not ignored
+            continue
+        assert np.abs(np.subtract(ignored[0], seen)).max() <= tolerance
+        parts += seen[2] - seen[0] < 15  # its centre is cut off
+    if isinstance(transform, (RandomIoUCrop, RandomScaleShift)):
+        assert parts
+
+
+def test_a_crop_is_not_drawn_for_an_ignored_object() -> None:
+    crop = RandomIoUCrop()
+    sample = painted([(20, 20, 50, 60), (70, 30, 110, 80)], [RED, BLUE])
+    both = replace(sample, ignored=torch.tensor([False, True]))
+    alone = replace(sample, boxes=sample.boxes[:1], labels=sample.labels[:1])
+    alone = replace(alone, difficult=sample.difficult[:1], ignored=None)
+    nothing = replace(sample, ignored=torch.tensor([True, True]))
+    for seed in range(20):
+        assert torch.equal(run(crop, both, seed).image, run(crop, alone, seed).image)
+        assert torch.equal(run(crop, nothing, seed).image, sample.image)
+
+
+def test_a_mosaic_drops_an_ignored_object_only_where_it_is_not_seen() -> None:
+    sample = painted([(80, 60, 120, 90)], [RED])
+    empty = painted([], [])
+    dropped = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        plain = mosaic([sample, empty, empty, empty], (150, 200), min_visible=0.9)
+        torch.manual_seed(seed)
+        marked = replace(sample, ignored=torch.tensor([True]))
+        kept = mosaic([marked, empty, empty, empty], (150, 200), min_visible=0.9)
+        assert kept.is_ignored.all() and not plain.is_ignored.any()
+        seen = region(kept.image, RED)
+        if seen is None or min(seen[2] - seen[0], seen[3] - seen[1]) < 4:
+            continue
+        assert np.abs(np.subtract(kept.boxes[0].tolist(), seen)).max() <= 2.0  # soft edges
+        dropped += len(plain.boxes) == 0
+    assert dropped
 
 
 @pytest.mark.parametrize("flip", [RandomHorizontalFlip(1.0), RandomVerticalFlip(1.0)])

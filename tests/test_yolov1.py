@@ -23,6 +23,7 @@ from detkit.detectors.yolov1 import (
     elementwise_iou,
     first_of_each,
     grid_loss,
+    ignored_cells,
     responsible_predictors,
 )
 from detkit.errors import UsageError
@@ -259,6 +260,13 @@ def objects_of(truths: dict[tuple[int, int], tuple[list[float], int]], grid: int
     return Objects(torch.tensor(cells), torch.tensor(boxes), torch.tensor(labels))
 
 
+def loss_of(found: Grid, objects: Objects, spared: Tensor | None = None) -> dict[str, Tensor]:
+    """Return the loss on 3 x 3 cells, of which none are spared unless it is said."""
+    none = torch.zeros(found.probs.shape[:2].numel(), dtype=torch.bool)
+    cells = none if spared is None else spared
+    return grid_loss(found, objects, cells, grid=3, lambda_coord=5.0, lambda_noobj=0.5)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_loss_equals_a_plain_loop_over_cells_and_predictors(seed: int, number: int) -> None:
@@ -271,10 +279,38 @@ def test_loss_equals_a_plain_loop_over_cells_and_predictors(seed: int, number: i
         (0, 0): ([0.1, 0.3, 0.2, 0.9], 0),
         (1, 8): ([0.9, 0.7, 0.0, 0.4], 1),  # without area: all IoU are 0
     }
-    parts = grid_loss(found, objects_of(truths, 3), grid=3, lambda_coord=5.0, lambda_noobj=0.5)
+    parts = loss_of(found, objects_of(truths, 3))
     assert list(parts) == ["centre_box", "size_box", "object", "noobject", "class"]
     wanted = naive_loss(found, truths, 3)
     assert [float(part) for part in parts.values()] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+def test_spared_cells_have_no_loss_unless_they_have_an_object() -> None:
+    torch.manual_seed(0)
+    found = random_grid(images=2, grid=3, boxes=2)
+    truths = {(0, 4): ([0.5, 0.45, 0.3, 0.2], 2)}
+    spared = torch.zeros(2, 9, dtype=torch.bool)
+    spared[0, [3, 4, 5]] = True  # the object's cell among them
+    spared[1, 8] = True
+    parts = loss_of(found, objects_of(truths, 3), spared.flatten())
+    wanted = naive_loss(found, truths, 3)
+    for image, cell in ((0, 3), (0, 5), (1, 8)):
+        wanted[3] -= 0.5 * sum(c * c for c in found.confidences[image, cell].tolist()) / 2
+    assert [float(part) for part in parts.values()] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+def test_an_ignored_object_speaks_for_the_cells_whose_centre_it_holds_and_for_its_own() -> None:
+    # In an image 80 wide and 40 high, cells are 20 x 10: centres at 10, 30, 50, 70 and 5, 15, ...
+    def cells(*boxes: list[float]) -> list[list[int]]:
+        found = ignored_cells(torch.tensor(boxes).view(-1, 4), (40, 80), 4)
+        return found.int().view(4, 4).tolist()
+
+    none = [0, 0, 0, 0]
+    assert cells([10.0, 5, 50, 26]) == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], none]
+    assert cells([10.1, 5, 50.1, 25]) == [[0, 1, 1, 0], [0, 1, 1, 0], none, none]
+    assert cells([61.0, 31, 64, 34]) == [none, none, none, [0, 0, 0, 1]]  # holds no centre
+    assert cells([61.0, 31, 64, 34], [0, 0, 12, 8]) == [[1, 0, 0, 0], none, none, [0, 0, 0, 1]]
+    assert cells() == [none] * 4
 
 
 def test_loss_passes_gradcheck_and_does_not_pull_at_the_iou() -> None:
@@ -285,12 +321,12 @@ def test_loss_passes_gradcheck_and_does_not_pull_at_the_iou() -> None:
     objects = dataclasses.replace(objects, boxes=objects.boxes.double())
 
     def loss(*tensors: Tensor) -> Tensor:
-        parts = grid_loss(Grid(*tensors), objects, grid=3, lambda_coord=5.0, lambda_noobj=0.5)
+        parts = loss_of(Grid(*tensors), objects)
         # `object` has the IoU as its target, which numeric differences would follow.
         return torch.stack([parts[k] for k in parts if k != "object"]).sum()
 
     assert torch.autograd.gradcheck(loss, leaves)
-    parts = grid_loss(Grid(*leaves), objects, grid=3, lambda_coord=5.0, lambda_noobj=0.5)
+    parts = loss_of(Grid(*leaves), objects)
     (of_boxes,) = torch.autograd.grad(parts["object"], leaves[2], allow_unused=True)
     assert of_boxes is None
 
@@ -300,7 +336,7 @@ def test_sizes_of_zero_have_a_finite_gradient() -> None:
     found.boxes[..., 2:] = 0.0
     found.boxes.requires_grad_()
     truths = {(0, 4): ([0.5, 0.45, 0.0, 0.2], 2)}
-    parts = grid_loss(found, objects_of(truths, 3), grid=3, lambda_coord=5.0, lambda_noobj=0.5)
+    parts = loss_of(found, objects_of(truths, 3))
     parts["size_box"].backward()
     assert found.boxes.grad is not None and found.boxes.grad.isfinite().all()
     assert found.boxes.grad.abs().sum() > 0  # the side that is not zero is still learnt

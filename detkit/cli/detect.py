@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detkit.cli.console import Console, printable
+from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins, open_on_free_cores, open_proposals
 from detkit.cli.options import (
+    TTA,
     BatchSize,
     Device,
     Force,
     Model,
+    Overlap,
     Plugin,
     Precision,
     ProposalsFrom,
     Quiet,
     Settings,
     Threads,
+    Tile,
     named_numbers,
     nearest,
 )
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
     from detkit.data.sources import ImageSource
     from detkit.inference.predict import Prediction
+    from detkit.inference.strips import Strips
     from detkit.predictions.image import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
@@ -89,6 +94,9 @@ def detect(
     every: Annotated[
         int, typer.Option(min=1, metavar="N", help="Of a video, look at every k-th frame.")
     ] = 1,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    tta: TTA = None,
     batch_size: BatchSize = 8,
     proposals: ProposalsFrom = None,
     settings: Settings = None,
@@ -115,6 +123,7 @@ def detect(
       detkit detect run/best.safetensors photos/*.jpg --draw drawn --score .5
       find . -name '*.jpg' | detkit detect run/best.safetensors - | jq -c '.detections[]'
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
+      detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
     """
     require_model(model)
     from detkit.data.sources import find_images
@@ -122,12 +131,15 @@ def detect(
 
     console = Console(quiet)
     form = form_of(form, out)
+    looking = looking_of(tile, overlap, tta)
     _check_out(out, model, sources)
     _check_drawn(draw, sources, force)
     load_plugins(plugin)
     images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
     detector = open_on_free_cores(console, model, device, settings, precision, threads)
     names = detector.class_names
+    if ways := looking.words(detector.config):
+        console.note(f"looking at whole images and {ways}")
     single = named_numbers("--threshold", threshold, names)
     # What people look at is cut higher than what programs, above all `eval`, go on with.
     look = {name: single.get(name, LOOK if score is None else score) for name in names}
@@ -141,6 +153,9 @@ def detect(
         thresholds=look if for_people else single,
         nms_thresh=nms,
         proposals=open_proposals(proposals, detector),
+        tile=looking.tile,
+        tile_overlap=looking.overlap,
+        tta=looking.tta,
         timing=seconds,
     )
     drawn = Drawings(draw, names, look)
@@ -224,8 +239,10 @@ class Drawings:
         """Return how many images were written."""
         return len(self._taken)
 
-    def add(self, found: ImagePredictions, pixels: NDArray[np.uint8]) -> None:
+    def add(self, found: ImagePredictions, pixels: NDArray[np.uint8] | Strips) -> None:
         """Draw one image and write it; raises DetkitError when that fails."""
+        import numpy as np
+
         from detkit.data.images import write_image
         from detkit.drawing import draw
 
@@ -237,7 +254,7 @@ class Drawings:
             if score >= self._least[label]
         ]
         picture = draw(
-            pixels,
+            np.asarray(pixels, np.uint8),
             [found.labels[index] for index in shown],
             found.boxes[shown],
             found.scores[shown],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detkit.evaluation.baseline import Drop
     from detkit.evaluation.bootstrap import Bootstrap, Interval
     from detkit.evaluation.error_breakdown import ClassErrors, ErrorBreakdown
+    from detkit.evaluation.gain import Gain
     from detkit.evaluation.misses import Miss
     from detkit.evaluation.protocols import Rule
     from detkit.structures import Scores
@@ -57,6 +58,36 @@ def tell_heads(console: Console, heads: Mapping[str, Scores]) -> None:
     console.text("")
     console.text("by head, on the same features")
     console.table(("head", *names, "mAP"), rows, right=range(1, len(names) + 2))
+
+
+def tell_gain(console: Console, gain: Gain, by_size: bool) -> None:
+    """Write what the second way of looking brings and costs, if asked for by size of object."""
+    before, after = gain.before, gain.after
+    change = "n/a"
+    if before.scores.mean is not None and after.scores.mean is not None:
+        change = signed(after.scores.mean - before.scores.mean)
+    console.text("")
+    if by_size:
+        columns = list(zip(gain.sizes_before, gain.sizes_after, strict=True))
+        rows = [
+            (
+                old.name,
+                str(old.num_truths),
+                *(figure(value) for value in (old.ap50, new.ap50, old.recall, new.recall)),
+            )
+            for old, new in columns
+        ]
+        header = ("size", "objects", "plain AP50", "tiled AP50", "plain recall", "tiled recall")
+        console.table(header, rows, right=range(1, 6))
+        console.text("AP50: COCO, IoU .5; recall: COCO's mean over IoU .5 to .95")
+        console.text(
+            f"found with tiles only: {counted(len(gain.only_after), 'object')}; without only: "
+            f"{len(gain.only_before)}"
+        )
+    console.text(
+        f"{after.name}: mAP {figure(after.scores.mean)}, {before.name} "
+        f"{figure(before.scores.mean)} ({change}), in {gain.time_ratio:.1f} times the time"
+    )
 
 
 def tell_change(console: Console, drop: Drop, scores: Scores, baseline: Path) -> None:

@@ -12,6 +12,7 @@ from detkit.cli.console import Console, reader_may_leave
 from detkit.cli.eval_tables import (
     tell_change,
     tell_errors,
+    tell_gain,
     tell_gates,
     tell_heads,
     tell_interval,
@@ -21,8 +22,10 @@ from detkit.cli.eval_tables import (
 )
 from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
 from detkit.cli.judged import Judged, evaluate_file, evaluate_model
+from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
+    TTA,
     AsJson,
     AsMarkdown,
     BatchSize,
@@ -31,6 +34,7 @@ from detkit.cli.options import (
     Force,
     IoU,
     Metric,
+    Overlap,
     Page,
     Plugin,
     Precision,
@@ -47,6 +51,7 @@ from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.evaluation.baseline import Drop
+    from detkit.evaluation.gain import Gain
 
 MAX_DROP = 0.01  # without --max-drop
 
@@ -126,6 +131,16 @@ def evaluate(
     ] = None,
     page: Page = None,
     classes: Classes = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|none|compare",
+            help="Look at images in tiles of N pixels, too; compare (or compare=N) shows what "
+            "that brings, by size of object. [default: the model's]",
+        ),
+    ] = None,
+    overlap: Overlap = None,
+    tta: TTA = None,
     batch_size: BatchSize = 8,
     proposals: ProposalsFrom = None,
     settings: Settings = None,
@@ -154,6 +169,7 @@ def evaluate(
       detkit eval run/best.safetensors photos --json --with-detections > old.json
       detkit eval new/best.safetensors photos --baseline old.json --max-drop .01
       detkit eval run/best.safetensors photos --explain --errors
+      detkit eval run/best.safetensors photos --tile compare=640
       detkit eval --predictions found.jsonl photos --markdown >> "$GITHUB_STEP_SUMMARY"
     """
     wanted = 2 if predictions is None else 1
@@ -176,6 +192,7 @@ def evaluate(
 
         require_plot(pr_curve)
     console = Console(quiet, markdown=markdown)
+    looking = looking_of(tile, overlap, tta, comparable=True)
     names = class_list(classes)
     gates = [parse_gate(word) for word in fail_under or ()]
     old = None
@@ -199,12 +216,21 @@ def evaluate(
             threads=threads,
             proposals=proposals,
             settings=settings,
+            looking=looking,
             heads=heads,
             check=lambda scores: check_gates(scores, gates),
         )
     else:
-        if proposals is not None or settings or heads:
-            option = "--proposals" if proposals else "--set" if settings else "--heads"
+        given = {
+            "--proposals": proposals,
+            "--set": settings,
+            "--heads": heads,
+            "--tile": tile,
+            "--overlap": overlap,
+            "--tta": tta,
+        }
+        if any(given.values()):
+            option = next(name for name, value in given.items() if value)
             raise UsageError(f"{option} is for a model; --predictions are scored as they are")
         judged = evaluate_file(console, predictions, data, names, split, metric, iou)
     scores = judged.scores
@@ -228,11 +254,14 @@ def evaluate(
             source=source,
             notes=judged.warnings,
             misses=judged.misses,
+            gain=judged.gain,
         )
         console.note(f"report: {page}")
     with reader_may_leave():  # the gates are judged all the same
         if not as_json:
             tell_scores(console, scores, judged.split)
+        if judged.gain is not None:
+            report["gain"] = _gain(console, judged.gain, as_json, looking.compare)
         if heads:
             report["heads"] = _heads(console, judged, as_json)
         if interval:
@@ -273,6 +302,14 @@ def evaluate(
 
 
 # --- what an option adds: told as a table, or returned as JSON ------------------------------
+
+
+def _gain(console: Console, gain: Gain, as_json: bool, by_size: bool) -> dict[str, Any]:
+    from detkit.evaluation.gain import gain_to_json
+
+    if not as_json:
+        tell_gain(console, gain, by_size)
+    return gain_to_json(gain)
 
 
 def _heads(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
+from detkit.cli.looking import Looking
 from detkit.cli.model_choice import open_on_free_cores, open_proposals
 from detkit.errors import UsageError, is_installed, need_of
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
     from detkit.evaluation.error_breakdown import ErrorBreakdown
+    from detkit.evaluation.gain import Gain
     from detkit.evaluation.misses import Miss
     from detkit.inference.predict import Finder
     from detkit.proposals.source import ProposalSource
     from detkit.structures import Detections, Scores, Truth
 
 logger = logging.getLogger(__name__)
+LOOKING = Looking()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Judged:
     proposals: ProposalSource | None = None
     warnings: tuple[str, ...] = ()  # what may make the scores mean something else
     heads: Mapping[str, Scores] = field(default_factory=dict)  # of each head, if asked for
+    looking: Looking = LOOKING  # at the images
+    gain: Gain | None = None  # over looking at them plainly, if asked for
 
     @functools.cached_property
     def errors(self) -> ErrorBreakdown:
@@ -72,6 +78,9 @@ class Judged:
                 self.errors.found,
                 iou_thresh=self.scores.iou_thresh,
                 proposals=self.proposals,
+                tile=self.looking.tile,
+                tile_overlap=self.looking.overlap,
+                tta=self.looking.tta,
             )
         )
 
@@ -111,11 +120,13 @@ def evaluate_model(
     threads: int | None,
     proposals: str | None,
     settings: Sequence[str] | None,
+    looking: Looking,
     heads: bool,
     check: Callable[[Scores], object],
 ) -> Judged:
     """Return a model's scores on a split of a data set.
 
+    With tiles to compare, or TTA, what `looking` brings over looking plainly is measured, too.
     `check` gets the scores of no detections at all, before the model runs: whatever asks for a
     figure they do not have is told at once. With `heads` each head of the model is scored, too;
     raises UsageError when it has but one.
@@ -134,21 +145,47 @@ def evaluate_model(
     if heads and len(detector.heads) == 1:
         raise UsageError(f"--heads: {model} has one head only")
     own = detector.heads[0]
-    if heads:
-        by_head = evaluate.detect_heads(
-            detector, dataset, part, batch_size=batch_size, proposals=source
+    if looking.compare and not looking.side(detector.config):
+        raise UsageError(f"--tile compare: {model} knows no tiles; say their side: compare=640")
+    if ways := looking.words(detector.config):
+        console.note(f"looking at whole images and {ways}")
+
+    def found(by: Looking) -> tuple[dict[str, list[Detections]], float]:
+        began = time.perf_counter()
+        find = evaluate.detect_heads if heads else evaluate.detect_split
+        result: Any = find(
+            detector,
+            dataset,
+            part,
+            batch_size=batch_size,
+            proposals=source,
+            tile=by.tile,
+            tile_overlap=by.overlap,
+            tta=by.tta,
         )
-    else:
-        by_head = {
-            own: evaluate.detect_split(
-                detector, dataset, part, batch_size=batch_size, proposals=source
-            )
-        }
+        return (result if heads else {own: result}), time.perf_counter() - began
+
+    plain = looking.plain
+    before = found(plain) if looking.is_measured else None
+    by_head, seconds = found(looking)
     truths = dataset.truths(part)
     scores = {
         head: score(detections, truths, dataset.class_names, metric, iou)
         for head, detections in by_head.items()
     }
+    gain = None
+    if before is not None:
+        from detkit.evaluation.gain import Looked, gain_of
+
+        others = before[0][own]
+        name = plain.words(detector.config) or "plain"
+        first = Looked(
+            name, others, score(others, truths, dataset.class_names, metric, iou), before[1]
+        )
+        words = looking.words(detector.config)
+        gain = gain_of(
+            first, Looked(words, by_head[own], scores[own], seconds), truths, dataset.class_names
+        )
     return Judged(
         dataset,
         part,
@@ -159,6 +196,8 @@ def evaluate_model(
         detector,
         source,
         heads=scores,
+        looking=looking,
+        gain=gain,
     )
 
 

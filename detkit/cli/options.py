@@ -77,6 +77,26 @@ Threads = Annotated[
         help="CPU threads to compute on. [default: one for each free core]",
     ),
 ]
+Tile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|none",
+        help="Look at images in tiles of N pixels, too, for small objects. [default: the model's]",
+    ),
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="What two neighbouring tiles share of their side. [default: .2]"
+    ),
+]
+TTA = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Test-time augmentation: flip (mirror images, too), scale (enlarged and shrunk, too).",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Images a step of the network.")]
 Page = Annotated[
     Path | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import math
@@ -15,10 +14,12 @@ import typer
 
 from detkit import __version__
 from detkit.cli.console import Console, record_line
+from detkit.cli.looking import tile_side
 from detkit.cli.model_choice import load_plugins, open_proposals
 from detkit.cli.options import (
     Classes,
     Device,
+    Overlap,
     Plugin,
     ProposalsFrom,
     Quiet,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from detkit.structures import Scores, Step
 
 RECIPES = ("short", "paper")
+OPTION_NAMES = {"tile_overlap": "overlap"}  # where an option is not called like its setting
 
 
 def train(
@@ -89,6 +91,15 @@ def train(
     lr: Annotated[
         float | None, typer.Option(metavar="X", help="The learning rate. [default: the recipe's]")
     ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|none",
+            help="Train on crops of N x N pixels, too, and find objects in them: for small ones in "
+            "large images. [default: none]",
+        ),
+    ] = None,
+    overlap: Overlap = None,
     val: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +175,7 @@ def train(
       detkit train photos --model ssd --weights imagenet --max-minutes 30 -o run
       detkit train photos --model ssd --until mAP=.85 -o run
       detkit train photos --model ssd --set size=512 --set nms_thresh=.5 -o run
+      detkit train aerial --model ssd --tile 640 -o run
       detkit train --resume -o run
       detkit train --config run/config.json --seed 1 -o run-1
     """
@@ -197,7 +209,9 @@ def train(
     load_plugins(plan.plugin)
     nearest("--model", plan.model, backend_names())  # before the data are looked at
     console = Console(quiet or _rank() > 0)
-    configs = _configs(plan, {"batch_size": batch_size, "lr": lr}, settings or ())
+    side = None if tile is None else tile_side(tile, f"--tile {tile}", "a number of pixels or none")
+    standing = {"batch_size": batch_size, "lr": lr, "tile": side, "tile_overlap": overlap}
+    configs = _configs(plan, standing, settings or ())
     _require_valid(plan, out, resume=resume, force=force)
     dataset, last = _run(console, plan, *configs, out, resume=resume, force=force)
     if _rank() == 0:
@@ -211,7 +225,7 @@ def _configs(
 ) -> tuple[DetectorConfig, Recipe]:
     """Return the settings of detector and recipe: the plan's, with `options` and `--set` put in.
 
-    `options` are those that stand for a setting of the recipe; None was not given.
+    `options` are those that stand for a setting; None was not given.
 
     Raises UsageError for a setting there is not, or a value that nothing can work with.
     """
@@ -225,15 +239,22 @@ def _configs(
         config = from_json(backend.config_class, {**to_json(config), **plan.detector})
     if plan.recipe:
         recipe = from_json(type(recipe), {**to_json(recipe), **plan.recipe})
-    settings = parse_settings(words)
-    changes: dict[str, Any] = {key: one for key, one in options.items() if one is not None}
-    for name, value in changes.items():
+    settings: dict[str, Any] = {**parse_settings(words)}
+    for name, value in options.items():
+        if value is None:
+            continue
         if not math.isfinite(value):
             raise UsageError(f"{name}={value}: expected a finite number")
-        require_within(recipe, name, value, f"--{name.replace('_', '-')} {value:g}")
+        of = recipe if hasattr(recipe, name) else config
+        option = OPTION_NAMES.get(name, name.replace("_", "-"))
+        require_within(of, name, value, f"--{option} {value:g}")
         if name in settings:
             raise UsageError(f"--set {name}: given twice")
-    return override(config, dataclasses.replace(recipe, **changes), settings)
+        settings[name] = value
+    config, recipe = override(config, recipe, settings)
+    if options["tile_overlap"] is not None and not config.tile:
+        raise UsageError("--overlap: there are no tiles; ask for some by --tile N")
+    return config, recipe
 
 
 def _least_figures(words: Sequence[str]) -> dict[str, float]:
@@ -316,10 +337,11 @@ def _build(
 
     from detkit.detectors import load_backend
     from detkit.training.dataset import TrainingDataset
+    from detkit.training.tiles import tiled
 
     backend = load_backend(str(plan.model))
-    labelled = TrainingDataset(records, tuple(class_names), 0).labelled()
-    config = backend.suited_config(config, labelled)
+    images = tiled(TrainingDataset(records, tuple(class_names), 0), config, plan.seed)
+    config = backend.suited_config(config, images.labelled())
     torch.manual_seed(plan.seed)
     return with_starting_weights(backend, config, class_names, plan.weights)
 

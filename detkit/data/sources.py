@@ -21,7 +21,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data.images import IMAGE_SUFFIXES, read_image
+from detkit.data.images import IMAGE_SUFFIXES, image_size, read_image
 from detkit.errors import DetkitError, UsageError
 from detkit.files import open_text
 
@@ -39,11 +39,22 @@ class ImageSource:
 
     name: str  # as the user wrote it; a frame: "clip.mp4#00042"
     read: Callable[[], NDArray[np.uint8]]  # (H, W, 3) RGB; raises DetkitError when it cannot
+    file: Path | None = None  # which holds this image alone
+
+    def num_pixels(self) -> int:
+        """Return how many pixels it has, if a header can tell before it is read; else 0."""
+        if self.file is None:
+            return 0
+        try:
+            height, width = image_size(self.file)
+        except DetkitError:  # it is told when the image is read
+            return 0
+        return height * width
 
     @classmethod
     def of_file(cls, name: str | Path) -> ImageSource:
         """Return the image of a file."""
-        return cls(str(name), functools.partial(read_image, Path(name)))
+        return cls(str(name), functools.partial(read_image, Path(name)), Path(name))
 
     @classmethod
     def of_pixels(cls, name: str, pixels: NDArray[np.uint8]) -> ImageSource:

@@ -3,7 +3,7 @@
 Girshick: ICCV 2015, arXiv:1504.08083v2.
 
 Shape shorthand: B images a batch, L feature maps, P proposals of an image, R regions sampled
-in all images of a batch (rois), C classes, G ground truths of an image.
+in all images of a batch (rois), C classes, G ground truths and I ignored boxes of an image.
 
 Differences from the paper:
 - VGG16 is the paper's. Other backbones either end in a feature pyramid and a slim two-layer
@@ -11,6 +11,7 @@ Differences from the paper:
   ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
 - An image without a proposal in the background's IoU range [.1, .5), as one without objects,
   takes its background from the other proposals that are not positive.
+- A region inside an ignored object that is not positive is not sampled as background.
 - Targets are divided by fixed deviations, not by those of the data set.
 - One scale in training and test (sec. 5.2); no image pyramids.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
@@ -45,7 +46,7 @@ from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, 
 from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, encode, iou
-from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced
+from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced, spare_ignored
 from detkit.networks import backbones
 from detkit.networks.necks import FeaturePyramid, SingleMap, initialise
 from detkit.networks.roi_pooling import RoIPooling
@@ -258,18 +259,19 @@ class RoISample:
 
 
 def sample_rois(
-    proposals: Tensor, gt_boxes: Tensor, gt_labels: Tensor, config: RegionConfig
+    proposals: Tensor, gt_boxes: Tensor, gt_labels: Tensor, ignored: Tensor, config: RegionConfig
 ) -> RoISample:
     """Return a random sample of an image's proposals (P, 4) and ground truths (G, 4).
 
     Sec. 2.3: `rois_per_image` regions, at most `positive_fraction` of them with an IoU of
     `positive_thresh` or more with a ground truth, the others from `negative_range`. Ground
-    truths are proposals too, as in the released code.
+    truths are proposals too, as in the released code. Inside the `ignored` boxes (I, 4) there is
+    no background.
     """
     boxes = torch.cat([proposals, gt_boxes])
     overlaps = iou(gt_boxes, boxes)
     low, high = config.negative_range
-    matches = match(overlaps, config.positive_thresh, high)
+    matches = spare_ignored(match(overlaps, config.positive_thresh, high), boxes, ignored)
     if len(gt_boxes):
         too_far = (matches == NEGATIVE) & (overlaps.amax(dim=0) < low)
         if bool(too_far.sum() < (matches == NEGATIVE).sum()):
@@ -419,10 +421,8 @@ class FastRCNN(RegionDetector):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `roi_class` and `roi_box`, eq. 1."""
         maps = self.maps(batch.images)
-        samples = [
-            sample_rois(*one, self.config)
-            for one in zip(self.given_proposals(batch), batch.boxes, batch.labels)
-        ]
+        images = zip(self.given_proposals(batch), batch.boxes, batch.labels, batch.ignored_boxes)
+        samples = [sample_rois(*image, self.config) for image in images]
         class_loss, box_loss = roi_losses(
             self.head, self.backbone, maps, samples, self.config.box_weight
         )

@@ -11,6 +11,7 @@ Differences from the paper:
 - Losses are means over the sampled anchors and `rpn_box_weight` is 1, as in the released code;
   the paper's lambda = 10 goes with its division by the number of places.
 - Ground truths join the proposals that the head is trained on, as in the released code.
+- An anchor, or a proposal, inside an ignored object that is not positive is no background.
 - `rpn_min_size` is in the network's pixels, where the released code has 16 of the image's own,
   and small boxes go after the best `rpn_pre_nms_*` are taken, as in torchvision, not before.
 - Step 3 of alternating training goes on with step 1's RPN layers. A batch has as many images in
@@ -224,9 +225,8 @@ class FasterRCNN(RegionDetector):
             proposer = self._companions.get("proposer", self).to(batch.images.device)
             proposals = proposer.propose(batch, training=True)
         if step in (0, 2, 4):
-            samples = [
-                sample_rois(*one, self.config) for one in zip(proposals, batch.boxes, batch.labels)
-            ]
+            images = zip(proposals, batch.boxes, batch.labels, batch.ignored_boxes)
+            samples = [sample_rois(*image, self.config) for image in images]
             class_loss, box_loss = roi_losses(
                 self.head,
                 self.backbone,

@@ -3,7 +3,8 @@
 Girshick, Donahue, Darrell, Malik: CVPR 2014, arXiv:1311.2524v5.
 
 Shape shorthand: B images a batch, P proposals of an image, R regions in all, S x S pixels of a
-crop, D features behind the network's last layer, Q at pool5, C classes, G ground truths.
+crop, D features behind the network's last layer, Q at pool5, C classes, G ground truths and I
+ignored boxes of an image.
 
 Differences from the paper:
 - AlexNet and VGG16 are the papers', with fc6 and fc7. Other classifiers have one layer behind
@@ -12,6 +13,8 @@ Differences from the paper:
 - Crops are cut from images whose longer side is at most `max_size`, smoothed where they shrink
   (`antialias=no`: as in the released code).
 - The 128 crops of a step come from the images of a batch, not from the whole data set.
+- A region inside an ignored object is neither background in fine-tuning, unless it is positive,
+  nor a negative of an SVM. Box regressions take no notice of it.
 - Positives and negatives of the SVMs come in one stream, image after image; of an image
   `mined_proposals` are judged. What is kept stays within `cache_gb`, not 200 GB.
 - The new classifier layer learns at the rate of all others; in the released code's model files,
@@ -64,7 +67,7 @@ from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, 
 from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
-from detkit.geometry.matching import match, sample_balanced
+from detkit.geometry.matching import inside_ignored, match, sample_balanced, spare_ignored
 from detkit.networks import backbones
 from detkit.networks.box_regression import BoxRegressors, box_pairs
 from detkit.networks.crops import CropCutter, with_context
@@ -182,29 +185,31 @@ def sample_regions(
     boxes: Sequence[Tensor],
     gt_boxes: Sequence[Tensor],
     gt_labels: Sequence[Tensor],
+    ignored: Sequence[Tensor],
     config: RCNNConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (owners, regions (r, 4), targets) of a random sample of all images' `boxes`.
 
     Sec. 2.3: `crops_per_batch` in all, `positive_fraction` of them with an IoU of
     `positive_thresh` or more with a ground truth, whose class they learn; all others are
-    background, 0. `owners` (r,) says which image a region is of. Ground truths are boxes too.
+    background, 0, but inside the `ignored` boxes, (I, 4) an image, there is none. `owners` (r,)
+    says which image a region is of. Ground truths are boxes too.
     """
     owners, regions, targets = [], [], []
-    for index, (proposals, truths, labels) in enumerate(zip(boxes, gt_boxes, gt_labels)):
+    images = zip(boxes, gt_boxes, gt_labels, ignored)
+    for index, (proposals, truths, labels, left_out) in enumerate(images):
         all_boxes = torch.cat([proposals, truths])
         matches = match(iou(truths, all_boxes), config.positive_thresh, config.positive_thresh)
+        matches = spare_ignored(matches, all_boxes, left_out)
         positive = matches >= 0
-        classes = torch.zeros_like(matches)
-        classes[positive] = labels[matches[positive]] + 1
+        classes = matches.clone()
+        classes[positive] = labels[matches[positive]]
         owners.append(torch.full_like(matches, index))
         regions.append(all_boxes)
         targets.append(classes)
     owner, region, target = torch.cat(owners), torch.cat(regions), torch.cat(targets)
-    chosen = torch.cat(
-        sample_balanced(target - 1, config.crops_per_batch, config.positive_fraction)
-    )
-    return owner[chosen], region[chosen], target[chosen]
+    chosen = torch.cat(sample_balanced(target, config.crops_per_batch, config.positive_fraction))
+    return owner[chosen], region[chosen], target[chosen] + 1
 
 
 class RCNN(Detector):
@@ -280,7 +285,11 @@ class RCNN(Detector):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `roi_class`: cross entropy over classes and background, mean over the crops."""
         owners, boxes, targets = sample_regions(
-            self.given_proposals(batch), batch.boxes, batch.labels, self.config
+            self.given_proposals(batch),
+            batch.boxes,
+            batch.labels,
+            batch.ignored_boxes,
+            self.config,
         )
         crops = self.crops(self._cutter(batch), owners, boxes)
         logits = self.class_logits(self.features(crops)[1]).float()
@@ -392,9 +401,10 @@ class RCNN(Detector):
             cache_gb=config.cache_gb,
         )
         for batch in batches:
+            images = zip(batch.boxes, self.given_proposals(batch), batch.ignored_boxes)
             regions = [
-                torch.cat([truths, some_of(proposals, config.mined_proposals)])
-                for truths, proposals in zip(batch.boxes, self.given_proposals(batch))
+                torch.cat([truths, some_of(outside(ignored, proposals), config.mined_proposals)])
+                for truths, proposals, ignored in images
             ]
             svms.add(
                 self._features_of(batch, regions, pooled=False),
@@ -463,6 +473,11 @@ def without_norms(backbone: backbones.Backbone) -> backbones.Backbone:
     twin = copy.deepcopy(backbone).eval()
     fold_norms(twin)
     return twin
+
+
+def outside(ignored: Tensor, boxes: Tensor) -> Tensor:
+    """Return those of (P, 4) boxes that are not inside one of the (I, 4) ignored ones."""
+    return boxes[~inside_ignored(boxes, ignored)]
 
 
 def some_of(boxes: Tensor, number: int) -> Tensor:

@@ -12,6 +12,7 @@ Differences from the paper:
   `recipe` is the paper's.
 - Photometric distortion and IoU crops are ours, after the released code; the rest of the
   augmentation is made of torchvision's functions.
+- A default box inside an ignored object that learns no other is no negative: it is never mined.
 
 Where the equations are:
 - sec. 2.1: `MultiBoxHead`, 3x3 predictors on several feature maps
@@ -43,7 +44,7 @@ from detkit.detector import Detector, Published
 from detkit.errors import UsageError
 from detkit.geometry.anchors import default_boxes
 from detkit.geometry.boxes import decode, encode, iou
-from detkit.geometry.matching import match_each_truth
+from detkit.geometry.matching import IGNORED, match_each_truth, spare_ignored
 from detkit.networks import backbones
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
@@ -184,15 +185,17 @@ def match_default_boxes(overlaps: Tensor, positive_thresh: float) -> Tensor:
     return matches
 
 
-def mine_hard_negatives(background_loss: Tensor, positive: Tensor, ratio: float) -> Tensor:
+def mine_hard_negatives(background_loss: Tensor, targets: Tensor, ratio: float) -> Tensor:
     """Return (B, K) bool: the negatives of highest loss, at most `ratio` a positive (sec. 2.2).
 
-    Counted image by image, as in the released code. `background_loss` and `positive`: (B, K).
+    Counted image by image, as in the released code. `background_loss` (B, K), `targets` (B, K)
+    as for `multibox_loss`.
     """
-    loss = background_loss.masked_fill(positive, -math.inf)
+    negative = targets == 0
+    loss = background_loss.masked_fill(~negative, -math.inf)
     rank = loss.argsort(dim=1, descending=True).argsort(dim=1)
-    quota = (positive.sum(dim=1, keepdim=True) * ratio).clamp(max=loss.shape[1])
-    return (rank < quota) & ~positive
+    quota = ((targets > 0).sum(dim=1, keepdim=True) * ratio).clamp(max=loss.shape[1])
+    return (rank < quota) & negative
 
 
 def multibox_loss(
@@ -207,15 +210,16 @@ def multibox_loss(
     """Return (confidence loss, localisation loss): eqs. 1-3, divided by N matched boxes.
 
     `class_logits` (B, K, C + 1) with background first, `deltas` and `delta_targets` (B, K, 4),
-    `targets` (B, K) int64, 0 for background. N = 0 gives 0, with gradients attached.
+    `targets` (B, K) int64, 0 for background, `IGNORED` for what is neither that nor an object.
+    N = 0 gives 0, with gradients attached.
     """
     positive = targets > 0
     num_matched = positive.sum().clamp(min=1)
     cross_entropy = F.cross_entropy(  # eq. 3, of positives and negatives alike
-        class_logits.flatten(0, 1), targets.flatten(), reduction="none"
+        class_logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(targets)
     background_loss = -class_logits.detach().log_softmax(dim=-1)[..., 0]
-    negative = mine_hard_negatives(background_loss, positive, negatives_per_positive)
+    negative = mine_hard_negatives(background_loss, targets, negatives_per_positive)
     confidence = cross_entropy[positive | negative].sum() / num_matched
     # Eq. 2, whose smooth L1 is Fast R-CNN's eq. 3.
     localisation = F.smooth_l1_loss(deltas[positive], delta_targets[positive], reduction="sum")
@@ -350,8 +354,11 @@ class SSD(Detector):
         logits, deltas, boxes = self.predict(batch.images)
         targets = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
         delta_targets = torch.zeros_like(deltas)
-        for index, (gt_boxes, labels) in enumerate(zip(batch.boxes, batch.labels)):
+        images = zip(batch.boxes, batch.labels, batch.ignored_boxes)
+        for index, (gt_boxes, labels, ignored) in enumerate(images):
             matches = match_default_boxes(iou(gt_boxes, boxes), self.config.positive_thresh)
+            matches = spare_ignored(matches, boxes, ignored)
+            targets[index, matches == IGNORED] = IGNORED
             positive = matches >= 0
             truth = matches[positive]
             targets[index, positive] = labels[truth] + 1

@@ -3,7 +3,8 @@
 Redmon, Divvala, Girshick, Farhadi: CVPR 2016, arXiv:1506.02640v5.
 
 Shape shorthand: B images a batch, S x S cells, A predictors a cell (the paper's B), C classes,
-M cells of a batch with an object in them, R ground truths of an image, K = S * S * A boxes.
+M cells of a batch with an object in them, R ground truths and I ignored boxes of an image,
+K = S * S * A boxes.
 
 Differences from the paper:
 - What the network gives for a width is its square root, and so the released code has it: the
@@ -11,6 +12,8 @@ Differences from the paper:
   no end.
 - Of several objects whose centres are in one cell a random one is learnt each time the image is
   seen, as in the released code; outside of training the first. `remarks` counts them.
+- A cell without an object whose centre is inside an ignored one, or that would be responsible for
+  it, has no loss.
 - `convolutional` head: the same S x S x (5 A + C) numbers from convolutions and a predictor that
   see a cell and its surroundings, not the whole image. The paper's `connected` head has 206
   million weights in its first layer alone, which nobody trains on a laptop in an hour, and 200
@@ -141,6 +144,24 @@ def first_of_each(cells: Tensor) -> Tensor:
     return order.indices[starts].sort().values
 
 
+def ignored_cells(ignored: Tensor, size: tuple[int, int], grid: int) -> Tensor:
+    """Return (S * S,) bool: the cells of an image of `size` that (I, 4) ignored boxes speak for.
+
+    Those whose centre is inside a box, and the one with the box's own centre, which sec. 2 makes
+    responsible: a box smaller than a cell may hold no cell's centre.
+    """
+    cells = torch.zeros(grid * grid, dtype=torch.bool, device=ignored.device)
+    if not len(ignored):
+        return cells
+    height, width = size
+    middles = (torch.arange(grid, device=ignored.device) + 0.5) / grid
+    y, x = torch.meshgrid(middles * height, middles * width, indexing="ij")
+    x1, y1, x2, y2 = ignored[:, :, None, None].unbind(1)
+    cells |= ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).any(dim=0).flatten()
+    cells[assign_cells(ignored, size, grid)[0]] = True
+    return cells
+
+
 def elementwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the (...) IoU of (..., 4) boxes cx, cy, w, h with the others, one with one.
 
@@ -168,9 +189,17 @@ def responsible_predictors(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
 
 def grid_loss(
-    found: Grid, objects: Objects, *, grid: int, lambda_coord: float, lambda_noobj: float
+    found: Grid,
+    objects: Objects,
+    spared: Tensor,
+    *,
+    grid: int,
+    lambda_coord: float,
+    lambda_noobj: float,
 ) -> dict[str, Tensor]:
     """Return the five sums of eq. 3, in its order, each divided by the number of images.
+
+    Of the cells without an object those that are `spared`, (B * S * S,) bool, have no loss.
 
     Where there is no object `centre_box`, `size_box`, `object` and `class` are 0, with
     gradients attached.
@@ -185,6 +214,8 @@ def grid_loss(
         sides = torch.cat([boxes[cells][..., :2], boxes[cells][..., 2:].square()], dim=-1)
         predictor, overlap = responsible_predictors(sides * scale, targets * scale)
         idle = torch.ones_like(confidences)  # 1 where Eq. 3 has "noobj"
+        idle.masked_fill_(spared[:, None], 0.0)
+        idle[cells] = 1.0
         idle[cells, predictor] = 0.0
     chosen = boxes[cells, predictor]
     centre = (chosen[:, :2] - targets[:, :2]).square().sum()
@@ -360,9 +391,11 @@ class YOLOv1(Detector):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of eq. 3: centres, sizes, confidence with and without object, class."""
         config = self.config
+        images = zip(batch.ignored_boxes, batch.sizes)
         return grid_loss(
             self.predict(batch.images),
             self.objects(batch),
+            torch.cat([ignored_cells(*image, config.grid) for image in images]),
             grid=config.grid,
             lambda_coord=config.lambda_coord,
             lambda_noobj=config.lambda_noobj,

@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.metrics import find_metric
 from detkit.evaluation.pairing import pair, some
 from detkit.evaluation.scores import score
-from detkit.predictions.image import from_detections
 from detkit.structures import Detections, Scores
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
     from detkit.inference.predict import BatchT, Finder
+    from detkit.predictions.image import ImagePredictions
     from detkit.proposals.source import ProposalSource
 
 logger = logging.getLogger(__name__)
@@ -50,33 +50,24 @@ def detect_split(
     *,
     batch_size: int = 8,
     proposals: ProposalSource | None = None,
-    detect: Callable[[BatchT], list[Detections]] | None = None,
+    tile: int | None = None,
+    tile_overlap: float | None = None,
+    tta: Sequence[str] = (),
 ) -> list[Detections]:
     """Return what a detector finds in each image of a split, labelled as the data set is.
 
-    A detector that wants proposals gets those of `proposals`, by default as its config says.
-    `detect` stands in for the detector's own.
+    A detector that wants proposals gets those of `proposals`, by default as its config says;
+    `tile`, `tile_overlap` and `tta` are those of `inference.predict`.
     Raises UsageError for an unknown split, and DetkitError when an image cannot be
     read or has no proposals: a score that leaves it out would not be the split's. Classes are
     compared by name: detections of one that the data set does not have are left out, and one
     that the detector does not know has an AP of 0; both are logged. Raises DetkitError when no
     class is common.
     """
-    from detkit.inference.predict import predict
-
-    if split not in dataset.splits:
-        raise UsageError(f"split {split!r}: {dataset.root} has {', '.join(dataset.splits)}")
-    records = dataset.splits[split]
-    _compare_classes(detector.class_names, dataset.class_names)
-    predictions = []
-    paths = [record.path for record in records]
-    if proposals is not None:
-        proposals.require(map(str, paths))
-    for one in predict(detector, paths, batch_size=batch_size, proposals=proposals, detect=detect):
-        if one.error is not None:
-            raise DetkitError(f"{one.image}: {one.error}; `detkit check` lists what cannot be read")
-        predictions.append(one.of_classes(dataset.class_names))
-    return pair(predictions, records, dataset.class_names).detections
+    looking = {"tile": tile, "tile_overlap": tile_overlap, "tta": tta}
+    return _detect_split(detector, dataset, split, batch_size, proposals, looking)[
+        detector.heads[0]
+    ]
 
 
 def detect_heads(
@@ -86,27 +77,48 @@ def detect_heads(
     *,
     batch_size: int = 8,
     proposals: ProposalSource | None = None,
+    tile: int | None = None,
+    tile_overlap: float | None = None,
+    tta: Sequence[str] = (),
 ) -> dict[str, list[Detections]]:
     """Return what `detect_split` does by each of the detector's heads, from one pass."""
-    found: dict[str, dict[str, Detections]] = {head: {} for head in detector.heads}
+    looking = {"tile": tile, "tile_overlap": tile_overlap, "tta": tta, "by_head": True}
+    return _detect_split(detector, dataset, split, batch_size, proposals, looking)
 
-    def detect(batch: BatchT) -> list[Detections]:
-        by_head = detector.detect_by_head(batch)
-        for head, detections in by_head.items():
-            found[head].update((one.image_id, one) for one in detections)
-        return by_head[detector.heads[0]]
 
-    own = detect_split(
-        detector, dataset, split, batch_size=batch_size, proposals=proposals, detect=detect
-    )
-    by_head = {detector.heads[0]: own}
+def _detect_split(
+    detector: Finder[BatchT],
+    dataset: Dataset,
+    split: str,
+    batch_size: int,
+    proposals: ProposalSource | None,
+    looking: Mapping[str, Any],
+) -> dict[str, list[Detections]]:
+    """Return what is found in a split's images by head; `looking` is more for `detect_images`."""
+    from detkit.inference.predict import detect_images
+
+    if split not in dataset.splits:
+        raise UsageError(f"split {split!r}: {dataset.root} has {', '.join(dataset.splits)}")
     records = dataset.splits[split]
-    for head in detector.heads[1:]:
-        of_images = ((str(one.path), found[head][str(one.path)]) for one in records)
-        named = [from_detections(one, detector.class_names, path, 0, 0) for path, one in of_images]
-        mapped = [one.of_classes(dataset.class_names) for one in named]
-        by_head[head] = pair(mapped, records, dataset.class_names).detections
-    return by_head
+    _compare_classes(detector.class_names, dataset.class_names)
+    paths = [record.path for record in records]
+    if proposals is not None:
+        proposals.require(map(str, paths))
+    found: dict[str, list[ImagePredictions]] = {}
+    for one in detect_images(
+        detector, paths, batch_size=batch_size, proposals=proposals, **looking
+    ):
+        if one.predictions.error is not None:
+            raise DetkitError(
+                f"{one.predictions.image}: {one.predictions.error}; `detkit check` lists what "
+                "cannot be read"
+            )
+        for head, predictions in one.by_head.items():
+            found.setdefault(head, []).append(predictions.of_classes(dataset.class_names))
+    return {
+        head: pair(found.get(head, []), records, dataset.class_names).detections
+        for head in (detector.heads if looking.get("by_head") else detector.heads[:1])
+    }
 
 
 def _compare_classes(known: Sequence[str], asked: Sequence[str]) -> None:

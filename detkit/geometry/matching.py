@@ -1,6 +1,7 @@
 """Matching of boxes to ground truths by IoU, and sampling of the matched boxes.
 
-Shape shorthand: R ground-truth boxes, K boxes to match (anchors, default boxes, proposals).
+Shape shorthand: R ground-truth boxes, I ignored ones, K boxes to match (anchors, default boxes,
+proposals).
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detkit.geometry.boxes import area
+
 NEGATIVE = -1
 IGNORED = -2
+INSIDE = 0.5  # of a box's area; the lowest of the thresholds at which COCO compares boxes
 
 
 def match(overlaps: Tensor, positive_thresh: float, negative_thresh: float) -> Tensor:
@@ -60,6 +64,29 @@ def match_each_truth(overlaps: Tensor) -> tuple[Tensor, Tensor]:
         torch.tensor(truths, dtype=torch.int64, device=overlaps.device),
         torch.tensor(boxes, dtype=torch.int64, device=overlaps.device),
     )
+
+
+def inside_ignored(boxes: Tensor, ignored: Tensor) -> Tensor:
+    """Return (K,) bool: which boxes lie by half of their area or more in one of the ignored.
+
+    COCO's rule for detections in a crowd region, intersection over the detection's own area
+    (pycocotools, `iou` with `iscrowd`): the region may be as large as it likes. A box without
+    area lies in none. `boxes` (K, 4) and `ignored` (I, 4) are in the same pixels.
+    """
+    top_left = torch.maximum(boxes[:, None, :2], ignored[:, :2])
+    bottom_right = torch.minimum(boxes[:, None, 2:], ignored[:, 2:])
+    shared = (bottom_right - top_left).clamp(min=0).prod(dim=2)
+    return ((shared >= INSIDE * area(boxes)[:, None]) & (shared > 0)).any(dim=1)
+
+
+def spare_ignored(matches: Tensor, boxes: Tensor, ignored: Tensor) -> Tensor:
+    """Return the (K,) `matches` with `IGNORED` for each `NEGATIVE` box that is `inside_ignored`.
+
+    What is positive stays so. `boxes` (K, 4) and `ignored` (I, 4) are in the same pixels.
+    """
+    if not len(ignored):
+        return matches
+    return matches.masked_fill((matches == NEGATIVE) & inside_ignored(boxes, ignored), IGNORED)
 
 
 def sample_balanced(

@@ -26,7 +26,7 @@ from PIL import Image
 
 from detkit.config import DetectorConfig, from_json
 from detkit.errors import DetkitError, UsageError, naming_extras
-from detkit.inference.onnx_selection import select
+from detkit.geometry.nms_numpy import select
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Detections, FloatArray
 
@@ -40,7 +40,10 @@ RUNTIME_SETTINGS = (
     "nms_method",
     "pre_nms_top_k",
     "max_detections",
+    "tile",
+    "tile_overlap",
 )
+SINCE_TILES = ("tile", "tile_overlap")  # files of before lack them
 SMALLEST_SIDE = 0.01  # network pixels, as in `detector`
 
 
@@ -109,7 +112,8 @@ class OnnxDetector:
             ) from error
         header = _header(session.get_modelmeta().custom_metadata_map, where)
         try:
-            config = from_json(DetectorConfig, {key: header[key] for key in RUNTIME_SETTINGS})
+            known = {key: header[key] for key in RUNTIME_SETTINGS if key in header}
+            config = from_json(DetectorConfig, known)
             config.validate()
         except UsageError as error:
             raise DetkitError(f"{where}: {error} (written by detkit {header['detkit']})") from error
@@ -244,7 +248,11 @@ def _header(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     """Return the values of a file's metadata; raises DetkitError when they are not detkit's."""
     wanted = ("detkit", "backend", "class_names", "size", "resize", *RUNTIME_SETTINGS)
     try:
-        return {key: json.loads(metadata[key]) for key in wanted}
+        return {
+            key: json.loads(metadata[key])
+            for key in wanted
+            if key in metadata or key not in SINCE_TILES
+        }
     except (KeyError, ValueError) as error:
         raise DetkitError(
             f"{where}: not an ONNX file of detkit, its metadata lack {error}; write it with "

@@ -22,7 +22,7 @@ from detkit.config import DetectorConfig, setting
 from detkit.errors import UsageError
 from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import clip, decode, encode, iou
-from detkit.geometry.matching import IGNORED, match, sample_balanced
+from detkit.geometry.matching import IGNORED, match, sample_balanced, spare_ignored
 from detkit.networks.necks import initialise
 from detkit.structures import Batch
 
@@ -243,13 +243,15 @@ class RegionProposalNetwork(nn.Module):
     def losses(self, scored: ScoredAnchors, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return (objectness loss, box loss) over a random sample of every image's anchors.
 
-        Sec. 3.1.3: `anchors_per_image`, at most `rpn_positive_fraction` of them positive.
+        Sec. 3.1.3: `anchors_per_image`, at most `rpn_positive_fraction` of them positive, and none
+        inside the batch's ignored boxes negative.
         """
         config, all_anchors = self.config, torch.cat(scored.anchors)
         logits, moves = torch.cat(scored.objectness, dim=1), torch.cat(scored.deltas, dim=1)
         uses_border = self.has_pyramid if config.cross_border is None else config.cross_border
         sampled, positive_moves, targets, is_object = [], [], [], []
-        for index, (gt_boxes, size) in enumerate(zip(batch.boxes, batch.sizes)):
+        images = zip(batch.boxes, batch.ignored_boxes, batch.sizes)
+        for index, (gt_boxes, ignored, size) in enumerate(images):
             overlaps = iou(gt_boxes, all_anchors)
             out = None if uses_border else crosses_border(all_anchors, size)
             if out is not None and not bool(out.all()):
@@ -257,6 +259,7 @@ class RegionProposalNetwork(nn.Module):
             matches = match_anchors(
                 overlaps, config.rpn_positive_thresh, config.rpn_negative_thresh
             )
+            matches = spare_ignored(matches, all_anchors, ignored)
             if out is not None:
                 matches = matches.masked_fill(out, IGNORED)
             positives, negatives = sample_balanced(

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -23,11 +24,12 @@ from detkit.errors import DetkitError, UsageError
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
 from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
-from detkit.structures import Proposals
+from detkit.structures import BoolArray, FloatArray, IntArray, Proposals
 from detkit.text import counted, looks_like_a_path
 
 # The parameters of a method that a config has a place for.
 IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
+LEAST_SHOWN = 0.5  # ours: of a proposal's area; a smaller part is no proposal for the object
 
 
 class ProposalSource(Protocol):
@@ -39,6 +41,9 @@ class ProposalSource(Protocol):
 
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals of an (H, W, 3) RGB image, best first, in its own pixels."""
+
+    def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
+        """Return those of a window (4,) of the image, best first, in the window's pixels."""
 
     def require(self, names: Iterable[str]) -> None:
         """Raise DetkitError when there is an image of which it has none."""
@@ -64,6 +69,11 @@ class ComputedProposals:
             found = self.proposer(image)
             self.cache.put(key, found)
         return found
+
+    def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
+        """Return the proposals of a window, made of it as of an image, and kept as such."""
+        x1, y1, x2, y2 = window.tolist()
+        return self(name, np.ascontiguousarray(image[y1:y2, x1:x2]))
 
     def require(self, names: Iterable[str]) -> None:
         """Do nothing: any image can be had."""
@@ -97,6 +107,14 @@ class FileProposals:
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals that the file has for `name`, cut to the image; see `find`."""
         return self.find(name, (image.shape[0], image.shape[1]))
+
+    def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
+        """Return those of the image that the window shows, by `shown_of`; see `find`."""
+        whole = self(name, image)
+        x1, y1, x2, y2 = window.tolist()
+        moved = whole.boxes - np.array([x1, y1, x1, y1], np.float32)
+        boxes, keep = shown_of(moved, y2 - y1, x2 - x1)
+        return Proposals(boxes[keep], whole.scores[keep])
 
     def find(self, name: str, image_size: tuple[int, int]) -> Proposals:
         """Return the proposals for an image of (height, width), cut to it.
@@ -142,6 +160,14 @@ class FileProposals:
             f"{counted(len(images), 'image')} the first is {images[0]}); `detkit propose` makes "
             "them"
         )
+
+
+def shown_of(boxes: FloatArray, height: int, width: int) -> tuple[FloatArray, BoolArray]:
+    """Return the (P, 4) boxes cut to H x W pixels, and, (P,), which are shown: half and more."""
+    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    sides, own = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
+    keep = (sides >= 1).all(axis=1) & (sides.prod(axis=1) >= LEAST_SHOWN * own.prod(axis=1))
+    return np.asarray(cut, np.float32), np.asarray(keep)
 
 
 def open_source(word: str, config: ProposalConfig | None = None) -> ProposalSource:
@@ -246,25 +272,33 @@ class Made:
 
 
 def make_all(
-    source: ProposalSource, images: Iterable[ImageSource], threads: int
+    source: ProposalSource,
+    images: Iterable[ImageSource],
+    threads: int,
+    windows: Iterable[IntArray] | None = None,
 ) -> Generator[Made, None, None]:
     """Yield the proposals of each image, in the images' order, a few images ahead of the caller.
 
+    With `windows`, one (4,) an image, they are those `within` it.
     Threads are enough for all cores: the methods' compiled code runs without Python's lock.
     """
 
-    def make(image: ImageSource) -> Made:
+    def make(image: ImageSource, window: IntArray | None) -> Made:
         try:
             pixels = image.read()
-            return Made(image.name, (pixels.shape[0], pixels.shape[1]), source(image.name, pixels))
+            if window is None:
+                found = source(image.name, pixels)
+            else:
+                found = source.within(image.name, pixels, window)
+            return Made(image.name, (pixels.shape[0], pixels.shape[1]), found)
         except DetkitError as error:
             return Made(image.name, (0, 0), None, error)
 
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, "detkit-propose") as pool:
         try:
-            for image in images:
-                waiting.append(pool.submit(make, image))
+            for image, window in zip(images, repeat(None) if windows is None else windows):
+                waiting.append(pool.submit(make, image, window))
                 if len(waiting) >= 2 * threads:
                     yield waiting.popleft().result()
             while waiting:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from detkit.data.images import read_image
 from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError
 from detkit.proposals.source import ProposalSource, make_all
-from detkit.structures import FloatArray
+from detkit.structures import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 15.0  # of progress, since the first time this may take many minutes
@@ -52,19 +53,28 @@ def boxes_of(source: ProposalSource, path: Path) -> FloatArray:
 
 
 def make_table(
-    source: ProposalSource, paths: Sequence[Path], *, threads: int, first: int = 0
+    source: ProposalSource,
+    paths: Sequence[Path],
+    *,
+    threads: int,
+    first: int = 0,
+    windows: Sequence[IntArray] | None = None,
 ) -> ProposalTable:
     """Return the proposals of every image file; says how far it is, if it takes long.
 
-    `first` is the image to begin with: processes that share a cache divide the work by beginning
-    at different ones. Raises DetkitError for an image that cannot be read or has none.
+    With `windows` they are those of one window (4,) of each file, own pixels, relative to its
+    corner; a file named several times in a row is hardly ever decoded anew. `first` is the image
+    to begin with: processes that share a cache divide the work by beginning at different ones.
+    Raises DetkitError for an image that cannot be read or has none.
     """
     source.require(map(str, paths))
     order = [*range(first, len(paths)), *range(first)]
     found: list[FloatArray] = [np.empty((0, 4), np.float32)] * len(paths)
     began = told = time.monotonic()
-    images = (ImageSource.of_file(paths[index]) for index in order)
-    with contextlib.closing(make_all(source, images, threads)) as all_made:
+    read = read_image if windows is None else lru_cache(maxsize=2)(read_image)
+    images = (ImageSource(str(paths[index]), partial(read, paths[index])) for index in order)
+    seen = None if windows is None else (windows[index] for index in order)
+    with contextlib.closing(make_all(source, images, threads, seen)) as all_made:
         for done, (index, made) in enumerate(zip(order, all_made), start=1):
             if made.found is None:
                 raise made.error or DetkitError(f"{made.image}: there are no proposals")
@@ -72,5 +82,8 @@ def make_table(
             now = time.monotonic()
             if now - told > SECONDS_BETWEEN_LINES:
                 told, left = now, (now - began) / done * (len(paths) - done) / 60
-                logger.info("proposals: %d of %d images, %.1f minutes left", done, len(paths), left)
+                kind = "images" if windows is None else "tiles"
+                logger.info(
+                    "proposals: %d of %d %s, %.1f minutes left", done, len(paths), kind, left
+                )
     return ProposalTable(found)

@@ -19,12 +19,13 @@ from detkit import __version__
 from detkit.data.records import Dataset
 from detkit.data.summary import data_hash
 from detkit.evaluation.error_breakdown import FIGURES, KINDS, ErrorBreakdown
+from detkit.evaluation.gain import Gain, gain_to_json
 from detkit.evaluation.scores import errors_of, scores_to_json
 from detkit.evaluation.sizes import scores_by_size
 from detkit.files import write_bytes
 from detkit.report.confusion import confusion_matrices
 from detkit.report.curve_points import at_thresholds, curve_points
-from detkit.report.pictures import MOST_BOXES, Picture, pictures, worst_first
+from detkit.report.pictures import MOST_BOXES, Picture, close_ups, pictures, worst_first
 from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
 from detkit.structures import Detections, FloatArray, Scores, Truth
 from detkit.text import agreed
@@ -47,11 +48,13 @@ def write_report(
     source: str,
     notes: Sequence[str] = (),
     misses: Sequence[Miss] | None = None,
+    gain: Gain | None = None,
 ) -> None:
     """Write the page of `scores`, those of `detections[i]` in the i-th image of the split.
 
     `source` says where the detections are from: a model or a file. `notes` are what a reader
-    has to know to read the figures, `misses` what became of the objects that a model missed.
+    has to know to read the figures, `misses` what became of the objects that a model missed, and
+    `gain` what its way of looking, by tiles for one, brings.
     Raises DetkitError when the file cannot be written.
     """
     records, truths = dataset.splits[split], dataset.truths(split)
@@ -63,6 +66,8 @@ def write_report(
         from detkit.evaluation.misses import misses_to_json
 
         figures["misses"] = misses_to_json(misses)["stages"]
+    if gain is not None:
+        figures["gain"] = gain_to_json(gain)
     chosen, unread = pictures(worst_first(detections, truths, errors, scores), records)
     bins = score_bins(detections, errors.kinds, len(names))
     low, high = bins.low, bins.high
@@ -96,6 +101,8 @@ def write_report(
         error_kinds=FIGURES[:6],
         error_sums=FIGURES[6:],
         misses=figures.get("misses"),
+        gain=gain,
+        gained=[] if gain is None else close_ups(gain.only_after, records),
         matrix=matrices[shown_level],
         calibration=calibration_error(bins),
         num_images=len(truths),

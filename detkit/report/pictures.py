@@ -6,6 +6,8 @@ Shape shorthand: N detections, R objects.
 from __future__ import annotations
 
 import base64
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from detkit.data.images import read_image, scaled_down
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
 from detkit.evaluation.error_breakdown import IGNORED, RIGHT, ErrorBreakdown
+from detkit.evaluation.gain import FoundOnly
 from detkit.structures import Detections, Scores, Truth
 
 MOST_IMAGES = 48
@@ -24,6 +27,17 @@ LONG_SIDE = 400  # pixels
 QUALITY = 72  # of the JPEG
 MOST_BYTES = 2_400_000  # of all together, as JPEG; a third more as base64
 MOST_BOXES = 100  # detections of one image, the best
+MOST_CLOSE_UPS = 24
+CLOSE_UP_SIDE = 120  # pixels
+AROUND = 1.5  # times an object's longer side that is shown around it
+
+
+@dataclass(frozen=True, slots=True)
+class CloseUp:
+    """An object with what is around it."""
+
+    source: str  # the picture as the address of an <img>
+    words: str  # "a.jpg: car, 14 x 20 pixels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +54,7 @@ class Picture:
     @property
     def source(self) -> str:
         """Return the picture as the address of an <img>."""
-        return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
+        return _address(self.jpeg)
 
 
 def worst_first(
@@ -92,6 +106,50 @@ def pictures(
         height, width = pixels.shape[:2]
         chosen.append(Picture(index, width, height, jpeg, num_wrong, num_missed))
     return chosen, unread
+
+
+def close_ups(objects: Sequence[FoundOnly], records: Sequence[ImageRecord]) -> list[CloseUp]:
+    """Return pictures of the first objects, of each image at most one more than of others.
+
+    At most 24; those of images that cannot be read are left out.
+    """
+    paths = {record.image_id: record.path for record in records}
+    turns: defaultdict[int, list[FoundOnly]] = defaultdict(list)
+    seen: Counter[str] = Counter()
+    for one in objects:
+        turns[seen[one.image_id]].append(one)
+        seen[one.image_id] += 1
+    chosen = [one for turn in sorted(turns) for one in turns[turn]][:MOST_CLOSE_UPS]
+    found = []
+    for image_id, of_image in itertools.groupby(
+        sorted(chosen, key=lambda one: one.image_id), lambda one: one.image_id
+    ):
+        try:
+            pixels = read_image(paths[image_id])
+        except DetkitError:
+            continue
+        found += [_close_up(pixels, one, paths[image_id]) for one in of_image]
+    return found
+
+
+def _close_up(pixels: NDArray[np.uint8], one: FoundOnly, path: Path) -> CloseUp:
+    """Return the object of an image with what is around it, enlarged where it is small."""
+    import cv2
+
+    x1, y1, x2, y2 = one.box
+    half = max(x2 - x1, y2 - y1, 2.0) * (0.5 + AROUND)
+    height, width = pixels.shape[:2]
+    left, top = (max(0, int((low + high) / 2 - half)) for low, high in ((x1, x2), (y1, y2)))
+    cut = pixels[top : min(height, int(top + 2 * half)), left : min(width, int(left + 2 * half))]
+    scale = CLOSE_UP_SIDE / max(cut.shape[:2])
+    large = cv2.resize(cut, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    words = f"{Path(one.image_id).name}: {one.label}, {x2 - x1:.0f} x {y2 - y1:.0f} pixels"
+    return CloseUp(_address(_thumbnail(np.asarray(large, np.uint8), path)), words)
+
+
+def _address(jpeg: bytes) -> str:
+    """Return a JPEG as the address of an <img>."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _thumbnail(pixels: NDArray[np.uint8], path: Path) -> bytes:

@@ -8,9 +8,10 @@ Shape shorthand: H x W own pixels, R objects, P proposals.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from detkit.proposals.source import ProposalSource
 from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Sample, Truth
 from detkit.text import agreed, counted
+from detkit.training.epoch_order import EpochOrder, shuffled
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
 IOU_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # counted at where no proposal is positive
@@ -87,6 +89,15 @@ class TrainingDataset:
             image_id=truth.image_id,
         )
 
+    def order(self, seed: int, epoch: int) -> EpochOrder:
+        """Return the order in which an epoch shows the images."""
+        return shuffled(seed, epoch, len(self))
+
+    @property
+    def bytes_kept(self) -> int:
+        """How much memory the decoded images take."""
+        return sum(one.image.numel() for one in self._cache if one is not None)
+
     def fill_proposals(self, *, first: int = 0) -> str:
         """Make the proposals of every image; return what is worth saying, or "".
 
@@ -107,21 +118,11 @@ class TrainingDataset:
         )
 
     def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
-        """Return (of each object, of each proposal) the best IoU with one of the other kind.
-
-        (R,) and (P,) float32 over all images; of an image without objects no proposal counts.
-        """
-        of_objects, of_proposals = [torch.zeros(0)], [torch.zeros(0)]
-        for index, truth in enumerate(self._truths):
-            objects = torch.from_numpy(truth.boxes)
-            proposals = self._proposals_of(index, torch.ones(4))
-            if len(objects) and proposals is not None and len(proposals):
-                overlaps = iou(objects, proposals)
-                of_objects.append(overlaps.amax(dim=1))
-                of_proposals.append(overlaps.amax(dim=0))
-            else:
-                of_objects.append(torch.zeros(len(objects)))
-        return torch.cat(of_objects), torch.cat(of_proposals)
+        """Return `best_overlaps`, (R,) and (P,) float32, over all images."""
+        return best_overlaps(
+            (torch.from_numpy(truth.boxes), self._proposals_of(index, torch.ones(4)))
+            for index, truth in enumerate(self._truths)
+        )
 
     def _proposals_of(self, index: int, scale: Tensor) -> Tensor | None:
         """Return an image's proposals times `scale`; None when they are not wanted."""
@@ -179,7 +180,31 @@ class TrainingDataset:
         return Pixels(shrunk, size)
 
 
-def coverage_note(images: TrainingDataset, config: DetectorConfig) -> str:
+def best_overlaps(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Return (of each object, of each proposal) the best IoU with one of the other kind.
+
+    `pairs` are the objects (R, 4) and proposals (P, 4) of each image; of an image without objects
+    no proposal counts.
+    """
+    of_objects, of_proposals = [torch.zeros(0)], [torch.zeros(0)]
+    for objects, proposals in pairs:
+        if len(objects) and proposals is not None and len(proposals):
+            overlaps = iou(objects, proposals)
+            of_objects.append(overlaps.amax(dim=1))
+            of_proposals.append(overlaps.amax(dim=0))
+        else:
+            of_objects.append(torch.zeros(len(objects)))
+    return torch.cat(of_objects), torch.cat(of_proposals)
+
+
+class HasOverlaps(Protocol):
+    """What is asked here of a training set."""
+
+    def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
+        """Return `best_overlaps` of all of it."""
+
+
+def coverage_note(images: HasOverlaps, config: DetectorConfig) -> str:
     """Return `coverage` of images that have proposals; "" where the config has no threshold."""
     if not isinstance(config, ProposalConfig):  # what it learns of them is its own affair
         return ""

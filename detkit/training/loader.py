@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -34,8 +33,8 @@ from detkit.config import Recipe
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
-from detkit.training.dataset import TrainingDataset
 from detkit.training.options import RunOptions
+from detkit.training.tiles import TrainingImages
 from detkit.transforms.augmentation import Compose, light_augmentation
 from detkit.transforms.geometric import Transform
 from detkit.transforms.mosaic import mosaic
@@ -51,7 +50,7 @@ ENDLESS = 2**62
 class SampleStream:
     """Everything that turns a draw number into an augmented sample; goes to the workers."""
 
-    images: TrainingDataset
+    images: TrainingImages
     augmentation: Transform
     mosaic: float  # probability
     canvas: Callable[[int, int], tuple[int, int]]  # (height, width) of an image -> of its mosaic
@@ -63,22 +62,16 @@ class SampleStream:
         The global generators of torch (CPU), numpy and random are left seeded for this draw.
         """
         epoch, place = divmod(number, len(self.images))
-        order = epoch_order(self.seed, epoch, len(self.images))
+        order = self.images.order(self.seed, epoch)
         random.seed(f"{self.seed} {number}")
         np.random.seed(random.getrandbits(32))
         torch.default_generator.manual_seed(random.getrandbits(62))
-        sample = self.images[int(order[place])]
+        sample = self.images[int(order.samples[place])]
         if random.random() < self.mosaic:
-            others = [self.images[i] for i in random.choices(range(len(self.images)), k=3)]
+            others = [self.images[i] for i in random.choices(order.near(place), k=3)]
             size = self.canvas(sample.image.shape[1], sample.image.shape[2])
             sample = mosaic([sample, *others], size)
         return self.augmentation(sample)
-
-
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
-    """Return the (num_images,) order in which an epoch shows the images."""
-    return np.random.default_rng([seed, 0, epoch]).permutation(num_images)
 
 
 @contextmanager
@@ -132,6 +125,7 @@ class PackedBatch:
     labels: PackedTensors
     difficult: PackedTensors
     proposals: PackedTensors | None
+    ignored: PackedTensors | None
     preparation: Preparation  # to be finished on arrival
 
     @classmethod
@@ -144,11 +138,12 @@ class PackedBatch:
         """Return the samples' batch made ready to travel; `memory` is `Preparation.resize`'s."""
         batch = preparation.resize(samples, memory)
         return cls(
-            replace(batch, boxes=[], labels=[], difficult=[], proposals=None),
+            replace(batch, boxes=[], labels=[], difficult=[], proposals=None, ignored=[]),
             PackedTensors.of(batch.boxes),
             PackedTensors.of(batch.labels),
             PackedTensors.of(batch.difficult),
             None if batch.proposals is None else PackedTensors.of(batch.proposals),
+            PackedTensors.of(batch.ignored) if batch.ignored else None,
             preparation,
         )
 
@@ -164,6 +159,7 @@ class PackedBatch:
             labels=self.labels.unpack(),
             difficult=self.difficult.unpack(),
             proposals=None if self.proposals is None else self.proposals.unpack(),
+            ignored=[] if self.ignored is None else self.ignored.unpack(),
         )
         return self.preparation.normalise(whole.to(device))
 
@@ -244,7 +240,7 @@ def share_of(batch_size: int, world_size: int) -> int:
 
 
 def training_batches(
-    images: TrainingDataset,
+    images: TrainingImages,
     detector: Detector,
     recipe: Recipe,
     options: RunOptions,

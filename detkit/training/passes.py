@@ -13,9 +13,9 @@ from detkit.detector import Detector, Stage
 from detkit.errors import DetkitError
 from detkit.structures import Batch, Step
 from detkit.text import counted
-from detkit.training.dataset import TrainingDataset
 from detkit.training.loader import BatchStream, SampleStream
 from detkit.training.run_folder import stopped_at, with_way_on
+from detkit.training.tiles import TrainingImages
 from detkit.transforms.augmentation import Compose
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _batches_in_time(run: Trainer, stage: Stage) -> Iterator[Batch]:
 
 
 def batches_once(
-    images: TrainingDataset,
+    images: TrainingImages,
     detector: Detector,
     batch_size: int,
     seed: int,

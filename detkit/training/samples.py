@@ -1,4 +1,7 @@
-"""What the network was shown: a batch drawn with its boxes, as pictures in `samples/`."""
+"""What the network was shown: a batch drawn with its boxes, as pictures in `samples/`.
+
+Ignored objects, which it learns nothing of, are crossed out.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.images import write_image
-from detkit.drawing import draw
+from detkit.drawing import crossed_out, draw
 from detkit.errors import DetkitError
 from detkit.structures import Batch
 
@@ -29,8 +32,9 @@ def write_samples(folder: Path, batch: Batch, detector: Detector) -> None:
     config, class_names = detector.config, detector.class_names
     folder.mkdir(exist_ok=True)
     for index in range(min(NUM_SAMPLES, len(batch))):
+        pixels = shown_pixels(batch, index, config.mean, config.std)
         image = draw(
-            shown_pixels(batch, index, config.mean, config.std),
+            crossed_out(pixels, batch.ignored_boxes[index].cpu().numpy()),
             [class_names[label] for label in batch.labels[index].tolist()],
             batch.boxes[index].cpu().numpy(),
             None,

@@ -14,13 +14,13 @@ from detkit.errors import UsageError
 from detkit.model_file import require_finite, save_model
 from detkit.structures import Scores
 from detkit.text import cut
-from detkit.training.dataset import TrainingDataset
 from detkit.training.learner import Learner, averaged
 from detkit.training.options import RunOptions
 from detkit.training.progress import Position
 from detkit.training.resume import random_state, save_resume
 from detkit.training.run_folder import RunFolder
 from detkit.training.run_log import scores_record
+from detkit.training.tiles import TrainingImages
 
 SAVE_SECONDS = 300.0  # between resume files, besides those at each validation
 
@@ -37,7 +37,7 @@ class Saver:
         detector: Detector,
         recipe: Recipe,
         options: RunOptions,
-        images: TrainingDataset,
+        images: TrainingImages,
     ) -> None:
         """Take the parts; nothing is saved yet."""
         self.folder = folder
@@ -120,7 +120,7 @@ class Saver:
 
 
 def identity(
-    detector: Detector, recipe: Recipe, options: RunOptions, images: TrainingDataset
+    detector: Detector, recipe: Recipe, options: RunOptions, images: TrainingImages
 ) -> dict[str, Any]:
     """Return what makes a run the one it is, as plain values by name."""
     values = {

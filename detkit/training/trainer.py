@@ -42,6 +42,7 @@ from detkit.training.samples import show_failed, write_samples
 from detkit.training.saver import Saver
 from detkit.training.schedule import lr_factor
 from detkit.training.signals import StopSignal
+from detkit.training.tiles import tile_notes, tiled
 from detkit.training.validation import Validation
 
 
@@ -62,13 +63,14 @@ class Trainer:
         self.fabric, self.detector = fabric, detector
         self.options, self.folder = options, folder
         source = source_for(detector, options.proposals)
-        self.images = TrainingDataset(records, detector.class_names, recipe.cache_size, source)
+        images = TrainingDataset(records, detector.class_names, recipe.cache_size, source)
+        self.images = tiled(images, detector.config, options.seed)
         self.stages = detector.stages(recipe)
-        self.budgets = options.budgets(self.stages, len(records), recipe.batch_size)
+        self.budgets = options.budgets(self.stages, len(self.images), recipe.batch_size)
         self.at = Position()
-        self.clock = Clock(began, options.max_minutes, self.stages, self.budgets, len(records))
+        self.clock = Clock(began, options.max_minutes, self.stages, self.budgets, len(self.images))
         self.validation = Validation(
-            fabric, detector, options, math.ceil(len(records) / recipe.batch_size)
+            fabric, detector, options, math.ceil(len(self.images) / recipe.batch_size)
         )
         self.saver = Saver(folder, detector, recipe, options, self.images)
         self.log = RunLog(folder)
@@ -170,6 +172,7 @@ class Trainer:
         Raises UsageError if that is of another run.
         """
         if saved is None:
+            self.log.note(*tile_notes(self.images, self.detector, self.options.seed))
             self.log.note(*self.detector.remarks(self.images.labelled()))
             seed_process(self.fabric, self.options.seed)
             return

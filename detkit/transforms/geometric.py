@@ -7,7 +7,9 @@ torchvision's cost more than decoding the image: the photometric distortion (pho
 and the search for an IoU crop (up to 60 ms, one trial at a time, against 1).
 
 One rule says which objects stay, that of SSD sec. 2.2: those whose centre is still inside.
-Their boxes are clipped; those left without a whole pixel go. `labels` and `difficult` follow.
+Their boxes are clipped; those left without a whole pixel go. `labels`, `difficult` and
+`ignored` follow. An ignored object stays wherever its centre is, since what is seen of it would
+be background otherwise.
 Everything works on images without objects. All randomness is from torch's global generator,
 which the loader seeds for each sample.
 """
@@ -187,7 +189,7 @@ class RandomIoUCrop:
     """Crops a window that overlaps an object by a drawn minimum IoU, or leaves the image whole.
 
     SSD sec. 2.2; the distribution is that of `v2.RandomIoUCrop` and the released code, all
-    trials of a round drawn at once. An image without objects stays whole.
+    trials of a round drawn at once. An image without objects, ignored ones aside, stays whole.
     """
 
     def __init__(
@@ -204,7 +206,8 @@ class RandomIoUCrop:
 
     def __call__(self, sample: Sample) -> Sample:
         """Return what the window shows."""
-        window = self.draw_window(sample.boxes, (sample.image.shape[1], sample.image.shape[2]))
+        boxes = sample.boxes[~sample.is_ignored]
+        window = self.draw_window(boxes, (sample.image.shape[1], sample.image.shape[2]))
         if window is None:
             return sample
         left, top, right, bottom = window
@@ -289,11 +292,15 @@ def _placed(
 def _with_objects(
     sample: Sample, image: Tensor, boxes: Tensor, centres: Tensor, proposals: Tensor
 ) -> Sample:
-    """Return the sample with a new image and those moved objects whose centre is on it."""
+    """Return the sample with a new image and those moved objects whose centre is on it.
+
+    Of an ignored object a pixel is enough.
+    """
     size = (image.shape[1], image.shape[2])
     boxes, proposals = box_ops.clip(boxes, size), box_ops.clip(proposals, size)
     extent = torch.tensor([size[1], size[0]])
-    keep = ((centres > 0) & (centres < extent)).all(1) & _has_pixel(boxes)
+    holds_centre = ((centres > 0) & (centres < extent)).all(1)
+    keep = (holds_centre | sample.is_ignored) & _has_pixel(boxes)
     return _select(
         replace(
             sample,
@@ -312,6 +319,7 @@ def _select(sample: Sample, keep: Tensor) -> Sample:
         boxes=sample.boxes[keep],
         labels=sample.labels[keep],
         difficult=sample.difficult[keep],
+        ignored=None if sample.ignored is None else sample.ignored[keep],
     )
 
 

@@ -33,7 +33,8 @@ def mosaic(
     half. Each image is stretched to the canvas, as SSD's input is, times a number drawn from
     `scale`, and a window of it drawn at random fills its quarter; one that is too small stands
     at the dividing point, with the RGB colour `fill` around. Boxes are clipped; those of which
-    less than the share `min_visible` of the area or less than 2 pixels is seen are dropped.
+    less than the share `min_visible` of the area or less than 2 pixels is seen are dropped, ignored
+    ones only for the latter.
     Proposals are taken in turns, the best of each image first, as many as one image has at most.
 
     Raises ValueError unless there are four samples.
@@ -66,6 +67,7 @@ def mosaic(
         boxes=torch.cat([part.boxes for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
         difficult=torch.cat([part.difficult for part in parts]),
+        ignored=torch.cat([part.is_ignored for part in parts]),
         proposals=_in_turns(proposals)[:most] if len(proposals) == len(parts) else None,
         image_id="+".join(sample.image_id for sample in samples),
     )
@@ -92,7 +94,7 @@ def _moved(
     whole = (sample.boxes - starts) * scales + low
     seen = whole.clamp(low, high)
     share = _sides(seen).prod(1) / _sides(whole).prod(1)
-    keep = (share >= min_visible) & (_sides(seen) >= 2).all(1)
+    keep = ((share >= min_visible) | sample.is_ignored) & (_sides(seen) >= 2).all(1)
     proposals = sample.proposals
     if proposals is not None:
         proposals = ((proposals - starts) * scales + low).clamp(low, high)
@@ -102,6 +104,7 @@ def _moved(
         boxes=seen[keep],
         labels=sample.labels[keep],
         difficult=sample.difficult[keep],
+        ignored=sample.is_ignored[keep],
         proposals=proposals,
     )
 

@@ -48,6 +48,7 @@ class Preparation:
             image = self._resized(sample.image, self.network_size(*original))
             original_sizes.append(original)
             resized.append(replace(sample, image=image))
+        ignored, resized = without_ignored(resized)
         sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in resized]
         scales = [scale_between(*pair) for pair in zip(original_sizes, sizes, strict=True)]
         proposals = [
@@ -64,6 +65,7 @@ class Preparation:
             difficult=[sample.difficult for sample in resized],
             proposals=proposals if len(proposals) == len(resized) else None,
             image_ids=[sample.image_id for sample in resized],
+            ignored=[boxes * scale for boxes, scale in zip(ignored, scales)],
         )
 
     def normalise(self, batch: Batch) -> Batch:
@@ -110,6 +112,23 @@ class Preparation:
                 place = place.zero_()[:, : image.shape[1], : image.shape[2]]
             _put(image, place)
         return images
+
+
+def without_ignored(samples: Sequence[Sample]) -> tuple[list[Tensor], list[Sample]]:
+    """Return the (I, 4) ignored boxes of each sample, [] if no sample has any; and the rest."""
+    if not any(bool(sample.is_ignored.any()) for sample in samples):
+        return [], [replace(sample, ignored=None) for sample in samples]
+    keeps = [~sample.is_ignored for sample in samples]
+    return [sample.boxes[~keep] for sample, keep in zip(samples, keeps)], [
+        replace(
+            sample,
+            boxes=sample.boxes[keep],
+            labels=sample.labels[keep],
+            difficult=sample.difficult[keep],
+            ignored=None,
+        )
+        for sample, keep in zip(samples, keeps)
+    ]
 
 
 def _put(image: Tensor, into: Tensor) -> None:

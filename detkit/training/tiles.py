@@ -1,0 +1,241 @@
+"""The training data set of tiles: crops of large images, made on the fly, beside whole images.
+
+A tile is cut from its image in that one's own pixels, which are never shrunk. Whole images are
+samples, too, as without tiles: one more scale, for objects that are larger than a tile.
+
+Shape shorthand: H x W own pixels, R objects, P proposals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from detkit import machine
+from detkit.config import DetectorConfig
+from detkit.data.images import read_image
+from detkit.detector import Detector
+from detkit.proposals.table import ProposalTable, make_table
+from detkit.structures import IntArray, Sample, Truth
+from detkit.training.dataset import CACHE_SHARE, TrainingDataset, best_overlaps
+from detkit.training.epoch_order import EpochOrder, grouped, shuffled
+from detkit.training.tile_plan import Tile, advice, plan_tiles
+
+# Ours: of decoded images whose tiles are shown mixed. Large enough that a batch is of many images
+# (12 megapixels: 30 of them), small enough that each data worker holds it.
+GROUP_BYTES = 2**30
+
+
+class TiledDataset:
+    """The whole images of a training set, and then their tiles, as samples."""
+
+    def __init__(self, images: TrainingDataset, config: DetectorConfig, seed: int) -> None:
+        """Take the images; their headers are read. Raises UsageError for far too many tiles."""
+        self.images = images
+        self.source = images.source
+        self.plan = plan_tiles(images.labelled(), config, seed)
+        self.decoded = DecodedImages([one.path for one in images.records], self.plan.sizes)
+        self._proposals: ProposalTable | None = None
+        tiled = [tile.image for tile in self.plan.tiles]
+        self._image_of = np.array([*range(len(images)), *tiled], np.int64)
+        self._orders: OrderedDict[tuple[int, int], EpochOrder] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of samples: images and tiles."""
+        return len(self._image_of)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return an image or, from `len(images)` on, a tile; DetkitError if it cannot be read.
+
+        The name of a tile is that of its image with `@x,y`, where in it the tile begins.
+        """
+        number = index - len(self.images)
+        if number < 0:
+            return self.images[index]
+        tile = self.plan.tiles[number]
+        x1, y1, x2, y2 = tile.window.tolist()
+        pixels = self.decoded[tile.image][y1:y2, x1:x2].clone()
+        truth = tile.truth
+        return Sample(
+            image=pixels.permute(2, 0, 1),
+            boxes=torch.from_numpy(truth.boxes.copy()),
+            labels=torch.from_numpy(truth.labels.copy()),
+            difficult=torch.from_numpy(truth.difficult.copy()),
+            proposals=self._proposals_of(number),
+            image_id=f"{truth.image_id}@{x1},{y1}",
+            ignored=torch.from_numpy(tile.ignored.copy()),
+        )
+
+    def order(self, seed: int, epoch: int) -> EpochOrder:
+        """Return the order in which an epoch shows the samples.
+
+        Of images that together take more than `GROUP_BYTES`, decoded, those of a few are shown
+        before those of the next: else each tile would cost the decoding of an image. It does not
+        depend on how much memory there is.
+        """
+        if self.decoded.num_bytes.sum() <= GROUP_BYTES:
+            return shuffled(seed, epoch, len(self))
+        if (seed, epoch) not in self._orders:
+            num_bytes = self.decoded.num_bytes
+            order = grouped(seed, epoch, self._image_of, num_bytes, GROUP_BYTES)
+            self._orders[seed, epoch] = order
+            if len(self._orders) > 2:
+                self._orders.popitem(last=False)
+        return self._orders[seed, epoch]
+
+    def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
+        """Yield the objects and the (height, width) of each sample, without those ignored."""
+        yield from self.images.labelled()
+        for tile in self.plan.tiles:
+            yield _without_ignored(tile), tile.size
+
+    def fill_proposals(self, *, first: int = 0) -> str:
+        """Make the proposals of every image and tile; return what is worth saying, or "".
+
+        `first` is the sample to begin with, and errors are, as of `TrainingDataset`.
+        """
+        if self.source is None:
+            return ""
+        said = self.images.fill_proposals(first=first * len(self.images) // len(self))
+        began, tiles = time.monotonic(), self.plan.tiles
+        table = make_table(
+            self.source,
+            [self.images.records[tile.image].path for tile in tiles],
+            threads=machine.num_cores(),
+            first=first * len(tiles) // len(self),
+            windows=[tile.window for tile in tiles],
+        )
+        if not machine.forks():
+            table.boxes.share_memory_()  # type: ignore[no-untyped-call]
+        self._proposals = table
+        if not tiles:
+            return said
+        return (
+            f"{said}; {len(table.boxes) / len(table):.0f} a tile, after "
+            f"{time.monotonic() - began:.0f} s more"
+        )
+
+    def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
+        """Return `best_overlaps` over all images and tiles, objects ignored there left out."""
+        of_images = self.images.proposal_overlaps()
+        of_tiles = best_overlaps(
+            (torch.from_numpy(_without_ignored(tile).boxes), self._proposals_of(number))
+            for number, tile in enumerate(self.plan.tiles)
+        )
+        return torch.cat([of_images[0], of_tiles[0]]), torch.cat([of_images[1], of_tiles[1]])
+
+    def fill_cache(self, limit: float | None = None) -> str:
+        """Decode images into memory until `limit` bytes; return what is worth saying, or "".
+
+        First those that are shown whole, as `TrainingDataset` keeps them, then, unshrunk, those
+        that have tiles. The default limit is a quarter of the machine's memory.
+        """
+        limit = CACHE_SHARE * machine.memory_of_machine() if limit is None else limit
+        said = self.images.fill_cache(limit)
+        wanted = sorted({tile.image for tile in self.plan.tiles})
+        if not wanted:
+            return said
+        kept = self.decoded.fill(wanted, limit - self.images.bytes_kept)
+        size = int(self.decoded.num_bytes[kept].sum()) / 2**20
+        tiles = f"{len(kept):,} unshrunk ones for their tiles ({size:,.0f} MiB)"
+        if len(kept) < len(wanted):
+            tiles = (
+                f"of {len(wanted):,} unshrunk ones for their tiles {len(kept):,} fit "
+                f"({size:,.0f} MiB); the others are decoded anew by each data worker, once an "
+                "epoch where memory for 1 GiB of them is left, and their tiles shown near each "
+                "other"
+            )
+        return "; ".join(filter(None, [said, tiles]))
+
+    def _proposals_of(self, number: int) -> Tensor | None:
+        """Return the (P, 4) proposals of a tile; None when they are not wanted."""
+        if self.source is None:
+            return None
+        if self._proposals is not None:
+            return self._proposals[number]
+        tile = self.plan.tiles[number]
+        pixels = self.decoded[tile.image].numpy()
+        path = str(self.images.records[tile.image].path)
+        return torch.from_numpy(self.source.within(path, pixels, tile.window).boxes)
+
+
+TrainingImages = TrainingDataset | TiledDataset
+
+
+class DecodedImages:
+    """Whole images by number: some stay in memory, of the others the last few do."""
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
+        """Take the files and the (height, width) of each; nothing is decoded."""
+        self.paths = tuple(paths)
+        self.num_bytes: IntArray = np.array([3 * h * w for h, w in sizes], np.int64)
+        self._kept: dict[int, Tensor] = {}
+        self._recent: OrderedDict[int, Tensor] = OrderedDict()
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return an image, (H, W, 3) uint8 RGB, not to be changed; DetkitError if there is none."""
+        if index in self._kept:
+            return self._kept[index]
+        if index in self._recent:
+            self._recent.move_to_end(index)
+            return self._recent[index]
+        image = self._decode(index)
+        self._recent[index] = image
+        room = _room(int(self.num_bytes.max()))
+        while len(self._recent) > 1 and self.num_bytes[list(self._recent)].sum() > room:
+            self._recent.popitem(last=False)
+        return image
+
+    def fill(self, wanted: Sequence[int], limit: float) -> list[int]:
+        """Keep the first of the `wanted` images that take `limit` bytes; return their numbers."""
+        fits = np.cumsum(self.num_bytes[list(wanted)]) <= limit
+        kept = [index for index, fit in zip(wanted, fits.tolist()) if fit]
+        with ThreadPoolExecutor(machine.num_cores()) as pool:
+            self._kept = dict(zip(kept, pool.map(self._decode, kept)))
+        if not machine.forks():  # a worker that is spawned gets a handle instead of a copy
+            for image in self._kept.values():
+                image.share_memory_()  # type: ignore[no-untyped-call]
+        return kept
+
+    def _decode(self, index: int) -> Tensor:
+        """Return an image from its file."""
+        return torch.from_numpy(np.ascontiguousarray(read_image(self.paths[index])))
+
+
+def _room(largest: int) -> float:
+    """Return how many bytes of images a data worker keeps: a group of `TiledDataset.order`.
+
+    That may be the `largest` image more than `GROUP_BYTES`. The workers together keep no more than
+    what is decoded before training at most.
+    """
+    worker = get_worker_info()
+    workers = 1 if worker is None else worker.num_workers
+    return min(GROUP_BYTES + largest, CACHE_SHARE * machine.memory_of_machine() / workers)
+
+
+def tiled(images: TrainingDataset, config: DetectorConfig, seed: int) -> TrainingImages:
+    """Return what is trained on: the images, with their tiles where the config asks for some."""
+    return TiledDataset(images, config, seed) if config.tile else images
+
+
+def tile_notes(images: TrainingImages, detector: Detector, seed: int) -> list[str]:
+    """Return what is to be told of tiles before training: how many there are, or would help."""
+    if isinstance(images, TiledDataset):
+        return [images.plan.note]
+    labelled = list(images.labelled())
+    line = advice(labelled, detector.network_size(), detector.config, seed)
+    return [line] if line else []
+
+
+def _without_ignored(tile: Tile) -> Truth:
+    """Return a tile's objects that are to be found."""
+    keep, truth = ~tile.ignored, tile.truth
+    return Truth(truth.boxes[keep], truth.labels[keep], truth.difficult[keep], truth.image_id)
