@@ -109,11 +109,14 @@ MANY = {
     "{LIMITS[-1]} detections",
     "{len(ranked)} classes",
     "{number} objects",
+    "{sum(counts)} tiles",
+    "{makes} no tiles",
     "{samples} bootstrap samples",
     "{empty} without objects",
     "{form.name.upper()} labels",  # no number at all
 }
-NOUNS = "image|object|box|label|class|detection|argument|model|split|field|value|cell|tensor|tile|sample"
+NOUNS = "image|object|box|label|class|detection|argument|model|split|field|value|cell|tensor"
+NOUNS += "|tile|sample"
 COUNT = re.compile(rf"\{{[^{{}}:]+\}} ([a-z]+ )?(more )?({NOUNS})(e?s)\b(?!/)")
 
 

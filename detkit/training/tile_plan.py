@@ -65,7 +65,8 @@ class TilePlan:
             empty = f" ({self.num_empty:,} of them empty, of which {used} are used)"
         return (
             f"{images} {makes} {counted(self.num_made, 'tile', ',')}{empty}; an epoch shows "
-            f"{counted(len(self.tiles) + len(self.sizes), 'sample', ',')}, the whole images among them"
+            f"{counted(len(self.tiles) + len(self.sizes), 'sample', ',')}, the whole images among "
+            "them"
         )
 
 
@@ -83,7 +84,8 @@ def plan_tiles(labelled: Iterable[Labelled], config: DetectorConfig, seed: int) 
     if sum(counts) > MAX_TILES:
         makes = agreed(len(sizes), "makes", "make")
         raise UsageError(
-            f"--tile {side}: {counted(len(sizes), 'image', ',')} {makes} {sum(counts):,} tiles, above the limit of "
+            f"--tile {side}: {counted(len(sizes), 'image', ',')} {makes} {sum(counts):,} tiles, "
+            "above the limit of "
             f"{MAX_TILES:,}; take larger ones, or less --overlap"
         )
     tiles: list[Tile] = []
