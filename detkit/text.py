@@ -44,11 +44,14 @@ def looks_like_a_path(word: str) -> bool:
     return bool(path.suffix) or len(path.parts) > 1
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it needs one: "2 boxes"."""
+def counted(number: int, noun: str, form: str = "") -> str:
+    """Return a number with its noun, in the plural where it needs one: "2 boxes".
+
+    `form` is how Python writes the number: "," parts its thousands.
+    """
     if number == 1:
         return f"1 {noun}"
-    return f"{number} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
+    return f"{number:{form}} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
 
 
 def agreed(number: int, one: str, many: str) -> str:

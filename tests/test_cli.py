@@ -143,7 +143,6 @@ def test_scoring_predictions_never_imports_torch(demo: Path, tmp_path: Path) -> 
         (["train", "DATA", "--model", "ssd", "-o", "OUT", "--backbone", "mobilenet_v3"], "_v2"),
         (["train", "DATA", "--model", "ssd"], "-o RUN_DIR"),
         (["train", "DATA", "-o", "OUT"], "--model"),
-        (["train", "DATA", "--model", "ssd", "-o", "OUT", "--resume"], "no run in"),
         (["eval", "DATA"], "MODEL DATA"),
         (["check", "DATA", "--classes", "Car"], "did you mean"),
         (["convert", "DATA", "OUT", "--to", "voc2"], "voc"),

@@ -109,18 +109,24 @@ MANY = {
     "{LIMITS[-1]} detections",
     "{len(ranked)} classes",
     "{number} objects",
+    "{sum(counts)} tiles",
+    "{makes} no tiles",
+    "{samples} bootstrap samples",
+    "{empty} without objects",
     "{form.name.upper()} labels",  # no number at all
 }
 NOUNS = "image|object|box|label|class|detection|argument|model|split|field|value|cell|tensor"
+NOUNS += "|tile|sample"
 COUNT = re.compile(rf"\{{[^{{}}:]+\}} ([a-z]+ )?(more )?({NOUNS})(e?s)\b(?!/)")
 
 
 def as_written(text: ast.JoinedStr) -> str:
-    """Return an f-string as it stands in the source; "{:}" for a number written in a form."""
+    """Return an f-string as it stands in the source; "{:}" for what may be a fraction."""
     parts = []
     for part in text.values:
         if isinstance(part, ast.FormattedValue):
-            value = ":" if part.format_spec is not None else ast.unparse(part.value)
+            form = "" if part.format_spec is None else ast.unparse(part.format_spec)
+            value = ":" if form not in ("", "f','") else ast.unparse(part.value)
             parts.append(f"{{{value}}}")
         elif isinstance(part, ast.Constant):
             parts.append(str(part.value))

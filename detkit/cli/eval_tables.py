@@ -81,7 +81,7 @@ def tell_gain(console: Console, gain: Gain, by_size: bool) -> None:
         console.table(header, rows, right=range(1, 6))
         console.text("AP50: COCO, IoU .5; recall: COCO's mean over IoU .5 to .95")
         console.text(
-            f"found with tiles only: {len(gain.only_after)} objects; without only: "
+            f"found with tiles only: {counted(len(gain.only_after), 'object')}; without only: "
             f"{len(gain.only_before)}"
         )
     console.text(

@@ -14,6 +14,7 @@ from detkit.config import DetectorConfig
 from detkit.errors import UsageError
 from detkit.geometry.tiles import num_tiles, tile_windows
 from detkit.structures import BoolArray, IntArray, Truth
+from detkit.text import agreed, counted
 
 MAX_TILES = 1_000_000  # ours: a tile that is chosen too small is told before memory is full
 
@@ -49,16 +50,17 @@ class TilePlan:
     @property
     def note(self) -> str:
         """What is to be told of it."""
-        number, used = len(self.sizes), f"{self.num_empty_used:,}"
-        images = "1 image makes" if number == 1 else f"{number:,} images make"
+        images, used = counted(len(self.sizes), "image", ","), f"{self.num_empty_used:,}"
+        makes = agreed(len(self.sizes), "makes", "make")
         if not self.num_made:
-            return f"{images} no tiles: nothing is larger than a tile"
+            return f"{images} {makes} no tiles: nothing is larger than a tile"
         empty = ""
         if self.num_empty:
             empty = f" ({self.num_empty:,} of them empty, of which {used} are used)"
         return (
-            f"{images} {self.num_made:,} tiles{empty}; an epoch shows "
-            f"{len(self.tiles) + len(self.sizes):,} samples, the whole images among them"
+            f"{images} {makes} {counted(self.num_made, 'tile', ',')}{empty}; an epoch shows "
+            f"{counted(len(self.tiles) + len(self.sizes), 'sample', ',')}, the whole images among "
+            "them"
         )
 
 
@@ -74,8 +76,10 @@ def plan_tiles(labelled: Iterable[Labelled], config: DetectorConfig, seed: int) 
     side, overlap = config.tile, config.tile_overlap
     counts = [num_tiles(*size, side, overlap) for size in sizes]
     if sum(counts) > MAX_TILES:
+        makes = agreed(len(sizes), "makes", "make")
         raise UsageError(
-            f"--tile {side}: {len(sizes):,} images make {sum(counts):,} tiles, above the limit of "
+            f"--tile {side}: {counted(len(sizes), 'image', ',')} {makes} {sum(counts):,} tiles, "
+            "above the limit of "
             f"{MAX_TILES:,}; take larger ones, or less --overlap"
         )
     tiles: list[Tile] = []
