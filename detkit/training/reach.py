@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.detector import Detector
+from detkit.detector import Detector, leaves_no_map, too_few_pixels
+from detkit.errors import DetkitError
 from detkit.geometry.boxes import area
 from detkit.structures import FloatArray, Truth
+from detkit.text import counted
 from detkit.training.tile_plan import cost_in_words
 from detkit.transforms.preparation import scale_between
 
@@ -68,11 +70,18 @@ class Reach:
 def find_reach(detector: Detector, labelled: Iterable[Labelled]) -> Reach:
     """Return how many of the objects the detector reaches, and what would let it reach more.
 
-    Boxes that are not finite or have no area do not count.
+    Boxes that are not finite or have no area do not count. Raises DetkitError when the network's
+    image is too small for it.
     """
     images = [one for one in map(_sound, labelled) if len(one[0].boxes)]
     twin = detector.weightless()
-    reached, sides = _judge(twin, images)
+    try:
+        reached, sides = _judge(twin, images)
+    except RuntimeError as error:
+        if not leaves_no_map(error):
+            raise
+        height, width = twin.network_size()(*images[0][1])
+        raise DetkitError(too_few_pixels(twin.name, f"{width} x {height}")) from error
     missed = sides[~reached]
     reach = Reach(
         detector.name,
@@ -98,7 +107,7 @@ def reach_in_words(reach: Reach) -> str:
     if not advice and reach.share >= WORTH_ADVICE:
         advice = "no usual --set or --tile brings most of them within it"
     return (
-        f"{reach.num_unreached} of {reach.num_objects} objects ({reach.share:.1%}) are hardly "
+        f"{reach.num_unreached} of {counted(reach.num_objects, 'object')} ({reach.share:.1%}) are hardly "
         f"within reach of {reach.model}, which sees them {reach.median_side:.2g} px large "
         f"(median): they are {reach.rule}{'; ' * bool(advice)}{advice}"
     )
