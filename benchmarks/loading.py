@@ -1,13 +1,13 @@
 """Time data loading alone against a bare loop that decodes and resizes the same files.
 
     python benchmarks/loading.py [IMAGE_FOLDER] [--workers 2] [--size 300] [--augmentation none]
-                                 [--cache-size 0]
+                                 [--kept]
 
 Asked for: at least .8 of the bare loop's images a second, on as many processes. The bare loop
 is `cv2.imdecode` and a bilinear `cv2.resize`, no more: no colour order, no checks, no labels, no
 normalisation, no batch. Without a folder, 256 photo-like JPEGs of 500 x 375 are made up. The two
-take turns and the median ratio counts, because other programs disturb both. With `--cache-size` the
-loader keeps decoded images in memory, as short trainings do; the bare loop still decodes.
+take turns and the median ratio counts, because other programs disturb both. With `--kept` the
+loader keeps decoded images in memory, as trainings do; the bare loop still decodes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from detkit.config import IMAGENET_MEAN, IMAGENET_STD
 from detkit.data.images import IMAGE_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.machine import keep_freed_memory
-from detkit.training.dataset import TrainingDataset
+from detkit.training.dataset import KeptSize, TrainingDataset
 from detkit.training.loader import BatchStream, SampleStream, batches, open_loader
 from detkit.transforms.augmentation import Compose, light_augmentation, ssd_augmentation
-from detkit.transforms.geometric import Transform
+from detkit.transforms.geometric import Transform, zoom_of
 from detkit.transforms.preparation import Preparation
 
 BATCH_SIZE = 32
@@ -89,13 +89,14 @@ def time_loader(
     workers: int,
     rounds: int,
     augmentation: Transform,
-    cache_size: int,
+    kept: bool,
 ) -> float:
     """Return the loader's images a second, from its fourth batch a worker on."""
     objects = (ObjectRecord("object", (40.0, 40.0, 200.0, 200.0)),)
     records = [ImageRecord(path.name, path, objects) for path in paths]
     canvas = functools.partial(fixed_size, size=size)
-    images = TrainingDataset(records, ["object"], cache_size)
+    kept_size = KeptSize(canvas, zoom_of(augmentation)) if kept else None
+    images = TrainingDataset(records, ["object"], kept_size)
     images.fill_cache()
     draw = SampleStream(images, augmentation, 0.0, canvas, 0)
     preparation = Preparation(canvas, IMAGENET_MEAN, IMAGENET_STD, antialias=True)
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="how often each file is read")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--augmentation", choices=sorted(AUGMENTATIONS), default="none")
-    parser.add_argument("--cache-size", type=int, default=0)
+    parser.add_argument("--kept", action="store_true")
     options = parser.parse_args()
     keep_freed_memory()  # as training does; the bare loop's processes inherit it
     with tempfile.TemporaryDirectory() as made:
@@ -137,14 +138,14 @@ def main() -> None:
                 options.workers,
                 options.rounds,
                 AUGMENTATIONS[options.augmentation],
-                options.cache_size,
+                options.kept,
             )
             ratios.append(ours / bare)
             print(f"bare loop {bare:8.1f} images/s   detkit {ours:8.1f} images/s")
     ratio = statistics.median(ratios)
     print(
         f"{options.workers} processes, augmentation {options.augmentation}, "
-        f"cache_size {options.cache_size}: "
+        f"images {'kept in memory' if options.kept else 'decoded each time'}: "
         f"detkit / bare loop {ratio:.2f}   (asked: >= .8 without augmentation)"
     )
 

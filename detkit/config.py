@@ -31,6 +31,10 @@ KINDS = {
     "NoneType": "none",
 }
 ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
+# The smallest region of selective search and the smallest window of Edge Boxes, pixels of the
+# image that is searched. Felzenszwalb and Huttenlocher's min_size is k, 50 at its smallest.
+# Edge Boxes' released code has 1000, which hides small objects.
+SMALLEST_PROPOSAL = {"selective-search": 50, "selective-search-quality": 50, "edge-boxes": 400}
 THE_RECIPE = "the backend's recipe_source"  # stands for it: each paper has numbers of its own
 
 BOUNDS: dict[str, Callable[[float, float], bool]] = {
@@ -211,7 +215,8 @@ class Recipe:
     )
     cache_size: int = setting(
         0,
-        "keep decoded training images in memory, longer side at most this; 0: decode each time",
+        "longer side of decoded training images at most this; 0: as large as the network's image "
+        "and the augmentation's zoom need, never less",
         at_least=0,
     )
 
@@ -236,7 +241,6 @@ SHORT_RECIPE = Recipe(
     ema_decay=0.998,
     backbone_lr_factor=0.3,
     augmentation="light",
-    cache_size=480,
 )
 
 

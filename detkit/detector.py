@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,10 +27,10 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detkit.config import DetectorConfig, Recipe
+from detkit.config import SMALLEST_PROPOSAL, DetectorConfig, ProposalConfig, Recipe
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry import nms
-from detkit.geometry.boxes import clip
+from detkit.geometry.boxes import area, clip
 from detkit.networks import darknet
 from detkit.networks.backbones import Backbone
 from detkit.networks.pretrained import load_weights
@@ -43,8 +43,16 @@ from detkit.transforms.augmentation import Compose
 from detkit.transforms.geometric import RandomHorizontalFlip, Transform
 from detkit.transforms.preparation import Preparation, scale_between
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 logger = logging.getLogger(__name__)
 
+# Network pixels, the root of the area: "very tiny" are 2 to 8 px in AI-TOD (Xu et al. 2022,
+# arXiv:2206.13996), of which Faster R-CNN with a pyramid finds none: an AP of .0.
+SMALLEST_OBJECT = 8.0
+USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a step takes minutes
+FINER_PROPOSALS = 1000  # px of the searched image's longer side: four times the default's pixels
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
 
 
@@ -439,12 +447,62 @@ class Detector(nn.Module, ABC):
         """
         return config
 
-    def remarks(self, labelled: Iterable[tuple[Truth, tuple[int, int]]]) -> list[str]:
-        """Return lines on what this detector cannot learn of these images, to be said in training.
+    def weightless(self, config: DetectorConfig | None = None) -> Self:
+        """Return this detector, with another config if one is given, without any weights.
 
-        `labelled` are the objects and the (height, width), own pixels, of each image.
+        On torch's `meta` device it costs nothing and knows the shapes of its maps.
         """
-        return []
+        with torch.device("meta"):
+            return type(self)(config or self.config, self.class_names).eval()
+
+    @property
+    def smallest_object(self) -> float:
+        """The side, network pixels, below which an object shows too little to be found."""
+        return SMALLEST_OBJECT
+
+    @property
+    def reach_rule(self) -> str:
+        """What an object out of reach is, in words: the rule of `reachable`."""
+        rule = f"below {self.smallest_object:g} px there"
+        if isinstance(self.config, ProposalConfig):
+            thresh = self.config.positive_thresh
+            rule += f", or too small to be overlapped by {thresh:g} by a proposed box"
+        return rule
+
+    def reachable(
+        self, boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]
+    ) -> Tensor:
+        """Return, (R,) bool, which objects are large enough to be learnt and found.
+
+        `boxes` (R, 4) are network pixels of an image of `size`, whose own is `original_size`, both
+        (height, width). No network runs, so it is what could be found, not what is. By default the
+        root of the area counts, and where boxes are proposed, the smallest of those.
+        """
+        reached = area(boxes).sqrt() >= self.smallest_object
+        if isinstance(self.config, ProposalConfig):
+            own = boxes / scale_between(original_size, size).to(boxes)
+            longest = self.config.proposal_side or max(original_size)
+            searched = area(own) * min(1.0, longest / max(original_size)) ** 2
+            # The IoU of an object with a box around it is the share of the box that it fills.
+            smallest = SMALLEST_PROPOSAL.get(self.config.proposals, 0)
+            reached &= searched >= self.config.positive_thresh * smallest
+        return reached
+
+    def finer_sizes(self) -> list[int]:
+        """Return the side of the network's image, and the usual larger ones, the smallest first."""
+        largest = USUAL_SIZES[-1]
+        side = min(self.network_size()(largest, largest))
+        return [side, *(size for size in USUAL_SIZES if size > side)]
+
+    def finer_settings(self) -> Iterator[dict[str, Any]]:
+        """Yield the settings that bring smaller objects within reach, the cheapest first."""
+        side, *larger = self.finer_sizes()
+        sizes = [{}, *({"size": size} for size in larger)] if hasattr(self.config, "size") else [{}]
+        finer: list[dict[str, Any]] = [{}]
+        config = self.config
+        if isinstance(config, ProposalConfig) and 0 < config.proposal_side < FINER_PROPOSALS:
+            finer.append({"proposal_side": FINER_PROPOSALS})
+        yield from ({**one, **more} for one in sizes for more in finer if one or more)
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the optimiser's groups over all trainable parameters.

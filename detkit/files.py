@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import hashlib
 import io
 import os
 import shlex
@@ -25,6 +26,8 @@ except ImportError:  # Windows
     import msvcrt
 
 PATIENCE = 2.0  # seconds
+LONGEST_NAME = 255  # bytes: ext4, XFS, Btrfs; APFS and NTFS count signs and so take more
+SHORT_NAME = 143  # bytes: eCryptfs, which takes the fewest of those in use
 
 
 class FileLock:
@@ -62,7 +65,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         except OSError as error:
             raise DetkitError(not_written(path, error)) from error
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = beside(path, f"{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -73,6 +76,39 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise DetkitError(not_written(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def beside(path: Path, ending: str, *, hidden: bool = True) -> Path:
+    """Return a place in the folder of `path` that is called after it: ".NAME.ENDING".
+
+    A name that this would make too long for a file system is cut, always in the same way; one
+    that fits is not. With `hidden` off there is no leading dot.
+    """
+    return path.with_name(fitting_name(f"{'.' * hidden}{path.name}.{ending}", SHORT_NAME))
+
+
+def fitting_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return a file name of at most `longest` bytes: itself, or cut in its middle.
+
+    What is cut out is replaced by a digest, so that two names stay two, and the end, with the
+    suffix, is kept. `longest` is at least 80.
+    """
+    if len(os.fsencode(name)) <= longest:
+        return name
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=6).hexdigest()
+    end = _cut_to(name[::-1], 32)[::-1]
+    start = _cut_to(name, longest - len(digest) - 2 - 32)
+    return f"{start}~{digest}~{end}"
+
+
+def _cut_to(text: str, longest: int) -> str:
+    """Return the beginning of a text that takes at most `longest` bytes in a file's name."""
+    used = 0
+    for place, sign in enumerate(text):
+        used += len(os.fsencode(sign))
+        if used > longest:
+            return text[:place]
+    return text
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -117,9 +153,14 @@ def shell_word(path: Path) -> str:
     return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
+def is_full(error: OSError) -> bool:
+    """Return whether there was no room for a file, on its disk or by a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def not_written(path: Path, error: OSError) -> str:
     """Return the line that says why `path` could not be written and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full(error):
         resumable = path.with_name("resume.ckpt").exists()
         then = "go on with --resume" if resumable else "start again"
         return (

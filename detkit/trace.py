@@ -17,6 +17,7 @@ from torch import Tensor
 
 from detkit.config import DetectorConfig
 from detkit.geometry.boxes import iou
+from detkit.geometry.matching import best_overlaps
 from detkit.geometry.nms import Ranking, best_first, rankings
 from detkit.structures import BoolArray
 
@@ -38,8 +39,7 @@ def box_stage(
     name: str, loss: str, gt_boxes: Tensor, boxes: Tensor, iou_thresh: float
 ) -> TraceStage:
     """Return the stage that leaves `boxes`, (K, 4), of any class, for (R, 4) ground truths."""
-    overlaps = iou(gt_boxes.float(), boxes.float())
-    best = overlaps.amax(dim=1) if len(boxes) else overlaps.new_zeros(len(gt_boxes))
+    best = best_overlaps(gt_boxes, boxes)
     details = tuple(f"best IoU {value:.2f}" for value in best.tolist())
     return TraceStage(name, loss, (best >= iou_thresh).cpu().numpy(), details)
 

@@ -48,9 +48,7 @@ class OneMap(Detector):
     paper: ClassVar[str] = "after Tian et al. 2019, arXiv:1904.01355"
     config_class: ClassVar[type[DetectorConfig]] = OneMapConfig
     recipe: ClassVar[Recipe] = Recipe(batch_size=16, max_steps=90_000, lr=0.01)
-    short_recipe: ClassVar[Recipe] = replace(
-        SHORT_RECIPE, max_steps=1500, backbone_lr_factor=1.0, cache_size=0
-    )
+    short_recipe: ClassVar[Recipe] = replace(SHORT_RECIPE, max_steps=1500, backbone_lr_factor=1.0)
     config: OneMapConfig
 
     def __init__(self, config: OneMapConfig, class_names: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "stopwatch": (),
     "drawing": (),
     "geometry": (),
-    "predictions": (),
+    "predictions": ("files",),
     "trace": ("geometry", "config"),
     "networks": ("config", "geometry"),
     "transforms": ("config", "geometry"),

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from labelled_folders import put, xml
 
+from detkit.data import open_dataset
 from detkit.data.checks.check import check, drop_bad, findings_to_json, format_finding
 from detkit.data.class_names import similar_names
 from detkit.data.images import identical_files
@@ -30,11 +32,12 @@ def write_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
     return path
 
 
-def write_rotated(path: Path, height: int, width: int) -> Path:
-    """Write a JPEG stored as (height, width) whose EXIF orientation 6 turns it upright."""
+def write_rotated(path: Path, height: int, width: int, orientation: int = 6) -> Path:
+    """Write a JPEG stored as (height, width) whose EXIF orientation turns it upright."""
     write_image(path, height, width)
     data = path.read_bytes()
-    tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + b"\0\0\0\0"
+    tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + b"\x12\x01\x03\0\x01\0\0\0"
+    tiff += bytes([orientation, 0, 0, 0]) + b"\0" * 4
     body = b"Exif\0\0" + tiff
     path.write_bytes(data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:])
     return path
@@ -278,13 +281,70 @@ def test_boxes_outside_the_upright_image_but_inside_the_stored_one_are_an_error(
     assert "EXIF" in found[0].message and "90x40" in found[0].message
 
 
-def test_a_size_stated_before_rotation_is_a_warning_while_the_boxes_fit_both(
+def test_a_size_stated_before_rotation_is_an_error_though_the_boxes_fit_both(
     folder: Folder,
 ) -> None:
     path = write_rotated(folder.root / "images/a.jpg", 40, 90)
     folder.add("train", [one("car", (5, 5, 30, 30))], stated=(40, 90), path=path)
     finding = only(check(folder.dataset()))
-    assert (finding.code, finding.severity) == ("unrotated-labels", "warning")
+    assert (finding.code, finding.severity) == ("unrotated-labels", "error")
+    assert "exiftool -Orientation= FILE" in finding.message
+
+
+def test_a_size_stated_before_rotation_is_a_warning_where_a_box_fits_the_upright_image_alone(
+    folder: Folder,
+) -> None:
+    path = write_rotated(folder.root / "images/a.jpg", 40, 90)
+    folder.add("train", [one("car", (5, 50, 30, 85))], stated=(40, 90), path=path)
+    finding = only(check(folder.dataset()))
+    assert (finding.code, finding.severity) == ("size-mismatch", "warning")
+    assert "correct the size" in finding.message
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_images_that_turning_leaves_their_size_are_suspected_with_the_others_of_their_set(
+    folder: Folder, orientation: int
+) -> None:
+    mirrored = write_rotated(folder.root / "images/b.jpg", 40, 90, orientation)
+    folder.add("train", [one("car", (5, 5, 30, 30))], stated=(40, 90), path=mirrored)
+    assert check(folder.dataset()) == []
+    path = write_rotated(folder.root / "images/a.jpg", 40, 90)
+    folder.add("train", [one("car", (6, 5, 30, 30))], stated=(40, 90), path=path)
+    found = check(folder.dataset())
+    assert codes(found) == ["unrotated-labels"] * 2
+    assert (found[1].image_id, found[1].split) == ("images/b.jpg", "train")
+
+
+@pytest.mark.parametrize("orientation", range(5, 9))
+@pytest.mark.parametrize("kind", ["voc", "coco", "csv"])
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_labels_made_before_an_image_was_turned_are_told_from_those_made_after(
+    tmp_path: Path, kind: str, orientation: int, *, is_stored: bool
+) -> None:
+    write_rotated(tmp_path / "a.jpg", 40, 90, orientation)
+    width, height = (90, 40) if is_stored else (40, 90)
+    files = {
+        "voc": {"a.xml": xml(("car", 2, 2, 30, 30), size=(width, height))},
+        "csv": {
+            "l.csv": "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+            f"a.jpg,{width},{height},car,2,2,30,30\n"
+        },
+        "coco": {
+            "l.json": json.dumps(
+                {
+                    "images": [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}],
+                    "annotations": [
+                        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 29, 29]}
+                    ],
+                    "categories": [{"id": 1, "name": "car"}],
+                }
+            )
+        },
+    }
+    data = open_dataset(put(tmp_path, files[kind]))
+    assert data.format == kind
+    errors = [one.code for one in check(data) if one.severity == "error"]
+    assert errors == (["unrotated-labels"] if is_stored else [])
 
 
 def test_a_size_stated_upright_is_right_for_a_rotated_image(folder: Folder) -> None:

@@ -167,7 +167,7 @@ def test_wrong_usage_exits_2_and_says_what_was_meant(
     [
         (["chekc", "."], "No such command 'chekc'. Did you mean 'check'?"),
         (["check"], "Missing argument 'DATA'; `detkit check -h` explains"),
-        (["check", ".", "--jsn"], "No such option: --jsn (Possible options: --json); "),
+        (["check", ".", "--jsn"], "No such option: --jsn (Possible options: --json, --set); "),
         (["detect", "m", "i.jpg", "--every", "x"], "Invalid value for '--every'"),
         (["check", ".", "--json=1"], "Option '--json' does not take a value"),
     ],

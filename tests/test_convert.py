@@ -314,11 +314,11 @@ def test_the_commands_warn_of_what_the_new_format_cannot_hold(
 def test_an_image_of_a_rare_kind_is_read_back_or_refused(tmp_path: Path, to: str) -> None:
     source = small(tmp_path / "old")
     first = source.splits["train"][0]
-    rare = first.path.rename(first.path.with_suffix(".jfif"))
-    first = replace(first, path=rare, image_id=f"{first.image_id[:-4]}.jfif")
+    rare = first.path.rename(first.path.with_suffix(".jxl"))
+    first = replace(first, path=rare, image_id=f"{first.image_id[:-4]}.jxl")
     source = replace(source, splits={"train": (first,)})
     if to == "yolo":
-        with pytest.raises(DetkitError, match=r"a\.jfif: --to yolo: .* save it as PNG"):
+        with pytest.raises(DetkitError, match=r"a\.jxl: --to yolo: .* save it as PNG"):
             convert(source, tmp_path / "new", to)
         return
     convert(source, tmp_path / "new", to)

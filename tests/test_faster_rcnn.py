@@ -428,7 +428,7 @@ def test_alternating_training_stopped_anywhere_ends_with_the_same_bits(
 ) -> None:
     records = write_images(tmp_path / "images")
     recipe = dataclasses.replace(
-        FasterRCNN.short_recipe, batch_size=2, max_steps=12, cache_size=0, augmentation="none"
+        FasterRCNN.short_recipe, batch_size=2, max_steps=12, augmentation="none"
     )
 
     def begin(run_dir: Path, **options: Any) -> Iterator[Step]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from detkit.data.demo.pictures import write_demo
-from detkit.data.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size, read_image, write_image
+from detkit.data.image_headers import MAX_PIXELS
+from detkit.data.images import WRITTEN_SUFFIXES, image_size, read_image, write_image
 from detkit.errors import DetkitError
 
 try:
@@ -137,7 +138,7 @@ def test_of_16_bits_the_upper_8_are_kept(tmp_path, suffix, channels):
     assert image_size(path) == (16, 20)
 
 
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES | {s.upper() for s in IMAGE_SUFFIXES}))
+@pytest.mark.parametrize("suffix", sorted(WRITTEN_SUFFIXES | {s.upper() for s in WRITTEN_SUFFIXES}))
 def test_what_is_written_reads_back_under_a_name_that_is_not_ascii(tmp_path, suffix):
     path = tmp_path / "Çà et là 图像" / f"смотри{suffix}"
     path.parent.mkdir()

@@ -7,7 +7,9 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,17 +17,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
 
 from detkit import machine
-from detkit.data.records import ImageRecord
+from detkit.data.records import ImageRecord, ObjectRecord
+from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
 from detkit.training import loader
-from detkit.training.dataset import TrainingDataset
+from detkit.training.dataset import KeptSize, TrainingDataset
 from detkit.training.loader import BatchStream, PackedBatch, SampleStream, batches, open_loader
 from detkit.transforms.augmentation import Compose, light_augmentation
-from detkit.transforms.preparation import Preparation
+from detkit.transforms.preparation import Preparation, shorter_side
+
+KEPT = KeptSize(FixedSize(), most=24)
 
 
 @pytest.fixture
@@ -124,7 +131,7 @@ def test_spawned_workers_share_the_decoded_images_and_give_the_same(
     alone = take(make_stream(records), 3)
     monkeypatch.setattr(machine, "forks", lambda: False)
     stream = make_stream(records)
-    stream.samples.images.cache_size = 100
+    stream.samples.images.kept_size = KeptSize(OwnSize())
     stream.samples.images.fill_cache()
     for one, other in zip(alone, take(stream, 3, workers=1), strict=True):
         assert_equal(one, other)
@@ -183,7 +190,7 @@ def test_loading_draws_nothing_from_the_generators_of_the_network(
 
 
 def test_shrunk_images_take_their_boxes_with_them(records: list[ImageRecord]) -> None:
-    sample = TrainingDataset(records, CLASSES, cache_size=24)[2]  # 48 x 40 becomes 24 x 20
+    sample = TrainingDataset(records, CLASSES, KEPT)[2]  # 48 x 40 becomes 24 x 20
     assert sample.image.shape == (3, 20, 24)
     assert torch.allclose(sample.boxes[0], torch.tensor([2.0, 3.0, 11.0, 15.0]))
 
@@ -191,10 +198,11 @@ def test_shrunk_images_take_their_boxes_with_them(records: list[ImageRecord]) ->
 def test_what_the_network_sees_does_not_depend_on_what_fits_into_memory(
     records: list[ImageRecord],
 ) -> None:
-    decoded, some, all_kept = (TrainingDataset(records, CLASSES, cache_size=24) for _ in range(3))
+    decoded, some, all_kept = (TrainingDataset(records, CLASSES, KEPT) for _ in range(3))
     said = some.fill_cache(limit=4 * 24 * 20 * 3)
-    assert said.startswith("5 of 10 images fit into memory")
-    assert all_kept.fill_cache().startswith("10 decoded images kept in memory")
+    assert said[0].startswith("5 of 10 images fit into memory")
+    assert "decoded each time, to the same size" in said[0]
+    assert all_kept.fill_cache()[0].startswith("10 decoded images kept in memory")
     for record in records:
         record.path.rename(record.path.with_suffix(".gone"))
     with pytest.raises(DetkitError):
@@ -207,10 +215,89 @@ def test_what_the_network_sees_does_not_depend_on_what_fits_into_memory(
             assert torch.equal(images[index].boxes, decoded[index].boxes)
 
 
+def fixed(side: int, height: int, width: int) -> tuple[int, int]:
+    return side, side
+
+
+@pytest.mark.parametrize(
+    ("rule", "zoom", "most", "size", "kept"),
+    [
+        # A square of 300 takes 2000 -> 300 along the shorter side; the shape stays.
+        (partial(fixed, 300), 1.0, 0, (2000, 3000), (300, 450)),
+        (partial(fixed, 300), 1.25, 0, (2000, 3000), (375, 563)),  # 562.5 is made no smaller
+        (partial(fixed, 1024), 1.25, 0, (2000, 3000), (1280, 1920)),
+        (partial(fixed, 300), 1.25, 0, (375, 500), (375, 500)),
+        (partial(fixed, 1024), 1.25, 0, (375, 500), (375, 500)),  # never enlarged
+        (partial(fixed, 300), 1.25, 480, (2000, 3000), (320, 480)),  # a user's upper bound
+        (partial(fixed, 192), 1.25, 480, (2000, 3000), (240, 360)),  # ... is no lower bound
+        (partial(shorter_side, 320, 533), 1.25, 0, (2000, 3000), (400, 600)),
+        # What limits is 533 / 3000, along the longer side; times the zoom, rounded up.
+        (partial(shorter_side, 320, 533), 1.25, 0, (500, 3000), (112, 667)),
+        (partial(fixed, 300), 1.25, 20, (1, 3000), (1, 20)),
+    ],
+)
+def test_images_are_kept_as_large_as_the_network_and_its_augmentation_need(
+    rule: Callable[[int, int], tuple[int, int]],
+    zoom: float,
+    most: int,
+    size: tuple[int, int],
+    kept: tuple[int, int],
+) -> None:
+    assert KeptSize(rule, zoom, most)(*size) == kept
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    side=st.integers(16, 1200),
+    zoom=st.floats(1.0, 4.0),
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+)
+def test_no_window_of_the_zoom_is_enlarged_unless_the_file_itself_is_too_small(
+    side: int, zoom: float, height: int, width: int
+) -> None:
+    rows, columns = KeptSize(partial(fixed, side), zoom)(height, width)
+    assert rows == height or rows / zoom >= side - 1e-3
+    assert columns == width or columns / zoom >= side - 1e-3
+    assert rows <= height and columns <= width
+
+
+def test_a_cache_size_below_what_is_needed_is_named(records: list[ImageRecord]) -> None:
+    (_, said) = TrainingDataset(records, CLASSES, KEPT).fill_cache()
+    assert said.startswith("cache_size=24 is less than the network needs of 10 of 10 images")
+    assert "up to 39 px" in said  # 48 x 32 / 40, rounded up
+    assert len(TrainingDataset(records, CLASSES, KeptSize(FixedSize())).fill_cache()) == 1
+    assert TrainingDataset(records, CLASSES).fill_cache() == []
+
+
+def test_the_memory_for_images_is_shared_by_the_processes(
+    records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory_of_machine", lambda: 4 * 8 * 24 * 20 * 3)  # for 8 images
+    kept = [TrainingDataset(records, CLASSES, KEPT).fill_cache(processes=n)[0] for n in (1, 2)]
+    assert [said.split()[0] for said in kept] == ["9", "5"]  # the one that no longer fits ends it
+
+
+def test_a_larger_network_trains_on_more_detail(tmp_path: Path) -> None:
+    # Stripes 4 px wide of 1500: at 480 px, where images were cut before, they would be grey.
+    path = tmp_path / "stripes.png"
+    row = np.where(np.arange(1500) // 4 % 2, 255, 0).astype(np.uint8)
+    cv2.imencode(".png", np.tile(row, (1000, 1))[..., None].repeat(3, 2))[1].tofile(path)
+    record = ImageRecord(path.name, path, (ObjectRecord(CLASSES[0], (0.0, 0.0, 900.0, 900.0)),))
+    spreads = []
+    for size in (300, 1000):
+        config = SSDConfig(size=size)
+        with torch.device("meta"):
+            detector = SSD(config, CLASSES)
+        images = TrainingDataset([record], CLASSES, KeptSize(detector.network_size()))
+        spreads.append(float(detector.prepare([images[0]]).images.std()))
+    assert spreads[1] > 4 * spreads[0]
+
+
 def test_an_augmentation_that_works_in_place_does_not_reach_the_cache(
     records: list[ImageRecord],
 ) -> None:
-    images = TrainingDataset(records, CLASSES, cache_size=24)
+    images = TrainingDataset(records, CLASSES, KEPT)
     images.fill_cache()
     before = images[0].image.clone()
     images[0].image.zero_()
@@ -232,7 +319,7 @@ def test_an_image_that_cannot_be_read_stops_the_filling_of_the_cache(
 ) -> None:
     records[7].path.write_bytes(b"no image")
     with pytest.raises(DetkitError, match="bïld-7.png"):
-        TrainingDataset(records, CLASSES, cache_size=100).fill_cache()
+        TrainingDataset(records, CLASSES, KEPT).fill_cache()
 
 
 def test_a_missing_image_is_told_from_a_label_of_a_class_that_is_not_trained(

@@ -381,15 +381,17 @@ def test_reading_changes_nothing_in_the_folder():
 
 def test_images_of_kinds_that_are_not_looked_for_are_a_warning_unless_a_label_names_them(tmp_path):
     labelled(tmp_path, ["a"])
-    put(tmp_path, {"b.gif": "", "c.heic": "", "masks/d.gif": "", "notes.pdf": ""})
+    put(tmp_path, {"b.psd": "", "c.jxl": "", "masks/d.gif": "", "notes.pdf": "", "e/f.MP4": ""})
     (finding,) = open_dataset(tmp_path).findings
     assert (finding.severity, finding.code) == ("warning", "unread-image")
-    assert finding.message.startswith("2 images (first: b.gif) of a kind that is not looked for")
-    put(tmp_path, {"b.xml": xml(("car", 1, 1, 9, 9), filename="b.gif")})
-    put(tmp_path, {"c.xml": xml(("car", 1, 1, 9, 9), filename="c.heic")})
+    assert finding.message.startswith(
+        "3 left out (the first: b.psd), of kinds that are not read here: 1 .jxl, 1 .mp4, 1 .psd; "
+    )
+    put(tmp_path, {"b.xml": xml(("car", 1, 1, 9, 9), filename="b.psd")})
+    put(tmp_path, {"c.xml": xml(("car", 1, 1, 9, 9), filename="c.jxl")})
     data = open_dataset(tmp_path)
-    assert ids(data, "all") == ["a.jpg", "b.gif", "c.heic"]
-    assert data.findings == ()
+    assert ids(data, "all") == ["a.jpg", "b.psd", "c.jxl"]
+    assert [one.message[:10] for one in data.findings] == ["1 left out"]
 
 
 TABLE = "filename,class,xmin,ymin,xmax,ymax\na.jpg,{},1,1,9,9\n"

@@ -145,7 +145,7 @@ def loss_that_is_not_finite(
 
 
 def interrupt(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -> None:
-    def fill(images: TrainingDataset) -> str:
+    def fill(images: TrainingDataset, *, processes: int) -> list[str]:
         raise KeyboardInterrupt
 
     patch.setattr(TrainingDataset, "fill_cache", fill)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -175,62 +171,6 @@ def test_wrong_usage_is_told() -> None:
         find_images(["-"])
     with pytest.raises(UsageError, match="every"):
         find_images(["."], every=0)
-
-
-def write_video(path: Path, num_frames: int) -> None:
-    """Write frames whose grey level is ten times their number."""
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
-    if not video.isOpened():
-        pytest.skip("OpenCV cannot write videos here")
-    for number in range(num_frames):
-        video.write(np.full((48, 64, 3), 10 * number, np.uint8))
-    video.release()
-
-
-def test_every_kth_frame_of_a_video_is_an_image(folder: Path) -> None:
-    write_video(folder / "clip.avi", 11)
-    frames = list(find_images(["clip.avi"], every=4))
-    assert [frame.name for frame in frames] == [
-        "clip.avi#00000",
-        "clip.avi#00004",
-        "clip.avi#00008",
-    ]
-    for frame, level in zip(frames, (0, 40, 80), strict=True):
-        pixels = frame.read()
-        assert pixels.shape == (48, 64, 3)
-        assert abs(float(pixels.mean()) - level) < 4
-    assert len(list(find_images(["clip.avi"]))) == 11
-
-
-def test_a_file_that_is_no_video_is_one_unreadable_image(folder: Path) -> None:
-    (folder / "bad.mp4").write_bytes(b"this is not a video")
-    (image,) = find_images(["bad.mp4"])
-    with pytest.raises(DetkitError, match="bad.mp4: not a video"):
-        image.read()
-
-
-def test_a_video_that_is_cut_off_is_named_and_the_decoder_says_nothing_of_its_own(
-    folder: Path,
-) -> None:
-    write_video(folder / "clip.avi", 20)
-    whole = (folder / "clip.avi").read_bytes()
-    (folder / "cut.avi").write_bytes(whole[: len(whole) * 7 // 10])
-    code = """
-        from detkit.data.sources import find_images
-        print(len(list(find_images(["clip.avi"]))), len(list(find_images(["cut.avi"]))))
-    """
-    # A process of its own: the decoder asks once how much it may say.
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    all_frames, frames = map(int, done.stdout.split())
-    assert all_frames == 20 and 0 < frames < 18
-    assert done.stderr == (
-        f"cut.avi: ends after {frames} of the 20 frames that its header states; cut off?\n"
-    )
 
 
 def test_an_endless_list_of_paths_is_never_read_to_its_end(folder: Path) -> None:

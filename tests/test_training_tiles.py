@@ -33,7 +33,7 @@ from detkit.training import epoch_order, tile_plan, tiles
 from detkit.training.dataset import TrainingDataset
 from detkit.training.loader import BatchStream, SampleStream, batches, open_loader
 from detkit.training.options import RunOptions
-from detkit.training.tile_plan import advice, plan_tiles
+from detkit.training.tile_plan import cost_in_words, plan_tiles
 from detkit.training.tiles import TiledDataset
 from detkit.training.train import train
 from detkit.transforms.augmentation import light_augmentation
@@ -215,7 +215,7 @@ def test_far_too_many_tiles_are_refused_with_their_number(
 def test_images_no_larger_than_a_tile_are_shown_whole_alone(records: list[ImageRecord]) -> None:
     images = tiled(records, tile=500)
     assert len(images) == len(records)
-    assert images.plan.note == "4 images make no tiles: none of them is larger than a tile"
+    assert images.plan.note == "4 images make no tiles: nothing is larger than a tile"
 
 
 # In which order
@@ -282,11 +282,9 @@ def test_what_is_seen_does_not_depend_on_what_fits_into_memory(
 ) -> None:
     names = counted_reads(monkeypatch)
     none, some, every = tiled(records), tiled(records), tiled(records)
-    assert "3 unshrunk ones for their tiles 0 fit" in none.fill_cache(limit=0)
-    assert "of 3 unshrunk ones for their tiles 2 fit" in some.fill_cache(
-        limit=3 * (90 * 120 + 75 * 40)
-    )
-    assert every.fill_cache().startswith("3 unshrunk ones for their tiles (")
+    assert "0 of 3 fit unshrunk for tiles" in none.fill_cache(limit=0)[-1]
+    assert "2 of 3 fit unshrunk for tiles" in some.fill_cache(limit=3 * (90 * 120 + 75 * 40))[-1]
+    assert every.fill_cache()[-1].startswith("3 kept unshrunk for tiles (")
     names.clear()
     for index in range(len(none)):
         assert torch.equal(every[index].image, none[index].image)
@@ -536,7 +534,7 @@ def test_every_backend_trains_on_tiles(
     assert learnt[-1].epoch == pytest.approx(4 / num_samples)
 
 
-# What is proposed
+# What it costs
 
 
 def truth_of_squares(side: float, number: int = 10) -> Truth:
@@ -545,46 +543,33 @@ def truth_of_squares(side: float, number: int = 10) -> Truth:
     return Truth(shapes, np.zeros(number, np.int64), np.zeros(number, np.bool_))
 
 
-@dataclass(frozen=True)
-class Sees300:
-    def __call__(self, height: int, width: int) -> tuple[int, int]:
-        return 300, 300
+def test_the_cost_of_tiles_is_what_they_multiply_an_epoch_and_a_detection_by() -> None:
+    labelled = [(truth_of_squares(60), (3000, 3000))] * 4
+    config = DetectorConfig(tile=608)
+    num, plan = len(tile_windows(3000, 3000, 608, 0.2)), plan_tiles(labelled, config, 0)
+    assert cost_in_words(labelled, config) == (
+        f"{num} tiles an image: an epoch takes {(4 + len(plan.tiles)) / 4:.1f} times as long, "
+        f"detection {1 + num:.1f} times"
+    )
 
 
-def test_tiles_are_proposed_where_half_of_the_objects_are_small_to_the_network() -> None:
-    size = (3000, 3000)  # a tenth on the network's image
-    labelled = [(truth_of_squares(60), size)] * 4
-    line = advice(labelled, Sees300(), DetectorConfig(), 0)
-    side = int(re.search(r"--tile (\d+) ", line)[1])  # type: ignore[index]
-    assert side == 608  # 60 px * 300 / 608 = 30 px, as many times 32 as come next
-    assert line.startswith("half of the objects are smaller than 6 px where the network sees them")
-    num = len(tile_windows(*size, side, 0.2))
-    assert f": {4 * num} tiles" in line
-    plan = plan_tiles(labelled, DetectorConfig(tile=side), 0)
-    assert f"an epoch takes {(4 + len(plan.tiles)) / 4:.1f} times as long" in line
-    assert f"detection {1 + num:.1f} times" in line
-
-
-@pytest.mark.parametrize(
-    ("side", "size"),
-    [
-        (200.0, (3000, 3000)),  # 20 px on the network's image
-        (10.0, (280, 280)),  # the network sees such an image larger than it is
-    ],
-)
-def test_no_tiles_are_proposed_where_they_would_not_help(
-    side: float, size: tuple[int, int]
+def test_as_each_object_is_seen_largest_it_is_shown_in_tiles_where_there_are_some(
+    records: list[ImageRecord],
 ) -> None:
-    assert advice([(truth_of_squares(side), size)], Sees300(), DetectorConfig(), 0) == ""
+    images = tiled(records)
+    sizes = [size for _, size in images.labelled(most=10_000)]
+    tiles = [size for truth, size in images.labelled() if len(truth.boxes)][-len(sizes) :]
+    assert sizes and max(max(size) for size in sizes) <= CONFIG.tile
+    assert set(sizes) <= {*tiles, *(size for _, size in images.images.labelled())}
 
 
-def test_no_tiles_are_proposed_without_objects() -> None:
-    assert advice([(truth_of_squares(8, 0), (900, 900))], Sees300(), DetectorConfig(), 0) == ""
-
-
-def test_the_line_stands_in_the_log_of_a_run_without_tiles(tmp_path: Path) -> None:
+def test_the_line_stands_in_the_log_of_a_run_without_tiles_and_not_with_them(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "large.png"
     assert cv2.imwrite(str(path), photo_like(0, 600, 600))
     objects = tuple(ObjectRecord("car", (x, 50.0, x + 30, 80.0)) for x in (10.0, 200.0, 400.0))
-    list(run([ImageRecord("large.png", path, objects)], tmp_path / "run", max_steps=1))
-    assert "--tile 32 shows them larger" in (tmp_path / "run" / "log.txt").read_text()
+    record = ImageRecord("large.png", path, objects)
+    list(run([record], tmp_path / "run", max_steps=1))
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "--tile 512 leaves" not in log and "warning: most objects will hardly be found" in log

@@ -27,6 +27,7 @@ from detkit.transforms.geometric import (
     RandomScaleShift,
     RandomVerticalFlip,
     Transform,
+    zoom_of,
 )
 from detkit.transforms.mosaic import mosaic
 from detkit.transforms.photometric import PhotometricDistort, adjust_colours, adjust_levels
@@ -463,3 +464,31 @@ def test_transforms_can_be_sent_to_data_workers() -> None:
     everything = Compose([ssd_augmentation(), light_augmentation(), RandomErasing(), RandomNoise()])
     copy = pickle.loads(pickle.dumps(everything))
     assert torch.equal(run(copy, sample, 4).image, run(everything, sample, 4).image)
+
+
+def test_no_border_moved_in_enlarges_more_than_the_zoom_says() -> None:
+    shift = RandomScaleShift(0.1)
+    shown = [run(shift, painted([], []), seed).image.shape[1:] for seed in range(400)]
+    zooms = [max(90 / height, 120 / width) for height, width in shown]
+    assert 1.2 < max(zooms) <= 1.26  # 1.25, and what whole pixels round off
+    assert shift.zoom == pytest.approx(1.25)
+
+
+def test_an_iou_crop_states_the_zoom_of_its_middle_windows() -> None:
+    crop = RandomIoUCrop()
+    sample = painted([(300, 200, 700, 600)], [RED], size=(900, 1200))
+    sides = []
+    for seed in range(400):
+        height, width = run(crop, sample, seed).image.shape[1:]
+        sides += [] if (height, width) == (900, 1200) else [900 / height, 1200 / width]
+    larger = sum(zoom > crop.zoom for zoom in sides) / len(sides)
+    assert 0.35 < larger < 0.65
+
+
+def test_the_zooms_of_transforms_multiply_and_others_have_none() -> None:
+    assert zoom_of(Compose([])) == zoom_of(RandomHorizontalFlip()) == 1
+    assert zoom_of(lambda sample: sample) == 1
+    both = Compose([RandomScaleShift(0.1), RandomExpand(), RandomScaleShift(0.25)])
+    assert zoom_of(both) == pytest.approx(1.25 * 2)
+    assert zoom_of(light_augmentation()) == pytest.approx(1.25)
+    assert zoom_of(ssd_augmentation()) == pytest.approx(1 / 0.65)

@@ -28,7 +28,7 @@ from detkit.detectors.yolov1 import (
 )
 from detkit.errors import UsageError
 from detkit.networks.yolo_heads import CellPooling
-from detkit.structures import Sample, Truth
+from detkit.structures import Sample
 from detkit.transforms.photometric import RandomExposure
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -169,24 +169,27 @@ def test_in_training_any_object_of_a_shared_cell_is_learnt_else_the_first() -> N
     assert widths() == {0.2, 0.4}
 
 
-def test_objects_that_share_a_cell_are_counted() -> None:
-    truths = [
-        Truth(
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.zeros(len(boxes), np.int64),
-            np.zeros(len(boxes), np.bool_),
-        )
-        for boxes in (
-            [[40, 40, 60, 60], [30, 30, 70, 70], [0, 0, 20, 20]],  # two centres at (50, 50)
-            [[0, 0, 4, 4], [10, 10, 14, 14]],  # (2, 2) and (12, 12) of 100: parted by 14 cells
-            [],
-        )
-    ]
-    labelled = [(truth, (100, 100)) for truth in truths]
-    (line,) = make(grid=7).remarks(labelled)
-    assert line.startswith("2 of 5 objects (40.0%) share their cell of the 7 x 7 grid")
-    assert "--set grid=14 leaves 20.0%" in line
-    assert make(grid=7).remarks(labelled[2:]) == []
+def test_of_objects_that_share_a_cell_only_the_first_is_within_reach() -> None:
+    boxes = torch.tensor([[40.0, 40, 60, 60], [30, 30, 70, 70], [0, 0, 20, 20]])
+    size = (100, 100)  # both centres of the first two are at (50, 50)
+    assert make(grid=7).reachable(boxes, size, size).tolist() == [True, False, True]
+    near = torch.tensor([[0.0, 0, 10, 10], [8, 8, 18, 18]])  # centres 5 and 13: cells of 14.3, 7.1
+    assert make(grid=7).reachable(near, size, size).tolist() == [True, False]
+    assert make(grid=14).reachable(near, size, size).tolist() == [True, True]
+    assert make(grid=7).reachable(boxes[:0], size, size).tolist() == []
+
+
+def test_an_object_below_8_px_or_an_eighth_of_a_cell_is_out_of_reach() -> None:
+    size = (448, 448)  # cells of 64: an eighth is 8
+    sides = {7: False, 9: True}
+    for side, within in sides.items():
+        boxes = torch.tensor([[100.0, 100, 100 + side, 100 + side]])
+        assert make(grid=7).reachable(boxes, size, size).tolist() == [within]
+        assert make(grid=28).reachable(boxes, size, size).tolist() == [within]
+    wide = torch.tensor([[10.0, 10, 26, 26]])  # 16 of cells of 224 are less than an eighth
+    assert make(grid=2).reachable(wide, size, size).tolist() == [False]
+    assert make(grid=3).reachable(wide, size, size).tolist() == [False]  # 149 / 8 is 18.7
+    assert make(grid=4).reachable(wide, size, size).tolist() == [True]  # 112 / 8 is 14
 
 
 def test_train_says_how_many_objects_it_cannot_learn(tmp_path: Path) -> None:
@@ -202,7 +205,9 @@ def test_train_says_how_many_objects_it_cannot_learn(tmp_path: Path) -> None:
         "train", data, "--model", "yolov1", *words, "--val", ".25", "-o", tmp_path / "run"
     )
     assert done.returncode == 0, done.stderr
-    assert "3 of 6 objects (50.0%) share their cell" in " ".join(done.stderr.split())
+    said = " ".join(done.stderr.split())
+    assert "3 of 6 objects (50.0%) are hardly within reach of yolov1" in said
+    assert "sharing their cell of the 7 x 7 grid with another" in said
 
 
 # --- the loss -----------------------------------------------------------------------------
@@ -430,19 +435,20 @@ def test_a_crowded_folder_loses_objects_to_shared_cells_and_fewer_with_more_cell
     from detkit.data import open_dataset
 
     dataset = open_dataset(SHARED / "bccd")
-    truths = dataset.truths("train")
+    everything = [truth.boxes for truth in dataset.truths("train")]
+    sound = [boxes[(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) > 64] for boxes in everything]
     lost = []
     for grid in (7, 14):
-        labelled = [(truth, (480, 640)) for truth in truths]
-        (line,) = make(grid=grid).remarks(labelled)
-        lost.append(int(line.split()[0]))
+        size, detector = (480, 640), make(grid=grid)
+        reached = [detector.reachable(torch.from_numpy(boxes), size, size) for boxes in sound]
+        lost.append(sum(int((~one).sum()) for one in reached))
         naive = 0
-        for truth in truths:
-            x, y = (truth.boxes[:, :2] + truth.boxes[:, 2:]).T / 2
+        for boxes in sound:
+            x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2
             places = {
                 (min(int(b / 480 * grid), grid - 1), min(int(a / 640 * grid), grid - 1))
                 for a, b in zip(x, y)
             }
-            naive += len(truth.boxes) - len(places)
+            naive += len(boxes) - len(places)
         assert lost[-1] == naive
     assert lost[0] > 5 * lost[1] > 0

@@ -31,7 +31,8 @@ from detkit.cli.options import (
     named_numbers,
     nearest,
 )
-from detkit.errors import ExitCode, UsageError
+from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.files import fitting_name, is_full, not_written
 from detkit.inference.models import require_model
 from detkit.text import counted
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
 # What the stages in threads are called for people.
 STAGES = {"decode": "reading", "propose": "proposals", "prepare": "resizing"}
-WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def detect(
@@ -159,7 +159,7 @@ def detect(
         timing=seconds,
     )
     drawn = Drawings(draw, names, look)
-    num_images = num_bad = 0
+    num_images = num_bad = num_undrawn = 0
     began = time.perf_counter()
     with contextlib.closing(found), _opened(console, form, out, names, force) as write:
         for one in _tracked(console, found, out):
@@ -169,7 +169,7 @@ def detect(
             if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
                 console.warn(f"{one.predictions.image}: {one.predictions.error}")
             if draw is not None and one.pixels is not None:
-                drawn.add(one.predictions, one.pixels)
+                num_undrawn += not _drawn(console, drawn, one.predictions, one.pixels)
     if seconds is not None:
         elapsed = time.perf_counter() - began
         console.note(timing_line(seconds, elapsed, max(num_images, 1)))
@@ -177,8 +177,10 @@ def detect(
         console.note(f"{counted(drawn.count, 'image')} drawn into {draw}, {look_words(look)}")
     if out is not None:
         console.note(f"detections: {out}")
-    if num_bad:
-        console.error(f"{counted(num_bad, 'image')} could not be read")
+    wrong = [f"{counted(num_bad, 'image')} could not be read"] if num_bad else []
+    wrong += [f"{counted(num_undrawn, 'image')} could not be drawn"] if num_undrawn else []
+    if wrong:
+        console.error(", ".join(wrong))
         raise typer.Exit(ExitCode.BAD_INPUT)
 
 
@@ -233,14 +235,13 @@ class Drawings:
         self._class_names = class_names
         self._least = least
         self._taken: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        """Return how many images were written."""
-        return len(self._taken)
+        self.count = 0  # images written
 
     def add(self, found: ImagePredictions, pixels: NDArray[np.uint8] | Strips) -> None:
-        """Draw one image and write it; raises DetkitError when that fails."""
+        """Draw one image and write it; raises DetkitError when it cannot be written.
+
+        UsageError when it would be written over the image itself.
+        """
         import numpy as np
 
         from detkit.data.images import write_image
@@ -260,33 +261,63 @@ class Drawings:
             found.scores[shown],
             class_names=self._class_names,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / self._free_name(found.image)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DetkitError(not_written(self._folder, error)) from error
         if target.exists() and Path(found.image).exists() and target.samefile(found.image):
             raise UsageError(f"--draw {self._folder}: {target} is {found.image} itself, by a link")
         write_image(target, picture)
+        self.count += 1
 
     def _free_name(self, image: str) -> str:
         """Return the image's name, with as many of its folders as it takes to be its own."""
+        from detkit.data.images import WRITTEN_SUFFIXES
+
         parts = PurePath(image).parts
         suffix = PurePath(image).suffix.lower()
         ending = "" if suffix in WRITTEN_SUFFIXES else ".jpg"
         for count in range(1, len(parts) + 1):
             name = "_".join(part.strip("/\\:.") or "_" for part in parts[-count:-1])
-            name = f"{name}_{parts[-1]}{ending}" if name else f"{parts[-1]}{ending}"
+            name = fitting_name(f"{name}_{parts[-1]}{ending}" if name else f"{parts[-1]}{ending}")
             if name.casefold() not in self._taken:  # macOS and Windows tell no case apart
                 break
         else:
-            name = f"{self.count + 1}_{parts[-1]}{ending}"
+            name = fitting_name(f"{len(self._taken) + 1}_{parts[-1]}{ending}")
         self._taken.add(name.casefold())
         return name
+
+
+def _drawn(
+    console: Console,
+    drawings: Drawings,
+    found: ImagePredictions,
+    pixels: NDArray[np.uint8] | Strips,
+) -> bool:
+    """Return whether an image was drawn; a line says why it was not.
+
+    Raises DetkitError when the disk is full: no other would be drawn either.
+    """
+    try:
+        drawings.add(found, pixels)
+    except UsageError:
+        raise
+    except DetkitError as error:
+        if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
+            raise
+        console.warn(str(error))
+        return False
+    return True
 
 
 def _check_out(out: Path | None, model: str, sources: Sequence[str]) -> None:
     """Raise UsageError when detections would replace what they are made from."""
     if out is None:
         return
-    if out.suffix.lower() in WRITTEN_SUFFIXES:
+    from detkit.data.image_kinds import PICTURE_SUFFIXES
+
+    if out.suffix.lower() in PICTURE_SUFFIXES:
         raise UsageError(f"-o {out}: named like an image; --draw DIR is for those")
     places = [model, *sources, *(source.removeprefix("@") for source in sources)]
     if out.is_file() and any(Path(place).is_file() and out.samefile(place) for place in places):
@@ -297,10 +328,12 @@ def _check_drawn(folder: Path | None, sources: Sequence[str], force: bool) -> No
     """Raise UsageError when drawings would go among other files, or below the images read."""
     if folder is None:
         return
+    from detkit.data.image_kinds import PICTURE_SUFFIXES
+
     place = folder.resolve()
     for source in map(Path, sources):
         is_below = source.is_dir() and place.is_relative_to(source.resolve())
-        is_image = source.suffix.lower() in WRITTEN_SUFFIXES  # a glob's is seen, too
+        is_image = source.suffix.lower() in PICTURE_SUFFIXES  # a glob's is seen, too
         if is_below or (is_image and place == source.parent.resolve()):
             raise UsageError(f"--draw {folder}: {source} is read from there; name another")
     if force or not folder.exists():

@@ -340,7 +340,7 @@ def _build(
     from detkit.training.tiles import tiled
 
     backend = load_backend(str(plan.model))
-    images = tiled(TrainingDataset(records, tuple(class_names), 0), config, plan.seed)
+    images = tiled(TrainingDataset(records, tuple(class_names)), config, plan.seed)
     config = backend.suited_config(config, images.labelled())
     torch.manual_seed(plan.seed)
     return with_starting_weights(backend, config, class_names, plan.weights)

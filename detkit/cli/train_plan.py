@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from detkit.data.records import Dataset, ImageRecord
 
 BUDGETS = ("epochs", "max_steps", "max_minutes")
+# Warnings that stand for many images: what they hold and training does not see.
+WORTH_SAYING = ("more-frames", "unused-bits")
 FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
 
 
@@ -118,6 +120,9 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
     with console.counting("checking") as progress:
         findings = check(dataset, progress=progress)
     errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in findings:
+        if finding.code in WORTH_SAYING:
+            console.warn(finding.message)
     num_warnings = len(findings) - len(errors)
     if num_warnings:
         console.note(f"{counted(num_warnings, 'warning')}: detkit check {plan.data}")

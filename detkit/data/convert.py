@@ -18,10 +18,12 @@ from pathlib import Path, PurePosixPath
 
 from detkit.data.formats import reading
 from detkit.data.formats.format import Format, Labelled
-from detkit.data.images import IMAGE_SUFFIXES, image_size
+from detkit.data.image_kinds import is_image
+from detkit.data.images import image_size
 from detkit.data.output import new_folder, require_apart
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
+from detkit.files import fitting_name
 from detkit.text import counted
 
 # Folder names that tell a layout, or a split, and not one image from another.
@@ -122,7 +124,7 @@ def _check_kinds(dataset: Dataset, form: Format) -> None:
     if form.names_images:
         return
     for record in (one for records in dataset.splits.values() for one in records):
-        if record.path.suffix.lower() not in IMAGE_SUFFIXES:
+        if not is_image(record.path.suffix.lower()):
             raise DetkitError(
                 f"{record.path}: --to {form.name}: images of this kind are found only where labels "
                 f"name them, as {form.name.upper()}'s do not; save it as PNG or JPEG, or choose "
@@ -152,7 +154,8 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
     candidates = [path.name if is_flat else "/".join([*own, path.name])]
     candidates += ["_".join([*parts, path.name]) for parts in (own, telling, folders)]
     counted_up = (f"{path.stem}_{count}{path.suffix}" for count in range(2, len(used) + 3))
-    for name in chain(candidates, counted_up):
+    for candidate in chain(candidates, counted_up):
+        name = str(PurePosixPath(candidate).with_name(fitting_name(PurePosixPath(candidate).name)))
         # Letter case does not tell files apart everywhere, labels are named by the stem, and
         # tools that look an image up by its name alone must find the right one.
         key = PurePosixPath(name).stem.casefold()

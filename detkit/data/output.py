@@ -11,6 +11,7 @@ from pathlib import Path
 from detkit.data.formats import reading
 from detkit.data.formats.format import Labelled
 from detkit.errors import DetkitError, UsageError
+from detkit.files import beside
 
 _BY_SYSTEMS = frozenset({".DS_Store", "Thumbs.db"})  # put into folders by file managers
 
@@ -24,7 +25,7 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     """
     out = out.resolve()
     require_free_folder(out, force=force)
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    partial = beside(out, f"{os.getpid()}.partial", hidden=False)
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -69,7 +70,7 @@ def _exchange(out: Path, partial: Path) -> None:
 
     The folder itself stays: somebody's shell may stand in it.
     """
-    old = out.with_name(f"{out.name}.{os.getpid()}.old")
+    old = beside(out, f"{os.getpid()}.old", hidden=False)
     old.mkdir()
     moved: list[tuple[Path, Path]] = []
     try:

@@ -13,6 +13,7 @@ import glob
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,22 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data.images import IMAGE_SUFFIXES, image_size, read_image
+from detkit.data.image_kinds import VIDEO_SUFFIXES, is_image, kinds_text
+from detkit.data.images import image_size, read_image
+from detkit.data.paths import suffix_of
+from detkit.data.unused_content import UnusedContent
 from detkit.errors import DetkitError, UsageError
 from detkit.files import open_text
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 LIST_SUFFIX = ".txt"
 QUIET = "-8"  # FFmpeg's AV_LOG_QUIET: what cannot be read is told in our own words
+# Labels, texts and what systems leave: nobody expects them among the images of a folder.
+_NO_MEDIA = frozenset(
+    {
+        *(".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".names", ".data"),
+        *(".mat", ".md", ".rst", ".html", ".log", ".cfg", ".ini", ".cache", ".db", ".partial"),
+    }
+)
 WHOLE = 0.9  # ours: of some kinds of video, the number of frames is an estimate
 
 logger = logging.getLogger(__name__)
@@ -76,15 +86,20 @@ def find_images(
 ) -> Iterator[ImageSource]:
     """Return the images of the sources, in order, found while iterating.
 
-    A source is an image file; a folder (its images and those of its sub-folders, sorted; files
-    and folders with a leading dot are left out); a glob, quoted or not (`**` for any depth); a
-    video (every `every`-th frame from the first); a list, `@FILE` or `FILE.txt`, with a path a
-    line; or `-`, paths on `stdin`, one a line. Paths in a list are relative to where the user
-    stands or else to the list; empty lines and those that begin with `#` are left out.
+    A source is an image file; a folder (its images and videos and those of its sub-folders,
+    sorted; files and folders with a leading dot are left out); a glob, quoted or not (`**` for
+    any depth); a video (every `every`-th frame from the first); a list, `@FILE` or `FILE.txt`,
+    with a path a line; or `-`, paths on `stdin`, one a line. Paths in a list are relative to
+    where the user stands or else to the list; empty lines and those that begin with `#` are left
+    out.
 
     All sources but stdin are looked up before this returns. Raises UsageError for one that does
     not exist, and DetkitError for a folder, glob or list without images. A path in a list or on
     stdin that cannot be read raises only when its pixels are asked for.
+
+    When all are found, a line of the log says of folders and globs how many files of which kinds
+    were left out, and one each of files with several frames, and with 16 bits of which the upper
+    are not used.
     """
     if every < 1:
         raise UsageError(f"--every {every}: must be at least 1")
@@ -106,7 +121,7 @@ def count_images(sources: Sequence[str]) -> int | None:
         if source == "-":
             return None
         for name in _names(source):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            if suffix_of(name) in VIDEO_SUFFIXES:
                 return None
             count += 1
     return count
@@ -115,14 +130,23 @@ def count_images(sources: Sequence[str]) -> int | None:
 def _images_of_all(
     sources: Sequence[str], stdin: TextIO | None, every: int
 ) -> Iterator[ImageSource]:
-    """Yield the images of the sources."""
+    """Yield the images of the sources, then say what was left out."""
+    left_out: list[str] = []
+    unused = UnusedContent()
     for source in sources:
-        names = _lines(stdin) if source == "-" and stdin is not None else _names(source)
+        names = _lines(stdin) if source == "-" and stdin is not None else _names(source, left_out)
         for name in names:
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            if suffix_of(name) in VIDEO_SUFFIXES:
                 yield from _frames(name, every)
             else:
+                unused.add(Path(name))
                 yield ImageSource.of_file(name)
+    if left_out:
+        logger.warning(
+            "%d left out, of kinds that are not read here: %s", len(left_out), kinds_text(left_out)
+        )
+    for _, message, _ in unused.told():
+        logger.warning("%s", message)
 
 
 def _check(source: str) -> None:
@@ -130,8 +154,10 @@ def _check(source: str) -> None:
     if source == "-" or next(_names(source), None) is not None:
         return
     if Path(source).is_dir():
-        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise DetkitError(f"{source}: no images in this folder or below it ({kinds})")
+        left_out: list[str] = []
+        deque(_names(source, left_out), maxlen=0)
+        seen = f"; there are {kinds_text(left_out)}" if left_out else ""
+        raise DetkitError(f"{source}: no images or videos in this folder or below it{seen}")
     if _list_of(source) is not None:
         raise DetkitError(f"{source}: no paths in this list; expected one a line")
     if glob.has_magic(source):
@@ -139,29 +165,41 @@ def _check(source: str) -> None:
     raise DetkitError(f"{source}: no such file or folder")
 
 
-def _names(source: str) -> Iterator[str]:
-    """Yield the names of the image and video files of a source, nothing if it has none."""
+def _names(source: str, left_out: list[str] | None = None) -> Iterator[str]:
+    """Yield the names of the image and video files of a source, nothing if it has none.
+
+    The suffixes of a folder's or a glob's files that are neither go to `left_out`.
+    """
     list_file = _list_of(source)
     if list_file is not None:
         yield from _listed(list_file)
     elif Path(source).is_dir():
-        yield from _in_folder(source)
+        yield from _media(_in_folder(source), left_out)
     elif Path(source).exists():
         yield source
     elif glob.has_magic(source):
         # Not Path.glob: it takes no absolute patterns and forgets a leading "./".
-        for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                yield name
+        found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207
+        yield from _media((name for name in found if not Path(name).is_dir()), left_out)
+
+
+def _media(names: Iterable[str], left_out: list[str] | None) -> Iterator[str]:
+    """Yield the names of images and videos; the suffixes of others go to `left_out`."""
+    for name in names:
+        suffix = suffix_of(name)
+        if is_image(suffix) or suffix in VIDEO_SUFFIXES:
+            yield name
+        elif left_out is not None and suffix not in _NO_MEDIA:
+            left_out.append(suffix)
 
 
 def _in_folder(folder: str) -> Iterator[str]:
-    """Yield the image files below a folder: its own by name, then folder by folder."""
+    """Yield the files below a folder: its own by name, then folder by folder."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             # macOS leaves "._photo.jpg" beside photo.jpg on foreign disks: not an image.
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if not name.startswith("."):
                 yield str(Path(parent, name))
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
-from detkit.data.images import IMAGE_SUFFIXES
+from detkit.data.image_kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_image
 from detkit.data.paths import (
     fold,
     folder_of,
@@ -41,10 +41,6 @@ LAYOUT_FOLDERS = frozenset(
         *("label", "labels", "txt"),
     }
 )
-# Pictures that people have and that are not looked for: a file of labels may still name one.
-_OTHER_IMAGES = frozenset(
-    {*(".gif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm"), *(".heic", ".heif", ".avif", ".jxl")}
-)
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
 _MASK_FOLDERS = frozenset({"segmentationclass", "segmentationobject", "mask", "masks", "depth"})
 
@@ -55,7 +51,7 @@ class Tree:
     def __init__(self, root: Path, label_suffixes: Iterable[str]) -> None:
         """List the folder. Hidden files and folders (".git", "__MACOSX") are left out."""
         self.root = root
-        self._suffixes = IMAGE_SUFFIXES | set(label_suffixes)
+        self._suffixes = PICTURE_SUFFIXES | set(label_suffixes)
         self.findings: list[Finding] = []
         self._real_root = root.resolve()
         self.files: list[str] = []
@@ -69,17 +65,20 @@ class Tree:
         self._by_place: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
         self._by_parent: dict[tuple[str, str], list[str]] = {}
         self.images: list[str] = []
-        self.other_images: list[str] = []
+        self.other_images: list[str] = []  # not read here; a file of labels may still name one
+        self.videos: list[str] = []
         for file in self.files:
             suffix = suffix_of(file)
             is_picture = not _is_mask(file)
-            if suffix in IMAGE_SUFFIXES and is_picture:
+            if is_picture and is_image(suffix):
                 self.images.append(file)
                 self._add_name(file)
                 self._add_stem(file, is_image=True)
-            elif suffix in _OTHER_IMAGES and is_picture:
+            elif suffix in PICTURE_SUFFIXES and is_picture:
                 self.other_images.append(file)
                 self._add_name(file)
+            elif suffix in VIDEO_SUFFIXES:
+                self.videos.append(file)
             elif suffix == ".txt":
                 self._add_stem(file, is_image=False)
 
@@ -269,14 +268,14 @@ class Tree:
         if ".." not in stated:
             for base in (folder_of(near), ""):
                 path = f"{base}/{stated}" if base else stated
-                if path in self._exact and suffix_of(path) in IMAGE_SUFFIXES:
+                if path in self._exact and is_image(suffix_of(path)):
                     return [path]
         name, parent = fold(name_of(stated)), fold(name_of(folder_of(stated)))
         beside = self._by_parent.get((parent, name), []) if parent else []
         if best := self._best(beside, near, stated, split):
             return best
         found = self._by_name.get(name, [])
-        if not found and suffix_of(stated) not in IMAGE_SUFFIXES:
+        if not found and not is_image(suffix_of(stated)):
             found = self._by_stem.get((name, True), [])
         return self._best(found, near, stated, split)
 

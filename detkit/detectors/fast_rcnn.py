@@ -58,6 +58,7 @@ from detkit.transforms.preparation import Preparation, shorter_side
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+LEAST_SIDE = 64  # ours: two places of the last map of most backbones, and some of every pooling
 LARGE = ("vgg16", "resnet")  # backbones that get the papers' sizes and widths
 VGG16_GENERIC = (
     10  # sec. 4.5, as Faster R-CNN sec. 3.3: conv3_1 and up are trained, what is before not
@@ -357,8 +358,14 @@ class RegionDetector(Detector):
 
     @property
     def preparation(self) -> Preparation:
-        """What turns samples into a batch, padded so that the maps' strides divide it."""
-        return dataclasses.replace(super().preparation, stride=self.backbone.taps[-1].stride)
+        """What turns samples into a batch, padded: strides divide it, and no map vanishes."""
+        stride = self.backbone.taps[-1].stride
+        return dataclasses.replace(super().preparation, stride=stride, least=LEAST_SIDE)
+
+    @property
+    def smallest_object(self) -> float:
+        """The stride of the finest map that regions are cut from, at least: one place of it."""
+        return max(super().smallest_object, float(self.neck.strides[0]))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Return the L maps, (B, C_l, H_l, W_l), of (B, 3, H, W) images."""
@@ -415,7 +422,7 @@ class FastRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=2, max_steps=40_000, milestones=(0.75,), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4, cache_size=640)
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     config: FastRCNNConfig
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -64,6 +64,7 @@ from detkit.detectors.fast_rcnn import (
 )
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
+from detkit.geometry.matching import best_overlaps_of_small
 from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, box_stage
@@ -139,7 +140,7 @@ class FasterRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=1, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4, cache_size=640)
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     published: ClassVar[Mapping[str, Published]] = {
         "fasterrcnn-resnet50-fpn-coco": Published(
             "fasterrcnn_resnet50_fpn", "COCO_V1", _TORCHVISION
@@ -153,6 +154,7 @@ class FasterRCNN(RegionDetector):
         self.rpn = RegionProposalNetwork(
             config, self.neck.channels, self.neck.strides, config.sides[0]
         )
+        self._maps: dict[tuple[int, int], list[Tensor]] = {}  # their shapes alone
         self._step = 0  # of alternating training; 0: joint
         self._companions: dict[str, FasterRCNN] = {}  # see `stages`
 
@@ -252,6 +254,51 @@ class FasterRCNN(RegionDetector):
         return classify_rois(
             self.head, self.backbone, regional, proposals, self.config.box_variances
         )
+
+    @property
+    def reach_rule(self) -> str:
+        """What an object out of reach is, in words: the rule of `reachable`."""
+        return (
+            f"{super().reach_rule}, or smaller than all anchors, none of which overlaps them by "
+            f"{self.config.rpn_negative_thresh:g}"
+        )
+
+    def reachable(
+        self, boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]
+    ) -> Tensor:
+        """Return, (R,) bool, which objects are large enough to be learnt and found.
+
+        One that is smaller than all anchors has to be overlapped by `rpn_negative_thresh` by one
+        of them, sec. 3.1.2: else all of them, but for the best, learn that there is no object.
+        """
+        thresh = self.config.rpn_negative_thresh
+        best = best_overlaps_of_small(boxes, self.reference_boxes(size), thresh)
+        return (best >= thresh) & super().reachable(boxes, size, original_size)
+
+    def reference_boxes(self, size: tuple[int, int]) -> Tensor:
+        """Return the (K, 4) anchors of an image of `size`, padded: no network runs for them."""
+        stride = self.preparation.stride
+        height, width = (-(-side // stride) * stride for side in size)
+        if (height, width) not in self._maps:
+            twin = self if self.device.type == "meta" else self.weightless()
+            image = torch.empty(1, 3, height, width, device="meta")
+            self._maps[height, width] = twin.maps(image)
+        return torch.cat(self.rpn.anchors(self._maps[height, width], (height, width)))
+
+    def finer_settings(self) -> Iterator[dict[str, Any]]:
+        """Yield larger images and anchors that are fitted to the objects, the cheapest first.
+
+        Anchors are in proportion to the image: a larger one alone takes the smallest along.
+        """
+        config = self.config
+        fixed = config.anchors == "auto" or bool(config.anchor_boxes or config.anchor_sizes)
+        side, *larger = self.finer_sizes()
+        for size in (side, *larger):
+            settings: dict[str, Any] = {} if size == side else {"size": size}
+            if settings:
+                yield settings
+            if not fixed:
+                yield {**settings, "anchors": "auto"}
 
     def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
         """Return for each image which objects an anchor reaches, moved or not, and a proposal."""

@@ -57,14 +57,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, setting
-from detkit.detector import Detector, Stage
+from detkit.detector import FINER_PROPOSALS, Detector, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import inside_ignored, match, sample_balanced, spare_ignored
@@ -225,9 +225,7 @@ class RCNN(Detector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=16, max_steps=70_000, milestones=(2 / 7, 4 / 7, 6 / 7), bias_lr_factor=2.0
     )
-    short_recipe: ClassVar[Recipe] = dataclasses.replace(
-        SHORT_RECIPE, max_steps=1500, cache_size=640
-    )
+    short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, max_steps=1500)
     config: RCNNConfig
     svm_weights: Tensor  # (C, D)
     svm_biases: Tensor  # (C,)
@@ -260,6 +258,15 @@ class RCNN(Detector):
     def network_size(self) -> Callable[[int, int], tuple[int, int]]:
         """Return the rule: an image keeps its size, unless it is above `max_size`."""
         return partial(at_most, self.config.max_size)
+
+    def finer_settings(self) -> Iterator[dict[str, Any]]:
+        """Yield finer proposals, and with them images that keep more of their pixels."""
+        config = self.config
+        if not 0 < config.proposal_side < FINER_PROPOSALS:
+            return
+        finer = {"proposal_side": FINER_PROPOSALS}
+        yield finer
+        yield {**finer, "max_size": 2 * config.max_size}
 
     def features(
         self, crops: Tensor, backbone: backbones.Backbone | None = None

@@ -30,8 +30,8 @@ Where the equations are:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -44,7 +44,12 @@ from detkit.detector import Detector, Published
 from detkit.errors import UsageError
 from detkit.geometry.anchors import default_boxes
 from detkit.geometry.boxes import decode, encode, iou
-from detkit.geometry.matching import IGNORED, match_each_truth, spare_ignored
+from detkit.geometry.matching import (
+    IGNORED,
+    best_overlaps_of_small,
+    match_each_truth,
+    spare_ignored,
+)
 from detkit.networks import backbones
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
@@ -262,6 +267,7 @@ class SSD(Detector):
         self.class_head = MultiBoxHead(channels, boxes_a_place, len(self.class_names) + 1)
         self.box_head = MultiBoxHead(channels, boxes_a_place, 4)
         self._default_boxes: dict[Any, Tensor] = {}
+        self._map_sizes: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for module in (self.extras, self.class_head, self.box_head):
             for layer in module.modules():
                 if isinstance(layer, nn.Conv2d):
@@ -382,13 +388,70 @@ class SSD(Detector):
         moved = decode(deltas, boxes, self.config.variances)
         return [Candidates(boxes, scores) for boxes, scores in zip(moved, probs)]
 
+    @property
+    def smallest_object(self) -> float:
+        """The stride of the finest map, at least: below it an object has no place for itself."""
+        return max(super().smallest_object, float(self.backbone.taps[0].stride))
+
+    @property
+    def reach_rule(self) -> str:
+        """What an object out of reach is, in words: the rule of `reachable`."""
+        thresh = self.config.positive_thresh
+        return (
+            f"{super().reach_rule}, or smaller than all default boxes, none of which overlaps them "
+            f"by {thresh:g}"
+        )
+
+    def reachable(
+        self, boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]
+    ) -> Tensor:
+        """Return, (R,) bool, which objects are large enough to be learnt and found.
+
+        One that is smaller than all default boxes has to be overlapped by more than
+        `positive_thresh` by one of them, sec. 2.2: else all of them, but for the one that every
+        object is given, learn that there is background.
+        """
+        thresh = self.config.positive_thresh
+        best = best_overlaps_of_small(boxes, self.reference_boxes(size), thresh)
+        return (best > thresh) & super().reachable(boxes, size, original_size)
+
+    def reference_boxes(self, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """Return the (K, 4) default boxes of an image of `size`: no network runs for them."""
+        if size not in self._map_sizes:
+            twin = self if self.device.type == "meta" else self.weightless()
+            maps = twin.feature_maps(torch.empty(1, 3, *size, device="meta"))
+            self._map_sizes[size] = [(x.shape[2], x.shape[3]) for x in maps]
+        return self.default_boxes(self._map_sizes[size], size, device)
+
+    def finer_settings(self) -> Iterator[dict[str, Any]]:
+        """Yield larger images, and scales from two strides of the finest map on, cheapest first.
+
+        Scales are shares of the image: a larger one alone takes the smallest default box along.
+        """
+        config, stride = self.config, self.backbone.taps[0].stride
+        is_own = bool(config.scales or config.ratios or config.steps)  # they fit one size
+        for size in [config.size] if is_own else self.finer_sizes():
+            settings = {} if size == config.size else {"size": size}
+            scales = self.weightless(replace(config, size=size)).scales
+            if settings:
+                yield settings
+            if 2 * stride / size < scales[0]:
+                yield {**settings, "scales": spaced(2 * stride / size, scales)}
+
     def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
         """Return for each image which objects a default box reaches."""
-        _, _, boxes = self.predict(batch.images)
+        size = (batch.images.shape[2], batch.images.shape[3])
+        boxes = self.reference_boxes(size, batch.images.device)
         return [
             [box_stage("default boxes", "no default box reaches it", gt_boxes, boxes, iou_thresh)]
             for gt_boxes in batch.boxes
         ]
+
+
+def spaced(first: float, scales: Sequence[float]) -> tuple[float, ...]:
+    """Return as many scales, from `first` to the same last, each so many times the one before."""
+    step = (scales[-1] / first) ** (1 / (len(scales) - 1))
+    return tuple(round(first * step**level, 3) for level in range(len(scales)))
 
 
 def layout(

@@ -11,7 +11,7 @@ Differences from the paper:
   box's width is the square. Eq. 3 then needs no root of a prediction, whose gradient at 0 has
   no end.
 - Of several objects whose centres are in one cell a random one is learnt each time the image is
-  seen, as in the released code; outside of training the first. `remarks` counts them.
+  seen, as in the released code; outside of training the first. `reachable` knows them.
 - A cell without an object whose centre is inside an ignored one, or that would be responsible for
   it, has no loss.
 - `convolutional` head: the same S x S x (5 A + C) numbers from convolutions and a predictor that
@@ -42,12 +42,11 @@ Where the equations are:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +57,7 @@ from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.networks import backbones
 from detkit.networks.darknet import EXTRACTION
 from detkit.networks.yolo_heads import ConnectedHead, ConvolutionalHead
-from detkit.structures import Batch, Candidates, Truth
+from detkit.structures import Batch, Candidates
 from detkit.text import counted
 from detkit.trace import TraceStage, cell_stage
 from detkit.transforms.augmentation import Compose
@@ -78,6 +77,7 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
+SMALLEST_SHARE = 1 / 8  # of a cell's side
 PAPERS_OWN = ("darknet", "fast_yolo")
 
 
@@ -334,24 +334,36 @@ class YOLOv1(Detector):
         fill = mean_colour(self.config.mean)
         return Compose([RandomExposure(), RandomScaleShift(0.2, fill), RandomHorizontalFlip()])
 
-    def remarks(self, labelled: Iterable[tuple[Truth, tuple[int, int]]]) -> list[str]:
-        """Return a line on the objects that share a cell, of which only one is learnt at a time."""
-        grid, counts = self.config.grid, {self.config.grid: 0, 2 * self.config.grid: 0}
-        total = 0
-        for truth, size in labelled:
-            total += len(truth.boxes)
-            for number in counts:
-                cells, _ = assign_cells(torch.from_numpy(truth.boxes), size, number)
-                counts[number] += len(cells) - len(np.unique(cells.numpy()))
-        if not counts[grid]:
-            return []
-        share, finer = counts[grid] / total, counts[2 * grid] / total
-        return [
-            f"{counts[grid]} of {counted(total, 'object')} ({share:.1%}) share their cell of the "
-            f"{grid} x {grid} grid with another and cannot be learnt beside it; "
-            f"--set grid={2 * grid} "
-            f"leaves {finer:.1%}"
-        ]
+    @property
+    def reach_rule(self) -> str:
+        """What an object out of reach is, in words: the rule of `reachable`."""
+        grid = self.config.grid
+        return (
+            f"{super().reach_rule}, or sharing their cell of the {grid} x {grid} grid with "
+            "another, or below an eighth of one"
+        )
+
+    def reachable(
+        self, boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]
+    ) -> Tensor:
+        """Return, (R,) bool, which objects are large enough, and alone or the first in their cell.
+
+        Ours: the root of an object's area is at least an eighth of a cell's. For an IoU of .5 its
+        centre has to be right to a third of its side, here to 4 % of the cell.
+        """
+        cells, targets = assign_cells(boxes, size, self.config.grid)
+        first = torch.zeros(len(boxes), dtype=torch.bool)
+        first[first_of_each(cells)] = True
+        share = targets[:, 2:].prod(dim=1).sqrt() * self.config.grid
+        return first & (share >= SMALLEST_SHARE) & super().reachable(boxes, size, original_size)
+
+    def finer_settings(self) -> Iterator[dict[str, Any]]:
+        """Yield finer grids and larger images, the cheapest first."""
+        grid = {"grid": 2 * self.config.grid}
+        yield grid
+        for size in self.finer_sizes()[1:]:
+            yield {"size": size}
+            yield {"size": size, **grid}
 
     def predict(self, images: Tensor) -> Grid:
         """Return what the network says of every cell of (B, 3, H, W) images."""

@@ -9,11 +9,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detkit.geometry.boxes import area
+from detkit.geometry.boxes import area, iou
 
 NEGATIVE = -1
 IGNORED = -2
 INSIDE = 0.5  # of a box's area; the lowest of the thresholds at which COCO compares boxes
+
+
+def best_overlaps(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    """Return (R,): the largest IoU of each ground truth (R, 4) with any of the boxes (K, 4)."""
+    overlaps = iou(gt_boxes.float(), boxes.float())
+    return overlaps.amax(dim=1) if len(boxes) else overlaps.new_zeros(len(gt_boxes))
+
+
+def best_overlaps_of_small(gt_boxes: Tensor, boxes: Tensor, thresh: float) -> Tensor:
+    """Return (R,): `best_overlaps` of ground truths smaller than all boxes, 1 for all others.
+
+    It is right where it is `thresh` or more. Boxes too large for that are not looked at, which for
+    the default boxes of an image are most: no IoU is above the ratio of the areas.
+    """
+    areas = area(boxes)
+    smallest = areas.amin()
+    small = area(gt_boxes) < smallest
+    best = gt_boxes.new_ones(len(gt_boxes))
+    near = boxes[areas * thresh <= smallest]
+    best[small] = best_overlaps(gt_boxes[small], near)
+    return best
 
 
 def match(overlaps: Tensor, positive_thresh: float, negative_thresh: float) -> Tensor:

@@ -92,22 +92,9 @@ def soft_nms(
 
 def iou_of_one(box: FloatArray, boxes: FloatArray) -> FloatArray:
     """Return the (N,) intersections over union of a (4,) box with (N, 4); 0 of two without area."""
-    inter, area, areas = _areas(box, boxes)
-    union = area + areas - inter
-    return np.asarray(np.divide(inter, union, out=np.zeros_like(union), where=union > 0))
-
-
-def over_smaller(box: FloatArray, boxes: FloatArray) -> FloatArray:
-    """Return the (N,) intersections of a (4,) box with (N, 4), over the smaller of both areas."""
-    inter, area, areas = _areas(box, boxes)
-    smaller = np.minimum(area, areas)
-    return np.asarray(np.divide(inter, smaller, out=np.zeros_like(inter), where=smaller > 0))
-
-
-def _areas(box: FloatArray, boxes: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the (N,) intersections of a (4,) box with (N, 4), its area, and theirs (N,)."""
     x1, y1, x2, y2 = boxes.T  # column by column: many times faster than along rows of two
     width = np.minimum(box[2], x2) - np.maximum(box[0], x1)
     height = np.minimum(box[3], y2) - np.maximum(box[1], y1)
     inter = np.maximum(width, 0) * np.maximum(height, 0)
-    return inter, (box[2] - box[0]) * (box[3] - box[1]), (x2 - x1) * (y2 - y1)
+    union = (box[2] - box[0]) * (box[3] - box[1]) + (x2 - x1) * (y2 - y1) - inter
+    return np.asarray(np.divide(inter, union, out=np.zeros_like(union), where=union > 0))

@@ -8,11 +8,10 @@ Shape shorthand: H x W pixels of an image, T tiles, N detections.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import numpy as np
 
-from detkit.geometry.nms_numpy import nms, over_smaller
 from detkit.structures import BoolArray, FloatArray, IntArray
 
 CUT_MARGIN = 0.01  # of a tile's side: how near a border a cut object's box ends
@@ -96,14 +95,16 @@ def merge(
         rows = np.flatnonzero(labels == label)
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         whole = rows[~cut[rows]]
-        whole = whole[nms(boxes[whole], nms_thresh)]
+        whole = whole[_nms(boxes[whole], tiles[whole], nms_thresh)]
         parts = rows[cut[rows]]
-        parts = parts[_share_inside(boxes[parts], boxes[whole]) < CUT_OVERLAP]
-        joined, joined_scores = _joined(boxes[parts], scores[parts], tiles[parts])
+        explained, _ = _pairs(boxes[parts], tiles[parts], boxes[whole], over_smaller, CUT_OVERLAP)
+        parts = np.delete(parts, np.unique(explained))
+        joined, joined_scores, homes = _joined(boxes[parts], scores[parts], tiles[parts])
         of_class = np.concatenate([boxes[whole], joined])
         class_scores = np.concatenate([scores[whole], joined_scores])
         order = np.argsort(-class_scores, kind="stable")
-        kept = order[nms(of_class[order], nms_thresh)]
+        homes = np.concatenate([tiles[whole], homes])
+        kept = order[_nms(of_class[order], homes[order], nms_thresh)]
         kept_boxes.append(of_class[kept])
         kept_scores.append(class_scores[kept])
         kept_labels.append(np.full(len(kept), label, np.int64))
@@ -112,40 +113,94 @@ def merge(
     return np.concatenate(kept_boxes)[best], all_scores[best], np.concatenate(kept_labels)[best]
 
 
+def _nms(boxes: FloatArray, tiles: IntArray, iou_thresh: float) -> IntArray:
+    """Return the indices, (N,), of the (K, 4) boxes, best first, that greedy NMS keeps.
+
+    As `nms_numpy.nms`, but `tiles` (K,) say which boxes are near each other: of a panorama there
+    are too many to compare each with each.
+    """
+    first, second = _pairs(boxes, tiles, boxes, iou, np.nextafter(iou_thresh, 2))
+    ahead = first < second  # in the order of scores
+    order = np.lexsort((second[ahead], first[ahead]))
+    gone = np.zeros(len(boxes), np.bool_)
+    for better, worse in zip(first[ahead][order].tolist(), second[ahead][order].tolist()):
+        if not gone[better]:
+            gone[worse] = True
+    return np.flatnonzero(~gone)
+
+
 def _joined(
     boxes: FloatArray, scores: FloatArray, tiles: IntArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return the boxes and scores of cut objects, best first, whose parts are joined.
+) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return the boxes and scores of cut objects whose parts are joined, and a tile of each.
 
-    A part joins the best object that it overlaps and that has none of its tile yet; an object
-    that has grown may meet another, so this goes on until nothing joins.
+    A part joins the best object that it overlaps and that has none of its tiles yet; an object
+    that has grown may meet another, so this goes on until nothing joins. Best first.
     """
-    objects = [
-        (box, float(score), {tile}) for box, score, tile in zip(boxes, scores, tiles.tolist())
-    ]
-    grown = True
-    while grown:
-        grown, rest, objects = False, objects, []
-        for box, score, seen_in in rest:
-            others = np.array([one[0] for one in objects], np.float32).reshape(-1, 4)
-            near = np.flatnonzero(over_smaller(box, others) >= CUT_OVERLAP).tolist()
-            mate = next((at for at in near if not objects[at][2] & seen_in), None)
-            if mate is None:
-                objects.append((box, score, seen_in))
+    boxes, seen_in = boxes.copy(), [{tile} for tile in tiles.tolist()]
+    alive = np.ones(len(boxes), np.bool_)
+    looked = np.arange(len(boxes))  # what may have new neighbours: at first all
+    while len(looked):
+        first, second = _pairs(boxes[looked], tiles[looked], boxes, over_smaller, CUT_OVERLAP)
+        first = looked[first]
+        pairs = np.stack([np.minimum(first, second), np.maximum(first, second)], axis=1)
+        grown = set()
+        for better, worse in np.unique(pairs, axis=0).tolist():
+            if better == worse or not (alive[better] and alive[worse]):
                 continue
-            other, best, its_tiles = objects[mate]
-            around = np.concatenate(
-                [np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])]
-            )
-            objects[mate] = (around, best, its_tiles | seen_in)
-            grown = True
-    return (
-        np.array([one[0] for one in objects], np.float32).reshape(-1, 4),
-        np.array([one[1] for one in objects], np.float32),
-    )
+            if seen_in[better] & seen_in[worse]:
+                continue
+            boxes[better, :2] = np.minimum(boxes[better, :2], boxes[worse, :2])
+            boxes[better, 2:] = np.maximum(boxes[better, 2:], boxes[worse, 2:])
+            seen_in[better] |= seen_in[worse]
+            alive[worse] = False
+            grown.add(better)
+        looked = np.array(sorted(one for one in grown if alive[one]), np.int64)
+        boxes[~alive] = 0.0  # without area it overlaps nothing
+    return boxes[alive], scores[alive], tiles[alive]
 
 
-def _share_inside(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Return, (N,), the most that each box shares with one of the others, of the smaller area."""
-    shares: Iterable[float] = (over_smaller(box, others).max(initial=0.0) for box in boxes)
-    return np.fromiter(shares, np.float32, len(boxes))
+def _pairs(
+    boxes: FloatArray,
+    tiles: IntArray,
+    others: FloatArray,
+    overlap: Callable[[FloatArray, FloatArray], FloatArray],
+    least: float,
+) -> tuple[IntArray, IntArray]:
+    """Return (rows, rows) of the (N, 4) boxes and (M, 4) others that overlap by `least` and more.
+
+    Boxes of one of the `tiles` (N,) are compared together, with the others near them alone.
+    """
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    x1, y1, x2, y2 = np.ascontiguousarray(others.T)  # by column: many times faster
+    for tile in np.unique(tiles).tolist():
+        mine = np.flatnonzero(tiles == tile)
+        low, high = boxes[mine, :2].min(axis=0), boxes[mine, 2:].max(axis=0)
+        near = np.flatnonzero((x1 < high[0]) & (x2 > low[0]) & (y1 < high[1]) & (y2 > low[1]))
+        overlaps = overlap(boxes[mine, None], others[None, near])
+        rows, columns = np.nonzero(overlaps.astype(np.float64) >= least)
+        found.append((mine[rows], near[columns]))
+    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+
+
+def over_smaller(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the intersections (...) of (..., 4) boxes, over the smaller of both areas."""
+    inter, areas, other_areas = _areas(boxes, others)
+    smaller = np.minimum(areas, other_areas)
+    return np.asarray(np.divide(inter, smaller, out=np.zeros_like(inter), where=smaller > 0))
+
+
+def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the intersections (...) of (..., 4) boxes, over their union."""
+    inter, areas, other_areas = _areas(boxes, others)
+    union = areas + other_areas - inter
+    return np.asarray(np.divide(inter, union, out=np.zeros_like(inter), where=union > 0))
+
+
+def _areas(boxes: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the intersections (...) of (..., 4) boxes, and the areas of both."""
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+    u1, v1, u2, v2 = np.moveaxis(others, -1, 0)
+    inter = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0)
+    inter = inter * np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
+    return inter, (x2 - x1) * (y2 - y1), (u2 - u1) * (v2 - v1)

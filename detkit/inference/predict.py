@@ -286,7 +286,8 @@ def _detections(
                     found[index].setdefault(head, []).append(one)
     finally:
         detector.config = own_config
-    with detector.stopwatch.stage("merge"):
+    is_merged = any(len(image.views) > 1 for image in window)
+    with detector.stopwatch.stage("merge") if is_merged else contextlib.nullcontext():
         return [
             {
                 head: merged(image.views, parts, *image.size, looking.config.nms_thresh)

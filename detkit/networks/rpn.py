@@ -221,7 +221,10 @@ class RegionProposalNetwork(nn.Module):
     def anchors(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
         """Return each map's anchors, (K_l, 4) in network pixels; made once a size and device."""
         map_sizes = [(x.shape[2], x.shape[3]) for x in maps]
-        key = (tuple(map_sizes), image_size, str(maps[0].device))
+        device = maps[0].device
+        if device.type == "meta":  # maps without values still say where the anchors are
+            device = torch.device("cpu")
+        key = (tuple(map_sizes), image_size, str(device))
         if key not in self._anchors:
             made = grid_anchors(
                 map_sizes,
@@ -230,7 +233,7 @@ class RegionProposalNetwork(nn.Module):
                 offset=self.config.anchor_offset,
                 rounded=self.config.round_anchors,
             )
-            self._anchors = {key: [level.to(maps[0].device) for level in made]}
+            self._anchors = {key: [level.to(device) for level in made]}
         return self._anchors[key]
 
     def score(self, maps: Sequence[Tensor], images: Tensor) -> ScoredAnchors:

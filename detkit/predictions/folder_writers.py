@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from detkit.errors import DetkitError, UsageError
+from detkit.files import beside, not_written, put_in_place
 from detkit.predictions.image import ImagePredictions
-from detkit.predictions.interface import PredictionWriter, not_written, partial, require_plain
-from detkit.predictions.texts import UniqueNames, exact, pure
+from detkit.predictions.interface import PredictionWriter, require_plain
+from detkit.predictions.texts import UniqueNames, exact, stem_of
 
 # A data set has the other two of YOLO's files, too; this one is detkit's alone.
 SIZES_FILE, SIZES_HEADER = "images.csv", "image,width,height"
@@ -35,19 +37,19 @@ class FolderWriter(PredictionWriter):
         self.folder = folder
         self.class_names = tuple(class_names)
         self.names = UniqueNames("file name")
-        self.partial = partial(folder)
+        self.partial = beside(folder, f"{os.getpid()}.partial")
         try:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
         except OSError as error:
-            raise not_written(folder, error) from error
+            raise DetkitError(not_written(folder, error)) from error
         self.files: dict[str, str] = {}  # by their names without case
         self.ignores_case = self.partial.with_name(self.partial.name.swapcase()).exists()
 
     def stem_of(self, image: str) -> str:
         """Return what an image is called here; DetkitError for a name taken or not to be kept."""
         require_plain(image, "image")
-        stem = pure(image).stem
+        stem = stem_of(image)
         self.names.add(stem, image)
         return stem
 
@@ -69,7 +71,7 @@ class FolderWriter(PredictionWriter):
             with path.open("a", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in lines)
         except OSError as error:
-            raise not_written(self.folder / name, error) from error
+            raise DetkitError(not_written(self.folder / name, error)) from error
 
     def close(self) -> None:
         """Replace this format's files in the folder by those written."""
@@ -81,9 +83,9 @@ class FolderWriter(PredictionWriter):
                 place = self.folder / path.relative_to(self.partial)
                 if path.is_file():
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(place)
+                    put_in_place(path, place)
         except OSError as error:
-            raise not_written(self.folder, error) from error
+            raise DetkitError(not_written(self.folder, error)) from error
         finally:
             self.discard()
 

@@ -1,10 +1,8 @@
-"""The interface of a writer of detections, and what becomes of its file."""
+"""The interface of a writer of detections, and the names that a line of text can hold."""
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from pathlib import Path
 from types import TracebackType
 
 from detkit.errors import DetkitError
@@ -42,16 +40,6 @@ class PredictionWriter(ABC):
             self.close()
         else:
             self.discard()
-
-
-def partial(path: Path) -> Path:
-    """Return where a file is written before it gets its name."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def not_written(path: Path, error: OSError) -> DetkitError:
-    """Return the error of a file that could not be written."""
-    return DetkitError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def require_plain(name: str, what: str) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.json_reader import JsonReader
+from detkit.predictions.texts import stem_of
 from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
 from detkit.text import agreed, counted, short
 
@@ -198,7 +199,7 @@ def _with_sizes(images: list[Unchecked], list_file: Path) -> list[Unchecked]:
         width, height = map(size_or_zero, numbers or (0, 0))
         if not width or not height:
             raise DetkitError(f"{place}: expected `image,width,height`: {short(','.join(cells))}")
-        stem = Path(cells[0].replace("\\", "/")).stem
+        stem = stem_of(cells[0])
         image = by_stem.pop(stem, Unchecked(stem))
         image.name, image.width, image.height = cells[0], width, height
         if image.normalised:

@@ -19,6 +19,7 @@ from detkit.structures import FloatArray
 
 POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(23)])  # all exact
 CSV_COLUMNS = ("image", "label", "score", "x1", "y1", "x2", "y2")
+FRAME = re.compile(r"(.+)#(\d{5,})")  # of a video, as `detect` names it
 COCO_FILE_NAME = re.compile(r"(?:COCO_(?:train|val|test)2014_|COCO_test2015_)?(\d{12})")
 
 
@@ -160,6 +161,18 @@ def exact(values: FloatArray) -> list[Any]:
             exact = np.where(short.astype(np.float32) == values, short, exact)
     nested: list[Any] = exact.tolist()
     return nested
+
+
+def stem_of(image: str) -> str:
+    """Return an image's name without folders and suffix: "clip_000012" of "a/clip.mp4#00012".
+
+    What no file can be called, as the colons of a camera or an address, becomes "_".
+    """
+    frame = FRAME.fullmatch(image)
+    if frame is None:
+        return pure(image).stem
+    clip = re.sub(r'[:*?"<>|]', "_", pure(frame[1]).stem)
+    return f"{clip}_{int(frame[2]):06d}"
 
 
 def pure(image: str) -> PurePosixPath:

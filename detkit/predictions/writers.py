@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TextIO, get_args
 
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
+from detkit.files import beside, not_written, put_in_place
 from detkit.predictions.folder_writers import VocWriter, YoloWriter
 from detkit.predictions.image import ImagePredictions
-from detkit.predictions.interface import PredictionWriter, not_written, partial
+from detkit.predictions.interface import PredictionWriter
 from detkit.predictions.texts import CSV_COLUMNS, CocoText, CsvText, json_line, json_text
 
 Format = Literal["jsonl", "json", "coco", "voc", "yolo", "csv"]
@@ -83,11 +85,11 @@ class _StreamWriter(PredictionWriter):
             is_special = target.exists() and not target.is_file()
             if target.exists() and not is_special and not force:
                 raise UsageError(f"{target}: exists; name another file or add --force")
-            self.partial = target if is_special else partial(target)
+            self.partial = target if is_special else beside(target, f"{os.getpid()}.partial")
             try:
                 self.stream: TextIO = self.partial.open("w", encoding="utf-8", newline="\n")
             except OSError as error:
-                raise not_written(target, error) from error
+                raise DetkitError(not_written(target, error)) from error
         else:
             self.stream = target
         self._put(head)
@@ -106,10 +108,10 @@ class _StreamWriter(PredictionWriter):
         try:
             self.stream.close()
             if self.partial != self.path:
-                self.partial.replace(self.path)
+                put_in_place(self.partial, self.path)
         except OSError as error:
             self._remove_partial()
-            raise not_written(self.path, error) from error
+            raise DetkitError(not_written(self.path, error)) from error
 
     def discard(self) -> None:
         if self.path is None:
@@ -132,4 +134,4 @@ class _StreamWriter(PredictionWriter):
         except OSError as error:
             if self.path is None:
                 raise
-            raise not_written(self.path, error) from error
+            raise DetkitError(not_written(self.path, error)) from error

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.config import ProposalConfig, ProposalMethod
+from detkit.config import SMALLEST_PROPOSAL, ProposalConfig, ProposalMethod
 from detkit.errors import UsageError
 from detkit.structures import Proposals
 from detkit.text import nearest_hint
@@ -26,7 +26,7 @@ METHODS: tuple[str, ...] = get_args(ProposalMethod)
 VERSIONS = {"selective-search": 1, "selective-search-quality": 1, "edge-boxes": 2}
 
 # Edge Boxes' limits on its windows, said here since this module is imported without its code.
-MIN_AREA = 400.0  # px of the searched image; the released code's 1000 hide small objects
+MIN_AREA = float(SMALLEST_PROPOSAL["edge-boxes"])
 LEAST_AREA = 16  # px, below which there are too many windows
 MAX_ASPECT_RATIO = 3.0  # sec. 3.4
 MOST_ASPECT_RATIO = 1000

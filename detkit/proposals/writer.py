@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import FileLock, not_written, put_in_place, write_bytes
+from detkit.files import FileLock, beside, not_written, put_in_place, write_bytes
 from detkit.proposals.reader import line_of
 from detkit.structures import Proposals
 
@@ -40,10 +40,10 @@ class ProposalWriter:
         self.num_images = self.num_boxes = 0
         self._lock: FileLock | None = None
         is_special = path.exists() and not path.is_file()
-        self.partial = path if is_special else path.with_name(f"{path.name}.partial")
+        self.partial = path if is_special else beside(path, "partial", hidden=False)
         try:
             if not is_special:
-                self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+                self._lock = FileLock(beside(path, "lock"))
                 self._begin(force)
             # File names need not be Unicode.
             self._file = self.partial.open(

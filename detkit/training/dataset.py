@@ -7,8 +7,9 @@ Shape shorthand: H x W own pixels, R objects, P proposals.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from detkit import machine
 from detkit.config import DetectorConfig, ProposalConfig
-from detkit.data.images import image_size, read_image, scaled_down
+from detkit.data.images import image_size, read_image, shrunk_to
 from detkit.data.records import ImageRecord, truth_of
 from detkit.errors import DetkitError
 from detkit.geometry.boxes import iou
@@ -30,7 +31,37 @@ from detkit.text import agreed, counted
 from detkit.training.epoch_order import EpochOrder, shuffled
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
+ROUNDING = 1e-6  # pixels: 1.25 * 300 / 2000 * 2000 is 375
 IOU_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # counted at where no proposal is positive
+
+
+@dataclass(frozen=True)
+class KeptSize:
+    """How large a training image is decoded: as the network needs it; small and picklable."""
+
+    network_size: Callable[[int, int], tuple[int, int]]  # own (height, width) -> network's
+    zoom: float = 1.0  # how many times larger the augmentation makes things
+    most: int = 0  # the longest side that was asked for; 0: any
+
+    def needed(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) below which the network would see made-up pixels.
+
+        The image's shape stays, and it is never enlarged: `zoom` times the network's image, along
+        the side that this is more of.
+        """
+        rows, columns = self.network_size(height, width)
+        scale = self.zoom * max(rows / height, columns / width)
+        if scale >= 1:
+            return height, width
+        return math.ceil(height * scale - ROUNDING), math.ceil(width * scale - ROUNDING)
+
+    def __call__(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that is kept: what is needed, `most` permitting."""
+        needed = self.needed(height, width)
+        if not self.most or max(needed) <= self.most:
+            return needed
+        scale = self.most / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +73,7 @@ class Pixels:
 
 
 class TrainingDataset:
-    """Labelled images as samples, in their own pixels or shrunk to a longer side of `cache_size`.
+    """Labelled images as samples, in their own pixels or shrunk to what `kept_size` says.
 
     Images are shrunk whether they are kept in memory or not, so what the network sees does not
     depend on how much memory there is.
@@ -52,15 +83,16 @@ class TrainingDataset:
         self,
         records: Sequence[ImageRecord],
         class_names: Sequence[str],
-        cache_size: int = 0,
+        kept_size: KeptSize | None = None,
         proposals: ProposalSource | None = None,
     ) -> None:
         """Take the records; nothing is decoded before `fill_cache` or the first sample.
 
+        Without `kept_size` images stay as large as they are, and are not kept in memory.
         With `proposals`, samples have those of their images; see `fill_proposals`.
         """
         self.records = tuple(records)
-        self.cache_size = cache_size
+        self.kept_size = kept_size
         class_index = {name: number for number, name in enumerate(class_names)}
         self._truths = tuple(truth_of(record, class_index) for record in self.records)
         self._cache: list[Pixels | None] = [None] * len(self.records)
@@ -132,20 +164,27 @@ class TrainingDataset:
             return torch.from_numpy(boxes_of(self.source, self.records[index].path)) * scale
         return self._proposals[index] * scale
 
-    def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
-        """Yield the objects and the (height, width) of each image, from the files' headers."""
-        for record, truth in zip(self.records, self._truths, strict=True):
-            yield truth, image_size(record.path)
+    def labelled(self, most: int | None = None) -> Iterator[tuple[Truth, tuple[int, int]]]:
+        """Yield the objects and the (height, width) of each image, from the files' headers.
 
-    def fill_cache(self, limit: float | None = None) -> str:
-        """Decode every image into memory until `limit` bytes; return what is worth saying, or "".
-
-        The default limit is a quarter of the machine's memory. Raises DetkitError for an image
-        that cannot be read.
+        With `most` only of images with objects, evenly spread, of about so many in all.
         """
-        if not self.cache_size:
-            return ""
-        limit = CACHE_SHARE * machine.memory_of_machine() if limit is None else limit
+        chosen: Sequence[int] = range(len(self))
+        if most is not None:
+            chosen = spread([len(truth.boxes) for truth in self._truths], most)
+        for index in chosen:
+            yield self._truths[index], image_size(self.records[index].path)
+
+    def fill_cache(self, limit: float | None = None, *, processes: int = 1) -> list[str]:
+        """Decode every image into memory until `limit` bytes; return the lines worth saying.
+
+        The default limit is a quarter of the machine's memory, shared by so many `processes` of
+        it. Raises DetkitError for an image that cannot be read.
+        """
+        if self.kept_size is None:
+            return []
+        if limit is None:
+            limit = CACHE_SHARE * machine.memory_of_machine() / processes
         used, kept = 0, 0
         chunk = 64
         with ThreadPoolExecutor(machine.num_cores()) as pool:
@@ -163,21 +202,44 @@ class TrainingDataset:
             for cached in self._cache:
                 if cached is not None:
                     cached.image.share_memory_()  # type: ignore[no-untyped-call]
+        said = f"{counted(kept, 'decoded image')} kept in memory ({used / 2**20:.0f} MiB)"
         if kept < len(self):
-            return (
+            said = (
                 f"{kept} of {counted(len(self), 'image')} {agreed(kept, 'fits', 'fit')} into "
-                f"memory ({used / 2**30:.1f} GiB); the rest are decoded "
-                "each time (a smaller cache_size keeps more)"
+                f"memory ({used / 2**30:.1f} GiB); the rest are decoded each time, to the same "
+                "size: slower, but no less is seen"
             )
-        return f"{counted(kept, 'decoded image')} kept in memory ({used / 2**20:.0f} MiB)"
+        return [said, *self._too_small(self.kept_size)]
+
+    def _too_small(self, kept_size: KeptSize) -> list[str]:
+        """Return a line on the images in memory that a `cache_size` made smaller than needed."""
+        seen = [(one, kept_size.needed(*one.size)) for one in self._cache if one is not None]
+        needed = [max(size) for one, size in seen if max(size) > max(one.image.shape[:2])]
+        if not needed:
+            return []
+        return [
+            f"cache_size={kept_size.most} is less than the network needs of {len(needed)} of "
+            f"{counted(len(seen), 'image')}, up to {max(needed)} px: it learns from less detail "
+            "than it detects in; --set cache_size=0 keeps enough"
+        ]
 
     def _decode(self, record: ImageRecord) -> Pixels:
-        """Return the image file's pixels, shrunk to the longer side `cache_size`."""
+        """Return the image file's pixels, shrunk as `kept_size` says."""
         image = read_image(record.path)
         size = image.shape[0], image.shape[1]
-        small = scaled_down(image, self.cache_size or max(size))
-        shrunk = torch.from_numpy(np.ascontiguousarray(small))
-        return Pixels(shrunk, size)
+        if self.kept_size is not None:
+            image = shrunk_to(image, self.kept_size(*size))
+        return Pixels(torch.from_numpy(np.ascontiguousarray(image)), size)
+
+
+def spread(counts: Sequence[int], most: int) -> list[int]:
+    """Return which images to look at for about `most` objects: evenly spread, none without any.
+
+    `counts` are the objects of each image. Those of all images are no more than `most`: all.
+    """
+    holding = [index for index, count in enumerate(counts) if count]
+    step = -(-sum(counts) // most)
+    return holding[:: max(1, step)]
 
 
 def best_overlaps(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,10 @@ from detkit.structures import Batch
 from detkit.text import agreed, counted
 from detkit.training.ema import EMA
 
+# What torch says of a map that a pooling or a convolution would leave without a place, and of one
+# value where batch norm needs two.
+TOO_SMALL = ("Output size is too small", "Kernel size can't be greater than actual input size")
+ONE_VALUE = "Expected more than 1 value per channel"
 SMALL_BATCH = 16  # images a device: with fewer, batch norm's statistics are too noisy to learn
 
 
@@ -63,7 +67,7 @@ class Learner:
             images = moved.images.to(memory_format=self.layout)
             losses: dict[str, Tensor] = self._network(Parcel(replace(moved, images=images)))
             fabric.backward(torch.stack(list(losses.values())).sum())
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise DetkitError(
                     f"out of memory on {fabric.device} at batch size {recipe.batch_size}; try "
@@ -73,6 +77,17 @@ class Learner:
                 raise DetkitError(
                     f"{self.detector.name}: its losses do not reach every parameter, which "
                     "several devices need; freeze the others with requires_grad_(False)"
+                ) from error
+            if any(words in str(error) for words in TOO_SMALL):
+                raise DetkitError(
+                    f"{self.detector.name}: {_size_of(batch)} pixels are too few for this network, "
+                    "of which a map has no place left; raise --set size="
+                ) from error
+            if ONE_VALUE in str(error):
+                raise DetkitError(
+                    f"{self.detector.name}: of {counted(len(batch), 'image')} at once, "
+                    f"{_size_of(batch)} pixels, a map of the network is one value a channel, from "
+                    "which batch norm cannot learn; raise --batch-size or --set size="
                 ) from error
             raise
         values = torch.stack([loss.detach().float() for loss in losses.values()])
@@ -113,6 +128,12 @@ class Learner:
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         if self.ema is not None and state["average"]:  # else it begins with these weights
             self.ema.load(state["average"], state["average_updates"])
+
+
+def _size_of(batch: Batch) -> str:
+    """Return the network's image size of a batch, for people."""
+    height, width = batch.images.shape[2:]
+    return f"{width} x {height}"
 
 
 def averaged(learner: Learner | None) -> AbstractContextManager[None]:

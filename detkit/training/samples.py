@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from detkit.data.images import write_image
 from detkit.drawing import crossed_out, draw
 from detkit.errors import DetkitError
+from detkit.files import fitting_name
 from detkit.structures import Batch
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from detkit.training.run_folder import RunFolder
 
 NUM_SAMPLES = 8
-OURS = re.compile(rf"\.?[1-{NUM_SAMPLES}]-.*\.jpg(\.\d+\.tmp)?", re.DOTALL)
+OURS = re.compile(rf"\.?[1-{NUM_SAMPLES}]-.*\.jpg(\.\d+\.partial)?", re.DOTALL)
 
 
 def write_samples(folder: Path, batch: Batch, detector: Detector) -> None:
@@ -42,7 +43,7 @@ def write_samples(folder: Path, batch: Batch, detector: Detector) -> None:
         )
         # A mosaic's name is those of its four images: the first will do.
         name = PurePosixPath(batch.image_ids[index].partition("+")[0]).stem
-        write_image(folder / f"{index + 1}-{name}.jpg", image)
+        write_image(folder / fitting_name(f"{index + 1}-{name}.jpg"), image)
 
 
 def show_failed(folder: RunFolder | None, batch: Batch, detector: Detector) -> str:

@@ -5,24 +5,18 @@ Shape shorthand: H x W own pixels, R objects, T tiles of an image.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from detkit.config import DetectorConfig
 from detkit.errors import UsageError
-from detkit.geometry.anchor_estimation import network_shapes
 from detkit.geometry.tiles import num_tiles, tile_windows
-from detkit.structures import BoolArray, FloatArray, IntArray, Truth
+from detkit.structures import BoolArray, IntArray, Truth
 from detkit.text import agreed, counted
 
 MAX_TILES = 1_000_000  # ours: a tile that is chosen too small is told before memory is full
-
-# SSD sec. 3.4, table 5: of COCO's small objects SSD300 has an AP of .05, of middle ones .23. Small
-# is below 32 px, which of images of 640 px are 15 of the 300 that the network sees.
-SMALL = 15.0
 
 Labelled = tuple[Truth, tuple[int, int]]  # an image's objects, and its (height, width)
 
@@ -59,7 +53,7 @@ class TilePlan:
         images, used = counted(len(self.sizes), "image", ","), f"{self.num_empty_used:,}"
         makes = agreed(len(self.sizes), "makes", "make")
         if not self.num_made:
-            return f"{images} {makes} no tiles: none of them is larger than a tile"
+            return f"{images} {makes} no tiles: nothing is larger than a tile"
         empty = ""
         if self.num_empty:
             empty = f" ({self.num_empty:,} of them empty, of which {used} are used)"
@@ -123,37 +117,11 @@ def cut(
         yield Tile(image, window, objects, shown[number, rows] < visible * areas[rows])
 
 
-def advice(
-    labelled: Sequence[Labelled],
-    network_size: Callable[[int, int], tuple[int, int]],
-    config: DetectorConfig,
-    seed: int,
-) -> str:
-    """Return a line that proposes tiles; "" where objects are large enough, or none would help.
-
-    It does when half of the objects are smaller on the network's image than `SMALL`, and proposes
-    tiles on which they are twice that, as long as the network sees those no larger than they are.
-    """
-    on_network = median_side(labelled, network_size)
-    if not 0 < on_network < SMALL:
-        return ""
-    own = median_side(labelled, lambda height, width: (height, width))
-    seen = max(network_size(1000, 1000))
-    side = math.ceil(max(seen, own * seen / (2 * SMALL)) / 32) * 32
-    plan = plan_tiles(labelled, replace(config, tile=side), seed)
-    if not plan.num_made:
-        return ""
+def cost_in_words(labelled: Iterable[Labelled], config: DetectorConfig) -> str:
+    """Return what the config's tiles cost on these images: how many, and how much longer."""
+    plan = plan_tiles(labelled, config, seed=0)
     images, samples = len(plan.sizes), len(plan.tiles) + len(plan.sizes)
     return (
-        f"half of the objects are smaller than {on_network:.0f} px where the network sees them; "
-        f"--tile {side} shows them larger: {counted(plan.num_made, 'tile', ',')}, an epoch takes "
-        f"{samples / images:.1f} times as long, detection {1 + plan.num_made / images:.1f} times"
+        f"{plan.num_made / images:.3g} tiles an image: an epoch takes {samples / images:.1f} times "
+        f"as long, detection {1 + plan.num_made / images:.1f} times"
     )
-
-
-def median_side(
-    labelled: Iterable[Labelled], network_size: Callable[[int, int], tuple[int, int]]
-) -> float:
-    """Return the median of sqrt(width * height), network pixels, over objects; 0 without any."""
-    sides: FloatArray = np.sqrt(network_shapes(labelled, network_size).prod(axis=1))
-    return float(np.median(sides)) if len(sides) else 0.0

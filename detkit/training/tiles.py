@@ -22,12 +22,11 @@ from torch.utils.data import get_worker_info
 from detkit import machine
 from detkit.config import DetectorConfig
 from detkit.data.images import read_image
-from detkit.detector import Detector
 from detkit.proposals.table import ProposalTable, make_table
 from detkit.structures import IntArray, Sample, Truth
-from detkit.training.dataset import CACHE_SHARE, TrainingDataset, best_overlaps
+from detkit.training.dataset import CACHE_SHARE, TrainingDataset, best_overlaps, spread
 from detkit.training.epoch_order import EpochOrder, grouped, shuffled
-from detkit.training.tile_plan import Tile, advice, plan_tiles
+from detkit.training.tile_plan import Tile, plan_tiles
 
 # Ours: of decoded images whose tiles are shown mixed. Large enough that a batch is of many images
 # (12 megapixels: 30 of them), small enough that each data worker holds it.
@@ -91,11 +90,22 @@ class TiledDataset:
                 self._orders.popitem(last=False)
         return self._orders[seed, epoch]
 
-    def labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
-        """Yield the objects and the (height, width) of each sample, without those ignored."""
-        yield from self.images.labelled()
-        for tile in self.plan.tiles:
-            yield _without_ignored(tile), tile.size
+    def labelled(self, most: int | None = None) -> Iterator[tuple[Truth, tuple[int, int]]]:
+        """Yield the objects and the (height, width) of each sample, without those ignored.
+
+        With `most` only as each object is seen largest, in tiles where its image has some: of
+        samples with objects, evenly spread, about so many in all.
+        """
+        tiles = [(_without_ignored(tile), tile.size) for tile in self.plan.tiles]
+        if most is None:
+            yield from self.images.labelled()
+            yield from tiles
+            return
+        in_tiles = {tile.image for tile in self.plan.tiles}
+        whole = [one for at, one in enumerate(self.images.labelled()) if at not in in_tiles]
+        largest = [*whole, *tiles]
+        for index in spread([len(truth.boxes) for truth, _ in largest], most):
+            yield largest[index]
 
     def fill_proposals(self, *, first: int = 0) -> str:
         """Make the proposals of every image and tile; return what is worth saying, or "".
@@ -132,28 +142,28 @@ class TiledDataset:
         )
         return torch.cat([of_images[0], of_tiles[0]]), torch.cat([of_images[1], of_tiles[1]])
 
-    def fill_cache(self, limit: float | None = None) -> str:
-        """Decode images into memory until `limit` bytes; return what is worth saying, or "".
+    def fill_cache(self, limit: float | None = None, *, processes: int = 1) -> list[str]:
+        """Decode images into memory until `limit` bytes; return the lines worth saying.
 
         First those that are shown whole, as `TrainingDataset` keeps them, then, unshrunk, those
-        that have tiles. The default limit is a quarter of the machine's memory.
+        that have tiles. The default limit is that of `TrainingDataset`.
         """
-        limit = CACHE_SHARE * machine.memory_of_machine() if limit is None else limit
+        if limit is None:
+            limit = CACHE_SHARE * machine.memory_of_machine() / processes
         said = self.images.fill_cache(limit)
         wanted = sorted({tile.image for tile in self.plan.tiles})
         if not wanted:
             return said
         kept = self.decoded.fill(wanted, limit - self.images.bytes_kept)
         size = int(self.decoded.num_bytes[kept].sum()) / 2**20
-        tiles = f"{len(kept):,} unshrunk ones for their tiles ({size:,.0f} MiB)"
+        tiles = f"{len(kept):,} kept unshrunk for tiles ({size:,.0f} MiB)"
         if len(kept) < len(wanted):
             tiles = (
-                f"of {len(wanted):,} unshrunk ones for their tiles {len(kept):,} fit "
-                f"({size:,.0f} MiB); the others are decoded anew by each data worker, once an "
-                "epoch where memory for 1 GiB of them is left, and their tiles shown near each "
-                "other"
+                f"{len(kept):,} of {len(wanted):,} fit unshrunk for tiles ({size:,.0f} MiB); the "
+                "others are decoded anew by each data worker, once an epoch where there is memory "
+                "for 1 GiB of them, and their tiles shown near each other"
             )
-        return "; ".join(filter(None, [said, tiles]))
+        return [*said, tiles]
 
     def _proposals_of(self, number: int) -> Tensor | None:
         """Return the (P, 4) proposals of a tile; None when they are not wanted."""
@@ -226,13 +236,9 @@ def tiled(images: TrainingDataset, config: DetectorConfig, seed: int) -> Trainin
     return TiledDataset(images, config, seed) if config.tile else images
 
 
-def tile_notes(images: TrainingImages, detector: Detector, seed: int) -> list[str]:
-    """Return what is to be told of tiles before training: how many there are, or would help."""
-    if isinstance(images, TiledDataset):
-        return [images.plan.note]
-    labelled = list(images.labelled())
-    line = advice(labelled, detector.network_size(), detector.config, seed)
-    return [line] if line else []
+def tile_note(images: TrainingImages) -> str:
+    """Return how many tiles there are and are used; "" where there are none."""
+    return images.plan.note if isinstance(images, TiledDataset) else ""
 
 
 def _without_ignored(tile: Tile) -> Truth:

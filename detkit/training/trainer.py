@@ -29,12 +29,13 @@ from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
 from detkit.text import counted
 from detkit.training.cpu_contention import ContentionWatch
-from detkit.training.dataset import TrainingDataset, coverage_note
+from detkit.training.dataset import KeptSize, TrainingDataset, coverage_note
 from detkit.training.learner import Learner, next_batch, over_devices
-from detkit.training.loader import training_batches
+from detkit.training.loader import make_augmentation, training_batches
 from detkit.training.options import RunOptions
 from detkit.training.passes import fit_steps
 from detkit.training.progress import Clock, Position
+from detkit.training.reach import MOST_JUDGED, find_reach, reach_note
 from detkit.training.resume import restore_random_state, seed_process
 from detkit.training.run_folder import RunFolder, stopped_at, with_way_on
 from detkit.training.run_log import RunLog, losses_text, memory_mib
@@ -42,8 +43,9 @@ from detkit.training.samples import show_failed, write_samples
 from detkit.training.saver import Saver
 from detkit.training.schedule import lr_factor
 from detkit.training.signals import StopSignal
-from detkit.training.tiles import tile_notes, tiled
+from detkit.training.tiles import tile_note, tiled
 from detkit.training.validation import Validation
+from detkit.transforms.geometric import zoom_of
 
 
 class Trainer:
@@ -63,7 +65,9 @@ class Trainer:
         self.fabric, self.detector = fabric, detector
         self.options, self.folder = options, folder
         source = source_for(detector, options.proposals)
-        images = TrainingDataset(records, detector.class_names, recipe.cache_size, source)
+        zoom = zoom_of(make_augmentation(detector, recipe))
+        kept_size = KeptSize(detector.network_size(), zoom, recipe.cache_size)
+        images = TrainingDataset(records, detector.class_names, kept_size, source)
         self.images = tiled(images, detector.config, options.seed)
         self.stages = detector.stages(recipe)
         self.budgets = options.budgets(self.stages, len(self.images), recipe.batch_size)
@@ -172,8 +176,8 @@ class Trainer:
         Raises UsageError if that is of another run.
         """
         if saved is None:
-            self.log.note(*tile_notes(self.images, self.detector, self.options.seed))
-            self.log.note(*self.detector.remarks(self.images.labelled()))
+            labelled = self.images.labelled(most=MOST_JUDGED)
+            self.log.note(tile_note(self.images), reach_note(find_reach(self.detector, labelled)))
             seed_process(self.fabric, self.options.seed)
             return
         self.saver.go_on(saved)
@@ -194,7 +198,7 @@ class Trainer:
             self.log.note(note, coverage_note(self.images, self.detector.config))
             # Else a budget of minutes would buy less the first time than with a filled cache.
             self.clock.began += time.monotonic() - started
-        self.log.note(self.images.fill_cache())
+        self.log.note(*self.images.fill_cache(processes=self.options.devices))
 
     def restore(self) -> Mapping[str, Any] | None:
         """Put the detector back to where it was saved; return what was saved, once."""

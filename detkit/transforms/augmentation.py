@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from detkit.config import IMAGENET_MEAN
@@ -13,6 +14,7 @@ from detkit.transforms.geometric import (
     RandomScaleShift,
     Transform,
     mean_colour,
+    zoom_of,
 )
 from detkit.transforms.photometric import PhotometricDistort
 
@@ -22,6 +24,11 @@ class Compose:
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         self.transforms = tuple(transforms)
+
+    @property
+    def zoom(self) -> float:
+        """How many times larger all transforms together make things, as each says of itself."""
+        return math.prod(map(zoom_of, self.transforms))
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the sample after all transforms."""

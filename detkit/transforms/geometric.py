@@ -43,6 +43,14 @@ def mean_colour(mean: Sequence[float]) -> Colour:
 MEAN_COLOUR = mean_colour(IMAGENET_MEAN)
 
 
+def zoom_of(transform: Transform) -> float:
+    """Return how many times larger things become at most: its `zoom`, 1 of one without any.
+
+    So many times as large as the network's image an image has to be, for no pixel to be made up.
+    """
+    return float(getattr(transform, "zoom", 1.0))
+
+
 class TorchvisionTransform:
     """Lets a `torchvision.transforms.v2` transform of images and boxes work on a `Sample`."""
 
@@ -204,6 +212,15 @@ class RandomIoUCrop:
         self.ratio = ratio
         self.num_trials = num_trials
 
+    @property
+    def zoom(self) -> float:
+        """What a window of the middle size is enlarged by: sides are drawn evenly from `scale`.
+
+        Less than the most there is. For the smallest windows, .3 of a side, an image would have to
+        be kept with 11 times the pixels that the network sees, for the middle ones with 2.4.
+        """
+        return 2.0 / (self.scale[0] + self.scale[1])
+
     def __call__(self, sample: Sample) -> Sample:
         """Return what the window shows."""
         boxes = sample.boxes[~sample.is_ignored]
@@ -258,6 +275,11 @@ class RandomScaleShift:
             raise ValueError(f"jitter must lie in [0, .5), not {jitter}")
         self.jitter = jitter
         self.fill = fill
+
+    @property
+    def zoom(self) -> float:
+        """What is left between two borders that are moved in as far as can be is enlarged by."""
+        return 1.0 / (1.0 - 2.0 * self.jitter)
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the sample between its new borders."""

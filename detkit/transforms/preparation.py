@@ -27,6 +27,7 @@ class Preparation:
     std: tuple[float, float, float]
     antialias: bool
     stride: int = 1  # the padded size is a multiple of it
+    least: int = 1  # the padded size is no less, so that no map of a long narrow image vanishes
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Return the batch of the samples, padded with zeros at the right and the bottom."""
@@ -99,7 +100,7 @@ class Preparation:
     ) -> Tensor:
         """Return (B, 3, H, W) of the (3, h, w) images, zero beyond each."""
         height, width = (
-            -(-max(image.shape[axis] for image in resized) // self.stride) * self.stride
+            -(-max(self.least, *(one.shape[axis] for one in resized)) // self.stride) * self.stride
             for axis in (1, 2)
         )
         shape, dtype = (len(resized), 3, height, width), resized[0].dtype

@@ -25,10 +25,11 @@ from detkit.data.checks.sets import (
     check_names,
     check_splits,
     check_unlabelled,
+    check_unused_content,
 )
 from detkit.data.formats.format import Format
 from detkit.data.formats.reading import format_of
-from detkit.data.images import image_size, read_image
+from detkit.data.images import image_size, is_turned, read_image, stored_size
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.errors import DetkitError
 from detkit.text import printable
@@ -36,6 +37,10 @@ from detkit.text import printable
 MAX_LINE = 2000  # signs of a finding; all 80 names of COCO's classes fit
 SAME_SCALE = 0.01  # relative difference of two scales that still count as one resize
 
+_UNTURN = (
+    "take the orientation out of the file (exiftool -Orientation= FILE) to keep the labels, or "
+    "label it again"
+)
 _LOSSES = frozenset(["missing-image", "unreadable-image", "missing-label"])
 
 
@@ -64,6 +69,8 @@ def check(
                 findings.append(replace(finding, split=split))
         if progress is not None:
             progress(number, len(records))
+    if read_images:
+        findings += [*_turned_like(records.values(), findings)]
     findings += check_origin((record for _, record in records.values()), form)
     findings += check_shares(record for _, record in records.values())
     findings += check_unlabelled(dataset)
@@ -71,6 +78,7 @@ def check(
     findings += check_names(dataset)
     if read_images:
         findings += check_duplicates(dataset)
+        findings += check_unused_content(record.path for _, record in records.values())
     return findings
 
 
@@ -223,18 +231,6 @@ def _upright_size(path: Path) -> Size:
     return size
 
 
-def _stored_size(path: Path) -> Size:
-    """Return an image's size without its EXIF orientation."""
-    import cv2
-    import numpy as np
-
-    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
-    if image is None:
-        return image_size(path)
-    return int(image.shape[0]), int(image.shape[1])
-
-
 def _reason(error: DetkitError, path: Path) -> str:
     """Return an error's text without the path it starts with."""
     text = str(error)
@@ -254,9 +250,51 @@ def _ends_well(path: Path) -> bool:
         return b"IEND" in tail
     if head.startswith(b"RIFF"):
         return length >= int.from_bytes(head[4:8], "little") + 8
+    if head.startswith(b"GIF8"):
+        return tail.endswith(b";")
     if head.startswith(b"BM"):
         return length >= int.from_bytes(head[2:6], "little")
     return False
+
+
+def _unrotated(record: ImageRecord, upright: Size, stored: Size) -> Finding:
+    """Return what it means that the size stated is the one before the EXIF turn."""
+    as_stated, real = f"{stored[1]}x{stored[0]}", f"{upright[1]}x{upright[0]}"
+    only_stored = any(fits(one, stored) and not fits(one, upright) for one in record.objects)
+    only_upright = any(fits(one, upright) and not fits(one, stored) for one in record.objects)
+    if not record.objects or (only_upright and not only_stored):
+        message = (
+            f"the size stated ({as_stated}) is the image's as stored; upright, as its EXIF "
+            f"orientation has it and boxes are taken, it is {real}: correct the size"
+        )
+        return _finding("warning", "size-mismatch", record, message)
+    message = (
+        f"the labels are made for the image as stored ({as_stated}), but its EXIF orientation "
+        f"turns it upright ({real}); {_UNTURN}"
+    )
+    return _finding("error", "unrotated-labels", record, message)
+
+
+def _turned_like(
+    members: Iterable[tuple[str, ImageRecord]], found: Sequence[Finding]
+) -> Iterator[Finding]:
+    """Yield the errors of images whose size tells no turn, where that of others shows they count.
+
+    EXIF's orientations 2 to 4 keep an image's size, and all keep that of a square one.
+    """
+    others = [one for one in found if one.code == "unrotated-labels"]
+    if not others:
+        return
+    known = {one.image_id for one in found if one.severity == "error"}
+    for split, record in members:
+        if record.image_id in known or not record.objects or not record.path.is_file():
+            continue
+        if is_turned(record.path) and stored_size(record.path) == image_size(record.path):
+            message = (
+                f"its EXIF orientation turns or mirrors it, and the labels of {others[0].image_id} "
+                f"are made for the image as stored, so these will be, too; {_UNTURN}"
+            )
+            yield replace(_finding("error", "unrotated-labels", record, message), split=split)
 
 
 def _check_size(record: ImageRecord, upright: Size) -> Iterator[Finding]:
@@ -268,16 +306,8 @@ def _check_size(record: ImageRecord, upright: Size) -> Iterator[Finding]:
         return
     as_stated = f"{stated[1]}x{stated[0]}"
     real = f"{upright[1]}x{upright[0]}"
-    if stated == upright[::-1] == (stored := _stored_size(record.path)):
-        surely = any(fits(one, stored) and not fits(one, upright) for one in record.objects)
-        verb = "are" if surely else "seem"
-        yield _finding(
-            "error" if surely else "warning",
-            "unrotated-labels",
-            record,
-            f"the labels {verb} made for the image as stored ({as_stated}), but its EXIF "
-            f"orientation turns it upright ({real}); rotate the file's pixels, or label it again",
-        )
+    if stated == upright[::-1] == (stored := stored_size(record.path)):
+        yield _unrotated(record, upright, stored)
         return
     scales = (upright[0] / stated[0], upright[1] / stated[1])
     resized = abs(scales[0] / scales[1] - 1) <= SAME_SCALE and abs(scales[0] - 1) > SAME_SCALE

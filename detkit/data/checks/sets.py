@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from detkit.data.class_names import similar_names
 from detkit.data.formats.reading import format_of
 from detkit.data.images import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.unused_content import UnusedContent
 from detkit.text import agreed, counted
 
 
@@ -122,6 +123,15 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
     if unused and counts:
         message = f"no object has the class {', '.join(unused)}; nothing can be learnt of it"
         yield Finding("warning", "unused-class", message)
+
+
+def check_unused_content(paths: Iterable[Path]) -> Iterator[Finding]:
+    """Yield what many images hold and reading them leaves out, a finding of each kind."""
+    unused = UnusedContent()
+    for path in dict.fromkeys(paths):
+        unused.add(path)
+    for code, message, first in unused.told():
+        yield Finding("warning", code, message, file=first)
 
 
 def check_duplicates(dataset: Dataset) -> Iterator[Finding]:

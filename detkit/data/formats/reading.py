@@ -10,9 +10,10 @@ from detkit.data.class_names import without_bad_names
 from detkit.data.folder_splits import in_order, summary
 from detkit.data.formats import coco, tables, voc, yolo
 from detkit.data.formats.format import Format
-from detkit.data.paths import suffix_of
+from detkit.data.image_kinds import kinds_text
+from detkit.data.paths import folder_of, suffix_of
 from detkit.data.records import Dataset, Finding
-from detkit.data.tree import LAYOUT_FOLDERS, Tree, images_finding
+from detkit.data.tree import LAYOUT_FOLDERS, Tree
 from detkit.errors import DetkitError
 
 # In the order in which they are looked for; the first that is there is read. XML comes first
@@ -120,13 +121,17 @@ def _of_file(path: Path) -> Dataset:
 
 
 def _not_looked_for(tree: Tree, dataset: Dataset) -> Iterator[Finding]:
-    """Yield the warning about images of kinds that only count where a label file names them."""
+    """Yield the warning about images of kinds that are not read here, and about videos."""
     used = {one.image_id for part in dataset.splits.values() for one in part}
-    left = [image for image in tree.other_images if image not in used]
+    left = [file for file in (*tree.other_images, *tree.videos) if file not in used]
     if left:
-        kinds = ", ".join(sorted({suffix_of(image) for image in left}))
-        message = f"of a kind that is not looked for ({kinds}); not used: save as PNG or JPEG"
-        yield images_finding(tree, "unread-image", left, message)
+        kinds = kinds_text(map(suffix_of, left))
+        message = (
+            f"{len(left)} left out (the first: {left[0]}), of kinds that are not read here: "
+            f"{kinds}; save images as PNG or JPEG, and videos as their frames"
+        )
+        file = tree.path(folder_of(left[0]))
+        yield Finding("warning", "unread-image", message, file=file)
 
 
 def _also_seen(tree: Tree, read: Format) -> list[str]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from detkit.data.folder_splits import named_splits, unlisted_images
 from detkit.data.formats.format import Format, Labelled, Splits, number
-from detkit.data.images import IMAGE_SUFFIXES
+from detkit.data.image_kinds import PICTURE_SUFFIXES
 from detkit.data.paths import name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree
@@ -202,7 +202,7 @@ def _understood(file: str, rows: list[_Row]) -> _Table | None:
     if "image" in columns and len(header) > 1:
         return _matlab(file, columns["image"], rows)
     first = rows[0][1]
-    if len(first) == 6 and suffix_of(first[0]) in IMAGE_SUFFIXES:
+    if len(first) == 6 and suffix_of(first[0]) in PICTURE_SUFFIXES:
         columns = dict(zip(("image", *_ONE_BASED, "class"), range(6)))
         if first[1:] == [""] * 5 or _numbers(first[1:5]) is not None:
             return _Table(file, "csv", columns, rows, one_based=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from detkit.data.folder_splits import Records, without_union
+from detkit.data.image_kinds import PICTURE_SUFFIXES
 from detkit.data.paths import folder_of, name_of, posix, split_name, stem_of, suffix_of
 from detkit.data.records import Finding, ImageRecord
 from detkit.data.tree import Tree, images_finding, shared_tail
@@ -147,7 +148,7 @@ def _stem_listed(content: str) -> str:
     if len(words) > 1 and words[-1] in _MARKS:
         words.pop()
     name = " ".join(words)
-    return stem_of(name) if suffix_of(name) in (".jpg", ".jpeg", ".png", ".xml") else name
+    return stem_of(name) if suffix_of(name) in (*PICTURE_SUFFIXES, ".xml") else name
 
 
 def _tree_of(file: str) -> str:
