@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from runs import assert_same_run, run, stop_after
+from torch import Tensor
 from toy import CLASSES, RECIPE, FixedSize, Toy, make_toy, photo_like
 
 from detkit import machine
@@ -532,6 +533,27 @@ def test_every_backend_trains_on_tiles(
     for stage in {step.stage for step in steps if not step.losses}:  # R-CNN's passes
         assert sum(step.stage == stage for step in steps) == math.ceil(num_samples / 2)
     assert learnt[-1].epoch == pytest.approx(4 / num_samples)
+
+
+def test_what_is_too_small_in_a_whole_image_is_ignored_there_where_it_has_tiles(
+    records: list[ImageRecord],
+) -> None:
+    def reachable(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        return (boxes[:, 2] - boxes[:, 0]) >= 15
+
+    plain = TrainingDataset(records, CLASSES)
+    images = TiledDataset(plain, CONFIG, 0, reachable)
+    seen = 0
+    for index, record in enumerate(records):
+        sample, (height, width) = images[index], images.plan.sizes[index]
+        small = [one.box[2] - one.box[0] < 15 for one in record.objects]
+        if not small or max(height, width) <= CONFIG.tile:
+            assert sample.ignored is None
+        else:
+            assert sample.ignored is not None and sample.ignored.tolist() == small
+            seen += sum(small)
+    assert seen
+    assert all(TiledDataset(plain, CONFIG, 0)[at].ignored is None for at in range(len(records)))
 
 
 # What it costs

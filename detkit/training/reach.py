@@ -99,6 +99,15 @@ def find_reach(detector: Detector, labelled: Iterable[Labelled]) -> Reach:
     return replace(reach, advice=tuple(one for one in found if one is not None))
 
 
+def in_reach(twin: Detector, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return, (R,) bool, which objects (R, 4), own pixels, a detector reaches in a whole image.
+
+    Its own (height, width) is `size`; `twin` is the detector, `weightless`.
+    """
+    on_network = twin.network_size()(*size)
+    return twin.reachable(boxes * scale_between(size, on_network), on_network, size)
+
+
 def reach_in_words(reach: Reach) -> str:
     """Return the line that says what is out of reach and what to do; "" where nothing is."""
     if not reach.num_unreached:
@@ -106,8 +115,9 @@ def reach_in_words(reach: Reach) -> str:
     advice = ", or ".join(one.in_words() for one in reach.advice)
     if not advice and reach.share >= WORTH_ADVICE:
         advice = "no usual --set or --tile brings most of them within it"
+    objects = counted(reach.num_objects, "object")
     return (
-        f"{reach.num_unreached} of {counted(reach.num_objects, 'object')} ({reach.share:.1%}) are hardly "
+        f"{reach.num_unreached} of {objects} ({reach.share:.1%}) are hardly "
         f"within reach of {reach.model}, which sees them {reach.median_side:.2g} px large "
         f"(median): they are {reach.rule}{'; ' * bool(advice)}{advice}"
     )
@@ -158,10 +168,9 @@ def _judge(twin: Detector, images: Iterable[Labelled]) -> tuple[Tensor, Tensor]:
     reached, sides = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0)]
     network_size = twin.network_size()
     for truth, original in images:
-        size = network_size(*original)
-        boxes = torch.from_numpy(truth.boxes) * scale_between(original, size)
-        reached.append(twin.reachable(boxes, size, original))
-        sides.append(area(boxes).sqrt())
+        boxes = torch.from_numpy(truth.boxes)
+        reached.append(in_reach(twin, boxes, original))
+        sides.append(area(boxes * scale_between(original, network_size(*original))).sqrt())
     return torch.cat(reached), torch.cat(sides)
 
 

@@ -42,10 +42,16 @@ class TilePlan:
     """The tiles that are trained on, image by image, and what was left out."""
 
     tiles: tuple[Tile, ...]
-    sizes: tuple[tuple[int, int], ...]  # (height, width) of each image
+    labelled: tuple[Labelled, ...]  # each image's objects, and its (height, width)
+    counts: tuple[int, ...]  # of each image's tiles, used or not
     num_made: int  # all tiles
     num_empty: int  # those among them that show no object
     num_empty_used: int
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The (height, width) of each image."""
+        return tuple(size for _, size in self.labelled)
 
     @property
     def note(self) -> str:
@@ -93,7 +99,7 @@ def plan_tiles(labelled: Iterable[Labelled], config: DetectorConfig, seed: int) 
     chosen = np.random.default_rng([seed, 1]).choice(len(empty), used, replace=False)
     tiles += [empty[index] for index in chosen.tolist()]
     tiles.sort(key=lambda tile: (tile.image, *tile.window[[1, 0]].tolist()))
-    return TilePlan(tuple(tiles), sizes, sum(counts), len(empty), used)
+    return TilePlan(tuple(tiles), tuple(known), tuple(counts), sum(counts), len(empty), used)
 
 
 def cut(

@@ -1,7 +1,9 @@
 """The training data set of tiles: crops of large images, made on the fly, beside whole images.
 
 A tile is cut from its image in that one's own pixels, which are never shrunk. Whole images are
-samples, too, as without tiles: one more scale, for objects that are larger than a tile.
+samples, too, as without tiles: one more scale, for objects that are larger than a tile. Objects
+that are too small to be found there are ignored in them, since their tiles show them (SNIP, Singh
+and Davis 2018: at each scale only objects of the sizes that are to be found at it are learnt).
 
 Shape shorthand: H x W own pixels, R objects, P proposals.
 """
@@ -10,8 +12,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +35,34 @@ from detkit.training.tile_plan import Tile, plan_tiles
 # (12 megapixels: 30 of them), small enough that each data worker holds it.
 GROUP_BYTES = 2**30
 
+# (R, 4) boxes in own pixels, and the (height, width) of their image -> (R,) bool
+Reachable = Callable[[Tensor, tuple[int, int]], Tensor]
+
 
 class TiledDataset:
     """The whole images of a training set, and then their tiles, as samples."""
 
-    def __init__(self, images: TrainingDataset, config: DetectorConfig, seed: int) -> None:
-        """Take the images; their headers are read. Raises UsageError for far too many tiles."""
+    def __init__(
+        self,
+        images: TrainingDataset,
+        config: DetectorConfig,
+        seed: int,
+        reachable: Reachable | None = None,
+    ) -> None:
+        """Take the images; their headers are read. Raises UsageError for far too many tiles.
+
+        `reachable` says which objects (R, 4), own pixels, of an image of (height, width) can be
+        found in the whole of it; without it all can.
+        """
         self.images = images
         self.source = images.source
         self.plan = plan_tiles(images.labelled(), config, seed)
+        # Of each image that has tiles, (R,) bool: what is too small in the whole of it.
+        self._too_small = {
+            index: ~reachable(torch.from_numpy(truth.boxes), size)
+            for index, (truth, size) in enumerate(self.plan.labelled)
+            if reachable is not None and self.plan.counts[index] and len(truth.boxes)
+        }
         self.decoded = DecodedImages([one.path for one in images.records], self.plan.sizes)
         self._proposals: ProposalTable | None = None
         tiled = [tile.image for tile in self.plan.tiles]
@@ -58,7 +80,7 @@ class TiledDataset:
         """
         number = index - len(self.images)
         if number < 0:
-            return self.images[index]
+            return self._whole(index)
         tile = self.plan.tiles[number]
         x1, y1, x2, y2 = tile.window.tolist()
         pixels = self.decoded[tile.image][y1:y2, x1:x2].clone()
@@ -72,6 +94,11 @@ class TiledDataset:
             image_id=f"{truth.image_id}@{x1},{y1}",
             ignored=torch.from_numpy(tile.ignored.copy()),
         )
+
+    def _whole(self, index: int) -> Sample:
+        """Return a whole image; what is too small there and shown by tiles is ignored."""
+        sample = self.images[index]
+        return replace(sample, ignored=self._too_small.get(index))
 
     def order(self, seed: int, epoch: int) -> EpochOrder:
         """Return the order in which an epoch shows the samples.
@@ -231,9 +258,17 @@ def _room(largest: int) -> float:
     return min(GROUP_BYTES + largest, CACHE_SHARE * machine.memory_of_machine() / workers)
 
 
-def tiled(images: TrainingDataset, config: DetectorConfig, seed: int) -> TrainingImages:
-    """Return what is trained on: the images, with their tiles where the config asks for some."""
-    return TiledDataset(images, config, seed) if config.tile else images
+def tiled(
+    images: TrainingDataset,
+    config: DetectorConfig,
+    seed: int,
+    reachable: Reachable | None = None,
+) -> TrainingImages:
+    """Return what is trained on: the images, with their tiles where the config asks for some.
+
+    `reachable`: see `TiledDataset`.
+    """
+    return TiledDataset(images, config, seed, reachable) if config.tile else images
 
 
 def tile_note(images: TrainingImages) -> str:

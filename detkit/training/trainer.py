@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from detkit.training.loader import make_augmentation, training_batches
 from detkit.training.options import RunOptions
 from detkit.training.passes import fit_steps
 from detkit.training.progress import Clock, Position
-from detkit.training.reach import MOST_JUDGED, find_reach, reach_note
+from detkit.training.reach import MOST_JUDGED, find_reach, in_reach, reach_note
 from detkit.training.resume import restore_random_state, seed_process
 from detkit.training.run_folder import RunFolder, stopped_at, with_way_on
 from detkit.training.run_log import RunLog, losses_text, memory_mib
@@ -68,7 +69,8 @@ class Trainer:
         zoom = zoom_of(make_augmentation(detector, recipe))
         kept_size = KeptSize(detector.network_size(), zoom, recipe.cache_size)
         images = TrainingDataset(records, detector.class_names, kept_size, source)
-        self.images = tiled(images, detector.config, options.seed)
+        reachable = partial(in_reach, detector.weightless()) if detector.config.tile else None
+        self.images = tiled(images, detector.config, options.seed, reachable)
         self.stages = detector.stages(recipe)
         self.budgets = options.budgets(self.stages, len(self.images), recipe.batch_size)
         self.at = Position()
