@@ -270,10 +270,12 @@ def _prediction(
                 scores=np.zeros(0, np.float32),
                 boxes=np.zeros((0, 4), np.float32),
                 error=image.error,
+                seconds=image.time,
             ),
             None,
         )
     keep = found.scores >= np.array(limits, np.float32)[found.labels]
     found = Detections(found.boxes[keep], found.scores[keep], found.labels[keep], found.image_id)
     height, width = image.pixels.shape[:2]
-    return Prediction(from_detections(found, class_names, image.name, width, height), image.pixels)
+    named = from_detections(found, class_names, image.name, width, height)
+    return Prediction(dataclasses.replace(named, seconds=image.time), image.pixels)

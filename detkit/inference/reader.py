@@ -23,6 +23,7 @@ from detkit.structures import FloatArray
 
 # A source that is silent this long is a slow pipe: what has come is not kept waiting for more.
 PATIENCE_SECONDS = 0.2
+LINGER_SECONDS = 0.5  # how long the end waits for a source that it cannot wake
 MAX_THREADS = 8
 
 
@@ -48,6 +49,7 @@ class ReadImage(Generic[BatchT]):
     batch: BatchT | None  # of this image alone
     error: str | None
     seconds: dict[str, float]  # by stage
+    time: float | None = None  # of a video's frame: seconds from the beginning
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,10 @@ class ReadAndPrepare(Generic[BatchT]):
                     boxes = self.proposals(source.name, pixels).boxes
         except DetkitError as error:
             reason = str(error).removeprefix(f"{source.name}: ")
-            return ReadImage(source.name, None, None, reason, seconds)
+            return ReadImage(source.name, None, None, reason, seconds, source.seconds)
         with watch.stage("prepare"):
             batch = self.prepare(pixels, source.name, boxes)
-        return ReadImage(source.name, pixels, batch, None, seconds)
+        return ReadImage(source.name, pixels, batch, None, seconds, source.seconds)
 
 
 class ImageReader(Generic[BatchT]):
@@ -136,8 +138,8 @@ class ImageReader(Generic[BatchT]):
         self._stopped.set()
         self._slots.release()
         self._pool.shutdown(cancel_futures=True)
-        if not self._waiting_for_source:
-            self._feeder.join()
+        # A camera's next frame comes soon, a line on stdin perhaps never.
+        self._feeder.join(LINGER_SECONDS if self._waiting_for_source else None)
 
     def _feed(self) -> None:
         """Hand the images to the pool: the feeding thread's work."""
