@@ -216,6 +216,21 @@ def test_of_an_animation_or_many_pages_the_first_is_read_and_it_is_said_once(
     assert "up to 3): only the first frame of each is read" in message
 
 
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
+def test_transparency_of_a_palette_is_dropped_and_its_colours_kept(
+    tmp_path: Path, kind: str
+) -> None:
+    image = Image.new("P", (40, 20), 1)
+    image.putpalette([0, 0, 0, 200, 30, 40, 9, 9, 9])
+    image.paste(2, (0, 0, 10, 20))
+    path = tmp_path / f"a.{kind.lower()}"
+    options = {"lossless": True} if kind == "WEBP" else {"transparency": 2}
+    image.save(path, format=kind, **options)
+    pixels = read_image(path)
+    assert pixels.shape == (20, 40, 3)
+    assert (pixels[:, 12:] == (200, 30, 40)).all()
+
+
 def test_check_says_how_many_images_have_more_frames(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.full((20, 40), 90 * number, np.uint8)) for number in (2, 0)]
     for name in ("a", "b"):

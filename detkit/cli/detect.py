@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,7 +57,8 @@ def detect(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Images, folders, globs, videos, .txt lists; - for paths on stdin.",
+            help="Images, folders, globs, videos, .txt lists; - for paths on stdin; camera:0, "
+            "rtsp://...",
         ),
     ],
     form: Annotated[
@@ -110,7 +112,7 @@ def detect(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find objects in images and videos.
+    """Find objects in images, videos and streams.
 
     Into a pipe it writes JSON Lines, one object an image, with every box down to the model's
     lowest score, as `eval` needs them. On a terminal it prints a table of the boxes with a
@@ -124,9 +126,10 @@ def detect(
       find . -name '*.jpg' | detkit detect run/best.safetensors - | jq -c '.detections[]'
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
       detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
+      detkit detect ssd300-coco camera:0 --every 5 | jq -c '.detections[]'
     """
     require_model(model)
-    from detkit.data.sources import find_images
+    from detkit.data.sources import find_images, is_live
     from detkit.inference.predict import detect_images
 
     console = Console(quiet)
@@ -160,16 +163,22 @@ def detect(
     )
     drawn = Drawings(draw, names, look)
     num_images = num_bad = num_undrawn = 0
+    is_stopped = False
     began = time.perf_counter()
     with contextlib.closing(found), _opened(console, form, out, names, force) as write:
-        for one in _tracked(console, found, out):
-            write(one.predictions)
-            num_images += 1
-            num_bad += one.predictions.error is not None
-            if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
-                console.warn(f"{one.predictions.image}: {one.predictions.error}")
-            if draw is not None and one.pixels is not None:
-                num_undrawn += not _drawn(console, drawn, one.predictions, one.pixels)
+        try:
+            for one in _tracked(console, found, out):
+                write(one.predictions)
+                num_images += 1
+                num_bad += one.predictions.error is not None
+                if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
+                    console.warn(f"{one.predictions.image}: {one.predictions.error}")
+                if draw is not None and one.pixels is not None:
+                    num_undrawn += not _drawn(console, drawn, one.predictions, one.pixels)
+        except KeyboardInterrupt:
+            if not any(map(is_live, sources)):
+                raise
+            is_stopped = True  # what ends a camera: what was found till then is kept
     if seconds is not None:
         elapsed = time.perf_counter() - began
         console.note(timing_line(seconds, elapsed, max(num_images, 1)))
@@ -181,7 +190,8 @@ def detect(
     wrong += [f"{counted(num_undrawn, 'image')} could not be drawn"] if num_undrawn else []
     if wrong:
         console.error(", ".join(wrong))
-        raise typer.Exit(ExitCode.BAD_INPUT)
+    if wrong or is_stopped:
+        raise typer.Exit(ExitCode.INTERRUPTED if is_stopped else ExitCode.BAD_INPUT)
 
 
 def form_of(form: str | None, out: Path | None) -> str:
@@ -274,10 +284,13 @@ class Drawings:
     def _free_name(self, image: str) -> str:
         """Return the image's name, with as many of its folders as it takes to be its own."""
         from detkit.data.images import WRITTEN_SUFFIXES
+        from detkit.data.videos import is_stream
 
         parts = PurePath(image).parts
         suffix = PurePath(image).suffix.lower()
         ending = "" if suffix in WRITTEN_SUFFIXES else ".jpg"
+        if is_stream(image.rpartition("#")[0]):  # whose colons no file of Windows can have
+            parts = (re.sub(r'[:*?"<>|]', "_", parts[-1]),)
         for count in range(1, len(parts) + 1):
             name = "_".join(part.strip("/\\:.") or "_" for part in parts[-count:-1])
             name = fitting_name(f"{name}_{parts[-1]}{ending}" if name else f"{parts[-1]}{ending}")

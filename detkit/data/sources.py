@@ -1,4 +1,4 @@
-"""The images a user names: files, folders, globs, lists, paths on stdin, frames of videos.
+"""The images a user names: files, folders, globs, lists, paths on stdin, videos and streams.
 
 Everything is found lazily and in a fixed order, because a list may be long and a pipe endless.
 Names are kept as the user wrote them, "./" included, so that results can be joined with the
@@ -15,7 +15,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -26,11 +26,11 @@ from detkit.data.image_kinds import VIDEO_SUFFIXES, is_image, kinds_text
 from detkit.data.images import image_size, read_image
 from detkit.data.paths import suffix_of
 from detkit.data.unused_content import UnusedContent
+from detkit.data.videos import Frame, frames_of_file, frames_of_stream, is_stream
 from detkit.errors import DetkitError, UsageError
 from detkit.files import open_text
 
 LIST_SUFFIX = ".txt"
-QUIET = "-8"  # FFmpeg's AV_LOG_QUIET: what cannot be read is told in our own words
 # Labels, texts and what systems leave: nobody expects them among the images of a folder.
 _NO_MEDIA = frozenset(
     {
@@ -38,7 +38,6 @@ _NO_MEDIA = frozenset(
         *(".mat", ".md", ".rst", ".html", ".log", ".cfg", ".ini", ".cache", ".db", ".partial"),
     }
 )
-WHOLE = 0.9  # ours: of some kinds of video, the number of frames is an estimate
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ class ImageSource:
     name: str  # as the user wrote it; a frame: "clip.mp4#00042"
     read: Callable[[], NDArray[np.uint8]]  # (H, W, 3) RGB; raises DetkitError when it cannot
     file: Path | None = None  # which holds this image alone
+    seconds: float | None = None  # of a frame: its time in the video
 
     def num_pixels(self) -> int:
         """Return how many pixels it has, if a header can tell before it is read; else 0."""
@@ -65,6 +65,13 @@ class ImageSource:
     def of_file(cls, name: str | Path) -> ImageSource:
         """Return the image of a file."""
         return cls(str(name), functools.partial(read_image, Path(name)), Path(name))
+
+    @classmethod
+    def of_frame(cls, frame: Frame) -> ImageSource:
+        """Return a frame of a video, readable or not."""
+        if frame.pixels is None:
+            return replace(cls.unreadable(frame.name, frame.error), seconds=frame.seconds)
+        return replace(cls.of_pixels(frame.name, frame.pixels), seconds=frame.seconds)
 
     @classmethod
     def of_pixels(cls, name: str, pixels: NDArray[np.uint8]) -> ImageSource:
@@ -88,14 +95,16 @@ def find_images(
 
     A source is an image file; a folder (its images and videos and those of its sub-folders,
     sorted; files and folders with a leading dot are left out); a glob, quoted or not (`**` for
-    any depth); a video (every `every`-th frame from the first); a list, `@FILE` or `FILE.txt`,
-    with a path a line; or `-`, paths on `stdin`, one a line. Paths in a list are relative to
-    where the user stands or else to the list; empty lines and those that begin with `#` are left
-    out.
+    any depth); a video (every `every`-th frame from the first); a camera, "camera:0", or the
+    address of a stream, "rtsp://..." or "http://...", as long as it lasts; a list, `@FILE` or
+    `FILE.txt`, with a path a line; or `-`, paths on `stdin`, one a line. Paths in a list are
+    relative to where the user stands or else to the list; empty lines and those that begin with
+    `#` are left out.
 
-    All sources but stdin are looked up before this returns. Raises UsageError for one that does
-    not exist, and DetkitError for a folder, glob or list without images. A path in a list or on
-    stdin that cannot be read raises only when its pixels are asked for.
+    All sources but stdin and streams are looked up before this returns. Raises UsageError for one
+    that does not exist, and DetkitError for a folder, glob or list without images. A path in a
+    list or on stdin that cannot be read raises only when its pixels are asked for, a stream that
+    does not open raises DetkitError when its turn has come.
 
     When all are found, a line of the log says of folders and globs how many files of which kinds
     were left out, and one each of files with several frames, and with 16 bits of which the upper
@@ -104,7 +113,9 @@ def find_images(
     if every < 1:
         raise UsageError(f"--every {every}: must be at least 1")
     if not sources:
-        raise UsageError("no images named; give files, folders, globs, videos, or - for stdin")
+        raise UsageError(
+            "no images named; give files, folders, globs, videos, streams, or - for stdin"
+        )
     if sources.count("-") > 1:
         raise UsageError("- is given twice; stdin can be read once")
     if "-" in sources and stdin is None:
@@ -118,7 +129,7 @@ def count_images(sources: Sequence[str]) -> int | None:
     """Return how many images the sources hold; None when stdin or a video is among them."""
     count = 0
     for source in sources:
-        if source == "-":
+        if source == "-" or is_live(source):
             return None
         for name in _names(source):
             if suffix_of(name) in VIDEO_SUFFIXES:
@@ -134,10 +145,13 @@ def _images_of_all(
     left_out: list[str] = []
     unused = UnusedContent()
     for source in sources:
+        if is_live(source):
+            yield from map(ImageSource.of_frame, frames_of_stream(source, every))
+            continue
         names = _lines(stdin) if source == "-" and stdin is not None else _names(source, left_out)
         for name in names:
             if suffix_of(name) in VIDEO_SUFFIXES:
-                yield from _frames(name, every)
+                yield from map(ImageSource.of_frame, frames_of_file(name, every))
             else:
                 unused.add(Path(name))
                 yield ImageSource.of_file(name)
@@ -151,7 +165,7 @@ def _images_of_all(
 
 def _check(source: str) -> None:
     """Raise DetkitError when a source does not exist or holds no image."""
-    if source == "-" or next(_names(source), None) is not None:
+    if source == "-" or is_live(source) or next(_names(source), None) is not None:
         return
     if Path(source).is_dir():
         left_out: list[str] = []
@@ -163,6 +177,11 @@ def _check(source: str) -> None:
     if glob.has_magic(source):
         raise DetkitError(f"{source}: no image or video matches")
     raise DetkitError(f"{source}: no such file or folder")
+
+
+def is_live(source: str) -> bool:
+    """Return whether a source is a camera or an address and no file that is called so."""
+    return is_stream(source) and not Path(source).exists()
 
 
 def _names(source: str, left_out: list[str] | None = None) -> Iterator[str]:
@@ -271,38 +290,3 @@ def _stripped(lines: Iterable[str], origin: str) -> Iterator[str]:
             )
         if name and not name.startswith("#"):
             yield name
-
-
-def _frames(name: str, every: int) -> Iterator[ImageSource]:
-    """Yield every `every`-th frame of a video, from the first; one unreadable image if none."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", QUIET)
-    import cv2
-
-    if not Path(name).is_file():
-        yield ImageSource.unreadable(name, "no such video file")
-        return
-    video = cv2.VideoCapture(name)
-    try:
-        number = 0
-        while video.grab():
-            if number % every == 0:
-                decoded, frame = video.retrieve()
-                label = f"{name}#{number:05d}"
-                if decoded:
-                    pixels = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-                    yield ImageSource.of_pixels(label, pixels)
-                else:
-                    yield ImageSource.unreadable(label, "the frame cannot be decoded")
-            number += 1
-        if number == 0:
-            yield ImageSource.unreadable(name, "not a video that can be read here")
-        stated = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        if 0 < number < WHOLE * stated:
-            logger.warning(
-                "%s: ends after %d of the %d frames that its header states; cut off?",
-                name,
-                number,
-                stated,
-            )
-    finally:
-        video.release()

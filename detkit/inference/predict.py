@@ -379,6 +379,7 @@ def _prediction(
             scores=np.zeros(0, np.float32),
             boxes=np.zeros((0, 4), np.float32),
             error=image.error,
+            seconds=image.time,
         )
         return Prediction(error, {}, None)
     height, width = image.size
@@ -386,6 +387,6 @@ def _prediction(
     for head, found in by_head.items():
         keep = found.scores >= np.array(looking.limits, np.float32)[found.labels]
         kept = Detections(found.boxes[keep], found.scores[keep], found.labels[keep], found.image_id)
-        names = looking.detector.class_names
-        predictions[head] = from_detections(kept, names, image.name, width, height)
+        named = from_detections(kept, looking.detector.class_names, image.name, width, height)
+        predictions[head] = dataclasses.replace(named, seconds=image.time)
     return Prediction(predictions[looking.detector.heads[0]], predictions, image.pixels)

@@ -25,6 +25,7 @@ from detkit.structures import FloatArray
 
 # A source that is silent this long is a slow pipe: what has come is not kept waiting for more.
 PATIENCE_SECONDS = 0.2
+LINGER_SECONDS = 0.5  # how long the end waits for a source that it cannot wake
 MAX_THREADS = 8
 # An image of more takes the place of several in memory: with each, of 12 million pixels are most.
 PIXELS_A_SLOT = 16_000_000
@@ -53,6 +54,7 @@ class ReadImage(Generic[BatchT]):
     batch: BatchT | None  # of the first view; others are prepared when it is their turn
     error: str | None
     seconds: dict[str, float]  # by stage
+    time: float | None = None  # of a video's frame: seconds from the beginning
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,9 +97,10 @@ class ReadAndPrepare(Generic[BatchT]):
             image: ReadImage[BatchT] = ReadImage(source.name, pixels, views, None, None, seconds)
             batch, spent = self.prepared(image, views[0])
         except DetkitError as error:
-            return ReadImage(source.name, None, (), None, _reason(error, source.name), seconds)
+            reason = _reason(error, source.name)
+            return ReadImage(source.name, None, (), None, reason, seconds, source.seconds)
         image.add(spent)
-        return replace(image, batch=batch)
+        return replace(image, batch=batch, time=source.seconds)
 
     def _read(self, source: ImageSource) -> NDArray[np.uint8] | Strips:
         """Return a source's pixels, C-contiguous and writable where they are an array."""
@@ -191,8 +194,8 @@ class ImageReader(Generic[BatchT]):
         self._stopped.set()
         self._slots.release(self._most_slots)
         self._pool.shutdown(cancel_futures=True)
-        if not self._waiting_for_source:
-            self._feeder.join()
+        # A camera's next frame comes soon, a line on stdin perhaps never.
+        self._feeder.join(LINGER_SECONDS if self._waiting_for_source else None)
 
     def _feed(self) -> None:
         """Hand the images to the pool: the feeding thread's work."""

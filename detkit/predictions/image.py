@@ -23,6 +23,7 @@ class ImagePredictions:
     boxes: FloatArray  # (N, 4) own pixels
     error: str | None = None  # the image could not be read, and why
     normalised: bool = False  # boxes are shares of a width and height the file does not state
+    seconds: float | None = None  # of a video's frame: its time from the beginning
 
     def of_classes(self, class_names: Collection[str]) -> ImagePredictions:
         """Return the same without the detections of other classes."""

@@ -25,10 +25,13 @@ COCO_FILE_NAME = re.compile(r"(?:COCO_(?:train|val|test)2014_|COCO_test2015_)?(\
 
 def to_json(predictions: ImagePredictions) -> dict[str, Any]:
     """Return one image's object of the `jsonl` and `json` formats."""
+    named: dict[str, Any] = {"image": predictions.image}
+    if predictions.seconds is not None:
+        named["seconds"] = predictions.seconds
     if predictions.error is not None:
-        return {"image": predictions.image, "error": predictions.error}
+        return {**named, "error": predictions.error}
     return {
-        "image": predictions.image,
+        **named,
         "width": predictions.width,
         "height": predictions.height,
         "detections": [
