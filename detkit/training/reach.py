@@ -19,6 +19,7 @@ from torch import Tensor
 from detkit.detector import Detector
 from detkit.geometry.boxes import area
 from detkit.structures import FloatArray, Truth
+from detkit.text import agreed, counted
 from detkit.training.tile_plan import cost_in_words
 from detkit.transforms.preparation import scale_between
 
@@ -98,9 +99,9 @@ def reach_in_words(reach: Reach) -> str:
     if not advice and reach.share >= WORTH_ADVICE:
         advice = "no usual --set or --tile brings most of them within it"
     return (
-        f"{reach.num_unreached} of {reach.num_objects} objects ({reach.share:.1%}) are hardly "
-        f"within reach of {reach.model}, which sees them {reach.median_side:.2g} px large "
-        f"(median): they are {reach.rule}{'; ' * bool(advice)}{advice}"
+        f"{reach.num_unreached} of {counted(reach.num_objects, 'object')} ({reach.share:.1%}) "
+        f"{agreed(reach.num_unreached, 'is', 'are')} hardly within reach of {reach.model}, which "
+        f"sees them {reach.median_side:.2g} px large (median): they are {reach.rule}{'; ' * bool(advice)}{advice}"
     )
 
 
