@@ -170,7 +170,7 @@ def test_the_best_box_is_drawn_on_top() -> None:
 
 
 def test_as_many_labels_as_boxes_are_demanded() -> None:
-    with pytest.raises(ValueError, match="2 labels, 1 boxes"):
+    with pytest.raises(ValueError, match="2 labels, 1 box:"):
         draw(grey(), ["car", "dog"], [[0, 0, 9, 9]], None, class_names=NAMES)
 
 

@@ -121,7 +121,9 @@ def test_a_heic_is_read_where_its_package_is_installed(tmp_path: Path) -> None:
 def test_a_heic_without_its_package_is_one_line_that_names_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(HEIC)
     for read in (read_image, image_size):
-        with pytest.raises(DetkitError, match=f"{name}: HEIF images need pillow-heif: pip install"):
+        with pytest.raises(
+            DetkitError, match=f"{name}: an image of HEIF needs pillow-heif: pip install"
+        ):
             read(tmp_path / name)
 
 

@@ -36,7 +36,7 @@ def test_norms_are_frozen_for_pretrained_weights_and_small_batches_and_that_is_s
     assert norm.running_mean.abs().sum() == 0
     assert norm.num_batches_tracked == 0
     assert norm.weight.detach().std() > 0  # scale and shift do train
-    assert any("1 batch norms of the backbone are frozen" in note for note in steps[0].notes)
+    assert any("1 batch norm of the backbone is frozen" in note for note in steps[0].notes)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_weights_of_another_program_are_not_a_model(tmp_path: Path) -> None:
     [
         ({"format": 99}, "in a format this detkit .* does not know; update detkit"),
         ({"backend": "yolov9"}, "made by the backend 'yolov9', which is not here .*--plugin"),
-        ({"class_names": ["car"]}, "do not fit toy with 1 classes: size mismatch"),
+        ({"class_names": ["car"]}, "do not fit toy with 1 class: size mismatch"),
         ({"class_names": "car"}, "its header is broken"),
         ({"class_names": None}, "its header is broken"),
         ({"class_names": ["car", "car"]}, "the class 'car' is named twice"),

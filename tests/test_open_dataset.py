@@ -13,7 +13,7 @@ from detkit.data import open_dataset
 from detkit.data.paths import split_in_stem, split_name
 from detkit.data.records import ImageRecord
 from detkit.data.splits import cut, divide, training_splits
-from detkit.errors import DetkitError, UsageError
+from detkit.errors import DetkitError, ExitCode, UsageError
 
 
 def labelled(root, names, split=None, thing="car"):
@@ -288,10 +288,16 @@ def test_val_may_be_the_training_images_when_that_is_asked_for(tmp_path):
     assert "validating on the training images" in notes[0]
 
 
-@pytest.mark.parametrize("val", ["tets", "1.5", 0, "0", 1.0, "nan", "no/such/folder"])
+@pytest.mark.parametrize("val", ["tets", "1.5", 0, "0", 1.0, "nan"])
 def test_a_val_that_means_nothing_is_a_usage_error(tmp_path, val):
     with pytest.raises(UsageError):
         training_splits(open_dataset(labelled(tmp_path, "abc")), val, 0)
+
+
+def test_a_folder_for_val_that_is_not_there_is_bad_input(tmp_path):
+    with pytest.raises(DetkitError, match="--val no/such/folder: neither") as caught:
+        training_splits(open_dataset(labelled(tmp_path, "abc")), "no/such/folder", 0)
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
 def test_one_image_is_trained_on_and_nothing_is_kept(tmp_path):

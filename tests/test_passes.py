@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +11,14 @@ import pytest
 import torch
 from runs import assert_same_run, metrics, run, stop_after
 from torch import Tensor
-from toy import RECIPE, Toy, scores_of, write_images
+from toy import CLASSES, RECIPE, Toy, scores_of, write_images
 
 from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Stage
 from detkit.errors import DetkitError
 from detkit.structures import Batch
-from detkit.training import passes
+from detkit.training import dataset, passes
 from detkit.training.dataset import TrainingDataset
 
 
@@ -28,9 +28,14 @@ class Counting(Toy):
     counted: Tensor
     seen: list[str]
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: DetectorConfig | None = None,
+        class_names: Sequence[str] = CLASSES,
+        seed: int = 0,
+    ) -> None:
         torch.manual_seed(seed)
-        super().__init__(DetectorConfig(), ("car", "dog"))
+        super().__init__(config or DetectorConfig(), class_names)
         self.register_buffer("counted", torch.zeros(1))
         self.seen = []
         self.fit_cost = 0.0
@@ -168,8 +173,9 @@ def test_an_unreadable_image_ends_a_pass_with_its_name(
 
 
 def test_a_pass_that_an_image_ended_is_made_anew_once_that_is_mended(
-    tmp_path: Path, records: list[ImageRecord]
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dataset, "CACHE_SHARE", -1.0)  # none stays in memory
     whole = Counting()
     list(run(records, tmp_path / "whole", toy=whole))
     image = records[3].path.read_bytes()

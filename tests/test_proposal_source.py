@@ -14,7 +14,7 @@ import torch
 from given_boxes import RECIPE, GivenBoxes, GivenBoxesConfig
 from numpy.typing import NDArray
 from runs import assert_same, stop_after
-from toy import CLASSES, make_toy, write_images
+from toy import CLASSES, FixedSize, make_toy, write_images
 
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
@@ -32,7 +32,7 @@ from detkit.proposals.source import (
     source_for,
 )
 from detkit.structures import Proposals
-from detkit.training.dataset import TrainingDataset
+from detkit.training.dataset import KeptSize, TrainingDataset
 from detkit.training.options import RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.train import train
@@ -115,11 +115,11 @@ def test_samples_have_the_proposals_of_their_image_in_its_decoded_pixels(
     records: list[ImageRecord], asked: list[tuple[str, int]]
 ) -> None:
     source = ComputedProposals(Proposer("edge-boxes"), ProposalCache())
-    plain = TrainingDataset(records, CLASSES, 0, source)
+    plain = TrainingDataset(records, CLASSES, proposals=source)
     found = plain[0].proposals  # without filling, as it is asked for
     assert found is not None and found.dtype == torch.float32
     np.testing.assert_array_equal(found.numpy(), RANKED)
-    shrunk = TrainingDataset(records, CLASSES, 24, source)
+    shrunk = TrainingDataset(records, CLASSES, KeptSize(FixedSize(), most=24), source)
     assert "3 proposals an image" in shrunk.fill_proposals()
     halved = shrunk[1]
     assert halved.image.shape == (3, 20, 24) and halved.proposals is not None

@@ -186,7 +186,7 @@ def test_a_line_of_image_and_boxes_alone_is_enough_and_scores_rank_it(tmp_path: 
         ('{"image": "b", "boxes": [[5, 2, 3, 4]]}', r"box 1 \(5, 2, 3, 4\) encloses nothing"),
         (
             '{"image": "b", "boxes": [[1, 2, 3, 4]], "scores": []}',
-            r"expected one for each of the 1",
+            r"expected one for each box, 1",
         ),
     ],
 )

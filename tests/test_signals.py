@@ -31,6 +31,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.model_file import model_info
 from detkit.structures import Scores
+from detkit.training import dataset
 from detkit.training.resume import load_resume
 
 
@@ -90,8 +91,9 @@ def test_stopping_says_how_to_go_on_and_has_exit_code_130(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_vanishes_on_the_way_costs_nothing_that_was_learnt(
-    tmp_path: Path, records: list[ImageRecord], workers: int
+    tmp_path: Path, records: list[ImageRecord], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dataset, "CACHE_SHARE", -1.0)  # none stays in memory
     list(run(records, tmp_path / "whole"))
     before = {record.path: record.path.read_bytes() for record in records}
     steps = run(records, tmp_path / "run", num_workers=workers)

@@ -114,7 +114,6 @@ MANY = {
     "{samples} bootstrap samples",
     "{empty} without objects",
     "{form.name.upper()} labels",  # no number at all
-    "{kind} images",
 }
 NOUNS = "image|object|box|label|class|detection|argument|model|split|field|value|cell|tensor"
 NOUNS += "|tile|sample"

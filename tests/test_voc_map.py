@@ -347,7 +347,7 @@ def test_a_score_that_is_not_finite_is_an_error_that_names_the_image():
 
 
 def test_unequal_lengths_and_unknown_labels_are_refused():
-    with pytest.raises(ValueError, match="1 detections for 2 images"):
+    with pytest.raises(ValueError, match="detections of 1 image for truth of 2"):
         voc_map([found()], [truth(), truth()], ["a"])
     with pytest.raises(ValueError, match="label"):
         voc_map([found((0.9, square(0), 1))], [truth()], ["a"])

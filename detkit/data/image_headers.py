@@ -117,7 +117,7 @@ def _plugged_in(data: bytes) -> tuple[str, ...]:
         return ()
     if not is_plugged_in(kind):
         package = _PLUGINS[kind]
-        raise UnreadableImage(f"{kind} images need {package}: pip install {package}")
+        raise UnreadableImage(f"an image of {kind} needs {package}: pip install {package}")
     return (kind,)
 
 

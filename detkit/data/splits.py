@@ -165,11 +165,17 @@ def _cut_note(fraction: float, val: Records, seed: int, name: str) -> str:
     return f"{why}: {share} kept for validation, seed {seed}"
 
 
+def _is_number(word: str) -> bool:
+    """Return whether a word is a number, though "1.5" has the looks of a suffix."""
+    return word.replace(".", "", 1).isdecimal()
+
+
 def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]]:
     """Return the validation images of another labelled folder, and notes on it."""
     if not path.exists():
         named = ", ".join(dataset.splits)
-        kind = DetkitError if looks_like_a_path(str(path)) else UsageError
+        is_path = looks_like_a_path(str(path)) and not _is_number(str(path))
+        kind = DetkitError if is_path else UsageError
         raise kind(
             f"--val {path}: neither a split of {dataset.root} (it has {named}), nor a share "
             "like 0.2, nor a labelled folder"

@@ -16,16 +16,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from detkit.config import Recipe
-from detkit.detector import Detector
+from detkit.detector import Detector, leaves_no_map, too_few_pixels
 from detkit.errors import DetkitError, is_out_of_memory
 from detkit.networks.precision import memory_format
 from detkit.structures import Batch
 from detkit.text import agreed, counted
 from detkit.training.ema import EMA
 
-# What torch says of a map that a pooling or a convolution would leave without a place, and of one
-# value where batch norm needs two.
-TOO_SMALL = ("Output size is too small", "Kernel size can't be greater than actual input size")
+# What torch says where batch norm, which needs two, gets one.
 ONE_VALUE = "Expected more than 1 value per channel"
 SMALL_BATCH = 16  # images a device: with fewer, batch norm's statistics are too noisy to learn
 
@@ -78,11 +76,8 @@ class Learner:
                     f"{self.detector.name}: its losses do not reach every parameter, which "
                     "several devices need; freeze the others with requires_grad_(False)"
                 ) from error
-            if any(words in str(error) for words in TOO_SMALL):
-                raise DetkitError(
-                    f"{self.detector.name}: {_size_of(batch)} pixels are too few for this network, "
-                    "of which a map has no place left; raise --set size="
-                ) from error
+            if leaves_no_map(error):
+                raise DetkitError(too_few_pixels(self.detector.name, _size_of(batch))) from error
             if ONE_VALUE in str(error):
                 raise DetkitError(
                     f"{self.detector.name}: of {counted(len(batch), 'image')} at once, "

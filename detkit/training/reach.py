@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.detector import Detector
+from detkit.detector import Detector, leaves_no_map, too_few_pixels
+from detkit.errors import DetkitError
 from detkit.geometry.boxes import area
 from detkit.structures import FloatArray, Truth
 from detkit.text import agreed, counted
@@ -69,11 +70,18 @@ class Reach:
 def find_reach(detector: Detector, labelled: Iterable[Labelled]) -> Reach:
     """Return how many of the objects the detector reaches, and what would let it reach more.
 
-    Boxes that are not finite or have no area do not count.
+    Boxes that are not finite or have no area do not count. Raises DetkitError when the network's
+    image is too small for it.
     """
     images = [one for one in map(_sound, labelled) if len(one[0].boxes)]
     twin = detector.weightless()
-    reached, sides = _judge(twin, images)
+    try:
+        reached, sides = _judge(twin, images)
+    except RuntimeError as error:
+        if not leaves_no_map(error):
+            raise
+        height, width = twin.network_size()(*images[0][1])
+        raise DetkitError(too_few_pixels(twin.name, f"{width} x {height}")) from error
     missed = sides[~reached]
     reach = Reach(
         detector.name,
@@ -101,7 +109,8 @@ def reach_in_words(reach: Reach) -> str:
     return (
         f"{reach.num_unreached} of {counted(reach.num_objects, 'object')} ({reach.share:.1%}) "
         f"{agreed(reach.num_unreached, 'is', 'are')} hardly within reach of {reach.model}, which "
-        f"sees them {reach.median_side:.2g} px large (median): they are {reach.rule}{'; ' * bool(advice)}{advice}"
+        f"sees them {reach.median_side:.2g} px large (median): they are "
+        f"{reach.rule}{'; ' * bool(advice)}{advice}"
     )
 
 
