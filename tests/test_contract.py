@@ -29,7 +29,7 @@ from detkit.structures import Batch, Sample
 EXAMPLE = Path(__file__).parents[1] / "examples" / "custom_backend.py"
 NAMES = [*backend_names(), add_plugin(str(EXAMPLE))]
 CLASSES = ("dark", "light")
-LEARNT = 160  # steps until four images are learnt by heart; 100 are too few on some processors
+LEARNT = 130  # steps until two images are learnt by heart; 100 are too few for some draws
 
 
 @pytest.fixture(params=sorted(set(NAMES)))
@@ -328,13 +328,13 @@ def require_found(detector: Detector, batch: Batch, samples: list[Sample]) -> No
             assert overlap.max(initial=0.0) > 0.7
 
 
-def test_four_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
+def test_two_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
     backend: type[Detector],
 ) -> None:
     # Penalties are there to keep a fit from learning by heart; a narrow head takes half the time.
     narrow = {"head_width": 128, "rois_per_image": 32}
     detector = make(backend, svm_c=1.0, ridge_penalty=0.1, **narrow).train()
-    samples = [sample(i) for i in range(4)]
+    samples = [sample(i) for i in range(2)]
     batch = detector.prepare(samples)
     optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3)
     # Down to nothing: at a constant rate the last steps decide, and processors round them apart.

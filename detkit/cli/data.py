@@ -394,9 +394,9 @@ def _out_of_reach(console: Console, reach: Reach) -> list[Finding]:
     if reach.num_unreached:
         return [Finding("warning", "out-of-reach", reach_in_words(reach))]
     if reach.num_objects:
-        console.note(
-            f"all of {counted(reach.num_objects, 'object')} are within reach of {reach.model}"
-        )
+        are = agreed(reach.num_objects, "is", "are")
+        objects = counted(reach.num_objects, "object")
+        console.note(f"all of {objects} {are} within reach of {reach.model}")
     else:
         console.note(f"no object in an image of a known size to hold against {reach.model}")
     return []

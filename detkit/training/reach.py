@@ -20,7 +20,7 @@ from detkit.detector import Detector, leaves_no_map, too_few_pixels
 from detkit.errors import DetkitError
 from detkit.geometry.boxes import area
 from detkit.structures import FloatArray, Truth
-from detkit.text import counted
+from detkit.text import agreed, counted
 from detkit.training.tile_plan import cost_in_words
 from detkit.transforms.preparation import scale_between
 
@@ -115,11 +115,11 @@ def reach_in_words(reach: Reach) -> str:
     advice = ", or ".join(one.in_words() for one in reach.advice)
     if not advice and reach.share >= WORTH_ADVICE:
         advice = "no usual --set or --tile brings most of them within it"
-    objects = counted(reach.num_objects, "object")
     return (
-        f"{reach.num_unreached} of {objects} ({reach.share:.1%}) are hardly "
-        f"within reach of {reach.model}, which sees them {reach.median_side:.2g} px large "
-        f"(median): they are {reach.rule}{'; ' * bool(advice)}{advice}"
+        f"{reach.num_unreached} of {counted(reach.num_objects, 'object')} ({reach.share:.1%}) "
+        f"{agreed(reach.num_unreached, 'is', 'are')} hardly within reach of {reach.model}, which "
+        f"sees them {reach.median_side:.2g} px large (median): they are "
+        f"{reach.rule}{'; ' * bool(advice)}{advice}"
     )
 
 
