@@ -16,6 +16,7 @@ from test_contract import sample
 from torch import Tensor, nn
 from toy import CLASSES, photo_like, write_images
 
+from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Published
 from detkit.detectors.fast_rcnn import RegionConfig
 from detkit.detectors.faster_rcnn import _TORCHVISION, FasterRCNN, FasterRCNNConfig
@@ -422,28 +423,36 @@ def test_what_later_steps_need_survives_a_resume() -> None:
     assert not changed(middle, second)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 6, 7])  # in the middle and at the end of steps
-def test_alternating_training_stopped_anywhere_ends_with_the_same_bits(
-    tmp_path: Path, stop: int
-) -> None:
-    records = write_images(tmp_path / "images")
+def alternating(records: list[ImageRecord], run_dir: Path, **options: Any) -> Iterator[Step]:
+    """Return the steps of an alternating training: two in each of its four."""
+    torch.manual_seed(0)
     recipe = dataclasses.replace(
-        FasterRCNN.short_recipe, batch_size=2, max_steps=12, augmentation="none"
+        FasterRCNN.short_recipe, batch_size=2, max_steps=8, augmentation="none"
     )
+    config = dataclasses.replace(TINY, size=48, training="alternating")
+    return run(records, run_dir, toy=FasterRCNN(config, CLASSES), recipe=recipe, **options)
 
-    def begin(run_dir: Path, **options: Any) -> Iterator[Step]:
-        torch.manual_seed(0)
-        config = dataclasses.replace(TINY, size=48, training="alternating")
-        return run(records, run_dir, toy=FasterRCNN(config, CLASSES), recipe=recipe, **options)
 
-    whole = list(begin(tmp_path / "whole"))
-    assert [step.stage for step in whole] == (
-        ["step 1: rpn"] * 3 + ["step 2: fast-rcnn"] * 3 + ["step 3: rpn"] * 3
-    ) + ["step 4: fast-rcnn"] * 3
-    stop_after(begin(tmp_path / "parts"), stop)
-    rest = list(begin(tmp_path / "parts", resume=True))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ImageRecord], Path, list[Step]]:
+    """Images, and a run on them that nothing stopped, with its steps."""
+    folder = tmp_path_factory.mktemp("alternating")
+    records = write_images(folder / "images")
+    return records, folder / "whole", list(alternating(records, folder / "whole"))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 6])  # in the middle and at the end of steps
+def test_alternating_training_stopped_anywhere_ends_with_the_same_bits(
+    whole: tuple[list[ImageRecord], Path, list[Step]], tmp_path: Path, stop: int
+) -> None:
+    records, folder, steps = whole
+    assert [step.stage for step in steps] == (
+        ["step 1: rpn"] * 2 + ["step 2: fast-rcnn"] * 2 + ["step 3: rpn"] * 2
+    ) + ["step 4: fast-rcnn"] * 2
+    stop_after(alternating(records, tmp_path / "parts"), stop)
+    rest = list(alternating(records, tmp_path / "parts", resume=True))
     assert rest[0].step == stop + 1
-    one, other = (load_model(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
+    one, other = (load_model(at / "last.safetensors") for at in (folder, tmp_path / "parts"))
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
 
