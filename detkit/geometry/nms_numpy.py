@@ -63,7 +63,7 @@ def nms(boxes: FloatArray, iou_thresh: float) -> IntArray:
         best, remaining = remaining[0], remaining[1:]
         kept.append(best)
         # In float64, as torchvision compares: an IoU of .3 in float32 is above .3.
-        overlap = iou_of_one(boxes[best], boxes[remaining]).astype(np.float64)
+        overlap = iou(boxes[best], boxes[remaining]).astype(np.float64)
         remaining = remaining[~(overlap > iou_thresh)]
     return np.array(kept, np.int64)
 
@@ -83,18 +83,31 @@ def soft_nms(
         best = remaining[place]
         kept.append(best)
         remaining = np.delete(remaining, place)
-        overlap = iou_of_one(boxes[best], boxes[remaining])
+        overlap = iou(boxes[best], boxes[remaining])
         scores[remaining] *= np.exp(-(overlap**2) / np.float32(sigma))
         remaining = remaining[scores[remaining] >= np.float32(score_thresh)]
     indices = np.array(kept, np.int64)
     return indices, scores[indices]
 
 
-def iou_of_one(box: FloatArray, boxes: FloatArray) -> FloatArray:
-    """Return the (N,) intersections over union of a (4,) box with (N, 4); 0 of two without area."""
-    x1, y1, x2, y2 = boxes.T  # column by column: many times faster than along rows of two
-    width = np.minimum(box[2], x2) - np.maximum(box[0], x1)
-    height = np.minimum(box[3], y2) - np.maximum(box[1], y1)
-    inter = np.maximum(width, 0) * np.maximum(height, 0)
-    union = (box[2] - box[0]) * (box[3] - box[1]) + (x2 - x1) * (y2 - y1) - inter
-    return np.asarray(np.divide(inter, union, out=np.zeros_like(union), where=union > 0))
+def over_smaller(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the intersections (...) of (..., 4) boxes, over the smaller of both areas."""
+    inter, areas, other_areas = _areas(boxes, others)
+    smaller = np.minimum(areas, other_areas)
+    return np.asarray(np.divide(inter, smaller, out=np.zeros_like(inter), where=smaller > 0))
+
+
+def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the intersections (...) of (..., 4) boxes, over their union."""
+    inter, areas, other_areas = _areas(boxes, others)
+    union = areas + other_areas - inter
+    return np.asarray(np.divide(inter, union, out=np.zeros_like(inter), where=union > 0))
+
+
+def _areas(boxes: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the intersections (...) of (..., 4) boxes, and the areas of both."""
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+    u1, v1, u2, v2 = np.moveaxis(others, -1, 0)
+    inter = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0)
+    inter = inter * np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
+    return inter, (x2 - x1) * (y2 - y1), (u2 - u1) * (v2 - v1)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from detkit.geometry.nms_numpy import iou, over_smaller
 from detkit.structures import BoolArray, FloatArray, IntArray
 
 CUT_MARGIN = 0.01  # of a tile's side: how near a border a cut object's box ends
@@ -181,26 +182,3 @@ def _pairs(
         rows, columns = np.nonzero(overlaps.astype(np.float64) >= least)
         found.append((mine[rows], near[columns]))
     return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
-
-
-def over_smaller(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Return the intersections (...) of (..., 4) boxes, over the smaller of both areas."""
-    inter, areas, other_areas = _areas(boxes, others)
-    smaller = np.minimum(areas, other_areas)
-    return np.asarray(np.divide(inter, smaller, out=np.zeros_like(inter), where=smaller > 0))
-
-
-def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Return the intersections (...) of (..., 4) boxes, over their union."""
-    inter, areas, other_areas = _areas(boxes, others)
-    union = areas + other_areas - inter
-    return np.asarray(np.divide(inter, union, out=np.zeros_like(inter), where=union > 0))
-
-
-def _areas(boxes: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the intersections (...) of (..., 4) boxes, and the areas of both."""
-    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
-    u1, v1, u2, v2 = np.moveaxis(others, -1, 0)
-    inter = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0)
-    inter = inter * np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
-    return inter, (x2 - x1) * (y2 - y1), (u2 - u1) * (v2 - v1)
