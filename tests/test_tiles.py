@@ -133,6 +133,21 @@ def test_a_part_that_a_whole_box_covers_by_less_than_half_stays() -> None:
     assert found == [([30, 0, 100, 50], 0.9, 0), ([0, 0, 50, 50], 0.6, 0)]
 
 
+def test_a_cut_box_is_not_explained_by_one_with_a_fraction_of_its_score() -> None:
+    part, noise = ((60, 0, 100, 50), 0.9, 0, 2, True), ((0, 0, 100, 50), 0.44, 0, 1, False)
+    assert together(part, noise) == [([60, 0, 100, 50], 0.9, 0), ([0, 0, 100, 50], 0.44, 0)]
+    far = ((80, 11, 115, 31), 0.2, 0, 2, True)
+    assert len(together(((50, 10, 100, 30), 0.7, 0, 1, True), far)) == 2
+
+
+def test_a_cut_box_of_an_object_that_ends_at_the_border_meets_its_like_by_nms() -> None:
+    # Of nearly the same extent (IoU .9): the object does not go on beyond the border.
+    assert together(
+        ((0, 0, 90, 50), 0.6, 0, 1, False),
+        ((0, 0, 100, 50), 0.9, 0, 2, True),
+    ) == [([0, 0, 100, 50], 0.9, 0)]
+
+
 def test_parts_of_two_tiles_become_the_box_around_them_with_the_better_score() -> None:
     # The tiles share 20 pixels, all of them in both parts: 20 of the smaller 35.
     assert together(

@@ -17,6 +17,12 @@ from detkit.structures import BoolArray, FloatArray, IntArray
 
 CUT_MARGIN = 0.01  # of a tile's side: how near a border a cut object's box ends
 CUT_OVERLAP = 0.5  # SAHI's default for postprocessing: intersection over the smaller area
+# Ours: the least share of a box's score that another has which explains it. Detectors give dozens
+# of boxes with scores of some hundredths, one of which lies around anything.
+CREDIBLE = 0.5
+BEYOND = (
+    0.15  # ours: of a whole box's side; one that reaches no farther beyond is of the same extent
+)
 
 
 def tile_windows(height: int, width: int, side: int, overlap: float) -> IntArray:
@@ -83,9 +89,12 @@ def merge(
     (N,) which end at its border. Class by class:
 
     1. Whole boxes go through greedy NMS: one of an IoU above `nms_thresh` with a better goes.
-    2. A cut box that lies at least by half in a whole one is a part of it, and goes.
-    3. Cut boxes of different tiles that overlap by half of the smaller are parts of one object:
-       the box around them stands for them, with the best of their scores.
+    2. A cut box that lies at least by half in a whole one, of half its score and more, is a part of
+       it, and goes; unless the whole one hardly reaches beyond it: then the object does end at the
+       border, and both are its boxes.
+    3. Cut boxes of different tiles that overlap by half of the smaller, with no more than twice the
+       score of each other, are parts of one object: the box around them stands for them, with the
+       best of their scores.
     4. What is left goes through NMS together.
 
     A cut box that nothing explains stays as it is.
@@ -98,8 +107,11 @@ def merge(
         whole = rows[~cut[rows]]
         whole = whole[_nms(boxes[whole], tiles[whole], nms_thresh)]
         parts = rows[cut[rows]]
-        explained, _ = _pairs(boxes[parts], tiles[parts], boxes[whole], over_smaller, CUT_OVERLAP)
-        parts = np.delete(parts, np.unique(explained))
+        rows, of_whole = _pairs(boxes[parts], tiles[parts], boxes[whole], over_smaller, CUT_OVERLAP)
+        # A box of the same extent is no part: the better of the two stays, by NMS below.
+        is_part = _beyond(boxes[whole][of_whole], boxes[parts][rows]) > BEYOND
+        is_part &= scores[whole][of_whole] >= CREDIBLE * scores[parts][rows]
+        parts = np.delete(parts, np.unique(rows[is_part]))
         joined, joined_scores, homes = _joined(boxes[parts], scores[parts], tiles[parts])
         of_class = np.concatenate([boxes[whole], joined])
         class_scores = np.concatenate([scores[whole], joined_scores])
@@ -112,6 +124,16 @@ def merge(
     all_scores = np.concatenate(kept_scores)
     best = np.argsort(-all_scores, kind="stable")
     return np.concatenate(kept_boxes)[best], all_scores[best], np.concatenate(kept_labels)[best]
+
+
+def _beyond(boxes: FloatArray, parts: FloatArray) -> FloatArray:
+    """Return, (N,), how far each box reaches beyond its part, both (N, 4), at most on any side.
+
+    As a share of the box's own side.
+    """
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], np.float32(1e-6))
+    reach = np.maximum(parts[:, :2] - boxes[:, :2], boxes[:, 2:] - parts[:, 2:])
+    return np.asarray((reach / sides).max(axis=1, initial=-np.inf))
 
 
 def _nms(boxes: FloatArray, tiles: IntArray, iou_thresh: float) -> IntArray:
@@ -149,7 +171,7 @@ def _joined(
         for better, worse in np.unique(pairs, axis=0).tolist():
             if better == worse or not (alive[better] and alive[worse]):
                 continue
-            if seen_in[better] & seen_in[worse]:
+            if seen_in[better] & seen_in[worse] or scores[worse] < CREDIBLE * scores[better]:
                 continue
             boxes[better, :2] = np.minimum(boxes[better, :2], boxes[worse, :2])
             boxes[better, 2:] = np.maximum(boxes[better, 2:], boxes[worse, 2:])
