@@ -2,15 +2,16 @@
 
     python benchmarks/tiles_vs_sahi.py [--place DIR] [--images 6] [--turns 3] [--threads 1]
                                        [--tile 640] [--overlap .2] [--score .1] [--steps 130]
+                                       [--spare] [--precision 32-true|bf16-mixed]
 
 The images are drawn, 3000 x 2000 with objects of 14 to 24 px, and an SSD of 640 px is trained on
 small ones with such objects, in minutes. detkit looks at them by `predict(..., tile=640)`. SAHI's
 `get_sliced_prediction` has the same weights in torchvision's `SSD`: its resizing, default boxes,
 heads, decoding and NMS, on the maps of the same backbone. Both look at the whole image and at the
 same number of tiles, from the file to final boxes, on so many cores and threads; SAHI with its
-defaults (one slice a step, GREEDYNMM), and spared the gradients that it would keep. They take
-turns on all images, and the medians are compared; where other programs keep the cores busy, the
-seconds of work on them say more than the clock.
+defaults (one slice a step, GREEDYNMM, all that gradients need is kept; `--spare` spares it that).
+They take turns on all images, and the medians are compared; where other programs keep the cores
+busy, the seconds of work on them say more than the clock.
 
 SAHI lives in a virtual environment in DIR, which pip fills the first time with what this one
 lacks; `--place` keeps it, the images and the model for the next run.
@@ -201,7 +202,7 @@ def sahi_side(peer: nn.Module, names: Sequence[str], options: argparse.Namespace
     )
 
     def found(record: ImageRecord) -> ImagePredictions:
-        with torch.inference_mode():
+        with torch.inference_mode(options.spare):
             answer = get_sliced_prediction(
                 str(record.path),
                 model,
@@ -299,6 +300,8 @@ def main() -> None:
     parser.add_argument("--overlap", type=float, default=0.2)
     parser.add_argument("--score", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=130)
+    parser.add_argument("--spare", action="store_true", help="spare SAHI the gradients it keeps")
+    parser.add_argument("--precision", default="32-true", help="what detkit computes in")
     options = parser.parse_args()
     if options.place is None:
         with tempfile.TemporaryDirectory() as made:
@@ -322,6 +325,10 @@ def main() -> None:
     print(f"torchvision {torchvision.__version__} and detkit: {same:.1%} of a tile's boxes agree")
     if same < SAME:
         raise SystemExit("the two networks are not the same")
+    if options.precision != "32-true":
+        detector = detkit.open_model(
+            model, "cpu", precision=options.precision, threads=options.threads
+        )
     sides = {
         f"SAHI {sahi.__version__}": sahi_side(peer, names, options),
         f"detkit {detkit.__version__}": detkit_side(detector, options),
