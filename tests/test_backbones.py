@@ -85,6 +85,27 @@ def test_fc6_and_fc7_are_subsampled_as_in_the_paper() -> None:
     torch.testing.assert_close(fc7.weight[3, 9, 0, 0], state["classifier.3.weight"][12, 36])
 
 
+@pytest.mark.parametrize("name", ["vgg16-atrous", "vgg16-fc"])
+@pytest.mark.parametrize("classifier", ["absent", "nan"])  # nan: torchvision's IMAGENET1K_FEATURES
+def test_a_file_of_convolutions_alone_leaves_fc6_and_fc7_at_hes_scale(
+    name: str, classifier: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = torchvision.models.vgg16(weights=None)
+    state = peer.features.state_dict(prefix="features.")
+    if classifier == "nan":
+        tensors = peer.classifier.state_dict(prefix="classifier.")
+        state |= {key: torch.full_like(value, float("nan")) for key, value in tensors.items()}
+    backbone = backbones.build(name)
+    with caplog.at_level("INFO"):
+        backbone.load_classifier(state, "peer.pth")
+    assert caplog.messages == ["peer.pth holds no fc6 and fc7: they start from random weights"]
+    own = backbone.state_dict()
+    assert torch.equal(own["blocks.28.weight"], state["features.28.weight"])
+    fan_in = own["blocks.fc6.weight"][0].numel()
+    assert own["blocks.fc6.weight"].std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
+    assert not own["blocks.fc6.bias"].any()
+
+
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean mobilenet_v2"):
         backbones.build("mobilnet_v2")

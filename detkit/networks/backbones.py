@@ -7,6 +7,7 @@ B images, C_l channels and stride s_l of map l.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from detkit.errors import DetkitError, UsageError
 from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
 from detkit.text import agreed, counted, nearest_hint
+
+logger = logging.getLogger(__name__)
+CONNECTED = ("fc6", "fc7")  # blocks that a file of convolutions alone is without
 
 
 class Backbone(nn.Module):
@@ -83,7 +87,9 @@ class Backbone(nn.Module):
     def load_classifier(self, state: Mapping[str, Tensor], source: str) -> None:
         """Fill the blocks from a torchvision classifier's state dict (fp16 or fp32).
 
-        Raises DetkitError naming what is missing or of another shape.
+        A file of VGG16's or AlexNet's convolutions alone leaves fc6 and fc7 at He's random
+        values (He et al. 2015, sec. 2.2), and the log says so. Raises DetkitError naming what
+        else is missing or of another shape.
         """
         own = self.state_dict()
         new: dict[str, Tensor] = {}
@@ -91,11 +97,16 @@ class Backbone(nn.Module):
             target = self._rename(key)
             if target is None or target not in own:
                 continue
+            if _is_connected(target) and not bool(value.isfinite().any()):
+                continue  # torchvision's IMAGENET1K_FEATURES of VGG16 fills its classifier with nan
             if own[target].shape != value.shape:
                 value = _reduced(value, own[target].shape, source, key)
             new[target] = value.float() if value.is_floating_point() else value
         missing = [key for key in own if key not in new and not key.endswith("num_batches_tracked")]
-        if missing:
+        connected = [key for key in own if _is_connected(key)]
+        if new and missing == connected:
+            self._restart_connected(source)
+        elif missing:
             raise DetkitError(
                 f"{source}: not the weights of {self.name}: {counted(len(missing), 'tensor')} "
                 f"{agreed(len(missing), 'is', 'are')} missing, first {missing[0]}; "
@@ -106,6 +117,20 @@ class Backbone(nn.Module):
         means = [value for key, value in new.items() if key.endswith("running_mean")]
         # Norms folded into the convolutions are the identity: they must stay as they are.
         self.folded_norms = bool(means) and all(bool((mean == 0).all()) for mean in means)
+
+    def _restart_connected(self, source: str) -> None:
+        """Give fc6 and fc7 He's random values, and say which weights they are without."""
+        for name, layer in self.blocks.items():
+            if isinstance(layer, nn.Linear | nn.Conv2d) and name in CONNECTED:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        logger.info("%s holds no fc6 and fc7: they start from random weights", source)
+
+
+def _is_connected(key: str) -> bool:
+    """Return whether a tensor of a backbone is of its connected layers."""
+    return key.split(".")[1] in CONNECTED
 
 
 def _reduced(value: Tensor, shape: torch.Size, source: str, key: str) -> Tensor:
