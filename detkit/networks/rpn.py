@@ -84,7 +84,10 @@ class RPNConfig(DetectorConfig):
         "pixels of the image's own",
     )
     rpn_pre_nms_train: int | None = setting(
-        None, "none: 12000, released code; on a pyramid 2000 of each map (Detectron)", at_least=1
+        None,
+        "none: 12000, released code, and all in steps 2 and 4 of alternating training; on a "
+        "pyramid 2000 of each map (Detectron)",
+        at_least=1,
     )
     rpn_post_nms_train: int = setting(2000, "sec. 3.3: 2000 proposals", at_least=1)
     rpn_pre_nms_test: int | None = setting(
@@ -293,16 +296,20 @@ class RegionProposalNetwork(nn.Module):
         sizes: Sequence[tuple[int, int]],
         *,
         training: bool,
+        fixed: bool = False,
     ) -> list[Tensor]:
         """Return each image's proposals, (P, 4) network pixels, best first: sec. 3.3.
 
         The best anchors of each map, moved and cut at the image's border; then NMS, on a
-        pyramid of each map by itself; then the best of all. In `training` more are kept.
+        pyramid of each map by itself; then the best of all. In `training` more are kept; while
+        this network is `fixed`, in alternating training, all anchors of a single map enter NMS.
         """
         config = self.config
         before = config.rpn_pre_nms_train if training else config.rpn_pre_nms_test
         if before is None:
             single, pyramid = (12_000, 2000) if training else (6000, 1000)
+            if fixed:  # released code, `rpn_generate`: RPN_PRE_NMS_TOP_N = -1
+                single = max(logits.shape[1] for logits in scored.objectness)
             before = pyramid if self.has_pyramid else single
         after = config.rpn_post_nms_train if training else config.rpn_post_nms_test
         smallest = config.rpn_min_size
