@@ -229,7 +229,7 @@ class Recipe:
 
     def batch_in(self, stage: int) -> int:
         """Return the images a step in stage `stage`, counted from 0: at least one."""
-        share = self.stage_batches[stage] if self.stage_batches else 1.0
+        share = self.stage_batches[stage] if stage < len(self.stage_batches) else 1.0
         return max(1, round(self.batch_size * share))
 
     def validate(self) -> None:

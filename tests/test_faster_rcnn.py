@@ -642,10 +642,22 @@ def test_a_budget_divides_alternating_training_by_its_images() -> None:
     assert batches == [4, 8, 4, 8]
 
 
-def test_batches_of_another_number_of_steps_than_four_are_refused() -> None:
-    recipe = dataclasses.replace(FasterRCNN.alternating_recipe, stage_batches=(0.5, 1.0))
-    with pytest.raises(UsageError, match=r"stage_batches=0.5,1: .* four steps"):
-        make(training="alternating").stages(recipe)
+@pytest.mark.parametrize(
+    ("training", "shares", "words"),
+    [
+        ("alternating", (0.5, 1.0), "stage_batches=0.5,1: this training has 4 stages .* 4 shares"),
+        ("joint", (0.5,), r"stage_batches=0.5: this training has 1 stage .* give \(\)"),
+    ],
+)
+def test_batches_of_other_stages_than_there_are_are_refused(
+    tmp_path: Path, training: str, shares: tuple[float, ...], words: str
+) -> None:
+    recipe = dataclasses.replace(FasterRCNN.recipe, stage_batches=shares)
+    detector = FasterRCNN(dataclasses.replace(TINY, training=training), CLASSES)
+    records = write_images(tmp_path / "images")
+    with pytest.raises(UsageError, match=words):
+        next(run(records, tmp_path / "run", toy=detector, recipe=recipe))
+    assert not (tmp_path / "run").exists()
 
 
 def passes_of(module: nn.Module) -> list[int]:

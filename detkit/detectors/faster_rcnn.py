@@ -62,7 +62,6 @@ from detkit.detectors.fast_rcnn import (
     roi_losses,
     sample_rois,
 )
-from detkit.errors import UsageError
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.geometry.matching import best_overlaps_of_small
@@ -380,9 +379,6 @@ class FasterRCNN(RegionDetector):
         config = self.config
         if config.training == "joint":
             return [Stage("joint", recipe, partial(self._begin, 0))]
-        if len(recipe.stage_batches) not in (0, 4):
-            given = ",".join(f"{share:g}" for share in recipe.stage_batches)
-            raise UsageError(f"--set stage_batches={given}: alternating training has four steps")
         batches = [recipe.batch_in(number) for number in range(4)]
         steps = [share / batch for share, batch in zip(config.step_shares, batches)]
         # Else hardly an image is seen twice, and those that were would fill the memory.
