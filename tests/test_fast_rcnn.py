@@ -20,7 +20,7 @@ from detkit.detectors.fast_rcnn import (
 )
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import encode, iou
-from detkit.structures import Sample
+from detkit.structures import Candidates, Sample
 from detkit.transforms.preparation import shorter_side
 
 TINY = FastRCNNConfig(backbone="tiny", size=96)
@@ -301,6 +301,39 @@ def test_images_without_proposals_are_an_error_that_says_so() -> None:
     detector = FastRCNN(TINY, ["a"]).eval()
     with pytest.raises(DetkitError, match="no proposals"):
         detector.detect(detector.prepare([sample(None)]))
+
+
+def released_detections(
+    boxes: Tensor, scores: Tensor, nms_thresh: float
+) -> set[tuple[int, tuple[float, ...]]]:
+    """Return the (class, box) of Fast R-CNN's test: 100 of a class, then NMS, box by box."""
+    found = set()
+    for label in range(scores.shape[1]):
+        ranked = scores[:, label].argsort(descending=True)[:100].tolist()
+        kept: list[int] = []
+        for row in ranked:
+            mine = boxes[row, label][None]
+            if all(iou(mine, boxes[other, label][None]) <= nms_thresh for other in kept):
+                kept.append(row)
+        found |= {(label, tuple(boxes[row, label].tolist())) for row in kept}
+    return found
+
+
+def test_the_released_limit_of_a_class_is_a_setting() -> None:
+    torch.manual_seed(0)
+    corners = torch.rand(400, 2, 2) * 80
+    boxes = torch.cat([corners, corners + 4 + torch.rand(400, 2, 2) * 12], dim=2)
+    scores = torch.rand(400, 2) * 0.9 + 0.06
+    config = dataclasses.replace(TINY, pre_nms_top_k=100, max_detections=10**6)
+    detector = FastRCNN(config, ["a", "b"]).eval()
+    batch = detector.prepare([sample(corners[:1, 0].repeat(1, 2))])
+    (found,) = detector._all_selected(batch, [Candidates(boxes, scores)])
+    got = {(int(c), tuple(box)) for c, box in zip(found.labels, found.boxes.tolist())}
+    wanted = released_detections(boxes.clamp(max=96), scores, 0.3)
+    assert got == wanted and len(wanted) > 20
+    more = dataclasses.replace(config, pre_nms_top_k=1000)
+    (all_found,) = FastRCNN(more, ["a", "b"])._all_selected(batch, [Candidates(boxes, scores)])
+    assert len(all_found.boxes) > len(found.boxes)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,17 @@ Differences from the paper:
 - An image without a proposal in the background's IoU range [.1, .5), as one without objects,
   takes its background from the other proposals that are not positive.
 - A region inside an ignored object that is not positive is not sampled as background.
-- Targets are divided by fixed deviations, not by those of the data set.
+- Targets are divided by fixed deviations (py-faster-rcnn's), not by those of the data set.
 - One scale in training and test (sec. 5.2); no image pyramids.
+- The network's sides are rounded down, as in torchvision, where the released code's resizing
+  rounds them to the nearest: a pixel of a longer side of 1000.
+- Detections: the released code lets the best 100 boxes of a class and image into NMS, which is
+  `pre_nms_top_k=100`; we take 1000, since ten boxes an object fill 100 where objects are many.
+  Over a whole test set it also keeps 40 boxes a class for each image, by a threshold that it finds
+  on the way: what is found in an image does not depend on others here, and `score_thresh` and
+  100 boxes an image are py-faster-rcnn's instead.
+- `roi_pooling=spp` has SPPnet's pyramid and its rounding (appendix A) as a layer that gradients
+  pass; its five scales, its ZF network and its SVMs are not here.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's.
 
@@ -114,9 +123,15 @@ class RegionConfig(DetectorConfig):
         "sec. 4.4: 1024 singular values of fc6 and 256 of fc7 kept; 0: all (no SVD)",
         at_least=0,
     )
+    score_thresh: float = setting(
+        0.05, "py-faster-rcnn; Fast R-CNN's released code finds one by class over the test set"
+    )
     nms_thresh: float = setting(0.3, "sec. 3: as R-CNN; its released code")
-    pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
-    max_detections: int = setting(100, "released code: 100 an image")
+    pre_nms_top_k: int = setting(
+        1000,
+        "ours: no fewer than an image's likely regions of a class; Fast R-CNN's released code: 100",
+    )
+    max_detections: int = setting(100, "py-faster-rcnn: 100 an image of all classes")
 
     @property
     def is_large(self) -> bool:

@@ -8,21 +8,31 @@ anchors in all, P proposals of an image, C classes, G ground truths of an image.
 Differences from the paper:
 - Objectness is one logit an anchor, a logistic regression, which sec. 3.1.1, footnote 3 names
   as the other way to write its two-class softmax.
+- "Released code" is py-faster-rcnn, which differs from the authors' MATLAB code in places.
 - Losses are means over the sampled anchors and `rpn_box_weight` is 1, as in the released code;
   the paper's lambda = 10 goes with its division by the number of places.
+- The RPN's smooth L1 is quadratic below 1/9 (sigma = 3), as in the released code; the paper has
+  Fast R-CNN's, quadratic below 1. Its targets are not normalised, as there; the MATLAB code
+  divides them by their deviations over the data set.
+- Biases are never decayed, as in Fast R-CNN's released code; those of py-faster-rcnn are.
+- Anchors have the paper's areas and ratios; `anchors=released` has those of the released code.
 - Ground truths join the proposals that the head is trained on, as in the released code.
 - An anchor, or a proposal, inside an ignored object that is not positive is no background.
 - `rpn_min_size` is in the network's pixels, where the released code has 16 of the image's own,
   and small boxes go after the best `rpn_pre_nms_*` are taken, as in torchvision, not before.
-- Step 3 of alternating training goes on with step 1's RPN layers. A batch has as many images in
-  all four steps, so that equal `step_shares` are the released code's 80k steps of 1 image and
-  40k of 2.
+- Step 3 of alternating training goes on with step 1's RPN layers; in the released code they
+  begin from chance again.
+- In steps 2 and 4 the released code makes all proposals before the first update, of images that
+  are not mirrored, and mirrors them. Here they are made when an image is first seen, and kept;
+  a mirrored image has its own, as in the MATLAB code. Where augmentation makes every image another
+  one (`short_recipe`) they are made at each update, in step 4 from the maps that it has.
 - On a feature pyramid (the default but for VGG16) anchors that cross the border are trained
   on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of each
   map by itself.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
-  `recipe` is the released code's joint schedule, and not the 60k steps at .001 and 20k at .0001
-  that sec. 3.1.3 has for the RPN alone.
+  its four steps of alternating training share the batch size and the budget equally. `recipe` and
+  `alternating_recipe` are the released code's schedules; the two images of a joint step pass the
+  network together, padded to one size, where it adds up two passes (`iter_size: 2`).
 
 Where the equations are:
 - sec. 3.1: `RegionProposalNetwork`, two sibling layers on the shared maps
