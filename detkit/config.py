@@ -187,6 +187,13 @@ class Recipe:
     """How to train: the optimiser, its schedule and its budget."""
 
     batch_size: int = setting(32, THE_RECIPE, at_least=1)
+    stage_batches: tuple[float, ...] = setting(
+        (),
+        "shares of `batch_size` in the stages of a training in several, like Faster R-CNN's "
+        "alternating one; none: all of it in each",
+        above=0,
+        at_most=1,
+    )
     max_steps: int = setting(120_000, THE_RECIPE, at_least=1)
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "all five papers")
     lr: float = setting(1e-3, THE_RECIPE, above=0)
@@ -219,6 +226,11 @@ class Recipe:
         "and the augmentation's zoom need, never less",
         at_least=0,
     )
+
+    def batch_in(self, stage: int) -> int:
+        """Return the images a step in stage `stage`, counted from 0: at least one."""
+        share = self.stage_batches[stage] if stage < len(self.stage_batches) else 1.0
+        return max(1, round(self.batch_size * share))
 
     def validate(self) -> None:
         """Raise UsageError for a value that no training can work with."""

@@ -229,6 +229,11 @@ class Detector(nn.Module, ABC):
         detector.backbone.pretrained = True
         return detector.eval()
 
+    @classmethod
+    def paper_recipe(cls, config: DetectorConfig) -> Recipe:
+        """Return the paper's schedule for a detector of this config: mostly `recipe`."""
+        return cls.recipe
+
     @property
     def pretrained(self) -> bool:
         """Whether the backbone holds weights of another training."""

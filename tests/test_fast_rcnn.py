@@ -20,7 +20,7 @@ from detkit.detectors.fast_rcnn import (
 )
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import encode, iou
-from detkit.structures import Sample
+from detkit.structures import Candidates, Sample
 from detkit.transforms.preparation import shorter_side
 
 TINY = FastRCNNConfig(backbone="tiny", size=96)
@@ -35,6 +35,10 @@ def sample(proposals: Tensor | None, size: tuple[int, int] = (96, 96)) -> Sample
         torch.tensor([False]),
         proposals=proposals,
     )
+
+
+def weights_of(detector: FastRCNN) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in detector.named_parameters()}
 
 
 def loss_by_loops(
@@ -184,6 +188,45 @@ def test_vgg16_is_the_papers_network() -> None:
     assert detector.head.pooling.method == "pool" and detector.head.pooling.size == 7
 
 
+def test_vgg16_learns_on_a_spatial_pyramid_with_an_fc6_of_its_length() -> None:
+    torch.manual_seed(0)
+    config = FastRCNNConfig(backbone="vgg16", size=64, roi_pooling="spp", svd=(0, 8))
+    detector = FastRCNN(config, ["a"])
+    shapes = {name: tuple(p.shape) for name, p in detector.named_parameters()}
+    assert shapes["head.fc6.weight"] == (4096, 512 * (1 + 4 + 9 + 36))
+    assert not any("blocks.fc6" in name for name in shapes)
+    before = weights_of(detector)
+    batch = detector.prepare([sample(torch.tensor([[8.0, 8.0, 48.0, 50.0]]))])
+    losses = detector.train()(batch)
+    torch.stack(list(losses.values())).sum().backward()
+    torch.optim.SGD(detector.parameters(), lr=0.01).step()
+    learnt = {name for name, p in detector.named_parameters() if not torch.equal(p, before[name])}
+    assert {"head.fc6.weight", "backbone.blocks.fc7.0.weight", "head.class_logits.weight"} <= learnt
+
+
+def test_a_last_stage_that_wants_a_map_takes_no_pyramid() -> None:
+    config = FastRCNNConfig(backbone="resnet18", neck="single", roi_pooling="spp")
+    with pytest.raises(UsageError, match="roi_pooling=spp: .* add --set neck=fpn"):
+        FastRCNN(config, ["a"])
+
+
+def test_regions_are_pooled_by_the_images_own_pixels() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, neck="single", roi_pooling="pool")
+    detector = FastRCNN(config, ["a"]).eval()
+    given = []
+    detector.head.pooling.register_forward_hook(lambda _, args, out: given.append((args, out)))
+    proposals = torch.tensor([[0.0, 0.0, 13.0, 13.0]])
+    batch = detector.prepare([sample(proposals, (48, 48)), sample(proposals, (96, 64))])
+    assert batch.sizes == [(96, 96), (144, 96)]
+    detector.losses(batch)
+    detector.candidates(batch)
+    assert [pixels for (_, _, pixels), _ in given] == [[(2.0, 2.0), (1.5, 1.5)]] * 2
+    # 26 network pixels long, and the last own one begins at 24: half a place, place 2 then.
+    (maps, _, _), out = given[1]
+    torch.testing.assert_close(out[0].amax(dim=(1, 2)), maps[0][0, :, :3, :3].amax(dim=(1, 2)))
+
+
 @pytest.mark.parametrize("neck", ["single", "fpn"])
 def test_of_pretrained_vgg16_conv3_1_and_up_are_trained(
     monkeypatch: pytest.MonkeyPatch, neck: str
@@ -258,6 +301,39 @@ def test_images_without_proposals_are_an_error_that_says_so() -> None:
     detector = FastRCNN(TINY, ["a"]).eval()
     with pytest.raises(DetkitError, match="no proposals"):
         detector.detect(detector.prepare([sample(None)]))
+
+
+def released_detections(
+    boxes: Tensor, scores: Tensor, nms_thresh: float
+) -> set[tuple[int, tuple[float, ...]]]:
+    """Return the (class, box) of Fast R-CNN's test: 100 of a class, then NMS, box by box."""
+    found = set()
+    for label in range(scores.shape[1]):
+        ranked = scores[:, label].argsort(descending=True)[:100].tolist()
+        kept: list[int] = []
+        for row in ranked:
+            mine = boxes[row, label][None]
+            if all(iou(mine, boxes[other, label][None]) <= nms_thresh for other in kept):
+                kept.append(row)
+        found |= {(label, tuple(boxes[row, label].tolist())) for row in kept}
+    return found
+
+
+def test_the_released_limit_of_a_class_is_a_setting() -> None:
+    torch.manual_seed(0)
+    corners = torch.rand(400, 2, 2) * 80
+    boxes = torch.cat([corners, corners + 4 + torch.rand(400, 2, 2) * 12], dim=2)
+    scores = torch.rand(400, 2) * 0.9 + 0.06
+    config = dataclasses.replace(TINY, pre_nms_top_k=100, max_detections=10**6)
+    detector = FastRCNN(config, ["a", "b"]).eval()
+    batch = detector.prepare([sample(corners[:1, 0].repeat(1, 2))])
+    (found,) = detector._all_selected(batch, [Candidates(boxes, scores)])
+    got = {(int(c), tuple(box)) for c, box in zip(found.labels, found.boxes.tolist())}
+    wanted = released_detections(boxes.clamp(max=96), scores, 0.3)
+    assert got == wanted and len(wanted) > 20
+    more = dataclasses.replace(config, pre_nms_top_k=1000)
+    (all_found,) = FastRCNN(more, ["a", "b"])._all_selected(batch, [Candidates(boxes, scores)])
+    assert len(all_found.boxes) > len(found.boxes)
 
 
 @pytest.mark.parametrize(

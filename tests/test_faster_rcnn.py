@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -25,6 +26,7 @@ from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE
 from detkit.inference.models import load_model
+from detkit.networks.proposal_memory import ProposalMemory
 from detkit.networks.rpn import (
     RegionProposalNetwork,
     ScoredAnchors,
@@ -35,6 +37,8 @@ from detkit.networks.rpn import (
     rpn_loss,
 )
 from detkit.structures import Batch, Sample, Step, Truth
+from detkit.training.options import TrainOptions
+from detkit.training.schedule import lr_factor
 
 SHARED = Path(__file__).parents[2] / "shared"
 TINY = FasterRCNNConfig(backbone="tiny", size=96)
@@ -61,6 +65,38 @@ def test_the_papers_nine_anchors_stand_around_the_middle_of_each_place() -> None
     torch.testing.assert_close(centres[:9], torch.full((9, 2), 8.0))
     torch.testing.assert_close(centres[9], torch.tensor([24.0, 8.0]))
     torch.testing.assert_close(centres[62 * 9], torch.tensor([8.0, 24.0]))
+
+
+def generated_anchors(base: int, ratios: list[float], scales: list[int]) -> list[list[float]]:
+    """Return py-faster-rcnn's anchors around its first place, corners of pixels, ends included."""
+    middle = (base - 1) / 2
+    found = []
+    for ratio in ratios:
+        width = float(np.round(np.sqrt(base * base / ratio)))
+        height = float(np.round(width * ratio))
+        for scale in scales:
+            half_w, half_h = (width * scale - 1) / 2, (height * scale - 1) / 2
+            found.append([middle - half_w, middle - half_h, middle + half_w, middle + half_h])
+    return found
+
+
+def test_released_anchors_are_those_of_py_faster_rcnn() -> None:
+    config = FasterRCNNConfig(backbone="vgg16", anchors="released")
+    layout = anchor_layout(config, [16], 600)
+    assert layout[0][:4] == ((184, 96), (368, 192), (736, 384), (128, 128))
+    assert layout[0][6:] == ((88, 176), (176, 352), (352, 704))
+    (anchors,) = grid_anchors([(2, 3)], (32, 48), layout)
+    wanted = np.array(generated_anchors(16, [0.5, 1, 2], [8, 16, 32]))
+    assert wanted[0].tolist() == [-84, -40, 99, 55]  # 184 x 96 around (7.5, 7.5)
+    wanted[:, 2:] += 1  # half-open
+    for place, shift in enumerate((x, y) for y in (0, 16) for x in (0, 16, 32)):
+        of_place = anchors[9 * place : 9 * place + 9].numpy()
+        np.testing.assert_array_equal(of_place, wanted + np.array(shift * 2))
+    # On a pyramid the base is each map's stride, as in Detectron.
+    config = dataclasses.replace(config, neck="fpn", anchor_sizes=(32, 64, 128, 256, 512))
+    first, *_ = anchor_layout(config, [4, 8, 16, 32, 64], 800)
+    boxes = np.array(generated_anchors(4, [0.5, 1, 2], [8]))
+    np.testing.assert_array_equal(np.array(first), boxes[:, 2:] - boxes[:, :2] + 1)
 
 
 def test_anchors_equal_torchvisions() -> None:
@@ -367,7 +403,7 @@ def test_alternating_training_follows_the_papers_four_steps() -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_in_none_of_the_four_steps_an_ignored_object_is_background(step: int) -> None:
-    detector = make(training="alternating", anchors_per_image=10**6, rois_per_image=10**6).train()
+    detector = make(training="alternating", anchors_per_image=10**6, step_rois=10**6).train()
     for number in range(1, step + 1):
         detector._begin(number)
     detector.train()
@@ -575,6 +611,141 @@ def test_other_state_dicts_are_not_taken_for_one() -> None:
 def test_settings_that_cannot_work_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(setting)).split("_")[0]):
         dataclasses.replace(TINY, **setting).validate()
+
+
+def test_the_paper_recipe_of_alternating_training_is_the_released_schedule() -> None:
+    """As `train_faster_rcnn_alt_opt.py` and its four solvers have it, with a drop at 3/4."""
+    config = dataclasses.replace(TINY, training="alternating")
+    assert FasterRCNN.paper_recipe(TINY) == FasterRCNN.recipe
+    recipe = FasterRCNN.paper_recipe(config)
+    recipe.validate()
+    stages = FasterRCNN(config, ["a"]).stages(recipe)
+    assert [stage.recipe.max_steps for stage in stages] == [80_000, 40_000, 80_000, 40_000]
+    assert [stage.recipe.batch_size for stage in stages] == [1, 2, 1, 2]
+    for stage, drop in zip(stages, (60_000, 30_000, 60_000, 30_000)):
+        steps = stage.recipe.max_steps
+        rates = [
+            stage.recipe.lr * lr_factor(stage.recipe, at / steps) for at in (0, drop - 1, drop)
+        ]
+        assert rates == pytest.approx([0.001, 0.001, 0.0001])
+        assert lr_factor(stage.recipe, (steps - 1) / steps) == pytest.approx(0.1)
+
+
+def test_a_budget_divides_alternating_training_by_its_images() -> None:
+    config = dataclasses.replace(TINY, training="alternating")
+    stages = FasterRCNN(config, ["a"]).stages(FasterRCNN.paper_recipe(config))
+    budgets = TrainOptions(epochs=4).budgets(stages, 300, 2)
+    # An epoch of the 300 images in each: steps of 1 and of 2 images.
+    assert [budget.steps for budget in budgets] == [300, 150, 300, 150]
+    larger = dataclasses.replace(FasterRCNN.alternating_recipe, batch_size=8)
+    batches = [stage.recipe.batch_size for stage in FasterRCNN(config, ["a"]).stages(larger)]
+    assert batches == [4, 8, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("training", "shares", "words"),
+    [
+        ("alternating", (0.5, 1.0), "stage_batches=0.5,1: this training has 4 stages .* 4 shares"),
+        ("joint", (0.5,), r"stage_batches=0.5: this training has 1 stage .* give \(\)"),
+    ],
+)
+def test_batches_of_other_stages_than_there_are_are_refused(
+    tmp_path: Path, training: str, shares: tuple[float, ...], words: str
+) -> None:
+    recipe = dataclasses.replace(FasterRCNN.recipe, stage_batches=shares)
+    detector = FasterRCNN(dataclasses.replace(TINY, training=training), CLASSES)
+    records = write_images(tmp_path / "images")
+    with pytest.raises(UsageError, match=words):
+        next(run(records, tmp_path / "run", toy=detector, recipe=recipe))
+    assert not (tmp_path / "run").exists()
+
+
+def passes_of(module: nn.Module) -> list[int]:
+    """Return a list that grows by the number of images at each pass through the module."""
+    passes: list[int] = []
+    module.register_forward_hook(lambda _, given, out: passes.append(len(given[0])))
+    return passes
+
+
+def test_a_fixed_network_proposes_once_for_each_image_and_the_backbone_runs_once_a_step() -> None:
+    detector = make(training="alternating", step_rois=16).train()
+    recipe = dataclasses.replace(FasterRCNN.alternating_recipe, batch_size=2)
+    stages = detector.stages(recipe)
+    images = [sample(index, size=(96, 64 + 32 * index)) for index in range(3)]
+    pairs = [detector.prepare([images[i] for i in pair]) for pair in ((0, 1), (1, 2), (2, 0))]
+    for step, stage in enumerate(stages, 1):
+        assert stage.begin is not None
+        stage.begin()
+        detector.train()
+        if step not in (2, 4):
+            continue
+        proposer = detector._companions.get("proposer", detector)
+        own = passes_of(detector.backbone)
+        proposing = own if proposer is detector else passes_of(proposer.backbone)
+        for batch in pairs:
+            detector(batch)
+        if step == 2:  # two networks, of which the fixed one sees each image once, by itself
+            assert own == [2, 2, 2] and proposing == [1, 1, 1]
+        else:
+            assert sorted(own) == [1, 1, 1, 2, 2, 2]
+        del own[:]
+        for batch in pairs:
+            detector(batch)
+        assert own == [2, 2, 2]
+        memory = detector._memory
+        assert memory is not None and len(memory) == 3
+        # They are what the network says of each image alone, in whatever batch it comes.
+        known = detector._fixed_proposals(pairs[1], detector.maps(pairs[1].images))
+        for index, found in zip((1, 2), known):
+            alone = detector.prepare([images[index]])
+            (wanted,) = proposer.eval().propose(alone, training=True)
+            assert torch.equal(found, wanted)
+        detector.train()
+
+
+def test_a_mirrored_image_has_proposals_of_its_own() -> None:
+    memory, made = ProposalMemory(most=2), []
+
+    def make_some() -> Tensor:
+        made.append(torch.rand(3, 4))
+        return made[-1]
+
+    image = torch.rand(3, 40, 60)
+    first = memory(image, "a", make_some)
+    assert torch.equal(memory(image, "a", make_some), first) and len(made) == 1
+    assert not torch.equal(memory(image.flip(2), "a", make_some), first) and len(made) == 2
+    memory(image, "b", make_some)  # there is no room for a third
+    memory(image, "b", make_some)
+    assert len(made) == 4 and len(memory) == 2
+    assert torch.equal(memory(image.flip(2), "a", make_some), made[1])
+
+
+@pytest.mark.parametrize("augmentation", ["light", "paper"])
+def test_images_that_are_never_the_same_are_not_remembered(augmentation: str) -> None:
+    detector = make(training="alternating").train()
+    recipe = dataclasses.replace(FasterRCNN.short_recipe, augmentation=augmentation)
+    batch = batch_of(detector, 2, 1)
+    for step, stage in enumerate(detector.stages(recipe), 1):
+        assert stage.begin is not None
+        stage.begin()
+        detector.train()
+        assert (detector._memory is not None) == (augmentation == "paper" and step in (2, 4))
+        passes = passes_of(detector.backbone)
+        detector(batch)
+        if augmentation == "light":  # in step 4 the maps just made are the proposer's too
+            assert passes == [2]
+
+
+def test_all_anchors_of_a_map_enter_the_nms_of_a_fixed_network() -> None:
+    config = dataclasses.replace(TINY, rpn_nms_thresh=1.0, rpn_post_nms_train=10**6)
+    rpn = RegionProposalNetwork(config, 8, [8], 96)
+    number = 12_500
+    corners = torch.rand(number, 2) * 600
+    anchors = torch.cat([corners, corners + 50], dim=1)
+    scored = ScoredAnchors([torch.rand(1, number)], [torch.zeros(1, number, 4)], [anchors])
+    for fixed, kept in ((False, 12_000), (True, number)):
+        (found,) = rpn.propose(scored, [(700, 700)], training=True, fixed=fixed)
+        assert len(found) == kept
 
 
 def test_the_head_is_configured_as_fast_rcnns_but_for_its_samples() -> None:

@@ -186,3 +186,24 @@ def test_tiles_become_settings_of_the_run_and_of_its_model_and_none_takes_them_b
     done = detkit("train", "--resume", "-o", tmp_path / "run", "--max-steps", "2")
     assert done.returncode == 0, done.stderr
     assert model_info(tmp_path / "run" / "last.safetensors")["config"]["tile"] == 160
+
+
+def test_the_paper_recipe_of_alternating_training_has_its_own_schedule_and_batches(
+    tmp_path: Path,
+) -> None:
+    write_demo(tmp_path / "demo", seed=0, num_images=6)
+    words = ("--model", "faster-rcnn", "--recipe", "paper", "--device", "cpu", "--num-workers", "0")
+    sets = ("--set", "training=alternating", "--set", "size=64", "--max-steps", "6")
+    done = detkit("train", tmp_path / "demo", *words, *sets, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    recipe = json.loads((tmp_path / "run" / "config.json").read_text())["plan"]["recipe"]
+    assert recipe["max_steps"] == 240_000 and recipe["stage_batches"] == [0.5, 1, 0.5, 1]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [one for one in map(json.loads, lines) if "losses" in one]
+    assert [one["stage"][:6] for one in steps] == ["step 1"] * 2 + ["step 2"] + ["step 3"] * 2 + [
+        "step 4"
+    ]
+    again = detkit("train", "--config", tmp_path / "run" / "config.json", "-o", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    repeated = json.loads((tmp_path / "again" / "config.json").read_text())["plan"]["recipe"]
+    assert repeated == recipe

@@ -234,12 +234,14 @@ def _configs(
 
     backend = load_backend(str(plan.model))
     config = starting_config(backend, plan.backbone, plan.weights)
-    recipe = backend.short_recipe if plan.recipe_name == "short" else backend.recipe
+    recipe = backend.short_recipe
     if plan.detector:
         config = from_json(backend.config_class, {**to_json(config), **plan.detector})
+    settings: dict[str, Any] = {**parse_settings(words)}
+    if plan.recipe_name == "paper":
+        recipe = backend.paper_recipe(override(config, recipe, settings)[0])
     if plan.recipe:
         recipe = from_json(type(recipe), {**to_json(recipe), **plan.recipe})
-    settings: dict[str, Any] = {**parse_settings(words)}
     for name, value in options.items():
         if value is None:
             continue

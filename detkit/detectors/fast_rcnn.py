@@ -12,8 +12,17 @@ Differences from the paper:
 - An image without a proposal in the background's IoU range [.1, .5), as one without objects,
   takes its background from the other proposals that are not positive.
 - A region inside an ignored object that is not positive is not sampled as background.
-- Targets are divided by fixed deviations, not by those of the data set.
+- Targets are divided by fixed deviations (py-faster-rcnn's), not by those of the data set.
 - One scale in training and test (sec. 5.2); no image pyramids.
+- The network's sides are rounded down, as in torchvision, where the released code's resizing
+  rounds them to the nearest: a pixel of a longer side of 1000.
+- Detections: the released code lets the best 100 boxes of a class and image into NMS, which is
+  `pre_nms_top_k=100`; we take 1000, since ten boxes an object fill 100 where objects are many.
+  Over a whole test set it also keeps 40 boxes a class for each image, by a threshold that it finds
+  on the way: what is found in an image does not depend on others here, and `score_thresh` and
+  100 boxes an image are py-faster-rcnn's instead.
+- `roi_pooling=spp` has SPPnet's pyramid and its rounding (appendix A) as a layer that gradients
+  pass; its five scales, its ZF network and its SVMs are not here.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's.
 
@@ -58,6 +67,7 @@ from detkit.transforms.preparation import Preparation, shorter_side
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+Pixels = Sequence[tuple[float, float]]  # B x (width, height) of a pixel, network pixels
 LEAST_SIDE = 64  # ours: two places of the last map of most backbones, and some of every pooling
 LARGE = ("vgg16", "resnet")  # backbones that get the papers' sizes and widths
 VGG16_GENERIC = (
@@ -84,7 +94,9 @@ class RegionConfig(DetectorConfig):
         None, "none: 256 on ResNet (FPN sec. 3); ours: 128 on light backbones", at_least=1
     )
     roi_pooling: Literal["auto", "pool", "align", "spp"] = setting(
-        "auto", "sec. 2.1: pool; auto: align on FPN (Mask R-CNN); spp: SPPnet's levels 1 2 3 6"
+        "auto",
+        "sec. 2.1: pool; auto: align on FPN (Mask R-CNN); spp: SPPnet's levels 1 2 3 6, 50 places "
+        "(VGG16's fc6 then begins from chance: it is of another length)",
     )
     pool_size: int | None = setting(
         None, "sec. 2.1: 7 (none: that; 14 before ResNet's last stage)", at_least=1
@@ -111,9 +123,15 @@ class RegionConfig(DetectorConfig):
         "sec. 4.4: 1024 singular values of fc6 and 256 of fc7 kept; 0: all (no SVD)",
         at_least=0,
     )
+    score_thresh: float = setting(
+        0.05, "py-faster-rcnn; Fast R-CNN's released code finds one by class over the test set"
+    )
     nms_thresh: float = setting(0.3, "sec. 3: as R-CNN; its released code")
-    pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
-    max_detections: int = setting(100, "released code: 100 an image")
+    pre_nms_top_k: int = setting(
+        1000,
+        "ours: no fewer than an image's likely regions of a class; Fast R-CNN's released code: 100",
+    )
+    max_detections: int = setting(100, "py-faster-rcnn: 100 an image of all classes")
 
     @property
     def is_large(self) -> bool:
@@ -186,7 +204,9 @@ class RoIHead(nn.Module):
     ) -> None:
         """Build the layers for C = `num_classes` classes and background."""
         super().__init__()
+        self.fc6: nn.Module
         self.own_layers = not backbone.has_rest
+        self.takes_fc6 = config.roi_pooling == "spp" and not self.own_layers
         residual = backbone.has_rest and backbone.name.startswith("resnet")
         method = config.roi_pooling
         if method == "auto":
@@ -200,33 +220,45 @@ class RoIHead(nn.Module):
         )
         if self.own_layers:
             width = config.head_width or (1024 if config.is_large else 512)
-            self.fc6: nn.Module = nn.Linear(self.pooling.num_features(neck.channels), width)
+            self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
             self.fc7: nn.Module = nn.Linear(width, width)
             shorten(self, config.svd)
         else:
-            if method == "spp":
-                raise UsageError(
-                    "--set roi_pooling=spp: needs a two-layer head; add --set neck=fpn"
-                )
-            shorten(backbone.blocks, config.svd)
             width = backbones.last_channels(backbone.name)
+            if self.takes_fc6:
+                if "fc6" not in backbone.blocks:
+                    raise UsageError(
+                        "--set roi_pooling=spp: the backbone's last stage, the head here, is no "
+                        "fully connected layer and wants a map; add --set neck=fpn"
+                    )
+                # Its own is of another length; fc7 may still hold the classifier's weights.
+                del backbone.blocks["fc6"]
+                self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
+                initialise([self.fc6], 0.01)  # SPPnet's released code
+            shorten(self if self.takes_fc6 else backbone.blocks, (config.svd[0], 0))
+            shorten(backbone.blocks, (0, config.svd[1]))
         self.class_logits = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
         initialise([self.class_logits], 0.01)  # sec. 2.3
         initialise([self.deltas], 0.001)
 
     def forward(
-        self, maps: Sequence[Tensor], rois: Sequence[Tensor], backbone: backbones.Backbone
+        self,
+        maps: Sequence[Tensor],
+        rois: Sequence[Tensor],
+        backbone: backbones.Backbone,
+        pixels: Pixels | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return class logits (R, C + 1), background first, and deltas (R, C, 4).
 
-        `maps` are the L maps (B, C_l, H_l, W_l), `rois` B x (R_b, 4) in network pixels.
+        `maps` are the L maps (B, C_l, H_l, W_l), `rois` B x (R_b, 4) in network pixels; `pixels`
+        as in `RoIPooling`.
         """
-        x = self.pooling(maps, rois)
+        x = self.pooling(maps, rois, pixels)
         if self.own_layers:
             x = F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
         else:
-            x = backbone.finish(x)
+            x = backbone.finish(self.fc6(x) if self.takes_fc6 else x)
             x = x.mean(dim=(2, 3)) if x.ndim == 4 else x
         deltas = self.deltas(x).float().view(len(x), self.deltas.out_features // 4, 4)
         return self.class_logits(x).float(), deltas
@@ -314,9 +346,10 @@ def roi_losses(
     maps: Sequence[Tensor],
     samples: Sequence[RoISample],
     box_weight: float,
+    pixels: Pixels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (class loss, box loss) of the sampled regions of all images."""
-    class_logits, deltas = head(maps, [one.rois for one in samples], backbone)
+    class_logits, deltas = head(maps, [one.rois for one in samples], backbone, pixels)
     labels = torch.cat([one.labels for one in samples])
     targets = torch.cat([one.delta_targets for one in samples])
     return multi_task_loss(class_logits, deltas, labels, targets, box_weight)
@@ -328,9 +361,10 @@ def classify_rois(
     maps: Sequence[Tensor],
     proposals: Sequence[Tensor],
     variances: tuple[float, float, float, float],
+    pixels: Pixels | None = None,
 ) -> list[Candidates]:
     """Return each image's proposals, moved by every class's deltas, with its probabilities."""
-    class_logits, deltas = head(maps, proposals, backbone)
+    class_logits, deltas = head(maps, proposals, backbone, pixels)
     rois = torch.cat(list(proposals))
     has_area = (rois[:, 2:] > rois[:, :2]).all(dim=1, keepdim=True)  # else there is nothing in it
     probs = class_logits.softmax(dim=-1)[:, 1:] * has_area
@@ -338,6 +372,14 @@ def classify_rois(
     counts = [len(one) for one in proposals]
     return [
         Candidates(*pair) for pair in zip(torch.split(boxes, counts), torch.split(probs, counts))
+    ]
+
+
+def own_pixels(batch: Batch) -> Pixels:
+    """Return B x (width, height), network pixels, of a pixel of each image's own."""
+    return [
+        (network[1] / own[1], network[0] / own[0])
+        for network, own in zip(batch.sizes, batch.original_sizes, strict=True)
     ]
 
 
@@ -431,7 +473,7 @@ class FastRCNN(RegionDetector):
         images = zip(self.given_proposals(batch), batch.boxes, batch.labels, batch.ignored_boxes)
         samples = [sample_rois(*image, self.config) for image in images]
         class_loss, box_loss = roi_losses(
-            self.head, self.backbone, maps, samples, self.config.box_weight
+            self.head, self.backbone, maps, samples, self.config.box_weight, own_pixels(batch)
         )
         return {"roi_class": class_loss, "roi_box": box_loss}
 
@@ -439,4 +481,11 @@ class FastRCNN(RegionDetector):
         """Return the proposals, (P, C, 4) moved by class, with each class's probability."""
         maps = self.maps(batch.images)
         proposals = self.given_proposals(batch)
-        return classify_rois(self.head, self.backbone, maps, proposals, self.config.box_variances)
+        return classify_rois(
+            self.head,
+            self.backbone,
+            maps,
+            proposals,
+            self.config.box_variances,
+            own_pixels(batch),
+        )

@@ -8,21 +8,31 @@ anchors in all, P proposals of an image, C classes, G ground truths of an image.
 Differences from the paper:
 - Objectness is one logit an anchor, a logistic regression, which sec. 3.1.1, footnote 3 names
   as the other way to write its two-class softmax.
+- "Released code" is py-faster-rcnn, which differs from the authors' MATLAB code in places.
 - Losses are means over the sampled anchors and `rpn_box_weight` is 1, as in the released code;
   the paper's lambda = 10 goes with its division by the number of places.
+- The RPN's smooth L1 is quadratic below 1/9 (sigma = 3), as in the released code; the paper has
+  Fast R-CNN's, quadratic below 1. Its targets are not normalised, as there; the MATLAB code
+  divides them by their deviations over the data set.
+- Biases are never decayed, as in Fast R-CNN's released code; those of py-faster-rcnn are.
+- Anchors have the paper's areas and ratios; `anchors=released` has those of the released code.
 - Ground truths join the proposals that the head is trained on, as in the released code.
 - An anchor, or a proposal, inside an ignored object that is not positive is no background.
 - `rpn_min_size` is in the network's pixels, where the released code has 16 of the image's own,
   and small boxes go after the best `rpn_pre_nms_*` are taken, as in torchvision, not before.
-- Step 3 of alternating training goes on with step 1's RPN layers. A batch has as many images in
-  all four steps, so that equal `step_shares` are the released code's 80k steps of 1 image and
-  40k of 2.
+- Step 3 of alternating training goes on with step 1's RPN layers; in the released code they
+  begin from chance again.
+- In steps 2 and 4 the released code makes all proposals before the first update, of images that
+  are not mirrored, and mirrors them. Here they are made when an image is first seen, and kept;
+  a mirrored image has its own, as in the MATLAB code. Where augmentation makes every image another
+  one (`short_recipe`) they are made at each update, in step 4 from the maps that it has.
 - On a feature pyramid (the default but for VGG16) anchors that cross the border are trained
   on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of each
   map by itself.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
-  `recipe` is the released code's joint schedule, and not the 60k steps at .001 and 20k at .0001
-  that sec. 3.1.3 has for the RPN alone.
+  its four steps of alternating training share the batch size and the budget equally. `recipe` and
+  `alternating_recipe` are the released code's schedules; the two images of a joint step pass the
+  network together, padded to one size, where it adds up two passes (`iter_size: 2`).
 
 Where the equations are:
 - sec. 3.1: `RegionProposalNetwork`, two sibling layers on the shared maps
@@ -65,6 +75,7 @@ from detkit.detectors.fast_rcnn import (
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.geometry.matching import best_overlaps_of_small
+from detkit.networks.proposal_memory import ProposalMemory
 from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, box_stage
@@ -80,7 +91,7 @@ class FasterRCNNConfig(RegionConfig, RPNConfig):
     )
     step_shares: tuple[float, float, float, float] = setting(
         (1.0, 1.0, 1.0, 1.0),
-        "of alternating training; released code: 80k steps of 1 image, 40k of 2, and both again",
+        "the four steps' shares of the images; released code: 80k of 1, 40k of 2, and both again",
         above=0,
     )
     step_lrs: tuple[float, float, float, float] = setting(
@@ -88,10 +99,12 @@ class FasterRCNNConfig(RegionConfig, RPNConfig):
         "sec. 3.2: the four steps' learning rates, shares of the recipe's",
         above=0,
     )
-    anchors: Literal["paper", "auto"] = setting(
-        "paper", "auto: estimated from the training boxes, as by `detkit anchors`"
+    rois_per_image: int = setting(128, "released code, faster_rcnn_end2end: 128 of 1 image")
+    step_rois: int = setting(
+        64,
+        "`rois_per_image` of steps 2 and 4; released code, faster_rcnn_alt_opt: 128 of 2 images",
+        at_least=1,
     )
-    rois_per_image: int = setting(128, "released code")
     negative_range: tuple[float, float] = setting(
         (0.0, 0.5), "released code: IoU in [0, .5), as the RPN has sorted out the easy ones"
     )
@@ -135,10 +148,15 @@ class FasterRCNN(RegionDetector):
     paper: ClassVar[str] = "Ren et al. 2015, arXiv:1506.01497"
     config_class: ClassVar[type[DetectorConfig]] = FasterRCNNConfig
     recipe_source: ClassVar[str] = (
-        "released code, faster_rcnn_end2end: 1 image a batch, 70k steps at .001, .1 of it from 50k"
+        "released code, faster_rcnn_end2end: 2 images a step (iter_size 2), 70k steps at .001, .1 "
+        "of it from 50k; training=alternating, faster_rcnn_alt_opt: 80k steps of 1 image, 40k of "
+        "2, and both again, .1 of the rate in the last quarter of each"
     )
     recipe: ClassVar[Recipe] = Recipe(
-        batch_size=1, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
+        batch_size=2, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
+    )
+    alternating_recipe: ClassVar[Recipe] = dataclasses.replace(
+        recipe, max_steps=240_000, milestones=(0.75,), stage_batches=(0.5, 1.0, 0.5, 1.0)
     )
     short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     published: ClassVar[Mapping[str, Published]] = {
@@ -157,6 +175,13 @@ class FasterRCNN(RegionDetector):
         self._maps: dict[tuple[int, int], list[Tensor]] = {}  # their shapes alone
         self._step = 0  # of alternating training; 0: joint
         self._companions: dict[str, FasterRCNN] = {}  # see `stages`
+        self._memory: ProposalMemory | None = None  # of the network that proposes in this step
+
+    @classmethod
+    def paper_recipe(cls, config: DetectorConfig) -> Recipe:
+        """Return the released code's schedule of joint or of alternating training."""
+        assert isinstance(config, FasterRCNNConfig)
+        return cls.alternating_recipe if config.training == "alternating" else cls.recipe
 
     @classmethod
     def suited_config(
@@ -214,7 +239,7 @@ class FasterRCNN(RegionDetector):
 
         In a step of alternating training only the two of its own network.
         """
-        step, maps = self._step, self.maps(batch.images)
+        step, maps, config = self._step, self.maps(batch.images), self.config
         parts: dict[str, Tensor] = {}
         proposals: list[Tensor] = []
         if step in (0, 1, 3):
@@ -224,20 +249,53 @@ class FasterRCNN(RegionDetector):
             if step == 0:
                 proposals = self.rpn.propose(scored, batch.sizes, training=True)
         else:
-            proposer = self._companions.get("proposer", self).to(batch.images.device)
-            proposals = proposer.propose(batch, training=True)
+            proposals = self._fixed_proposals(batch, maps)
+            config = dataclasses.replace(config, rois_per_image=config.step_rois)
         if step in (0, 2, 4):
             images = zip(proposals, batch.boxes, batch.labels, batch.ignored_boxes)
-            samples = [sample_rois(*image, self.config) for image in images]
+            samples = [sample_rois(*image, config) for image in images]
             class_loss, box_loss = roi_losses(
                 self.head,
                 self.backbone,
                 maps[: self.neck.num_regional],
                 samples,
-                self.config.box_weight,
+                config.box_weight,
             )
             parts |= {"roi_class": class_loss, "roi_box": box_loss}
         return parts
+
+    @torch.no_grad()
+    def _fixed_proposals(self, batch: Batch, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return each image's proposals, (P, 4), of the network that proposes in steps 2 and 4.
+
+        With a memory of each image by itself, once, whatever else is in the batch. `maps` are
+        those of the batch, which in step 4 are that network's own.
+        """
+        proposer = self._companions.get("proposer", self)
+        # The last bits depend on the layout, and are to be the same after a resume.
+        by_place = batch.images.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if by_place else torch.contiguous_format
+        if proposer is not self:
+            proposer.to(batch.images.device).to(memory_format=layout)
+        if self._memory is None:
+            own = maps if proposer is self else proposer.maps(batch.images)
+            scored = proposer.rpn.score(own, batch.images)
+            return proposer.rpn.propose(scored, batch.sizes, training=True, fixed=True)
+
+        def alone(index: int) -> Tensor:
+            padded = self.preparation.padded_size([batch.sizes[index]])
+            image = batch.images[index, None, :, : padded[0], : padded[1]]
+            image = image.contiguous(memory_format=layout)
+            scored = proposer.rpn.score(proposer.maps(image), image)
+            (found,) = proposer.rpn.propose(scored, [batch.sizes[index]], training=True, fixed=True)
+            return found
+
+        found = []
+        for index, (height, width) in enumerate(batch.sizes):
+            name = batch.image_ids[index] if batch.image_ids else ""
+            shown = batch.images[index, :, :height, :width]
+            found.append(self._memory(shown, name, partial(alone, index)))
+        return found
 
     @torch.no_grad()
     def propose(self, batch: Batch, *, training: bool = False) -> list[Tensor]:
@@ -331,24 +389,32 @@ class FasterRCNN(RegionDetector):
         config = self.config
         if config.training == "joint":
             return [Stage("joint", recipe, partial(self._begin, 0))]
-        total = sum(config.step_shares)
+        batches = [recipe.batch_in(number) for number in range(4)]
+        steps = [share / batch for share, batch in zip(config.step_shares, batches)]
+        # Else hardly an image is seen twice, and those that were would fill the memory.
+        remembers = recipe.augmentation != "light" and not recipe.mosaic
         stages = []
-        for step, (share, rate) in enumerate(zip(config.step_shares, config.step_lrs), 1):
+        for step, (share, batch, rate) in enumerate(zip(steps, batches, config.step_lrs), 1):
             part = dataclasses.replace(
                 recipe,
-                max_steps=max(1, round(recipe.max_steps * share / total)),
+                batch_size=batch,
+                stage_batches=(),
+                max_steps=max(1, round(recipe.max_steps * share / sum(steps))),
                 lr=recipe.lr * rate,
             )
             network = "rpn" if step in (1, 3) else "fast-rcnn"
-            stages.append(Stage(f"step {step}: {network}", part, partial(self._begin, step)))
+            begin = partial(self._begin, step, remembers)
+            stages.append(Stage(f"step {step}: {network}", part, begin))
         return stages
 
-    def _begin(self, step: int) -> None:
+    def _begin(self, step: int, remembers: bool = False) -> None:
         """Make ready for a step: its starting weights, and what it leaves as it is.
 
-        Called again when a run is resumed; what was done before is then not done again.
+        Called again when a run is resumed; what was done before is then not done again. A fixed
+        network's proposals are remembered if `remembers`.
         """
         self._step = step
+        self._memory = None
         beside = self._companions
         if step == 1 and "start" not in beside:
             beside["start"] = self._copy()
@@ -366,6 +432,8 @@ class FasterRCNN(RegionDetector):
             self.backbone.freeze_blocks(self.backbone.num_frozen)
             # The blocks that serve as the head are Fast R-CNN's own.
             self.backbone.rest().requires_grad_(step in (2, 4))
+        if step in (2, 4) and remembers:
+            self._memory = ProposalMemory()
 
     def _copy(self) -> FasterRCNN:
         """Return a copy of the network as it is, which does not learn."""

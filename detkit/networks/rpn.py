@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ Shapes = tuple[tuple[float, float], ...]
 class RPNConfig(DetectorConfig):
     """The region proposal network's numbers."""
 
+    anchors: Literal["paper", "released", "auto"] = setting(
+        "paper",
+        "sec. 3.1.1; released: of whole pixels as py-faster-rcnn has them, 184 x 96 where the "
+        "paper's are 181 x 90.5; auto: estimated from the training boxes, as by `detkit anchors`",
+    )
     anchor_sizes: tuple[float, ...] = setting(
         (),
         "sec. 3.3: square roots of the areas, on the network's image. Empty: 128 256 512 on a "
@@ -79,7 +84,10 @@ class RPNConfig(DetectorConfig):
         "pixels of the image's own",
     )
     rpn_pre_nms_train: int | None = setting(
-        None, "none: 12000, released code; on a pyramid 2000 of each map (Detectron)", at_least=1
+        None,
+        "none: 12000, released code, and all in steps 2 and 4 of alternating training; on a "
+        "pyramid 2000 of each map (Detectron)",
+        at_least=1,
     )
     rpn_post_nms_train: int = setting(2000, "sec. 3.3: 2000 proposals", at_least=1)
     rpn_pre_nms_test: int | None = setting(
@@ -123,9 +131,10 @@ def anchor_layout(config: RPNConfig, strides: Sequence[int], side: int) -> list[
         rule = (8.0,) if full else (4.0, 4.0 * 2**0.5)
         unit = side / (800 if full else 320)
         sizes = [stride * factor * unit for stride in strides for factor in rule]
+    bases = list(strides) if config.anchors == "released" else [None] * num_maps
     return [
-        tuple(anchor_shapes(some, config.anchor_ratios))
-        for some in _dealt(sizes, num_maps, "anchor_sizes")
+        tuple(anchor_shapes(some, config.anchor_ratios, base))
+        for some, base in zip(_dealt(sizes, num_maps, "anchor_sizes"), bases)
     ]
 
 
@@ -287,16 +296,20 @@ class RegionProposalNetwork(nn.Module):
         sizes: Sequence[tuple[int, int]],
         *,
         training: bool,
+        fixed: bool = False,
     ) -> list[Tensor]:
         """Return each image's proposals, (P, 4) network pixels, best first: sec. 3.3.
 
         The best anchors of each map, moved and cut at the image's border; then NMS, on a
-        pyramid of each map by itself; then the best of all. In `training` more are kept.
+        pyramid of each map by itself; then the best of all. In `training` more are kept; while
+        this network is `fixed`, in alternating training, all anchors of a single map enter NMS.
         """
         config = self.config
         before = config.rpn_pre_nms_train if training else config.rpn_pre_nms_test
         if before is None:
             single, pyramid = (12_000, 2000) if training else (6000, 1000)
+            if fixed:  # released code, `rpn_generate`: RPN_PRE_NMS_TOP_N = -1
+                single = max(logits.shape[1] for logits in scored.objectness)
             before = pyramid if self.has_pyramid else single
         after = config.rpn_post_nms_train if training else config.rpn_post_nms_test
         smallest = config.rpn_min_size

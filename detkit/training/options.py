@@ -66,13 +66,15 @@ class TrainOptions:
 
         A stage that is a pass takes one over all images, and of time what the others leave.
         """
+        recipes = [stage.recipe for stage in stages if stage.fit is None]
+        whole_steps = sum(recipe.max_steps for recipe in recipes)
         limits = [] if self.max_steps is None else [self.max_steps]
         if self.epochs is not None:
-            limits.append(math.ceil(self.epochs * num_images / batch_size))
+            seen = sum(recipe.max_steps * recipe.batch_size for recipe in recipes)
+            limits.append(math.ceil(self.epochs * num_images / (seen / whole_steps)))
         if not limits and self.max_minutes is None:
-            limits.append(sum(stage.recipe.max_steps for stage in stages if stage.fit is None))
+            limits.append(whole_steps)
         seconds = None if self.max_minutes is None else 60 * self.max_minutes
-        recipes = [stage.recipe for stage in stages if stage.fit is None]
         shares = iter(stage_budgets(recipes, min(limits) if limits else None, seconds))
         whole = StageBudget(math.ceil(num_images / batch_size), seconds)
         return [next(shares) if stage.fit is None else whole for stage in stages]

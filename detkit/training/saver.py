@@ -133,6 +133,8 @@ def identity(
         # Through JSON, since the resume file knows no tuples.
         **json.loads(json.dumps(to_json(detector.config))),
     }
+    if recipe.stage_batches:
+        values["stage_batches"] = list(recipe.stage_batches)
     if images.source is not None:
         values["proposals from"] = images.source.identity
     if options.precision != "auto":  # of a run that goes on it is what it was

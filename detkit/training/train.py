@@ -69,7 +69,8 @@ def train(
             f"nothing to learn: the detector's classes are {', '.join(detector.class_names)}, "
             f"those of the training images {', '.join(sorted(labelled))}"
         )
-    share_of(recipe.batch_size, options.world_size)  # before others are started
+    for stage in range(max(1, len(recipe.stage_batches))):  # before others are started
+        share_of(recipe.batch_in(stage), options.world_size)
     keep_freed_memory()
     saved = load_resume(run_dir / "resume.ckpt") if options.resume else None
     device = find_device(options.device)

@@ -25,7 +25,7 @@ from lightning_fabric import Fabric
 from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector, Stage
-from detkit.errors import DetkitError
+from detkit.errors import DetkitError, UsageError
 from detkit.proposals.source import source_for
 from detkit.structures import Batch, Scores, Step
 from detkit.text import counted
@@ -47,6 +47,17 @@ from detkit.training.signals import StopSignal
 from detkit.training.tiles import tile_note, tiled
 from detkit.training.validation import Validation
 from detkit.transforms.geometric import zoom_of
+
+
+def _require_fitting(recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """Raise UsageError for `stage_batches` that are not those of several stages of steps."""
+    shares, number = recipe.stage_batches, sum(stage.fit is None for stage in stages)
+    if shares and (number == 1 or len(shares) != number):
+        given = ",".join(f"{share:g}" for share in shares)
+        raise UsageError(
+            f"--set stage_batches={given}: this training has {counted(number, 'stage')} of steps; "
+            f"give {'() for it' if number == 1 else f'{number} shares, or ()'}"
+        )
 
 
 class Trainer:
@@ -72,6 +83,7 @@ class Trainer:
         reachable = partial(in_reach, detector.weightless()) if detector.config.tile else None
         self.images = tiled(images, detector.config, options.seed, reachable)
         self.stages = detector.stages(recipe)
+        _require_fitting(recipe, self.stages)
         self.budgets = options.budgets(self.stages, len(self.images), recipe.batch_size)
         self.at = Position()
         self.clock = Clock(began, options.max_minutes, self.stages, self.budgets, len(self.images))

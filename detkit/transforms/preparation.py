@@ -95,14 +95,18 @@ class Preparation:
             image[None].float(), size=size, mode="bilinear", align_corners=False
         )[0]
 
+    def padded_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Return the (height, width) of a batch of images of these `sizes`, network pixels."""
+        height, width = (
+            -(-max(self.least, *sides) // self.stride) * self.stride for sides in zip(*sizes)
+        )
+        return height, width
+
     def _side_by_side(
         self, resized: Sequence[Tensor], memory: Callable[[int], Tensor] | None
     ) -> Tensor:
         """Return (B, 3, H, W) of the (3, h, w) images, zero beyond each."""
-        height, width = (
-            -(-max(self.least, *(one.shape[axis] for one in resized)) // self.stride) * self.stride
-            for axis in (1, 2)
-        )
+        height, width = self.padded_size([(one.shape[1], one.shape[2]) for one in resized])
         shape, dtype = (len(resized), 3, height, width), resized[0].dtype
         if memory is None:
             images = torch.empty(shape, dtype=dtype)
