@@ -65,6 +65,7 @@ from detkit.detectors.fast_rcnn import (
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.geometry.matching import best_overlaps_of_small
+from detkit.networks import caffe_weights
 from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, box_stage
@@ -179,7 +180,11 @@ class FasterRCNN(RegionDetector):
     def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
-        """Return the state dict of torchvision's `fasterrcnn_resnet50_fpn`, else None."""
+        """Return torchvision's `fasterrcnn_resnet50_fpn` or py-faster-rcnn's, else None."""
+        if caffe_weights.is_region_detector(state, proposes=True):
+            head = caffe_weights.region_head(state, FasterRCNNConfig().box_variances)
+            rpn = caffe_weights.region_proposals(state)
+            return caffe_weights.backbone_state(state) | rpn | head
         if not any(key.startswith("rpn.head.") for key in state):
             return None
         own: dict[str, Tensor] = {}
