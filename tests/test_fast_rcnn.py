@@ -37,6 +37,10 @@ def sample(proposals: Tensor | None, size: tuple[int, int] = (96, 96)) -> Sample
     )
 
 
+def weights_of(detector: FastRCNN) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in detector.named_parameters()}
+
+
 def loss_by_loops(
     logits: Tensor, deltas: Tensor, labels: list[int], targets: Tensor
 ) -> tuple[float, float]:
@@ -182,6 +186,45 @@ def test_vgg16_is_the_papers_network() -> None:
     assert shapes["head.class_logits.weight"] == (21, 4096)
     assert shapes["head.deltas.weight"] == (80, 4096)
     assert detector.head.pooling.method == "pool" and detector.head.pooling.size == 7
+
+
+def test_vgg16_learns_on_a_spatial_pyramid_with_an_fc6_of_its_length() -> None:
+    torch.manual_seed(0)
+    config = FastRCNNConfig(backbone="vgg16", size=64, roi_pooling="spp", svd=(0, 8))
+    detector = FastRCNN(config, ["a"])
+    shapes = {name: tuple(p.shape) for name, p in detector.named_parameters()}
+    assert shapes["head.fc6.weight"] == (4096, 512 * (1 + 4 + 9 + 36))
+    assert not any("blocks.fc6" in name for name in shapes)
+    before = weights_of(detector)
+    batch = detector.prepare([sample(torch.tensor([[8.0, 8.0, 48.0, 50.0]]))])
+    losses = detector.train()(batch)
+    torch.stack(list(losses.values())).sum().backward()
+    torch.optim.SGD(detector.parameters(), lr=0.01).step()
+    learnt = {name for name, p in detector.named_parameters() if not torch.equal(p, before[name])}
+    assert {"head.fc6.weight", "backbone.blocks.fc7.0.weight", "head.class_logits.weight"} <= learnt
+
+
+def test_a_last_stage_that_wants_a_map_takes_no_pyramid() -> None:
+    config = FastRCNNConfig(backbone="resnet18", neck="single", roi_pooling="spp")
+    with pytest.raises(UsageError, match="roi_pooling=spp: .* add --set neck=fpn"):
+        FastRCNN(config, ["a"])
+
+
+def test_regions_are_pooled_by_the_images_own_pixels() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, neck="single", roi_pooling="pool")
+    detector = FastRCNN(config, ["a"]).eval()
+    given = []
+    detector.head.pooling.register_forward_hook(lambda _, args, out: given.append((args, out)))
+    proposals = torch.tensor([[0.0, 0.0, 13.0, 13.0]])
+    batch = detector.prepare([sample(proposals, (48, 48)), sample(proposals, (96, 64))])
+    assert batch.sizes == [(96, 96), (144, 96)]
+    detector.losses(batch)
+    detector.candidates(batch)
+    assert [pixels for (_, _, pixels), _ in given] == [[(2.0, 2.0), (1.5, 1.5)]] * 2
+    # 26 network pixels long, and the last own one begins at 24: half a place, place 2 then.
+    (maps, _, _), out = given[1]
+    torch.testing.assert_close(out[0].amax(dim=(1, 2)), maps[0][0, :, :3, :3].amax(dim=(1, 2)))
 
 
 @pytest.mark.parametrize("neck", ["single", "fpn"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -61,6 +62,38 @@ def test_the_papers_nine_anchors_stand_around_the_middle_of_each_place() -> None
     torch.testing.assert_close(centres[:9], torch.full((9, 2), 8.0))
     torch.testing.assert_close(centres[9], torch.tensor([24.0, 8.0]))
     torch.testing.assert_close(centres[62 * 9], torch.tensor([8.0, 24.0]))
+
+
+def generated_anchors(base: int, ratios: list[float], scales: list[int]) -> list[list[float]]:
+    """Return py-faster-rcnn's anchors around its first place, corners of pixels, ends included."""
+    middle = (base - 1) / 2
+    found = []
+    for ratio in ratios:
+        width = float(np.round(np.sqrt(base * base / ratio)))
+        height = float(np.round(width * ratio))
+        for scale in scales:
+            half_w, half_h = (width * scale - 1) / 2, (height * scale - 1) / 2
+            found.append([middle - half_w, middle - half_h, middle + half_w, middle + half_h])
+    return found
+
+
+def test_released_anchors_are_those_of_py_faster_rcnn() -> None:
+    config = FasterRCNNConfig(backbone="vgg16", anchors="released")
+    layout = anchor_layout(config, [16], 600)
+    assert layout[0][:4] == ((184, 96), (368, 192), (736, 384), (128, 128))
+    assert layout[0][6:] == ((88, 176), (176, 352), (352, 704))
+    (anchors,) = grid_anchors([(2, 3)], (32, 48), layout)
+    wanted = np.array(generated_anchors(16, [0.5, 1, 2], [8, 16, 32]))
+    assert wanted[0].tolist() == [-84, -40, 99, 55]  # 184 x 96 around (7.5, 7.5)
+    wanted[:, 2:] += 1  # half-open
+    for place, shift in enumerate((x, y) for y in (0, 16) for x in (0, 16, 32)):
+        of_place = anchors[9 * place : 9 * place + 9].numpy()
+        np.testing.assert_array_equal(of_place, wanted + np.array(shift * 2))
+    # On a pyramid the base is each map's stride, as in Detectron.
+    config = dataclasses.replace(config, neck="fpn", anchor_sizes=(32, 64, 128, 256, 512))
+    first, *_ = anchor_layout(config, [4, 8, 16, 32, 64], 800)
+    boxes = np.array(generated_anchors(4, [0.5, 1, 2], [8]))
+    np.testing.assert_array_equal(np.array(first), boxes[:, 2:] - boxes[:, :2] + 1)
 
 
 def test_anchors_equal_torchvisions() -> None:

@@ -4,28 +4,65 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torchvision import ops
 
-from detkit.networks.roi_pooling import PYRAMID, RoIPooling, align_by_bags
+from detkit.networks.roi_pooling import RoIPooling, align_by_bags
 
 
-def pooled_by_loops(x: torch.Tensor, box: list[float], stride: int, bins: int) -> torch.Tensor:
-    """Return (C, bins, bins): Fast R-CNN's released code, bin by bin."""
-    inclusive = (box[0], box[1], box[2] - 1, box[3] - 1)
+def pooled_by_loops(
+    x: torch.Tensor, box: list[float], stride: int, bins: int, pixel: tuple[float, float] = (1, 1)
+) -> torch.Tensor:
+    """Return (C, bins, bins): Caffe's ROIPoolingLayer, bin by bin, of a half-open box.
+
+    Which is in own pixels, of which each has `pixel` network pixels as width and height.
+    """
+    ends = zip((box[0], box[1], box[2] - 1, box[3] - 1), pixel * 2)
+    inclusive = [float(np.float32(end * side)) for end, side in ends]
     left, top, right, bottom = (math.floor(side / stride + 0.5) for side in inclusive)
+    return pooled_places(x, (left, top, right, bottom), bins)
+
+
+def pooled_places(x: torch.Tensor, places: tuple[int, int, int, int], bins: int) -> torch.Tensor:
+    """Return (C, bins, bins): the maxima of the bins of these columns and rows, the last ones too.
+
+    In the precision of the released code, whose bins are single floats.
+    """
+    left, top, right, bottom = places
     width, height = max(right - left + 1, 1), max(bottom - top + 1, 1)
+    bin_w, bin_h = np.float32(width) / np.float32(bins), np.float32(height) / np.float32(bins)
     out = torch.zeros(x.shape[0], bins, bins)
     for row in range(bins):
         for column in range(bins):
-            y1, y2 = math.floor(row * height / bins), math.ceil((row + 1) * height / bins)
-            x1, x2 = math.floor(column * width / bins), math.ceil((column + 1) * width / bins)
+            y1, y2 = math.floor(np.float32(row) * bin_h), math.ceil(np.float32(row + 1) * bin_h)
+            x1 = math.floor(np.float32(column) * bin_w)
+            x2 = math.ceil(np.float32(column + 1) * bin_w)
             y1, y2 = (min(max(y + top, 0), x.shape[1]) for y in (y1, y2))
             x1, x2 = (min(max(c + left, 0), x.shape[2]) for c in (x1, x2))
             if y2 > y1 and x2 > x1:
                 out[:, row, column] = x[:, y1:y2, x1:x2].amax(dim=(1, 2))
     return out
+
+
+def pyramid_by_loops(x: torch.Tensor, box: list[float], stride: int) -> torch.Tensor:
+    """Return (C * 50,): SPPnet, appendix A, and its released `spm_pool`, place by place."""
+    sides = []
+    for low, high, number in ((box[0], box[2], x.shape[2]), (box[1], box[3], x.shape[1])):
+        first, last = math.floor(low / stride) + 1, math.ceil(high / stride) - 1
+        if first > last:
+            first = last = (first + last) // 2
+        sides.append([min(max(one, 0), number - 1) for one in (first, last)])
+    (left, right), (top, bottom) = sides
+    levels = [pooled_places(x, (left, top, right, bottom), bins).flatten() for bins in (1, 2, 3, 6)]
+    return torch.cat(levels)
+
+
+def random_boxes(number: int, width: float, height: float) -> torch.Tensor:
+    """Return (number, 4) boxes, of any size, in an image of these sides."""
+    ends = torch.rand(number, 2, 2) * torch.tensor([width, height])
+    return torch.cat([ends.amin(dim=1), ends.amax(dim=1)], dim=1)
 
 
 def aligned_by_loops(x: torch.Tensor, box: list[float], stride: int, bins: int) -> torch.Tensor:
@@ -72,15 +109,44 @@ def test_regions_of_two_images_are_pooled_as_bin_by_bin(method: str, loops: obje
         torch.testing.assert_close(found[index], wanted)
 
 
-def test_a_spatial_pyramid_is_its_levels_pooled_one_after_the_other() -> None:
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.6, 1.8, 3.3])
+def test_regions_of_the_images_own_pixels_are_pooled_as_by_caffes_layer(scale: float) -> None:
+    """The released code has the last pixel's corner, scales it and then rounds to places."""
+    torch.manual_seed(round(10 * scale))
+    x = torch.randn(1, 2, 20, 30)
+    own = (random_boxes(200, 480 / scale, 320 / scale) + 0.5).floor()
+    own[:, 2:] += 1  # at least a pixel
+    found = RoIPooling("pool", 7, [16])([x], [own * scale], [(scale, scale)])
+    for index, box in enumerate(own.tolist()):
+        wanted = pooled_by_loops(x[0], box, 16, 7, (scale, scale))
+        torch.testing.assert_close(found[index], wanted)
+    # One network pixel less instead would be other regions, though not at VOC's usual scale.
+    of_network = RoIPooling("pool", 7, [16])([x], [own * scale])
+    assert torch.equal(found, of_network) == (scale in (1.0, 1.6))
+
+
+def test_each_images_own_pixels_count() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 2, 20, 30)
+    pixels = [(3.0, 2.0), (1.0, 5.0)]
+    own = [random_boxes(40, 480 / w, 320 / h) for w, h in pixels]
+    rois = [boxes * torch.tensor(pixel * 2) for boxes, pixel in zip(own, pixels)]
+    both = RoIPooling("pool", 7, [16])([x], rois, pixels)
+    for image, pixel in enumerate(pixels):
+        for index, box in enumerate(own[image].tolist()):
+            wanted = pooled_by_loops(x[image], box, 16, 7, pixel)
+            torch.testing.assert_close(both[40 * image + index], wanted)
+
+
+def test_a_spatial_pyramid_is_sppnets_levels_one_after_the_other() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 2, 8, 9)
     layer = RoIPooling("spp", 7, [16])
-    found = layer([x], [torch.tensor(BOXES).float()])
-    assert found.shape == (4, layer.num_features(2)) == (4, 2 * 50)
-    for index, box in enumerate(BOXES):
-        wanted = [pooled_by_loops(x[0], box, 16, bins).flatten() for bins in PYRAMID]
-        torch.testing.assert_close(found[index], torch.cat(wanted))
+    boxes = [*BOXES, [17, 17, 30, 30], [16, 16, 16, 32], *random_boxes(100, 144, 128).tolist()]
+    found = layer([x], [torch.tensor(boxes).float()])
+    assert found.shape == (len(boxes), layer.num_features(2)) == (len(boxes), 2 * 50)
+    for index, box in enumerate(boxes):
+        torch.testing.assert_close(found[index], pyramid_by_loops(x[0], box, 16))
 
 
 def test_a_region_of_imagenets_size_is_cut_from_stride_16_and_half_of_it_one_finer() -> None:

@@ -59,6 +59,7 @@ from detkit.transforms.preparation import Preparation, shorter_side
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+Pixels = Sequence[tuple[float, float]]  # B x (width, height) of a pixel, network pixels
 LEAST_SIDE = 64  # ours: two places of the last map of most backbones, and some of every pooling
 # Backbones that get the papers' sizes; those but ResNet are the papers', with one map, fc6 and fc7.
 # AlexNet is torchvision's, with none of these releases' weights, and as light as others.
@@ -85,7 +86,9 @@ class RegionConfig(DetectorConfig):
         None, "none: 256 on ResNet (FPN sec. 3); ours: 128 on light backbones", at_least=1
     )
     roi_pooling: Literal["auto", "pool", "align", "spp"] = setting(
-        "auto", "sec. 2.1: pool; auto: align on FPN (Mask R-CNN); spp: SPPnet's levels 1 2 3 6"
+        "auto",
+        "sec. 2.1: pool; auto: align on FPN (Mask R-CNN); spp: SPPnet's levels 1 2 3 6, 50 places "
+        "(VGG16's fc6 then begins from chance: it is of another length)",
     )
     pool_size: int | None = setting(
         None,
@@ -190,7 +193,9 @@ class RoIHead(nn.Module):
     ) -> None:
         """Build the layers for C = `num_classes` classes and background."""
         super().__init__()
+        self.fc6: nn.Module
         self.own_layers = not backbone.has_rest
+        self.takes_fc6 = config.roi_pooling == "spp" and not self.own_layers
         residual = backbone.has_rest and backbone.name.startswith("resnet")
         fc = not self.own_layers and config.backbone in CLASSIFIERS
         places = CLASSIFIERS[config.backbone].places if fc else 7
@@ -206,33 +211,45 @@ class RoIHead(nn.Module):
         )
         if self.own_layers:
             width = config.head_width or (1024 if config.is_large else 512)
-            self.fc6: nn.Module = nn.Linear(self.pooling.num_features(neck.channels), width)
+            self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
             self.fc7: nn.Module = nn.Linear(width, width)
             shorten(self, config.svd)
         else:
-            if method == "spp":
-                raise UsageError(
-                    "--set roi_pooling=spp: needs a two-layer head; add --set neck=fpn"
-                )
-            shorten(backbone.blocks, config.svd)
             width = backbones.last_channels(backbone.name)
+            if self.takes_fc6:
+                if "fc6" not in backbone.blocks:
+                    raise UsageError(
+                        "--set roi_pooling=spp: the backbone's last stage, the head here, is no "
+                        "fully connected layer and wants a map; add --set neck=fpn"
+                    )
+                # Its own is of another length; fc7 may still hold the classifier's weights.
+                del backbone.blocks["fc6"]
+                self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
+                initialise([self.fc6], 0.01)  # SPPnet's released code
+            shorten(self if self.takes_fc6 else backbone.blocks, (config.svd[0], 0))
+            shorten(backbone.blocks, (0, config.svd[1]))
         self.class_logits = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
         initialise([self.class_logits], 0.01)  # sec. 2.3
         initialise([self.deltas], 0.001)
 
     def forward(
-        self, maps: Sequence[Tensor], rois: Sequence[Tensor], backbone: backbones.Backbone
+        self,
+        maps: Sequence[Tensor],
+        rois: Sequence[Tensor],
+        backbone: backbones.Backbone,
+        pixels: Pixels | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return class logits (R, C + 1), background first, and deltas (R, C, 4).
 
-        `maps` are the L maps (B, C_l, H_l, W_l), `rois` B x (R_b, 4) in network pixels.
+        `maps` are the L maps (B, C_l, H_l, W_l), `rois` B x (R_b, 4) in network pixels; `pixels`
+        as in `RoIPooling`.
         """
-        x = self.pooling(maps, rois)
+        x = self.pooling(maps, rois, pixels)
         if self.own_layers:
             x = F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
         else:
-            x = backbone.finish(x)
+            x = backbone.finish(self.fc6(x) if self.takes_fc6 else x)
             x = x.mean(dim=(2, 3)) if x.ndim == 4 else x
         deltas = self.deltas(x).float().view(len(x), self.deltas.out_features // 4, 4)
         return self.class_logits(x).float(), deltas
@@ -320,9 +337,10 @@ def roi_losses(
     maps: Sequence[Tensor],
     samples: Sequence[RoISample],
     box_weight: float,
+    pixels: Pixels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (class loss, box loss) of the sampled regions of all images."""
-    class_logits, deltas = head(maps, [one.rois for one in samples], backbone)
+    class_logits, deltas = head(maps, [one.rois for one in samples], backbone, pixels)
     labels = torch.cat([one.labels for one in samples])
     targets = torch.cat([one.delta_targets for one in samples])
     return multi_task_loss(class_logits, deltas, labels, targets, box_weight)
@@ -334,9 +352,10 @@ def classify_rois(
     maps: Sequence[Tensor],
     proposals: Sequence[Tensor],
     variances: tuple[float, float, float, float],
+    pixels: Pixels | None = None,
 ) -> list[Candidates]:
     """Return each image's proposals, moved by every class's deltas, with its probabilities."""
-    class_logits, deltas = head(maps, proposals, backbone)
+    class_logits, deltas = head(maps, proposals, backbone, pixels)
     rois = torch.cat(list(proposals))
     has_area = (rois[:, 2:] > rois[:, :2]).all(dim=1, keepdim=True)  # else there is nothing in it
     probs = class_logits.softmax(dim=-1)[:, 1:] * has_area
@@ -344,6 +363,14 @@ def classify_rois(
     counts = [len(one) for one in proposals]
     return [
         Candidates(*pair) for pair in zip(torch.split(boxes, counts), torch.split(probs, counts))
+    ]
+
+
+def own_pixels(batch: Batch) -> Pixels:
+    """Return B x (width, height), network pixels, of a pixel of each image's own."""
+    return [
+        (network[1] / own[1], network[0] / own[0])
+        for network, own in zip(batch.sizes, batch.original_sizes, strict=True)
     ]
 
 
@@ -464,7 +491,7 @@ class FastRCNN(RegionDetector):
         images = zip(self.given_proposals(batch), batch.boxes, batch.labels, batch.ignored_boxes)
         samples = [sample_rois(*image, self.config) for image in images]
         class_loss, box_loss = roi_losses(
-            self.head, self.backbone, maps, samples, self.config.box_weight
+            self.head, self.backbone, maps, samples, self.config.box_weight, own_pixels(batch)
         )
         return {"roi_class": class_loss, "roi_box": box_loss}
 
@@ -472,4 +499,11 @@ class FastRCNN(RegionDetector):
         """Return the proposals, (P, C, 4) moved by class, with each class's probability."""
         maps = self.maps(batch.images)
         proposals = self.given_proposals(batch)
-        return classify_rois(self.head, self.backbone, maps, proposals, self.config.box_variances)
+        return classify_rois(
+            self.head,
+            self.backbone,
+            maps,
+            proposals,
+            self.config.box_variances,
+            own_pixels(batch),
+        )

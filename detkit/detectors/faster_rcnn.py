@@ -89,9 +89,6 @@ class FasterRCNNConfig(RegionConfig, RPNConfig):
         "sec. 3.2: the four steps' learning rates, shares of the recipe's",
         above=0,
     )
-    anchors: Literal["paper", "auto"] = setting(
-        "paper", "auto: estimated from the training boxes, as by `detkit anchors`"
-    )
     rois_per_image: int = setting(128, "released code")
     negative_range: tuple[float, float] = setting(
         (0.0, 0.5), "released code: IoU in [0, .5), as the RPN has sorted out the easy ones"

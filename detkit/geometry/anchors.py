@@ -55,13 +55,24 @@ def default_boxes(
     return torch.cat(levels)
 
 
-def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float]) -> list[tuple[float, float]]:
+def anchor_shapes(
+    sizes: Sequence[float], ratios: Sequence[float], base: int | None = None
+) -> list[tuple[float, float]]:
     """Return the (width, height) of every size with every ratio of height to width.
 
-    A size is the square root of the area (Faster R-CNN sec. 3.1.1), in the unit wanted back.
-    Order: ratio by ratio, as in the weights that torchvision publishes.
+    A size is the square root of the area (Faster R-CNN sec. 3.1.1), in the unit wanted back. With
+    a `base`, a side in pixels, they are the released code's: a square of that side takes each
+    ratio by sides of whole pixels, an area not quite its own, and is then enlarged to each size.
+    Order: ratio by ratio, as in the weights that torchvision and py-faster-rcnn publish.
     """
-    return [(size / ratio**0.5, size * ratio**0.5) for ratio in ratios for size in sizes]
+    if base is None:
+        return [(size / ratio**0.5, size * ratio**0.5) for ratio in ratios for size in sizes]
+    widths = [round((base * base / ratio) ** 0.5) for ratio in ratios]
+    return [
+        (width * size / base, round(width * ratio) * size / base)
+        for width, ratio in zip(widths, ratios)
+        for size in sizes
+    ]
 
 
 def grid_anchors(
@@ -79,7 +90,8 @@ def grid_anchors(
     point: `offset` strides behind the place's left top corner (.5, its centre, in the released
     code; 0 in torchvision). A stride is the image's side divided by the map's, whole pixels, if
     it is not in `strides`: a map may have a place more or less than the image has strides.
-    With `rounded` the corners are whole pixels before the shift, as in both.
+    With `rounded` the corners are whole pixels before the shift, as in torchvision; what the
+    released code rounds is said in `anchor_shapes`.
     """
     levels = []
     for level, ((rows, columns), level_shapes) in enumerate(zip(map_sizes, shapes, strict=True)):

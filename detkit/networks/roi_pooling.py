@@ -18,6 +18,7 @@ from detkit.geometry.boxes import area
 
 Method = Literal["pool", "align", "spp"]
 PYRAMID = (1, 2, 3, 6)  # SPPnet (He et al. 2014, arXiv:1406.4729) sec. 4.1: 50 bins
+GRID = 1024  # of a network pixel: what differs by less is float32's inaccuracy
 SAMPLES = 2  # Mask R-CNN (He et al. 2017) sec. 3: samples a bin and axis
 
 
@@ -40,16 +41,34 @@ class RoIPooling(nn.Module):
             return channels * sum(bins * bins for bins in PYRAMID)
         return channels * self.size * self.size
 
-    def forward(self, maps: Sequence[Tensor], rois: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        rois: Sequence[Tensor],
+        pixels: Sequence[tuple[float, float]] | None = None,
+    ) -> Tensor:
         """Return (R, C, P, P), for a spatial pyramid (R, C * 50), of B x (R_b, 4) regions.
 
         `maps` are L x (B, C, H_l, W_l); regions are xyxy in network pixels, and the rows come
-        image by image.
+        image by image. `pixels` are B x (width, height), network pixels, of a pixel of the image
+        that the regions were proposed on: released code's right and bottom are the last pixel's
+        there. None: they were proposed on the network's.
         """
-        if len(self.strides) == 1:
+        levels = None
+        if len(self.strides) > 1:
+            levels = self.levels(torch.cat(list(rois)))
+        if self.method == "pool":
+            sides = pixels or [(1.0, 1.0)] * len(rois)
+            lasts = [boxes.new_tensor(side) for boxes, side in zip(rois, sides, strict=True)]
+            corners = (
+                torch.cat([boxes[:, :2], boxes[:, 2:] - last], dim=1)
+                for boxes, last in zip(rois, lasts)
+            )
+            # Half a place is common (375 pixels made 600), and is to be rounded up as it is there.
+            rois = [(one * GRID).round() / GRID for one in corners]
+        if levels is None:
             return self._cut(maps[0], rois, self.strides[0])
         regions = boxes_with_image(rois)
-        levels = self.levels(regions[:, 1:])
         size = (self.size, self.size)
         pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], *size)
         if self.method == "spp":
@@ -71,11 +90,7 @@ class RoIPooling(nn.Module):
 
     def _cut(self, x: Tensor, rois: Tensor | Sequence[Tensor], stride: int) -> Tensor:
         """Return the pooled regions, B x (R_b, 4) or (R, 5) with the image first, of one map."""
-        boxes = [rois] if isinstance(rois, Tensor) else list(rois)
-        if self.method != "align":  # the released code's right and bottom are inclusive
-            last = torch.tensor([1.0, 1.0], device=x.device)
-            boxes = [torch.cat([one[:, :-2], one[:, -2:] - last], dim=1) for one in boxes]
-        where = boxes[0] if isinstance(rois, Tensor) else boxes
+        where = rois if isinstance(rois, Tensor) else list(rois)
         size = (self.size, self.size)
         if self.method == "align":
             if x.device.type == "cpu" and not (x.requires_grad or torch.compiler.is_exporting()):
@@ -86,8 +101,27 @@ class RoIPooling(nn.Module):
         if self.method == "pool":  # Fast R-CNN sec. 2.1; eq. 4, its gradient, is torchvision's
             pooled: Tensor = ops.roi_pool(whole, where, size, 1 / stride)
             return pooled.to(x.dtype)
-        bins = [ops.roi_pool(whole, where, (n, n), 1 / stride).flatten(1) for n in PYRAMID]
+        places = pyramid_places(boxes_with_image(where), stride, (x.shape[2], x.shape[3]))
+        bins = [ops.roi_pool(whole, places, (n, n), 1.0).flatten(1) for n in PYRAMID]
         return torch.cat(bins, dim=1).to(x.dtype)
+
+
+def pyramid_places(regions: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Return (R, 5): the image, and the first and last column and row of each region's places.
+
+    SPPnet, appendix A: the places whose centres, at multiples of the stride, lie inside the
+    region: from `floor(x / S) + 1` to `ceil(x / S) - 1`. Where none does, its released code takes
+    the one in the middle. `regions` (R, 5), the image first, network pixels; `size` is the map's.
+    """
+    first = torch.floor(regions[:, 1:3] / stride) + 1
+    last = torch.ceil(regions[:, 3:5] / stride) - 1
+    middle = torch.floor((first + last) / 2)
+    none = first > last
+    most = regions.new_tensor([size[1] - 1.0, size[0] - 1.0])
+    places = [
+        torch.minimum(torch.where(none, middle, one).clamp(min=0.0), most) for one in (first, last)
+    ]
+    return torch.cat([regions[:, :1], *places], dim=1)
 
 
 def boxes_with_image(rois: Tensor | Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ Shapes = tuple[tuple[float, float], ...]
 class RPNConfig(DetectorConfig):
     """The region proposal network's numbers."""
 
+    anchors: Literal["paper", "released", "auto"] = setting(
+        "paper",
+        "sec. 3.1.1; released: of whole pixels as py-faster-rcnn has them, 184 x 96 where the "
+        "paper's are 181 x 90.5; auto: estimated from the training boxes, as by `detkit anchors`",
+    )
     anchor_sizes: tuple[float, ...] = setting(
         (),
         "sec. 3.3: square roots of the areas, on the network's image. Empty: 128 256 512 on a "
@@ -123,9 +128,10 @@ def anchor_layout(config: RPNConfig, strides: Sequence[int], side: int) -> list[
         rule = (8.0,) if full else (4.0, 4.0 * 2**0.5)
         unit = side / (800 if full else 320)
         sizes = [stride * factor * unit for stride in strides for factor in rule]
+    bases = list(strides) if config.anchors == "released" else [None] * num_maps
     return [
-        tuple(anchor_shapes(some, config.anchor_ratios))
-        for some in _dealt(sizes, num_maps, "anchor_sizes")
+        tuple(anchor_shapes(some, config.anchor_ratios, base))
+        for some, base in zip(_dealt(sizes, num_maps, "anchor_sizes"), bases)
     ]
 
 
