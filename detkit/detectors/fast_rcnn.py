@@ -223,8 +223,10 @@ class RoIHead(nn.Module):
                         "fully connected layer and wants a map; add --set neck=fpn"
                     )
                 # Its own is of another length; fc7 may still hold the classifier's weights.
+                own = backbone.blocks["fc6"]
                 del backbone.blocks["fc6"]
-                self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
+                assert isinstance(own, nn.Linear)
+                self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), own.out_features)
                 initialise([self.fc6], 0.01)  # SPPnet's released code
             shorten(self if self.takes_fc6 else backbone.blocks, (config.svd[0], 0))
             shorten(backbone.blocks, (0, config.svd[1]))
