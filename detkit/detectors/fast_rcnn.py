@@ -6,9 +6,9 @@ Shape shorthand: B images a batch, L feature maps, P proposals of an image, R re
 in all images of a batch (rois), C classes, G ground truths and I ignored boxes of an image.
 
 Differences from the paper:
-- VGG16 is the paper's. Other backbones either end in a feature pyramid and a slim two-layer
-  head, so that a laptop can train them, or, with `neck=single`, use one map of stride 16;
-  ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
+- VGG16, CaffeNet and VGG_CNN_M_1024 are the paper's. Other backbones either end in a feature
+  pyramid and a slim two-layer head, so that a laptop can train them, or, with `neck=single`, use
+  one map of stride 16; ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
 - An image without a proposal in the background's IoU range [.1, .5), as one without objects,
   takes its background from the other proposals that are not positive.
 - A region inside an ignored object that is not positive is not sampled as background.

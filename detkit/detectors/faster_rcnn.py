@@ -17,9 +17,9 @@ Differences from the paper:
 - Step 3 of alternating training goes on with step 1's RPN layers. A batch has as many images in
   all four steps, so that equal `step_shares` are the released code's 80k steps of 1 image and
   40k of 2.
-- On a feature pyramid (the default but for VGG16) anchors that cross the border are trained
-  on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of each
-  map by itself.
+- On a feature pyramid (the default but for Caffe's networks) anchors that cross the border are
+  trained on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of
+  each map by itself.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the released code's joint schedule, and not the 60k steps at .001 and 20k at .0001
   that sec. 3.1.3 has for the RPN alone.
