@@ -179,24 +179,20 @@ class Detector(nn.Module, ABC):
     ) -> dict[str, Tensor] | None:
         """Return another program's state dict of this detector under our names; None for others.
 
-        Torchvision's, or darknet's and Caffe's as `networks` reads them.
-
-        `keep` are the classes, background included, whose outputs stay; None keeps all.
+        Torchvision's, or darknet's and Caffe's as `networks` reads them. `keep` are the
+        classes, background included, whose outputs stay; None keeps all.
         """
         return None
 
     @classmethod
     def config_of(cls, state: Mapping[str, Tensor]) -> DetectorConfig | None:
         """Return the config that another program's weights were trained with; None if unknown."""
-        whole = cls.convert_foreign(state) is not None
-        trained = trained_with(state)
+        whole, trained = cls.convert_foreign(state) is not None, trained_with(state)
         if trained is not None:
             backbone, mean, std = trained
             more = caffe_weights.settings(state) if whole else {}
             return cls.config_class(backbone=backbone, mean=mean, std=std, **more)
-        if not whole:
-            return None
-        return next(iter(cls.published.values())).config
+        return next(iter(cls.published.values())).config if whole else None
 
     @classmethod
     def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> Detector | None:
