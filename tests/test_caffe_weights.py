@@ -461,6 +461,25 @@ def test_files_of_unknown_or_broken_networks_are_one_line(tmp_path: Path) -> Non
         read_state_dict(path)
 
 
+@pytest.mark.parametrize(
+    ("layer", "blobs", "words"),
+    [
+        ("rpn_cls_score", [drawn(1, 256, 1, 1), drawn(1, scale=1)], "of 0 anchors"),
+        ("bbox_pred", [drawn(83, 4096), drawn(83, scale=1)], "not of the shapes"),
+        ("fc7", [np.array(1, np.float32)], "not known"),
+        ("cls_score", [np.zeros((0, 4), np.float32)], "cls_score has a blob without numbers"),
+    ],
+)
+def test_layers_of_odd_shapes_are_one_line(
+    tmp_path: Path, layer: str, blobs: list[NDArray[np.float32]], words: str
+) -> None:
+    layers = detector_layers(ZF, 1) | {layer: blobs}
+    path = write_large(tmp_path / "odd.caffemodel", layers)
+    with pytest.raises(DetkitError, match=words) as caught:
+        read_state_dict(path)
+    assert "odd.caffemodel: " in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_detect_takes_a_caffemodel_in_the_shell(tmp_path: Path) -> None:
     path = write_large(tmp_path / "zf.caffemodel", detector_layers(ZF, 6))
     cv2.imwrite(str(tmp_path / "a.png"), photo(70, 90))

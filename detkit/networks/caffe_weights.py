@@ -261,6 +261,11 @@ def _require_whole(path: Path, state: Mapping[str, Tensor]) -> None:
             multibox_heads(state)
     except DetkitError as error:
         raise DetkitError(f"{path}: {error}") from None
+    except (RuntimeError, ValueError) as error:  # what torch says of shapes
+        raise DetkitError(
+            f"{path}: the layers of its detector are not of the shapes that they have in the "
+            "released networks"
+        ) from error
 
 
 def _identify(path: Path, model: CaffeModel, blobs: Mapping[str, tuple[NDArray[Any], ...]]) -> str:
@@ -269,7 +274,7 @@ def _identify(path: Path, model: CaffeModel, blobs: Mapping[str, tuple[NDArray[A
     if shapes.get("conv1_1") == (64, 3, 3, 3) and shapes.get("conv5_3") == (512, 512, 3, 3):
         return "vgg16"
     first, third = shapes.get("conv1"), shapes.get("conv3")
-    top = shapes.get("fc7", (0,))[-2:][0]
+    top = (0, 0, *shapes.get("fc7", ()))[-2]  # a matrix, in old files behind two ones
     if first == (96, 3, 11, 11) and third == (384, 256, 3, 3):
         order = [layer.name for layer in model.layers if layer.name in ("norm1", "pool1")]
         return "bvlc_alexnet" if order[:1] == ["norm1"] else "caffenet"
@@ -300,7 +305,10 @@ def _mean(state: Mapping[str, Tensor], network: str) -> Colour:
 
 def _tensor(path: Path, layer: str, kind: str, blob: NDArray[Any]) -> Tensor:
     """Return a blob as float32, without the leading ones that matrices have in old files."""
-    values = np.array(blob, np.float32)
+    with np.errstate(over="ignore"):  # of float64; told below
+        values = np.array(blob, np.float32)
+    if not values.size:
+        raise DetkitError(f"{path}: damaged: {layer} has a blob without numbers")
     if not np.isfinite(values).all():
         raise DetkitError(f"{path}: damaged: {layer} holds numbers that are not finite")
     sides = values.shape
