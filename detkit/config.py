@@ -119,8 +119,8 @@ class DetectorConfig:
     freeze_layers: int | None = setting(
         None,
         "Fast R-CNN sec. 4.5: the first layers are generic. How many blocks, from the image on, "
-        "are not trained; none: with pretrained weights those up to stride 4, of VGG16 in Fast "
-        "and Faster R-CNN alone: SSD and R-CNN train it whole",
+        "are not trained; none: with pretrained weights those up to stride 4; of Caffe's networks "
+        "what the released code fixes in Fast and Faster R-CNN: SSD and R-CNN train them whole",
         at_least=0,
     )
     score_thresh: float = setting(

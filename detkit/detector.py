@@ -31,10 +31,10 @@ from detkit.config import SMALLEST_PROPOSAL, DetectorConfig, ProposalConfig, Rec
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry import nms
 from detkit.geometry.boxes import area, clip
-from detkit.networks import darknet
+from detkit.networks import caffe_weights
 from detkit.networks.backbones import Backbone
 from detkit.networks.pretrained import load_weights
-from detkit.networks.weights import download, read_state_dict
+from detkit.networks.weights import download, read_state_dict, trained_with
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, FloatArray, Sample, Truth
 from detkit.text import agreed, counted
@@ -179,22 +179,20 @@ class Detector(nn.Module, ABC):
     ) -> dict[str, Tensor] | None:
         """Return another program's state dict of this detector under our names; None for others.
 
-        Torchvision's, or darknet's as `networks.darknet` reads it.
-
-        `keep` are the classes, background included, whose outputs stay; None keeps all.
+        Torchvision's, or darknet's and Caffe's as `networks` reads them. `keep` are the
+        classes, background included, whose outputs stay; None keeps all.
         """
         return None
 
     @classmethod
     def config_of(cls, state: Mapping[str, Tensor]) -> DetectorConfig | None:
         """Return the config that another program's weights were trained with; None if unknown."""
-        trained = darknet.trained_with(state)
+        whole, trained = cls.convert_foreign(state) is not None, trained_with(state)
         if trained is not None:
             backbone, mean, std = trained
-            return cls.config_class(backbone=backbone, mean=mean, std=std)
-        if cls.convert_foreign(state) is None:
-            return None
-        return next(iter(cls.published.values())).config
+            more = caffe_weights.settings(state) if whole else {}
+            return cls.config_class(backbone=backbone, mean=mean, std=std, **more)
+        return next(iter(cls.published.values())).config if whole else None
 
     @classmethod
     def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> Detector | None:

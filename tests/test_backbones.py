@@ -22,7 +22,8 @@ def test_every_map_has_the_declared_channels_and_stride(name: str) -> None:
     for tap, x in zip(backbone.taps, maps):
         rows, columns = -(-96 // tap.stride), -(-128 // tap.stride)
         assert x.shape[:2] == (2, tap.channels)
-        assert abs(x.shape[2] - rows) <= 1 and abs(x.shape[3] - columns) <= 1
+        lost = 2 if name.startswith("vgg_cnn_m") else 1  # it has no borders in its first layers
+        assert abs(x.shape[2] - rows) <= lost and abs(x.shape[3] - columns) <= lost
 
 
 def classifier(name: str) -> nn.Module:

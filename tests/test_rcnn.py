@@ -105,7 +105,7 @@ def test_alexnets_features_are_torchvisions_pool5_and_fc7() -> None:
 def test_what_stands_for_pool5_is_no_larger_than_alexnets() -> None:
     with torch.device("meta"):
         for name in backbones.backbone_names():
-            if name in rcnn.OWN_LAYERS:
+            if name in rcnn.CLASSIFIERS:
                 continue
             detector = RCNN(RCNNConfig(backbone=name), CLASSES)
             crop = torch.zeros(2, 3, detector.config.crop_size, detector.config.crop_size)

@@ -63,8 +63,8 @@ def train(
         str | None,
         typer.Option(
             metavar="WHICH",
-            help="imagenet (downloaded), none, a name like ssd300-coco, or a FILE: a torchvision "
-            "classifier's or a detkit model. [default: none]",
+            help="imagenet (downloaded), none, a name like ssd300-coco, or a FILE: torchvision's, "
+            "Caffe's, darknet's or a detkit model. [default: none]",
         ),
     ] = None,
     recipe_name: Annotated[

@@ -6,9 +6,9 @@ Shape shorthand: B images a batch, L feature maps, P proposals of an image, R re
 in all images of a batch (rois), C classes, G ground truths and I ignored boxes of an image.
 
 Differences from the paper:
-- VGG16 is the paper's. Other backbones either end in a feature pyramid and a slim two-layer
-  head, so that a laptop can train them, or, with `neck=single`, use one map of stride 16;
-  ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
+- VGG16, CaffeNet and VGG_CNN_M_1024 are the paper's. Other backbones either end in a feature
+  pyramid and a slim two-layer head, so that a laptop can train them, or, with `neck=single`, use
+  one map of stride 16; ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
 - An image without a proposal in the background's IoU range [.1, .5), as one without objects,
   takes its background from the other proposals that are not positive.
 - A region inside an ignored object that is not positive is not sampled as background.
@@ -56,11 +56,12 @@ from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced, spare_ignored
-from detkit.networks import backbones
+from detkit.networks import backbones, caffe_weights
+from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.networks.necks import FeaturePyramid, SingleMap, initialise
 from detkit.networks.roi_pooling import RoIPooling
 from detkit.networks.truncated_svd import factored, truncated
-from detkit.networks.weights import read_state_dict
+from detkit.networks.weights import read_state_dict, trained_with
 from detkit.structures import Batch, Candidates
 from detkit.transforms.preparation import Preparation, shorter_side
 
@@ -69,10 +70,10 @@ if TYPE_CHECKING:
 
 Pixels = Sequence[tuple[float, float]]  # B x (width, height) of a pixel, network pixels
 LEAST_SIDE = 64  # ours: two places of the last map of most backbones, and some of every pooling
-LARGE = ("vgg16", "resnet")  # backbones that get the papers' sizes and widths
-VGG16_GENERIC = (
-    10  # sec. 4.5, as Faster R-CNN sec. 3.3: conv3_1 and up are trained, what is before not
-)
+# Backbones that get the papers' sizes; those but ResNet are the papers', with one map, fc6 and fc7.
+# AlexNet is torchvision's, with none of these releases' weights, and as light as others.
+SINGLE = tuple(name for name in CLASSIFIERS if name != "alexnet")
+LARGE = (*SINGLE, "resnet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +82,14 @@ class RegionConfig(DetectorConfig):
 
     size: int | None = setting(
         None,
-        "sec. 5.2: shorter side 600 (none: that on VGG16 and ResNet, 320 on light backbones)",
+        "sec. 5.2: shorter side 600 (none: that on the papers' networks and ResNet, else 320)",
         at_least=1,
     )
     max_size: int | None = setting(
         None, "sec. 5.2: longer side at most 1000 (none: size x 5/3)", at_least=1
     )
     neck: Literal["auto", "single", "fpn"] = setting(
-        "auto", "auto: the paper's single map on VGG16, else FPN (Lin et al. 2017)"
+        "auto", "auto: the papers' single map on their networks, else FPN (Lin et al. 2017)"
     )
     neck_width: int | None = setting(
         None, "none: 256 on ResNet (FPN sec. 3); ours: 128 on light backbones", at_least=1
@@ -99,7 +100,9 @@ class RegionConfig(DetectorConfig):
         "(VGG16's fc6 then begins from chance: it is of another length)",
     )
     pool_size: int | None = setting(
-        None, "sec. 2.1: 7 (none: that; 14 before ResNet's last stage)", at_least=1
+        None,
+        "sec. 2.1: 7 (none: that; 6 on the smaller Caffe networks; 14 before ResNet's last stage)",
+        at_least=1,
     )
     head_width: int | None = setting(
         None,
@@ -147,7 +150,7 @@ class RegionConfig(DetectorConfig):
     @property
     def has_pyramid(self) -> bool:
         """Whether regions are cut from a pyramid of maps."""
-        return self.neck == "fpn" or (self.neck == "auto" and self.backbone != "vgg16")
+        return self.neck == "fpn" or (self.neck == "auto" and self.backbone not in SINGLE)
 
     def validate(self) -> None:
         """Raise UsageError for a value that no detector of regions can work with."""
@@ -177,9 +180,10 @@ def build_maps(config: RegionConfig) -> tuple[backbones.Backbone, SingleMap | Fe
     if config.has_pyramid:
         backbone = backbones.build(name, (4, 8, 16, 32) if is_large else (8, 16, 32))
     else:  # large ones' own last layers are the head
-        backbone = backbones.build(f"{name}-fc" if name == "vgg16" else name, (16,), whole=is_large)
-    if name == "vgg16":
-        backbone.generic_blocks = VGG16_GENERIC
+        own = f"{name}{CLASSIFIERS[name].borders}-fc" if name in SINGLE else name
+        backbone = backbones.build(own, (16,), whole=is_large)
+    if name in SINGLE:  # sec. 4.5, as Faster R-CNN sec. 3.3
+        backbone.generic_blocks = CLASSIFIERS[name].fixed
     if config.has_pyramid:
         return backbone, FeaturePyramid(
             backbone.taps, config.neck_width or (256 if is_large else 128)
@@ -208,12 +212,14 @@ class RoIHead(nn.Module):
         self.own_layers = not backbone.has_rest
         self.takes_fc6 = config.roi_pooling == "spp" and not self.own_layers
         residual = backbone.has_rest and backbone.name.startswith("resnet")
+        fc = not self.own_layers and config.backbone in CLASSIFIERS
+        places = CLASSIFIERS[config.backbone].places if fc else 7
         method = config.roi_pooling
         if method == "auto":
             method = "align" if config.has_pyramid else "pool"
         self.pooling = RoIPooling(
             method,
-            config.pool_size or (14 if residual else 7),
+            config.pool_size or (14 if residual else places),
             neck.strides[: neck.num_regional],
             # FPN sec. 4.2: 224, ImageNet's size; on its images of shorter side 800.
             canonical=224 * config.sides[0] / 800,
@@ -232,8 +238,10 @@ class RoIHead(nn.Module):
                         "fully connected layer and wants a map; add --set neck=fpn"
                     )
                 # Its own is of another length; fc7 may still hold the classifier's weights.
+                own = backbone.blocks["fc6"]
                 del backbone.blocks["fc6"]
-                self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
+                assert isinstance(own, nn.Linear)
+                self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), own.out_features)
                 initialise([self.fc6], 0.01)  # SPPnet's released code
             shorten(self if self.takes_fc6 else backbone.blocks, (config.svd[0], 0))
             shorten(backbone.blocks, (0, config.svd[1]))
@@ -394,6 +402,23 @@ class RegionDetector(Detector):
         self.backbone, self.neck = build_maps(config)
         self.head = RoIHead(config, self.backbone, self.neck, len(self.class_names))
 
+    @classmethod
+    def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> Self | None:
+        """Return the released detector of VOC's or COCO's classes in a `.caffemodel`, else None.
+
+        Raises DetkitError for other classes, whose names the file, `source`, does not hold.
+        """
+        own, config = cls.convert_foreign(state), cls.config_of(state)
+        if own is None or trained_with(state) is None:
+            return None
+        assert isinstance(config, RegionConfig)
+        names = caffe_weights.class_names(len(own["head.class_logits.bias"]) - 1, source)
+        with torch.device("meta"):  # random weights are not worth the time and the memory
+            detector = cls(config, names)
+        caffe_weights.fill(detector, own, source)
+        detector.backbone.pretrained = True
+        return detector.eval()
+
     def network_size(self) -> Callable[[int, int], tuple[int, int]]:
         """Return Fast R-CNN's rule, sec. 5.2: a shorter side of `size`, the longer not too long."""
         return partial(shorter_side, *self.config.sides)
@@ -466,6 +491,16 @@ class FastRCNN(RegionDetector):
     )
     short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     config: FastRCNNConfig
+
+    @classmethod
+    def convert_foreign(
+        cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
+    ) -> dict[str, Tensor] | None:
+        """Return the state dict of fast-rcnn's released Caffe detectors, else None."""
+        if not caffe_weights.is_region_detector(state, proposes=False):
+            return None
+        variances = FastRCNNConfig().box_variances
+        return caffe_weights.backbone_state(state) | caffe_weights.region_head(state, variances)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `roi_class` and `roi_box`, eq. 1."""

@@ -26,9 +26,9 @@ Differences from the paper:
   are not mirrored, and mirrors them. Here they are made when an image is first seen, and kept;
   a mirrored image has its own, as in the MATLAB code. Where augmentation makes every image another
   one (`short_recipe`) they are made at each update, in step 4 from the maps that it has.
-- On a feature pyramid (the default but for VGG16) anchors that cross the border are trained
-  on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of each
-  map by itself.
+- On a feature pyramid (the default but for Caffe's networks) anchors that cross the border are
+  trained on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of
+  each map by itself.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   its four steps of alternating training share the batch size and the budget equally. `recipe` and
   `alternating_recipe` are the released code's schedules; the two images of a joint step pass the
@@ -75,6 +75,7 @@ from detkit.detectors.fast_rcnn import (
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.geometry.matching import best_overlaps_of_small
+from detkit.networks import caffe_weights
 from detkit.networks.proposal_memory import ProposalMemory
 from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
 from detkit.structures import Batch, Candidates, Truth
@@ -204,7 +205,11 @@ class FasterRCNN(RegionDetector):
     def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
-        """Return the state dict of torchvision's `fasterrcnn_resnet50_fpn`, else None."""
+        """Return torchvision's `fasterrcnn_resnet50_fpn` or py-faster-rcnn's, else None."""
+        if caffe_weights.is_region_detector(state, proposes=True):
+            head = caffe_weights.region_head(state, FasterRCNNConfig().box_variances)
+            rpn = caffe_weights.region_proposals(state)
+            return caffe_weights.backbone_state(state) | rpn | head
         if not any(key.startswith("rpn.head.") for key in state):
             return None
         own: dict[str, Tensor] = {}

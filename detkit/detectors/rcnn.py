@@ -70,12 +70,12 @@ from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import inside_ignored, match, sample_balanced, spare_ignored
 from detkit.networks import backbones
 from detkit.networks.box_regression import BoxRegressors, box_pairs
+from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.networks.crops import CropCutter, with_context
 from detkit.networks.fold_norms import fold_norms
 from detkit.networks.svms import ClassSVMs, SVMSettings
 from detkit.structures import Batch, Candidates, FloatArray
 
-OWN_LAYERS = {"alexnet": 6, "vgg16": 7}  # places a side of pool5, of networks that have fc6, fc7
 POOL5_FEATURES = 256 * 6 * 6  # AlexNet's, and at most so many of other networks
 CHUNK = 16  # crops that the network sees at once: what lies between its layers stays in the cache
 CHUNK_GPU = 256  # enough to keep one busy
@@ -146,8 +146,8 @@ class RCNNConfig(ProposalConfig):
         """The side of a crop in pixels."""
         if self.size is not None:
             return self.size
-        if self.backbone == "alexnet":
-            return 227
+        if self.backbone in CLASSIFIERS:
+            return CLASSIFIERS[self.backbone].crop
         return 224 if self.backbone.startswith(("vgg", "resnet")) else 96
 
     @property
@@ -236,14 +236,14 @@ class RCNN(Detector):
     def __init__(self, config: RCNNConfig, class_names: Sequence[str]) -> None:
         """Build the network with random weights for these classes."""
         super().__init__(config, class_names)
-        own = config.backbone in OWN_LAYERS
+        own = CLASSIFIERS.get(config.backbone)
         name = f"{config.backbone}-fc" if own else config.backbone
         tap = backbones.last_tap(name)
         self.backbone = backbones.build(name, (tap.stride,), whole=True)
         width = backbones.last_channels(name)
         map_size = math.ceil(config.crop_size / tap.stride)
         largest = max(1, math.isqrt(POOL5_FEATURES // tap.channels))
-        self.places = OWN_LAYERS[config.backbone] if own else min(map_size, largest)
+        self.places = own.places if own else min(map_size, largest)
         num_classes = len(self.class_names)
         self.class_logits = nn.Linear(width, num_classes + 1)
         nn.init.normal_(self.class_logits.weight, std=0.01)  # released code, as AlexNet's own

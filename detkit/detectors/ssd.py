@@ -50,7 +50,7 @@ from detkit.geometry.matching import (
     match_each_truth,
     spare_ignored,
 )
-from detkit.networks import backbones
+from detkit.networks import backbones, caffe_weights
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
 from detkit.transforms.augmentation import ssd_augmentation
@@ -279,7 +279,9 @@ class SSD(Detector):
     def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
-        """Return the state dict of torchvision's `ssd300_vgg16` under our names, else None."""
+        """Return the state dict of torchvision's `ssd300_vgg16`, or of the paper's, else None."""
+        if caffe_weights.is_ssd(state):
+            return caffe_weights.backbone_state(state) | caffe_weights.multibox_heads(state)
         if "backbone.scale_weight" not in state:
             return None
         own: dict[str, Tensor] = {}
@@ -308,6 +310,24 @@ class SSD(Detector):
                 rows = own[key].view(shape)[:, list(keep)]
                 own[key] = rows.flatten(0, 1)
         return own
+
+    @classmethod
+    def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> SSD | None:
+        """Return the released detector of VOC's or COCO's classes in a `.caffemodel`, else None.
+
+        Raises DetkitError for other classes, whose names the file, `source`, does not hold.
+        """
+        own, config = cls.convert_foreign(state), cls.config_of(state)
+        if own is None or not caffe_weights.is_ssd(state):
+            return None
+        assert isinstance(config, SSDConfig)
+        scores, boxes = (len(own[f"{head}_head.convs.0.bias"]) for head in ("class", "box"))
+        names = caffe_weights.class_names(4 * scores // boxes - 1, source)
+        with torch.device("meta"):  # random weights are not worth the time and the memory
+            detector = cls(config, names)
+        caffe_weights.fill(detector, own, source)
+        detector.backbone.pretrained = True
+        return detector.eval()
 
     def network_size(self) -> Callable[[int, int], tuple[int, int]]:
         """Return the rule: every image is warped to `size` x `size`."""

@@ -55,7 +55,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError
 from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.networks import backbones
-from detkit.networks.darknet import EXTRACTION
+from detkit.networks.darknet import EXTRACTION, VOC_CLASSES
 from detkit.networks.yolo_heads import ConnectedHead, ConvolutionalHead
 from detkit.structures import Batch, Candidates
 from detkit.text import counted
@@ -71,12 +71,6 @@ from detkit.transforms.photometric import RandomExposure
 from detkit.transforms.preparation import square
 
 MIN_SIZE = 64  # the stride of the paper's networks; smaller leaves no map
-# In the order of the released code's weights.
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
 SMALLEST_SHARE = 1 / 8  # of a cell's side
 PAPERS_OWN = ("darknet", "fast_yolo")
 

@@ -82,22 +82,26 @@ def grid_anchors(
     *,
     offset: float = 0.5,
     rounded: bool = False,
+    strides: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Return each map's anchors, L x (H_l * W_l * A, 4) xyxy in network pixels, row by row.
 
     Faster R-CNN sec. 3.1.1: at each place of map l the boxes `shapes[l]`, all around the same
     point: `offset` strides behind the place's left top corner (.5, its centre, in the released
-    code; 0 in torchvision). A stride is the image's side divided by the map's, whole pixels.
+    code; 0 in torchvision). A stride is the image's side divided by the map's, whole pixels, if
+    it is not in `strides`: a map may have a place more or less than the image has strides.
     With `rounded` the corners are whole pixels before the shift, as in torchvision; what the
     released code rounds is said in `anchor_shapes`.
     """
     levels = []
-    for (rows, columns), level_shapes in zip(map_sizes, shapes, strict=True):
+    for level, ((rows, columns), level_shapes) in enumerate(zip(map_sizes, shapes, strict=True)):
         half = torch.tensor(level_shapes).view(-1, 2) / 2
         around = torch.cat([-half, half], dim=1)  # (A, 4)
         if rounded:
             around = around.round()
         step_y, step_x = image_size[0] // rows, image_size[1] // columns
+        if strides is not None:
+            step_y = step_x = strides[level]
         y = (torch.arange(rows) + offset) * step_y
         x = (torch.arange(columns) + offset) * step_x
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")

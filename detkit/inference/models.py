@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from detkit.inference.predict import Finder
 
 
+FOREIGN = (".weights", ".caffemodel")  # darknet's and Caffe's files, which hold whole detectors
+
+
 @naming_extras("detkit.open_model")
 def open_model(
     model: Path | str,
@@ -61,7 +64,7 @@ def open_model(
         torch.set_num_threads(threads)
     place = find_device(device)
     published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
-    if path.suffix == ".weights" and path.exists():
+    if path.suffix in FOREIGN and path.exists():
         detector = _open_foreign(path).to(place)
     elif path.exists():
         detector = load_model(path, device=place)

@@ -204,6 +204,7 @@ def _translate(
                 output_names=["boxes", "scores"],
                 dynamo=True,
                 verbose=False,
+                custom_translation_table=_own_translations(),
             )
             if program is None:
                 raise RuntimeError("torch.onnx.export returned nothing")
@@ -220,6 +221,21 @@ def _translate(
             f"{network.detector.name}: its network cannot be translated to ONNX: "
             f"{first_line(error)}"
         ) from error
+
+
+def _own_translations() -> dict[Any, Callable[..., Any]]:
+    """Return operators to the functions that translate them, where onnxscript's own cannot.
+
+    Its translation of RoI pooling takes the pooled size as one argument; the operator has two.
+    """
+    from onnxscript import opset18
+
+    def roi_pool(x: Any, rois: Any, spatial_scale: float, height: int, width: int) -> Any:
+        shape = (height, width)
+        pooled = opset18.MaxRoiPool(x, rois, pooled_shape=shape, spatial_scale=spatial_scale)
+        return pooled, pooled  # the second would be where the maxima are, which only gradients need
+
+    return {torch.ops.torchvision.roi_pool.default: roi_pool}
 
 
 def _strip(graph: Any) -> None:

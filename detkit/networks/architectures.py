@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.models import vgg
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from detkit.networks import darknet
+from detkit.networks import caffe_networks, darknet
 
 
 @dataclass(frozen=True)
@@ -264,6 +264,21 @@ def _rename_darknet(key: str) -> str | None:
     return f"blocks.conv{int(number) + 1}.0.{name}" if kind == "convs" else None
 
 
+def _caffe_architectures() -> dict[str, Architecture]:
+    """Return the papers' other Caffe networks, up to conv5 and, with `-fc`, up to fc7."""
+    found = {}
+    for name, plan in caffe_networks.PLANS.items():
+        first, second, *_, last = (outputs for outputs, *_ in plan.convs)
+        of_stride_4 = "relu1" if plan.convs[0][2] == 4 else "pool1"
+        levels = (Tap(of_stride_4, first, 4), Tap("relu2", second, 8), Tap("relu5", last, 16))
+        for end, blocks in (("", caffe_networks.convolutions), ("-fc", caffe_networks.with_fc)):
+            build = partial(blocks, name)
+            found[name + end] = Architecture(
+                build, levels[1:], caffe_networks.rename, levels=levels
+            )
+    return found
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "tiny": Architecture(
         _tiny,
@@ -287,6 +302,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "alexnet-fc": Architecture(
         _alexnet_fc, _ALEXNET_LEVELS[1:], _rename_alexnet_fc, levels=_ALEXNET_LEVELS
     ),
+    **_caffe_architectures(),
     "vgg16-atrous": Architecture(
         _vgg16_atrous,
         (Tap("22", 512, 8), Tap("relu7", 1024, 16)),  # conv4_3, fc7

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detkit.errors import DetkitError, UsageError
 from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
+from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.text import agreed, counted, nearest_hint
 
 logger = logging.getLogger(__name__)
@@ -196,4 +197,6 @@ def last_tap(name: str) -> Tap:
 
 def last_channels(name: str) -> int:
     """Return the number of values that the last layer of a backbone with its rest gives."""
-    return 4096 if name.endswith("-fc") else ARCHITECTURES[name].levels[-1].channels
+    if name.endswith("-fc"):
+        return CLASSIFIERS[name.removesuffix("-fc").removesuffix("-borders")].top
+    return ARCHITECTURES[name].levels[-1].channels

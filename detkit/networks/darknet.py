@@ -48,6 +48,13 @@ FAST: tuple[Convolution, ...] = (
     tuple((width, 3) for width in (16, 32, 64, 128, 256, 512)) + ((1024, 3),) * 3
 )
 
+# Pascal VOC's, in the order of darknet's weights and of Caffe's.
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+
 CELLS = 7 * 7  # sec. 2: S = 7; in the released files always
 FC_INPUTS = CELLS * 1024
 MAX_CLASSES = 30_000  # ImageNet's largest classifier has 21,842

@@ -209,6 +209,8 @@ class RegionProposalNetwork(nn.Module):
         self.config = config
         self.side = side
         self.has_pyramid = len(strides) > 1
+        # Released code: feat_stride. Of a pyramid torchvision's, by the sizes of its maps.
+        self.strides = None if self.has_pyramid else tuple(strides)
         self.layout = anchor_layout(config, strides, side)
         width = config.rpn_width or channels
         self.conv = nn.Conv2d(channels, width, 3, padding=1)
@@ -241,6 +243,7 @@ class RegionProposalNetwork(nn.Module):
                 self.layout,
                 offset=self.config.anchor_offset,
                 rounded=self.config.round_anchors,
+                strides=self.strides,
             )
             self._anchors = {key: [level.to(device) for level in made]}
         return self._anchors[key]

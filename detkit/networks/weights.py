@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from detkit.errors import DetkitError
-from detkit.networks import darknet
+from detkit.networks import caffe_weights, darknet
+
+Colour = tuple[float, float, float]
 
 logger = logging.getLogger(__name__)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a `.pth`, `.safetensors` or darknet's `.weights` file.
+    """Return the state dict in a `.pth`, `.safetensors`, `.caffemodel` or `.weights` file.
 
     No code from it is run. Raises DetkitError for a missing file or one that is not a state dict.
     """
     if path.suffix == ".weights":
         return darknet.read_weights(path)
+    if path.suffix == ".caffemodel":
+        return caffe_weights.read_weights(path)
     if not path.is_file():
         raise DetkitError(f"{path}: no such weights file")
     try:
@@ -42,6 +46,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise DetkitError(f"{path}: expected a state dict (names to tensors)")
     return dict(state)
+
+
+def trained_with(state: Mapping[str, Tensor]) -> tuple[str, Colour, Colour] | None:
+    """Return the backbone, mean and std of darknet's and Caffe's weights; None for others."""
+    return caffe_weights.trained_with(state) or darknet.trained_with(state)
 
 
 def download(url: str) -> dict[str, Tensor]:
