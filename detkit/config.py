@@ -127,7 +127,18 @@ class DetectorConfig:
         0.01, "SSD sec. 3.7; low, because a cut distorts mAP", at_least=0, at_most=1
     )
     nms_thresh: float = setting(0.45, "SSD sec. 3.7", at_least=0, at_most=1)
-    nms_method: Literal["greedy", "soft"] = setting("greedy", "all five papers")
+    nms_method: Literal["greedy", "soft", "soft-linear"] = setting(
+        "greedy",
+        "all five papers; soft: Bodla et al. 2017, Gaussian, soft-linear: where IoU is above "
+        "nms_thresh, which is .3 there",
+    )
+    nms_sigma: float = setting(0.5, "Bodla et al. 2017: of Gaussian soft-NMS", above=0)
+    nms_min_score: float = setting(
+        0.001, "Bodla et al. 2017, released code: what soft-NMS lowers below this goes", at_least=0
+    )
+    clip_before_nms: bool = setting(
+        True, "Fast and Faster R-CNN's released code: boxes are cut to the image, then NMS"
+    )
     pre_nms_top_k: int = setting(400, "SSD released code: boxes a class that enter NMS", at_least=1)
     max_detections: int = setting(200, "SSD sec. 3.7: boxes an image that are kept", at_least=1)
     tile: int = setting(

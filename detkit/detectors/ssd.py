@@ -88,6 +88,9 @@ class SSDConfig(DetectorConfig):
     )
     loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1", at_least=0)
     l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20", above=0)
+    clip_before_nms: bool = setting(
+        False, "released code: NMS, then boxes are cut to the image; torchvision's port: before"
+    )
 
 
 # What torchvision's `ssd300_vgg16` differs in from the released code: smaller scales, default
@@ -96,6 +99,7 @@ _TORCHVISION = SSDConfig(
     backbone="vgg16",
     scales=(0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
     clip_sides=True,
+    clip_before_nms=True,
     mean=(0.48235, 0.45882, 0.40784),
     std=(1 / 255, 1 / 255, 1 / 255),
     antialias=False,

@@ -98,6 +98,13 @@ class YOLOv1Config(DetectorConfig):
     lambda_noobj: float = setting(0.5, "sec. 2.2", at_least=0)
     score_thresh: float = setting(0.001, "released code, for mAP; .2 to look at")
     nms_thresh: float = setting(0.5, "released code")
+    clip_before_nms: bool = setting(
+        False, "released code: boxes are cut to the image when they are written, after NMS"
+    )
+    pre_nms_top_k: int = setting(10_000, "released code: no limit", at_least=1)
+    max_detections: int = setting(
+        10_000, "released code: no limit; 98 boxes of 20 classes are 1,960", at_least=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
