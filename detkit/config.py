@@ -214,7 +214,7 @@ class Recipe:
         1.0, "all five papers: one rate for all layers; on a pretrained backbone only", at_least=0
     )
     bias_lr_factor: float = setting(
-        1.0, "Fast R-CNN sec. 2.3: 2 there; 1 in SSD and YOLOv1", at_least=0
+        1.0, "Fast R-CNN sec. 2.3 and SSD's released code: 2 there; 1 in YOLOv1", at_least=0
     )
     clip_norm: float = setting(0.0, "gradient norm is cut above this; 0: never", at_least=0)
     ema_decay: float = setting(
