@@ -120,7 +120,7 @@ class DetectorConfig:
         None,
         "Fast R-CNN sec. 4.5: the first layers are generic. How many blocks, from the image on, "
         "are not trained; none: with pretrained weights those up to stride 4, of VGG16 in Fast "
-        "and Faster R-CNN alone: SSD and R-CNN train it whole",
+        "and Faster R-CNN alone: SSD and R-CNN train it whole, as YOLOv1 its paper's two networks",
         at_least=0,
     )
     score_thresh: float = setting(
@@ -205,7 +205,9 @@ class Recipe:
     weight_decay: float = setting(5e-4, "all five papers", at_least=0)
     schedule: Literal["steps", "cosine"] = setting("steps", "all five papers")
     milestones: tuple[float, ...] = setting((2 / 3, 5 / 6), THE_RECIPE, above=0, below=1)
-    gamma: float = setting(0.1, "all five papers", at_least=0)
+    gamma: float | tuple[float, ...] = setting(
+        0.1, "all five papers; several: one for each of the milestones", at_least=0
+    )
     warmup: float = setting(
         0.0, "share of the budget in which lr rises from `warmup_factor`", at_least=0, at_most=1
     )
@@ -237,6 +239,12 @@ class Recipe:
         if any(one >= other for one, other in zip(self.milestones, self.milestones[1:])):
             given = ",".join(f"{one:g}" for one in self.milestones)
             raise UsageError(f"--set milestones={given}: must rise")
+        if isinstance(self.gamma, tuple) and len(self.gamma) != len(self.milestones):
+            given = ",".join(f"{one:g}" for one in self.gamma)
+            raise UsageError(
+                f"--set gamma={given}: expected one number, or {len(self.milestones)}, one for "
+                "each of the milestones"
+            )
 
 
 # Ours: minutes on a laptop; of the backends' own each says what differs.

@@ -8,7 +8,8 @@ and the search for an IoU crop (up to 60 ms, one trial at a time, against 1), wh
 others than the released code's as well.
 
 One rule says which objects stay, that of SSD sec. 2.2: those whose centre is still inside.
-Their boxes are clipped; those left without a whole pixel go. `labels`, `difficult` and
+Their boxes are clipped; those left without a whole pixel go. `RandomScaleShift` can follow
+YOLOv1's released code instead, which keeps what is seen of any. `labels`, `difficult` and
 `ignored` follow. An ignored object stays wherever its centre is, since what is seen of it would
 be background otherwise.
 Everything works on images without objects. All randomness is from torch's global generator,
@@ -302,14 +303,23 @@ class RandomScaleShift:
 
     YOLOv1 sec. 2.2: "random scaling and translations of up to 20 % of the original image
     size", in the way of its released code: what is moved in is cut off, what is moved out is
-    filled, and the resize of `prepare` does the scaling.
+    filled, and the resize of `prepare` does the scaling. With `fill` None the pixels of the border
+    are repeated there. With `min_side` an object stays, with the box of what is seen of it, as long
+    as that is so large a share of the image's sides, wherever its centre was. The released code has
+    both, and .005.
     """
 
-    def __init__(self, jitter: float = 0.2, fill: Colour = MEAN_COLOUR) -> None:
+    def __init__(
+        self,
+        jitter: float = 0.2,
+        fill: Colour | None = MEAN_COLOUR,
+        min_side: float | None = None,
+    ) -> None:
         if not 0.0 <= jitter < 0.5:
             raise ValueError(f"jitter must lie in [0, .5), not {jitter}")
         self.jitter = jitter
         self.fill = fill
+        self.min_side = min_side
 
     @property
     def zoom(self) -> float:
@@ -323,19 +333,31 @@ class RandomScaleShift:
             int(side * _uniform(-self.jitter, self.jitter))
             for side in (width, height, width, height)
         )
-        image = sample.image[
-            :, max(top, 0) : height - max(bottom, 0), max(left, 0) : width - max(right, 0)
-        ]
-        padding = [max(-margin, 0) for margin in (left, top, right, bottom)]
-        if any(padding):
-            image = F.pad(image, padding, fill=list(self.fill))
-        return _placed(sample, image, (1.0, 1.0), (-left, -top))
+        if self.fill is None:
+            rows = torch.arange(top, height - bottom).clamp(0, height - 1)
+            columns = torch.arange(left, width - right).clamp(0, width - 1)
+            image = sample.image[:, rows][:, :, columns]
+        else:
+            image = sample.image[
+                :, max(top, 0) : height - max(bottom, 0), max(left, 0) : width - max(right, 0)
+            ]
+            padding = [max(-margin, 0) for margin in (left, top, right, bottom)]
+            if any(padding):
+                image = F.pad(image, padding, fill=list(self.fill))
+        return _placed(sample, image, (1.0, 1.0), (-left, -top), self.min_side)
 
 
 def _placed(
-    sample: Sample, image: Tensor, scale: tuple[float, float], shift: tuple[float, float]
+    sample: Sample,
+    image: Tensor,
+    scale: tuple[float, float],
+    shift: tuple[float, float],
+    min_side: float | None = None,
 ) -> Sample:
-    """Return the sample with a new image in which x, y of the old lie at `scale * x + shift`."""
+    """Return the sample with a new image in which x, y of the old lie at `scale * x + shift`.
+
+    With `min_side` objects stay of which so much is seen, a share of either side of the image.
+    """
     scales, shifts = torch.tensor(scale), torch.tensor(shift)
 
     def move(boxes: Tensor) -> Tensor:
@@ -343,11 +365,16 @@ def _placed(
 
     boxes = move(sample.boxes)
     proposals = sample.boxes[:0] if sample.proposals is None else move(sample.proposals)
-    return _with_objects(sample, image, boxes, _centres(boxes), proposals)
+    return _with_objects(sample, image, boxes, _centres(boxes), proposals, min_side)
 
 
 def _with_objects(
-    sample: Sample, image: Tensor, boxes: Tensor, centres: Tensor, proposals: Tensor
+    sample: Sample,
+    image: Tensor,
+    boxes: Tensor,
+    centres: Tensor,
+    proposals: Tensor,
+    min_side: float | None = None,
 ) -> Sample:
     """Return the sample with a new image and those moved objects whose centre is on it.
 
@@ -356,8 +383,12 @@ def _with_objects(
     size = (image.shape[1], image.shape[2])
     boxes, proposals = box_ops.clip(boxes, size), box_ops.clip(proposals, size)
     extent = torch.tensor([size[1], size[0]])
-    holds_centre = ((centres > 0) & (centres < extent)).all(1)
-    keep = (holds_centre | sample.is_ignored) & _has_pixel(boxes)
+    if min_side is None:
+        holds_centre = ((centres > 0) & (centres < extent)).all(1)
+        keep = (holds_centre | sample.is_ignored) & _has_pixel(boxes)
+    else:
+        seen = ((boxes[:, 2:] - boxes[:, :2]) >= min_side * extent).all(1)
+        keep = torch.where(sample.is_ignored, _has_pixel(boxes), seen)
     return _select(
         replace(
             sample,
