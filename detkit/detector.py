@@ -51,8 +51,6 @@ logger = logging.getLogger(__name__)
 # Network pixels, the root of the area: "very tiny" are 2 to 8 px in AI-TOD (Xu et al. 2022,
 # arXiv:2206.13996), of which Faster R-CNN with a pyramid finds none: an AP of .0.
 SMALLEST_OBJECT = 8.0
-# What torch says of a map that a pooling or a convolution would leave without a place.
-NO_PLACE = ("Output size is too small", "Kernel size can't be greater than actual input size")
 USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a step takes minutes
 FINER_PROPOSALS = 1000  # px of the searched image's longer side: four times the default's pixels
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
@@ -543,16 +541,3 @@ class Detector(nn.Module, ABC):
 
     def load_stage_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `stage_state` returned, before the stage's `begin` is called again."""
-
-
-def leaves_no_map(error: Exception) -> bool:
-    """Return whether torch could not run a network since its images are too small for it."""
-    return any(words in str(error) for words in NO_PLACE)
-
-
-def too_few_pixels(name: str, size: str) -> str:
-    """Return the line about the network's images, of `size`, that are too small for it."""
-    return (
-        f"{name}: {size} pixels are too few for this network, of which a map has no place left; "
-        "raise --set size="
-    )

@@ -12,6 +12,7 @@ Differences from the paper:
   `recipe` is the paper's.
 - The augmentation of `recipe` has the released code's distributions. Colours are turned into HSV
   and back once for saturation and hue together, which there are two steps with a rounding each.
+  Images much larger than the network's are shrunk beforehand, to what crops of middle size need.
 - `--weights imagenet` is torchvision's VGG16, IMAGENET1K_V1, trained anew; the released code starts
   from Caffe's. Torchvision's SSD300 does from IMAGENET1K_FEATURES, Caffe's without fc6 and fc7.
 - The scales of `L2Norm` are not decayed; in the released code they are.

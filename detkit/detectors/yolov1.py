@@ -27,6 +27,8 @@ Differences from the paper:
   it is summed over an image, its mean is over the batch.
 - `recipe` is that of the released `yolo.cfg`: 40,000 batches of 64, from .001 in three steps to
   .01, .1 of it from 20,000 and 30,000. The text's 75, 30 and 30 epochs of VOC07+12 are 34,900.
+- Images come in a new order each epoch and shrink with antialiasing; in the released code they are
+  drawn with replacement, and shrink by linear interpolation alone.
 - No layer is fixed on the paper's two networks, as in the released code, whatever the recipe.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line.
   Pretraining at half the resolution is left to others.

@@ -200,11 +200,12 @@ class RandomExpand:
 class RandomIoUCrop:
     """Crops a window that overlaps an object by a drawn minimum IoU, or leaves the image whole.
 
-    SSD sec. 2.2, with the released code's distribution (`sampler.cpp` as of the paper; chainercv
-    has the same): for each minimum the first good one of `num_trials` windows, and of these and
-    the whole image any. A window's area is the square of a number drawn from `scale`, its ratio is
-    of shares of the image, not of pixels, and its object may have its centre outside: then the
-    window may hold none. An image without objects, ignored ones aside, stays whole.
+    SSD sec. 2.2, with the released code's distribution (`sampler.cpp` of 2016, and chainercv; later
+    commits clamp the ratio instead of drawing it from what fits): for each minimum the first good
+    one of `num_trials` windows, and of these and the whole image any. A window's area is the square
+    of a number drawn from `scale`, its ratio is of shares of the image, not of pixels, and its
+    object may have its centre outside: then the window may hold none. An image without objects,
+    ignored ones aside, stays whole.
     """
 
     def __init__(
