@@ -51,8 +51,6 @@ logger = logging.getLogger(__name__)
 # Network pixels, the root of the area: "very tiny" are 2 to 8 px in AI-TOD (Xu et al. 2022,
 # arXiv:2206.13996), of which Faster R-CNN with a pyramid finds none: an AP of .0.
 SMALLEST_OBJECT = 8.0
-# What torch says of a map that a pooling or a convolution would leave without a place.
-NO_PLACE = ("Output size is too small", "Kernel size can't be greater than actual input size")
 USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a step takes minutes
 FINER_PROPOSALS = 1000  # px of the searched image's longer side: four times the default's pixels
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
@@ -365,13 +363,17 @@ class Detector(nn.Module, ABC):
             by_head = self.candidates_by_head(batch)
         return {name: self._all_selected(batch, found) for name, found in by_head.items()}
 
-    @staticmethod
-    def _inside(found: Candidates, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the boxes cut to an image of `size`; those without area score too low to pass."""
-        boxes = clip(found.boxes.float(), size)
+    def _inside(self, found: Candidates, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the boxes as NMS compares them, and the scores.
+
+        Those without area inside an image of `size` score too low to pass.
+        """
+        whole = found.boxes.float()
+        boxes = clip(whole, size)
         flat = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) < SMALLEST_SIDE
         none = flat if flat.ndim == 2 else flat[:, None]
-        return boxes, found.scores.float().masked_fill(none, -math.inf)
+        scores = found.scores.float().masked_fill(none, -math.inf)
+        return boxes if self.config.clip_before_nms else whole, scores
 
     def _all_selected(self, batch: Batch, candidates: Sequence[Candidates]) -> list[Detections]:
         """Return what is left of each image's candidates after NMS, in its own pixels."""
@@ -389,6 +391,8 @@ class Detector(nn.Module, ABC):
             top_k=config.pre_nms_top_k,
             max_detections=config.max_detections,
             method=config.nms_method,
+            sigma=config.nms_sigma,
+            min_score=config.nms_min_score,
         )
         boxes = clip(boxes / scale_between(original, size).to(boxes), original)
         return Detections(
@@ -540,16 +544,3 @@ class Detector(nn.Module, ABC):
 
     def load_stage_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `stage_state` returned, before the stage's `begin` is called again."""
-
-
-def leaves_no_map(error: Exception) -> bool:
-    """Return whether torch could not run a network since its images are too small for it."""
-    return any(words in str(error) for words in NO_PLACE)
-
-
-def too_few_pixels(name: str, size: str) -> str:
-    """Return the line about the network's images, of `size`, that are too small for it."""
-    return (
-        f"{name}: {size} pixels are too few for this network, of which a map has no place left; "
-        "raise --set size="
-    )

@@ -321,5 +321,7 @@ def test_training_starts_from_the_classifier_in_a_weights_file(
     kernels, _ = darknet.fold_norm(
         *(writer.convs[0][key].numpy() for key in ("kernels", "bias", "scale", "mean", "variance"))
     )
-    first = trained.backbone.get_parameter("blocks.conv1.0.weight")  # generic: it is not trained
-    torch.testing.assert_close(first.detach(), torch.from_numpy(kernels))
+    first = trained.backbone.get_parameter("blocks.conv1.0.weight")
+    # One step of warm-up moves none by more than lr; YOLOv1 trains this layer, SSD does not.
+    moved = (first.detach() - torch.from_numpy(kernels)).abs().max()
+    assert 0 < moved < 1e-3 if backend == "yolov1" else moved < 1e-6

@@ -16,12 +16,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from detkit.config import Recipe
-from detkit.detector import Detector, leaves_no_map, too_few_pixels
+from detkit.detector import Detector
 from detkit.errors import DetkitError, is_out_of_memory
 from detkit.networks.precision import memory_format
 from detkit.structures import Batch
 from detkit.text import agreed, counted
 from detkit.training.ema import EMA
+from detkit.training.vanished_maps import leaves_no_map, too_few_pixels
 
 # What torch says where batch norm, which needs two, gets one.
 ONE_VALUE = "Expected more than 1 value per channel"

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.detector import Detector, leaves_no_map, too_few_pixels
+from detkit.detector import Detector
 from detkit.errors import DetkitError
 from detkit.geometry.boxes import area
 from detkit.structures import FloatArray, Truth
 from detkit.text import agreed, counted
 from detkit.training.tile_plan import cost_in_words
+from detkit.training.vanished_maps import leaves_no_map, too_few_pixels
 from detkit.transforms.preparation import scale_between
 
 MOST_JUDGED = 2000  # objects: their share is right to one or two hundredths, in seconds
