@@ -189,7 +189,7 @@ class ProposalConfig(DetectorConfig):
     proposal_min_side: float = setting(
         12.0,
         "least side of selective search's boxes, px of the searched image; released code: 20, "
-        "which leaves out blood platelets, say; 8 and less crowd out others",
+        "by which blood platelets, say, are missed",
         at_least=0,
         below=math.inf,
     )
