@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import math
 import operator
 import types
 import typing
@@ -31,10 +32,13 @@ KINDS = {
     "NoneType": "none",
 }
 ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
-# The smallest region of selective search and the smallest window of Edge Boxes, pixels of the
-# image that is searched. Felzenszwalb and Huttenlocher's min_size is k, 50 at its smallest.
-# Edge Boxes' released code has 1000, which hides small objects.
-SMALLEST_PROPOSAL = {"selective-search": 50, "selective-search-quality": 50, "edge-boxes": 400}
+ProposalScaling = Literal["longer", "width"]
+# Pixels of the image that is searched: the least of a region of selective search, since
+# Felzenszwalb and Huttenlocher's min_size is k, 50 at its smallest.
+SMALLEST_REGION = 50
+FINER_PROPOSALS = 1000  # px of the searched image's longer side: four times the default's pixels
+FINER_MIN_SIDE = 7.0  # px of the searched image: about that of the smallest region, a square
+MOST_TO_WIDTH = 4  # ours: what is scaled to a width is made at most so many times as high
 THE_RECIPE = "the backend's recipe_source"  # stands for it: each paper has numbers of its own
 
 BOUNDS: dict[str, Callable[[float, float], bool]] = {
@@ -185,13 +189,81 @@ class ProposalConfig(DetectorConfig):
     max_proposals: int = setting(2000, "R-CNN sec. 2.1: the best so many of an image", at_least=1)
     proposal_side: int = setting(
         500,
-        "R-CNN released code: proposed on images 500 px wide; ours: longer side; 0: as it is",
+        "R-CNN released code: 500 px where it detects; VOC's images, none of which is larger, it "
+        "searches as they are; 0: as it is",
         at_least=0,
     )
+    proposal_scaling: ProposalScaling = setting(
+        "longer",
+        "of selective search; ours: a longer side above `proposal_side` is shrunk to it; `width`: "
+        "R-CNN's released detection, any image is made so wide",
+    )
+    proposal_min_side: float = setting(
+        12.0,
+        "least side of selective search's boxes, px of the searched image; released code: 20, "
+        "by which blood platelets, say, are missed",
+        at_least=0,
+        below=math.inf,
+    )
     proposal_seed: int = setting(0, "of selective search's ranking", at_least=0)
+    edge_alpha: float = setting(
+        0.65, "Edge Boxes sec. 3.4: IoU of neighbouring windows", at_least=0.1, at_most=0.95
+    )
+    edge_beta: float = setting(
+        0.75, "Edge Boxes sec. 4: IoU above which NMS drops", at_least=0.1, at_most=1
+    )
+    edge_eta: float = setting(
+        1.0, "Edge Boxes released code: below 1, beta falls with each box", above=0, at_most=1
+    )
+    edge_min_score: float = setting(0.01, "Edge Boxes released code", at_least=0, below=math.inf)
+    edge_min_area: float = setting(
+        400.0,
+        "of windows, px of the searched image; Edge Boxes released code: 1000, which hides small "
+        "objects",
+        at_least=16,
+        below=math.inf,
+    )
+    edge_max_aspect_ratio: float = setting(
+        3.0, "Edge Boxes sec. 3.4: of windows", at_least=1, at_most=1000
+    )
     positive_thresh: float = setting(
         0.5, "R-CNN, Fast R-CNN sec. 2.3: IoU of at least .5", above=0, at_most=1
     )
+
+    def validate(self) -> None:
+        """Raise UsageError for a value out of its bounds, or a width to scale to that is none."""
+        super().validate()
+        if self.proposal_scaling == "width" and not self.proposal_side:
+            raise UsageError("--set proposal_scaling=width: takes a proposal_side above 0")
+
+    def search_scale(self, height: int, width: int) -> float:
+        """Return by how much an image of H x W own pixels is scaled to be searched."""
+        side = self.proposal_side or max(height, width)
+        if self.proposal_scaling == "width" and self.proposals != "edge-boxes":
+            return min(side / width, MOST_TO_WIDTH * side / height)
+        return min(1.0, side / max(height, width))
+
+    def least_proposal(self, height: int, width: int) -> tuple[float, float, float]:
+        """Return the least (width, height, area) that is proposed in an image of H x W own pixels.
+
+        In pixels of the searched image; all 0 for those of a file, of which nothing is known.
+        """
+        if self.proposals == "edge-boxes":
+            return 0.0, 0.0, self.edge_min_area
+        if self.proposals == "file":
+            return 0.0, 0.0, 0.0
+        scale, least = self.search_scale(height, width), self.proposal_min_side
+        return min(least, scale * width), min(least, scale * height), SMALLEST_REGION
+
+    def finer_proposals(self) -> list[dict[str, Any]]:
+        """Return the settings by which smaller boxes are proposed, the cheapest first."""
+        sides: list[dict[str, Any]] = [{}]
+        if self.proposals in ("selective-search", "selective-search-quality"):
+            lower = (ProposalConfig.proposal_min_side, FINER_MIN_SIDE)
+            sides += [{"proposal_min_side": one} for one in lower if one < self.proposal_min_side]
+        larger = 0 < self.proposal_side < FINER_PROPOSALS
+        scales = [{}, {"proposal_side": FINER_PROPOSALS}] if larger else [{}]
+        return [{**scale, **side} for scale in scales for side in sides if scale or side]
 
 
 @dataclass(frozen=True, kw_only=True)

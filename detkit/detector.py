@@ -27,10 +27,11 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detkit.config import SMALLEST_PROPOSAL, DetectorConfig, ProposalConfig, Recipe
+from detkit.config import DetectorConfig, ProposalConfig, Recipe
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry import nms
 from detkit.geometry.boxes import area, clip
+from detkit.geometry.matching import best_overlaps_above
 from detkit.networks import caffe_weights
 from detkit.networks.backbones import Backbone
 from detkit.networks.pretrained import load_weights
@@ -52,7 +53,6 @@ logger = logging.getLogger(__name__)
 # arXiv:2206.13996), of which Faster R-CNN with a pyramid finds none: an AP of .0.
 SMALLEST_OBJECT = 8.0
 USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a step takes minutes
-FINER_PROPOSALS = 1000  # px of the searched image's longer side: four times the default's pixels
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
 
 
@@ -490,11 +490,9 @@ class Detector(nn.Module, ABC):
         reached = area(boxes).sqrt() >= self.smallest_object
         if isinstance(self.config, ProposalConfig):
             own = boxes / scale_between(original_size, size).to(boxes)
-            longest = self.config.proposal_side or max(original_size)
-            searched = area(own) * min(1.0, longest / max(original_size)) ** 2
-            # The IoU of an object with a box around it is the share of the box that it fills.
-            smallest = SMALLEST_PROPOSAL.get(self.config.proposals, 0)
-            reached &= searched >= self.config.positive_thresh * smallest
+            sides = self.config.search_scale(*original_size) * (own[:, 2:] - own[:, :2])
+            overlaps = best_overlaps_above(sides, *self.config.least_proposal(*original_size))
+            reached &= overlaps >= self.config.positive_thresh
         return reached
 
     def finer_sizes(self) -> list[int]:
@@ -508,9 +506,8 @@ class Detector(nn.Module, ABC):
         side, *larger = self.finer_sizes()
         sizes = [{}, *({"size": size} for size in larger)] if hasattr(self.config, "size") else [{}]
         finer: list[dict[str, Any]] = [{}]
-        config = self.config
-        if isinstance(config, ProposalConfig) and 0 < config.proposal_side < FINER_PROPOSALS:
-            finer.append({"proposal_side": FINER_PROPOSALS})
+        if isinstance(self.config, ProposalConfig):
+            finer += self.config.finer_proposals()
         yield from ({**one, **more} for one in sizes for more in finer if one or more)
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:

@@ -414,7 +414,7 @@ def test_given_edges_are_used_and_must_fit() -> None:
 
 def test_parameters_out_of_range_are_named() -> None:
     image = drawing(0)
-    with pytest.raises(UsageError, match=r"alpha is 1\.0, and has to be from \.1 to \.95"):
+    with pytest.raises(UsageError, match="--alpha 1: must lie between 0.1 and 0.95"):
         edge_boxes(image, alpha=1.0)
     with pytest.raises(UsageError, match="beta"):
         edge_boxes(image, beta=0.0)
@@ -424,7 +424,7 @@ def test_parameters_out_of_range_are_named() -> None:
         edge_boxes(image, max_boxes=0)
     with pytest.raises(UsageError, match="lower max_side"):
         edge_boxes(np.zeros((2, 40000), np.uint8), max_side=40000)
-    with pytest.raises(UsageError, match="min_area"):
+    with pytest.raises(UsageError, match="--min-area 1: must be at least 16"):
         edge_boxes(image, min_area=1)
 
 

@@ -201,6 +201,24 @@ def test_tables_and_json_say_the_same_of_rules_errors_and_intervals(
         assert f"{rule['rule']}" in table and f"{rule['difference']:+.3f}" in table
 
 
+def test_errors_go_by_the_paper_or_by_its_tool(tmp_path: Path, data: Path) -> None:
+    found = write_found(tmp_path / "found.jsonl", data, 0.6)
+    by_paper = evaluated(found, data, "--errors")["errors"]
+    assert evaluated(found, data, "--errors", "--tide", "paper")["errors"] == by_paper
+    by_tool = evaluated(found, data, "--errors", "--tide", "tidecv")["errors"]
+    assert (by_paper["metric"], by_tool["metric"]) == ("voc07", "tidecv")
+    words = ("eval", "--predictions", found, data, "--tide")
+    table = detkit(*words, "tidecv", "--errors").stdout
+    assert "(TIDE; tidecv, IoU 0.5)" in table
+    assert f"{by_tool['mean']['missed']:.3f}" in table
+    for more, message in (
+        (("tidecv",), "--tide says by whose rules --errors"),
+        (("tool", "--errors"), "--tide tool: choose from paper, tidecv"),
+    ):
+        wrong = detkit(*words, *more)
+        assert wrong.returncode == 2 and message in wrong.stderr
+
+
 def test_each_rule_is_what_the_evaluator_says_of_it() -> None:
     detections, truths = drawn(7, images=30)
     names = ["a", "b", "c"]

@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 from detkit.geometry.matching import (
     IGNORED,
     NEGATIVE,
+    best_overlaps_above,
     inside_ignored,
     match,
     match_each_truth,
@@ -114,3 +115,19 @@ def test_only_what_would_be_background_is_spared() -> None:
     assert found.tolist() == [3, IGNORED, IGNORED, NEGATIVE]
     assert matches.tolist() == [3, NEGATIVE, IGNORED, NEGATIVE]
     assert spare_ignored(matches, boxes, torch.zeros(0, 4)).tolist() == matches.tolist()
+
+
+def test_the_best_overlap_with_boxes_above_a_size_is_that_of_a_search() -> None:
+    width, height, least_area = 6.0, 4.0, 40.0
+    for side in ((2, 3), (5, 3), (6, 4), (8, 3), (3, 20), (7, 5), (9, 9)):
+        best = 0.0
+        for w in range(6, 30):
+            for h in range(4, 30):
+                if w * h >= least_area:  # around one corner: the best that two boxes can lie
+                    both = min(w, side[0]) * min(h, side[1])
+                    best = max(best, both / (w * h + side[0] * side[1] - both))
+        found = best_overlaps_above(torch.tensor([side]).float(), width, height, least_area)
+        # The area may be reached by sides that are no whole pixels, or past the object's.
+        assert best - 1e-6 <= float(found) <= best + 0.12, side
+    assert best_overlaps_above(torch.tensor([[3.0, 2.0]]), 0.0, 0.0, 0.0).tolist() == [1.0]
+    assert best_overlaps_above(torch.zeros(0, 2), 1.0, 1.0, 1.0).shape == (0,)

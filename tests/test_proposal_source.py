@@ -22,7 +22,7 @@ from detkit.evaluation.evaluate import evaluate
 from detkit.inference.predict import detect_images, predict
 from detkit.proposals import proposer
 from detkit.proposals.cache import ProposalCache
-from detkit.proposals.proposer import Proposer
+from detkit.proposals.proposer import EdgeSearch, Proposer
 from detkit.proposals.reader import line_of, read_proposals
 from detkit.proposals.source import (
     ComputedProposals,
@@ -221,7 +221,18 @@ def test_a_file_of_our_own_method_is_put_down_as_that_method(tmp_path: Path) -> 
     config = config_for(GivenBoxesConfig(), ours)
     assert (config.proposals, config.max_proposals, config.proposal_side) == ("edge-boxes", 300, 0)
     assert Proposer.of(config).parameters == made
-    others = {"version": 99}, {"edge_model": "abc"}, {"min_area": 100.0}, {"max_boxes": True}
+    edges = EdgeSearch(0.7, 0.8, 0.9, 0.1, 100, 4)
+    search = Proposer("selective-search-quality", 300, 400, 5, min_side=20, scaling="width")
+    for mine in (Proposer("edge-boxes", edges=edges), search):
+        file = write_file(tmp_path / "mine.jsonl", ["a.png"], **mine.parameters)
+        config = config_for(GivenBoxesConfig(), open_source(str(file)))
+        assert Proposer.of(config) == mine
+    less = replace(GivenBoxesConfig(), max_proposals=7)
+    assert config_for(less, ours).max_proposals == 7
+    others = (
+        *({"version": 99}, {"version": 1}, {"edge_model": "abc"}, {"max_boxes": True}),
+        *({"min_area": 1.0}, {"alpha": "high"}, {"unknown": 3}, {"max_side": -1}),
+    )
     for other in ({}, *({**made, **one} for one in others)):
         file = write_file(tmp_path / "theirs.jsonl", ["a.png"], **other)
         assert config_for(GivenBoxesConfig(), open_source(str(file))).proposals == "file"

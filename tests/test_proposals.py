@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,8 +17,10 @@ from scipy.io import savemat
 
 from detkit.config import ProposalConfig
 from detkit.errors import DetkitError, UsageError
-from detkit.proposals.proposer import METHODS, Proposer, propose
+from detkit.proposals.edge_boxes import edge_boxes
+from detkit.proposals.proposer import METHODS, EdgeSearch, Proposer, propose
 from detkit.proposals.reader import read_proposals
+from detkit.proposals.selective_search import selective_search
 from detkit.proposals.writer import ProposalWriter
 from detkit.structures import Proposals
 
@@ -57,12 +60,23 @@ def test_unknown_methods_and_numbers_without_sense_are_wrong_usage(tmp_path: Pat
     with pytest.raises(UsageError, match="--seed -1"):
         Proposer("selective-search", seed=-1)
     with pytest.raises(UsageError, match="--min-area: is for edge-boxes"):
-        Proposer("selective-search", min_area=100)
-    with pytest.raises(UsageError, match="--max-aspect-ratio 0.5: must be from 1"):
-        Proposer("edge-boxes", max_aspect_ratio=0.5)
-    for area in (15, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="--min-area .*: must be at least 16 pixels"):
-            Proposer("edge-boxes", min_area=area)
+        Proposer("selective-search", edges=EdgeSearch(min_area=100))
+    with pytest.raises(UsageError, match="--min-side: is for selective search"):
+        Proposer("edge-boxes", min_side=20)
+    with pytest.raises(UsageError, match="--scaling height: choose from longer, width"):
+        Proposer("selective-search", scaling="height")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--scaling width: takes a --max-side"):
+        Proposer("selective-search", max_side=0, scaling="width")
+    with pytest.raises(UsageError, match="--max-aspect-ratio 0.5: must lie between 1 and 1000"):
+        EdgeSearch(max_aspect_ratio=0.5)
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="--min-area .*: must be at least 16"):
+            EdgeSearch(min_area=wrong)
+        with pytest.raises(UsageError, match="--min-side .*: must be at least 0"):
+            Proposer("selective-search", min_side=wrong)
+    for name, value in (("alpha", 0.0), ("beta", 1.5), ("eta", 0.0), ("min_score", -1.0)):
+        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} .*: must "):
+            EdgeSearch(**{name: value})
     with pytest.raises(UsageError, match="--edge-model: is for edge-boxes"):
         Proposer("selective-search", edge_model=tmp_path)
     with pytest.raises(DetkitError, match="no such edge model file"):
@@ -87,12 +101,12 @@ def test_an_edge_model_is_read_before_any_image_is(tmp_path: Path) -> None:
 
 def test_edge_boxes_windows_are_as_large_and_as_long_as_asked_for() -> None:
     image = picture(60, 90)
-    small = Proposer("edge-boxes", min_area=64)
+    small = Proposer("edge-boxes", edges=EdgeSearch(min_area=64))
     assert small.parameters == {**Proposer("edge-boxes").parameters, "min_area": 64.0}
     usual, more = Proposer("edge-boxes")(image), small(image)
     areas = [np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1) for found in (usual, more)]
     assert areas[1].min() < 200 < areas[0].min()  # the refinement makes windows smaller
-    square = Proposer("edge-boxes", max_aspect_ratio=1)
+    square = Proposer("edge-boxes", edges=EdgeSearch(max_aspect_ratio=1))
     assert square.parameters["max_aspect_ratio"] == 1.0
     assert len(square(image).boxes) < len(usual.boxes)
 
@@ -108,6 +122,8 @@ def test_the_parameters_name_all_that_the_boxes_depend_on(
         "max_boxes": 300,
         "max_side": 0,
         "seed": 7,
+        "min_side": 12.0,
+        "scaling": "longer",
     }
     assert "seed" not in Proposer("edge-boxes").parameters  # nothing is left to chance
     digests = []
@@ -123,6 +139,36 @@ def test_a_config_names_the_method_and_its_numbers() -> None:
         proposals="edge-boxes", max_proposals=9, proposal_side=0, proposal_seed=3
     )
     assert Proposer.of(config) == Proposer("edge-boxes", 9, 0, 3)
+    own = ProposalConfig(
+        proposal_min_side=20, proposal_scaling="width", edge_alpha=0.7, edge_min_score=0.1
+    )
+    of_search = Proposer.of(own)
+    assert of_search == Proposer("selective-search", min_side=20, scaling="width")
+    of_edges = Proposer.of(replace(own, proposals="edge-boxes"))
+    assert of_edges == Proposer("edge-boxes", edges=EdgeSearch(alpha=0.7, min_score=0.1))
+
+
+def test_every_parameter_reaches_its_method() -> None:
+    image = picture(60, 90)
+    search = Proposer("selective-search", 50, 45, 3, min_side=9, scaling="width")
+    expected = selective_search(
+        image, seed=3, min_side=9, max_boxes=50, max_side=45, scaling="width"
+    )
+    assert len(expected.boxes) > 1
+    np.testing.assert_allclose(search(image).boxes, expected.boxes, atol=0.5)
+    for name, value in (
+        ("alpha", 0.8),
+        ("beta", 0.4),
+        ("eta", 0.9),
+        ("min_score", 0.2),
+        ("min_area", 900.0),
+        ("max_aspect_ratio", 1.2),
+    ):
+        found = Proposer("edge-boxes", edges=EdgeSearch(**{name: value}))
+        boxes = edge_boxes(image, max_boxes=2000, **{name: value}).boxes  # type: ignore[arg-type]
+        assert found.parameters[name] == value
+        np.testing.assert_allclose(found(image).boxes, boxes, atol=0.5)
+        assert len(boxes) != len(Proposer("edge-boxes")(image).boxes), name
 
 
 corner = st.integers(0, 400).map(lambda n: n / 4)

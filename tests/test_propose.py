@@ -173,9 +173,17 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_3(
         (["--min-area", "400", "-o", "p.jsonl"], "--min-area: is for edge-boxes; add --method"),
         (
             ["--method", "edge-boxes", "--max-aspect-ratio", "0", "-o", "p.jsonl"],
-            "--max-aspect-ratio 0: must be from 1 to 1000",
+            "--max-aspect-ratio 0: must lie between 1 and 1000",
         ),
         (["--edge-model", "m.yml", "-o", "p.jsonl"], "--edge-model: is for edge-boxes"),
+        (["--alpha", ".7", "-o", "p.jsonl"], "--alpha: is for edge-boxes; add --method"),
+        (["--method", "edge-boxes", "--eta", "0", "-o", "p.jsonl"], "--eta 0: must be above 0"),
+        (
+            ["--method", "edge-boxes", "--min-side", "20", "-o", "p.jsonl"],
+            "--min-side: is for selective-search; add --method",
+        ),
+        (["--min-side", "-1", "-o", "p.jsonl"], "--min-side -1: must be at least 0"),
+        (["--scaling", "up", "-o", "p.jsonl"], "--scaling up: choose from longer, width"),
     ],
 )
 def test_wrong_usage_of_propose_is_told(
@@ -236,6 +244,30 @@ def test_recall_replaces_a_plot_only_by_force(demo: Path, tmp_path: Path, asked:
     assert other.returncode == 2 and "written as one of" in other.stderr and not asked
     assert detkit(*words, "--force").returncode == 0
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_parameters_of_the_shell_stand_in_the_file(
+    demo: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "p.jsonl"
+    edges = {"alpha": 0.6, "beta": 0.7, "eta": 0.9, "min_score": 0.02}
+    edges |= {"min_area": 300.0, "max_aspect_ratio": 4.0}
+    for method, options in (
+        ("selective-search", {"min_side": 20.0, "scaling": "width"}),
+        ("edge-boxes", edges),
+    ):
+        words = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+        flat = [word for pair in words for word in pair]
+        done = detkit("propose", demo, "--method", method, *flat, "-o", out, "--force")
+        assert done.returncode == 0, done.stderr
+        made = read_proposals(out).parameters
+        assert {name: made[name] for name in options} == options
+    # Both methods take their own of one command.
+    both = detkit(
+        *("recall", demo, "--split", "train", "--method", "edge-boxes", "--alpha", ".7"),
+        *("--method", "selective-search", "--min-side", "9"),
+    )
+    assert both.returncode == 0, both.stderr
 
 
 @pytest.mark.parametrize("proposals", [("--method", "selective-search"), ("p.jsonl",)])

@@ -20,7 +20,7 @@ from test_contract import make, sample
 from test_schema import faults
 from torch import Tensor
 
-from detkit.config import SMALLEST_PROPOSAL, ProposalConfig
+from detkit.config import SMALLEST_REGION, ProposalConfig
 from detkit.detector import Detector
 from detkit.detectors import backend_names, load_backend
 from detkit.detectors.faster_rcnn import FasterRCNN
@@ -125,10 +125,10 @@ def test_what_is_within_reach_does_not_depend_on_weights(name: str) -> None:
 @pytest.mark.parametrize(
     ("method", "own_side", "within"),
     [
-        # Searched at 500 of 2000 px. Regions have 50 px and more: an IoU of .5 takes 25, which is
-        # 5 px a side, and 20 of the image's own.
-        ("selective-search", 19.0, False),
-        ("selective-search", 21.0, True),
+        # Searched at 500 of 2000 px. Boxes have sides of 12 px and more: an IoU of .5 takes 72,
+        # which is 8.49 px a side, and 33.9 of the image's own.
+        ("selective-search", 33.5, False),
+        ("selective-search", 34.5, True),
         # Windows have 400 px and more: it takes 200, which is 14.1 a side, and 56.6.
         ("edge-boxes", 56.0, False),
         ("edge-boxes", 57.0, True),
@@ -145,9 +145,54 @@ def test_an_object_much_smaller_than_any_proposal_is_out_of_reach(
 
 
 def test_the_smallest_proposals_are_those_of_the_methods() -> None:
-    for mode, name in (("fast", "selective-search"), ("quality", "selective-search-quality")):
-        assert min(STRATEGIES[mode].scales) == SMALLEST_PROPOSAL[name]
-    assert Proposer("edge-boxes").min_area == SMALLEST_PROPOSAL["edge-boxes"]
+    for strategy in STRATEGIES.values():
+        assert min(strategy.scales) == SMALLEST_REGION
+    config = ProposalConfig(proposal_side=0, proposal_min_side=9)
+    sides = Proposer.of(config)(np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8))
+    widths, heights = (sides.boxes[:, 2:] - sides.boxes[:, :2]).T
+    assert config.least_proposal(70, 90) == (9, 9, 50)
+    assert 9 <= min(widths.min(), heights.min()) < 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "sides", "within"),
+    [
+        # In 500 of 1000 px a box is 20 px wide: one of 18 px, 9 there, fills .45 of it.
+        ({"proposal_min_side": 20.0}, (1000, 1000), (18, 400), False),
+        ({"proposal_min_side": 20.0}, (1000, 1000), (21, 400), True),
+        # Both sides too short: (14 / 20) ** 2 is .49, (15 / 20) ** 2 is .56.
+        ({"proposal_min_side": 20.0}, (500, 500), (14, 14), False),
+        ({"proposal_min_side": 20.0}, (500, 500), (15, 15), True),
+        # No box is asked to be wider than the image: 8 px are all of it.
+        ({"proposal_min_side": 20.0}, (300, 8), (8, 40), True),
+        # What is enlarged to a width: 10 px of 250 are 20 of 500.
+        ({"proposal_min_side": 20.0, "proposal_scaling": "width"}, (250, 250), (8, 8), True),
+        ({"proposal_min_side": 20.0}, (250, 250), (8, 8), False),
+        # Without a least side regions of 50 px are what counts: 5 x 5 fill half of one.
+        ({"proposal_min_side": 0.0}, (500, 500), (4.9, 4.9), False),
+        ({"proposal_min_side": 0.0}, (500, 500), (5.1, 5.1), True),
+        # Windows of 100 px.
+        ({"proposals": "edge-boxes", "edge_min_area": 100.0}, (500, 500), (7, 7), False),
+        ({"proposals": "edge-boxes", "edge_min_area": 100.0}, (500, 500), (7.2, 7.2), True),
+    ],
+)
+def test_what_settings_propose_decides_what_is_within_reach(
+    settings: dict[str, Any], size: tuple[int, int], sides: tuple[float, float], within: bool
+) -> None:
+    detector = built("rcnn", **settings)
+    network = (20 * size[0], 20 * size[1])  # of the network's own limit of 8 px nothing is seen
+    box = torch.tensor([[0.0, 0.0, *sides]]) * 20
+    assert detector.reachable(box, network, size).tolist() == [within]
+
+
+def test_a_least_side_above_the_usual_one_is_what_is_lowered_first() -> None:
+    assert list(built("fast-rcnn", proposal_min_side=20.0).finer_settings())[:5] == [
+        {"proposal_min_side": 12.0},
+        {"proposal_min_side": 7.0},
+        {"proposal_side": 1000},
+        {"proposal_side": 1000, "proposal_min_side": 12.0},
+        {"proposal_side": 1000, "proposal_min_side": 7.0},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +346,7 @@ def test_finer_settings_make_a_network(name: str) -> None:
     for values in found:
         built(name, **values).config.validate()
     if isinstance(detector.config, ProposalConfig):
-        assert found[0] == {"proposal_side": 1000}
+        assert found[:2] == [{"proposal_min_side": 7.0}, {"proposal_side": 1000}]
 
 
 # --- in the shell ---------------------------------------------------------------------------

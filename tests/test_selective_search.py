@@ -195,24 +195,59 @@ def test_grouping_leaves_the_regions_as_they_were() -> None:
     assert np.array_equal(found.counts, before)
 
 
-def test_the_order_is_the_position_in_the_hierarchy_times_a_random_number() -> None:
-    image = picture(60, 80)
-    found = selective_search(image, min_side=0, seed=3)
-    rng = np.random.default_rng(3)
-    places: dict[tuple[int, ...], float] = {}
-    for name in ("HSV", "Lab"):
+def naive_hierarchies(
+    image: NDArray[np.uint8], mode: str
+) -> list[tuple[list[list[int]], list[int]]]:
+    """Return the boxes of each hierarchy, and of what it starts from, with their priorities.
+
+    A port of the released `selective_search_boxes.m` and `Image2HierarchicalGrouping.m`: what is
+    merged has the priorities R - 1, ..., 1, and the R initial regions, once a segmentation, all R.
+    """
+    spaces = ["HSV", "Lab"] if mode == "fast" else ["HSV", "Lab", "rgI", "H", "I"]
+    parts = []
+    for name in spaces:
         converted = module.in_colour_space(image, name)
-        for k in (50, 100):
-            parts = cut_up(converted, segment(converted, k, min_size=k))
-            for colour in (True, False):
-                similarity = Similarity(colour=colour, texture=True, size=True, fill=True)
-                boxes = group(parts, similarity).tolist()
-                for position, box in zip(range(len(boxes), 0, -1), boxes):
-                    place = position * rng.random()
-                    places[tuple(box)] = min(place, places.get(tuple(box), np.inf))
-    expected = sorted(places, key=lambda box: places[box])
+        three = np.dstack([converted] * 3) if converted.shape[2] == 1 else converted
+        for k in (50, 100) if mode == "fast" else (50, 100, 150, 300):
+            regions = cut_up(three, segment(three, k, min_size=k))
+            number = len(regions.boxes)
+            similarities = [ALL, Similarity(texture=True, size=True, fill=True)]
+            if mode == "quality":
+                similarities += [Similarity(fill=True), Similarity(size=True)]
+            for similarity in similarities:
+                merged = group(regions, similarity)[number:].tolist()
+                parts.append((merged, list(range(len(merged), 0, -1))))
+            parts.append((regions.boxes.tolist(), [number] * number))
+    return parts
+
+
+@pytest.mark.parametrize("mode", ["fast", "quality"])
+def test_boxes_and_their_order_are_those_of_the_released_code(mode: module.Mode) -> None:
+    image = picture(60, 80)
+    found = selective_search(image, mode=mode, min_side=20, seed=3)
+    parts = naive_hierarchies(image, mode)
+    boxes = [box for part, _ in parts for box in part]
+    numbers = np.random.default_rng(3).random(len(boxes))
+    priorities = [one for _, part in parts for one in part] * numbers
+    expected: dict[tuple[int, ...], float] = {}
+    for index in np.argsort(priorities, kind="stable"):
+        x1, y1, x2, y2 = boxes[index]
+        if min(x2 - x1, y2 - y1) >= 20:  # FilterBoxesWidth.m, whose last pixels count
+            expected.setdefault((x1, y1, x2, y2), float(priorities[index]))
     assert found.boxes.tolist() == [list(box) for box in expected]
-    assert found.scores.tolist() == pytest.approx([1 / (1 + places[box]) for box in expected])
+    assert found.scores.tolist() == pytest.approx([1 / (1 + one) for one in expected.values()])
+
+
+@pytest.mark.parametrize("name", ["H", "I"])
+def test_one_channel_is_segmented_as_three_equal_ones(name: str) -> None:
+    image = picture(180, 240)
+    (channel,) = np.moveaxis(module.in_colour_space(image, name), 2, 0)
+    three = module.as_segmented(module.in_colour_space(image, name))
+    assert np.array_equal(three, np.dstack([channel] * 3))
+    # Weights sqrt(3) as large are a k as much smaller, but for the rounding of the weights.
+    regions, as_one = segment(three, 50), segment(channel[:, :, None], 50 / 3**0.5)
+    assert len(np.unique(regions)) == pytest.approx(len(np.unique(as_one)), rel=0.1)
+    assert len(np.unique(regions)) > 1.1 * len(np.unique(segment(channel[:, :, None], 50)))
 
 
 def test_quality_varies_five_colour_spaces_four_scales_and_four_similarities() -> None:
@@ -220,8 +255,13 @@ def test_quality_varies_five_colour_spaces_four_scales_and_four_similarities() -
     assert len(quality.colour_spaces) == 5
     assert len(quality.scales) == len(quality.similarities) == 4
     image = picture(60, 80)
-    assert len(module._hierarchies(image, quality, 1)) == 5 * 4 * 4
-    assert len(module._hierarchies(image, module.STRATEGIES["fast"], 1)) == 2 * 2 * 2
+    for strategy, segmentations, hierarchies in (
+        (quality, 5 * 4, 5 * 4 * 4),
+        (module.STRATEGIES["fast"], 2 * 2, 2 * 2 * 2),
+    ):
+        groupings = module._groupings(image, strategy, 1)
+        assert len(groupings) == segmentations
+        assert sum(len(one.merged) for one in groupings) == hierarchies
 
 
 def test_colour_spaces_of_pure_colours_are_known() -> None:
@@ -273,9 +313,32 @@ def test_limits_drop_narrow_boxes_and_the_last_ones() -> None:
 def test_a_large_image_is_searched_scaled_down_and_its_boxes_scaled_back() -> None:
     image = picture(64, 80)
     large = image.repeat(10, axis=0).repeat(10, axis=1)
-    small = selective_search(image, max_side=80, min_side=1)
-    found = selective_search(large, max_side=80, min_side=10)
+    small = selective_search(image, max_side=80, min_side=15)
+    found = selective_search(large, max_side=80, min_side=15)  # of the searched image
     assert np.array_equal(found.boxes, small.boxes * 10)
+    assert (found.boxes[:, 2:] - found.boxes[:, :2]).min() == 150
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (90, 60), (64, 50)])
+def test_scaled_to_a_width_an_image_is_enlarged_or_shrunk(height: int, width: int) -> None:
+    image = picture(height, width)
+    wide = cv2.resize(image, (100, round(height * 100 / width)), interpolation=cv2.INTER_CUBIC)
+    expected = selective_search(np.asarray(wide, np.uint8), min_side=20).boxes
+    scale = np.array([width / 100, height / wide.shape[0]] * 2)
+    found = selective_search(image, max_side=100, min_side=20, scaling="width")
+    np.testing.assert_allclose(found.boxes, expected * scale, atol=1e-4)
+    large = image.repeat(3, axis=0).repeat(3, axis=1)
+    shrunk = selective_search(large, max_side=width, min_side=20, scaling="width")
+    own = selective_search(image, min_side=20)
+    assert np.array_equal(shrunk.boxes, own.boxes * 3)
+
+
+def test_scaled_to_a_width_a_tall_image_stays_small_enough_to_search() -> None:
+    image = picture(200, 20)
+    found = selective_search(image, max_side=40, min_side=0, scaling="width")
+    assert found.boxes[:, 3].max() == 200 and found.boxes[:, 2].max() == 20
+    heights = np.unique(found.boxes[:, 3] * (160 / 200))  # four times the width, and not ten times
+    assert np.allclose(heights, np.rint(heights), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +381,11 @@ def test_wrong_options_are_named() -> None:
         selective_search(image, max_boxes=0)
     with pytest.raises(UsageError, match="seed is -1"):
         selective_search(image, seed=-1)
+    with pytest.raises(UsageError, match="scaling 'height'"):
+        selective_search(image, scaling="height")  # type: ignore[arg-type]
+    for side in (-1, float("nan")):
+        with pytest.raises(UsageError, match="min_side is"):
+            selective_search(image, min_side=side)
 
 
 def test_plain_python_gives_the_same_boxes_as_compiled_code() -> None:

@@ -109,6 +109,13 @@ def evaluate(
             "to.",
         ),
     ] = False,
+    tide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="paper|tidecv",
+            help="Whose rules --errors goes by: TIDE's paper or its tool. [default: paper]",
+        ),
+    ] = None,
     interval: Annotated[
         bool,
         typer.Option("--interval", help="Show how far mAP moves on other draws of the images."),
@@ -179,6 +186,12 @@ def evaluate(
     require_one_form(as_json=as_json, markdown=markdown)
     if with_detections and not as_json:
         raise UsageError("--with-detections puts them into the JSON: add --json")
+    if tide is not None and not errors:
+        raise UsageError("--tide says by whose rules --errors tells kinds of errors apart: add it")
+    if tide is not None:
+        from detkit.evaluation.scores import require_error_rules
+
+        require_error_rules(tide)
     if max_drop is not None and baseline is None:
         raise UsageError("--max-drop is how far mAP may fall below --baseline OLD.json: add it")
     data = Path(places[-1])
@@ -269,7 +282,7 @@ def evaluate(
         if explain:
             report["explain"] = _explain(console, judged, as_json)
         if errors:
-            report |= _errors(console, judged, as_json)
+            report |= _errors(console, judged, as_json, tide)
     if old is not None:
         from detkit.evaluation.baseline import compare
 
@@ -355,12 +368,13 @@ def _explain(console: Console, judged: Judged, as_json: bool) -> list[dict[str, 
     return rules_to_json(rules)
 
 
-def _errors(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
+def _errors(console: Console, judged: Judged, as_json: bool, tide: str | None) -> dict[str, Any]:
     from detkit.evaluation.error_breakdown import breakdown_to_json
 
-    report: dict[str, Any] = {"errors": breakdown_to_json(judged.errors)}
+    errors = judged.errors if tide is None else judged.errors_by(tide)
+    report: dict[str, Any] = {"errors": breakdown_to_json(errors)}
     if not as_json:
-        tell_errors(console, judged.errors)
+        tell_errors(console, errors)
     if judged.misses is not None:
         from detkit.evaluation.misses import misses_to_json
 

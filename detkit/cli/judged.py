@@ -49,9 +49,14 @@ class Judged:
     @functools.cached_property
     def errors(self) -> ErrorBreakdown:
         """Return what each kind of error costs."""
+        return self.errors_by("paper")
+
+    def errors_by(self, rules: str) -> ErrorBreakdown:
+        """Return what each kind of error costs by one of `scores.ERROR_RULES`."""
         from detkit.evaluation.scores import errors_of
 
-        return errors_of(self.detections, self.truths, self.dataset.class_names, self.scores)
+        names = self.dataset.class_names
+        return errors_of(self.detections, self.truths, names, self.scores, rules)
 
     @functools.cached_property
     def misses(self) -> list[Miss] | None:

@@ -32,6 +32,38 @@ MaxBoxes = Annotated[
 MaxSide = Annotated[
     int, typer.Option(min=0, metavar="PX", help="Images are shrunk to this longer side; 0: never.")
 ]
+MinSide = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PX",
+        help="Selective search: the least side of a box, in pixels of the shrunk image; R-CNN's "
+        "released code has 20. [default: 12]",
+    ),
+]
+Scaling = Annotated[
+    str | None,
+    typer.Option(
+        metavar="longer|width",
+        help="Selective search: width makes any image --max-side wide, as R-CNN's released "
+        "detection does. [default: longer]",
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Edge Boxes: IoU of neighbouring windows. [default: .65]"),
+]
+Beta = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Edge Boxes: IoU above which NMS drops. [default: .75]"),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Edge Boxes: below 1, --beta falls with each box. [default: 1]"),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Edge Boxes: the least score of a box. [default: .01]"),
+]
 MinArea = Annotated[
     float | None,
     typer.Option(
@@ -75,7 +107,13 @@ def propose(
     max_boxes: MaxBoxes = 2000,
     max_side: MaxSide = 500,
     seed: Seed = 0,
+    min_side: MinSide = None,
+    scaling: Scaling = None,
     edge_model: EdgeModel = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    eta: Eta = None,
+    min_score: MinScore = None,
     min_area: MinArea = None,
     max_aspect_ratio: MaxAspectRatio = None,
     threads: Annotated[
@@ -110,7 +148,18 @@ def propose(
 
     console = Console(quiet)
     (proposer,) = _proposers(
-        (method,), (max_boxes, max_side, seed), (edge_model, min_area, max_aspect_ratio)
+        (method,),
+        (max_boxes, max_side, seed),
+        {"min_side": min_side, "scaling": scaling},
+        edge_model,
+        {
+            "alpha": alpha,
+            "beta": beta,
+            "eta": eta,
+            "min_score": min_score,
+            "min_area": min_area,
+            "max_aspect_ratio": max_aspect_ratio,
+        },
     )
     images = find_images(sources, stdin=sys.stdin)
     total = count_images(sources)
@@ -164,7 +213,13 @@ def recall(
     max_boxes: MaxBoxes = 2000,
     max_side: MaxSide = 500,
     seed: Seed = 0,
+    min_side: MinSide = None,
+    scaling: Scaling = None,
     edge_model: EdgeModel = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    eta: Eta = None,
+    min_score: MinScore = None,
     min_area: MinArea = None,
     max_aspect_ratio: MaxAspectRatio = None,
     plot: Annotated[
@@ -204,7 +259,18 @@ def recall(
 
     console = Console(quiet)
     proposers = _proposers(
-        method or (), (max_boxes, max_side, seed), (edge_model, min_area, max_aspect_ratio)
+        method or (),
+        (max_boxes, max_side, seed),
+        {"min_side": min_side, "scaling": scaling},
+        edge_model,
+        {
+            "alpha": alpha,
+            "beta": beta,
+            "eta": eta,
+            "min_score": min_score,
+            "min_area": min_area,
+            "max_aspect_ratio": max_aspect_ratio,
+        },
     )
     dataset = open_dataset(Path(data), classes=class_list(classes))
     part = choose_split(dataset, split)
@@ -255,23 +321,32 @@ def _write(console: Console, writer: ProposalWriter, made: Any, total: int | Non
 def _proposers(
     methods: Sequence[str],
     numbers: tuple[int, int, int],
-    of_edges: tuple[Path | None, float | None, float | None],
+    of_search: Mapping[str, Any],
+    edge_model: Path | None,
+    of_edges: Mapping[str, float | None],
 ) -> list[Proposer]:
     """Return one a method, of the `numbers` max_boxes, max_side and seed.
 
-    `of_edges` are Edge Boxes' model, min_area and max_aspect_ratio, None where they were not
-    given; UsageError when one was and edge-boxes is not among the methods.
+    `of_search` and `of_edges` are the options of selective search and Edge Boxes by name, None
+    where they were not given; UsageError when one was and its method is not among those asked for.
     """
-    from detkit.proposals.proposer import Proposer
+    from detkit.proposals.proposer import EdgeSearch, Proposer
 
     if methods:
         require_installed("numba")  # in plain Python they would take minutes an image
-    names = ("edge_model", "min_area", "max_aspect_ratio")
-    given: dict[str, Any] = {name: own for name, own in zip(names, of_edges) if own is not None}
-    if given and "edge-boxes" not in methods:
-        option = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{option}: is for edge-boxes; add --method edge-boxes")
-    return [Proposer(name, *numbers, **(given if name == "edge-boxes" else {})) for name in methods]
+    search = {name: own for name, own in of_search.items() if own is not None}
+    edges: dict[str, Any] = {name: own for name, own in of_edges.items() if own is not None}
+    with_model = {} if edge_model is None else {"edge_model": edge_model}
+    for given, method in (({**with_model, **edges}, "edge-boxes"), (search, "selective-search")):
+        if given and not any(name.startswith(method) for name in methods):
+            option = next(iter(given)).replace("_", "-")
+            raise UsageError(f"--{option}: is for {method}; add --method {method}")
+    return [
+        Proposer(name, *numbers, edge_model=edge_model, edges=EdgeSearch(**edges))
+        if name == "edge-boxes"
+        else Proposer(name, *numbers, **search)
+        for name in methods
+    ]
 
 
 def _of_file(path: Path, records: Sequence[ImageRecord], max_boxes: int) -> list[FloatArray]:

@@ -4,7 +4,8 @@ Shape shorthand: S draws of the test images, C classes.
 
 What chance in the choice of test images does to the difference of two models is told by the
 paired bootstrap (see `bootstrap`), on the mean over each model's seeds; what chance in training
-does, by the spread over the seeds.
+does, by the spread over the seeds. The best model is the best on these same images, partly by
+luck, so the intervals of the differences to it lean to "different".
 """
 
 from __future__ import annotations

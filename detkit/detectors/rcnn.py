@@ -64,7 +64,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, setting
-from detkit.detector import FINER_PROPOSALS, Detector, Stage
+from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import inside_ignored, match, sample_balanced, spare_ignored
@@ -262,11 +262,10 @@ class RCNN(Detector):
     def finer_settings(self) -> Iterator[dict[str, Any]]:
         """Yield finer proposals, and with them images that keep more of their pixels."""
         config = self.config
-        if not 0 < config.proposal_side < FINER_PROPOSALS:
-            return
-        finer = {"proposal_side": FINER_PROPOSALS}
-        yield finer
-        yield {**finer, "max_size": 2 * config.max_size}
+        for finer in config.finer_proposals():
+            yield finer
+            if "proposal_side" in finer:
+                yield {**finer, "max_size": 2 * config.max_size}
 
     def features(
         self, crops: Tensor, backbone: backbones.Backbone | None = None

@@ -1,7 +1,8 @@
 """Average precision of one class's ranked detections, as they are and on a bootstrap's draws.
 
-`voc07`: mean of the best precision at the recalls 0, .1, ..., 1, compared in integers: as
-floats, three of ten objects fall short of the recall .3. `voc12` (2010 and later): the area
+`voc07`: mean of the best precision at the recalls 0, .1, ..., 1, compared in integers, which is
+ours: the kit (`VOCevaldet.m`) compares floats, by which three of ten objects fall short of the
+recall .3; on VOC's own sets no class is as small. `voc12` (2010 and later): the area
 under the monotone envelope of the curve. `auc`: before 2007 the kit drew the ROC curve for
 the classification task (VOC2006 kit, `VOCroc.m`; detection never had one). Ours carries that
 definition, the area under the lower envelope, over to ranked detections: the share of the

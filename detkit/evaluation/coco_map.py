@@ -172,7 +172,7 @@ def truth_rows(truths: Sequence[Truth], areas: Sequence[FloatArray] | None) -> l
     """Return the objects as COCO annotations."""
     rows: list[dict[str, Any]] = []
     for image, truth in enumerate(truths):
-        boxes = _xywh(truth.boxes)
+        boxes = xywh(truth.boxes)
         sizes = boxes[:, 2] * boxes[:, 3] if areas is None else areas[image]
         for box, label, difficult, area in zip(
             boxes.tolist(),
@@ -198,7 +198,7 @@ def detection_rows(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     """Return the detections as COCO annotations."""
     rows: list[dict[str, Any]] = []
     for image, found in enumerate(detections):
-        boxes = _xywh(found.boxes)
+        boxes = xywh(found.boxes)
         for box, label, score in zip(
             boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
         ):
@@ -216,7 +216,7 @@ def detection_rows(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     return rows
 
 
-def _xywh(boxes: FloatArray) -> NDArray[np.float64]:
+def xywh(boxes: FloatArray) -> NDArray[np.float64]:
     """Return (N, 4) corner boxes as corner and size, in double precision as COCO's files."""
     wide = boxes.astype(np.float64)
     return np.concatenate([wide[:, :2], wide[:, 2:] - wide[:, :2]], axis=1)

@@ -4,8 +4,11 @@ Bolya, Foley, Hays, Hoffman: TIDE, ECCV 2020, arXiv:2008.08115.
 
 Shape shorthand: N detections, R ground truths, C classes.
 
+The rules are the paper's; those of its released code, which give other figures, are in `tidecv`.
+
 A wrong detection is of one kind (sec. 2.2; t_f is the IoU of a find, t_b that of background).
-Where two would fit, the order is the released code's:
+Where two would fit, the first of this list, which is ours: the paper gives no order, and its
+released code asks for localisation, classification and duplicate, in this order:
 - duplicate: its IoU with an object of its class reaches t_f, but a better scored one found it;
 - localisation: the largest IoU with an object of its class lies in [t_b, t_f);
 - classification: its IoU with an object of another class reaches t_f;
@@ -16,7 +19,8 @@ place were put right.
 
 The cost of a kind, its dAP, is by how much AP rises when all errors of the kind, and only
 they, are put right (sec. 2.3, the oracles). Classification and localisation: the detection
-becomes a find; of two that find the same object the lower scored goes. Both, duplicate,
+becomes a find; of two that find the same object the lower scored goes, even if it was the find
+before (the released code keeps that one). Both, duplicate,
 background: the detection goes. Missed: the object is no longer counted. False positive: all
 wrong detections go. False negative: the objects that were not found are no longer counted.
 The costs do not add up to 1 - AP: errors hide one another.
@@ -114,11 +118,7 @@ def breakdown(
     Raises UsageError unless 0 < `background_thresh` <= `iou_thresh` <= 1, and as
     `require_scorable` does.
     """
-    if not 0.0 < background_thresh <= iou_thresh <= 1.0:
-        raise UsageError(
-            f"a background IoU of {background_thresh:g} and one of {iou_thresh:g} for a find: "
-            "they must rise, and lie above 0 and at most at 1"
-        )
+    require_rising(background_thresh, iou_thresh)
     require_scorable(detections, truths, len(class_names))
     own = ranked_ap(metric)
     ranking, truth = _ranked_kinds(detections, truths, iou_thresh, background_thresh)
@@ -171,13 +171,22 @@ def breakdown(
         overall=ClassErrors("mean", mean, *means.tolist()),
         classes=classes,
         counts={**dict(zip(KINDS, numbers)), "missed": int(missed.sum())},
-        kinds=_by_image(in_order, detections),
-        missed=_by_image(missed, truths),
-        found=_by_image(is_found, truths),
+        kinds=by_image(in_order, detections),
+        missed=by_image(missed, truths),
+        found=by_image(is_found, truths),
         finds=[
-            np.maximum(row - first, -1) for row, first in zip(_by_image(finds, detections), firsts)
+            np.maximum(row - first, -1) for row, first in zip(by_image(finds, detections), firsts)
         ],
     )
+
+
+def require_rising(background_thresh: float, iou_thresh: float) -> None:
+    """Raise UsageError unless 0 < `background_thresh` <= `iou_thresh` <= 1."""
+    if not 0.0 < background_thresh <= iou_thresh <= 1.0:
+        raise UsageError(
+            f"a background IoU of {background_thresh:g} and one of {iou_thresh:g} for a find: "
+            "they must rise, and lie above 0 and at most at 1"
+        )
 
 
 def breakdown_to_json(errors: ErrorBreakdown) -> dict[str, Any]:
@@ -316,6 +325,6 @@ def _average_precisions(
     return aps
 
 
-def _by_image(values: Any, items: Sequence[Detections] | Sequence[Truth]) -> list[Any]:
+def by_image(values: Any, items: Sequence[Detections] | Sequence[Truth]) -> list[Any]:
     """Return all images' values as one array an image."""
     return np.split(values, np.cumsum([len(item.labels) for item in items])[:-1]) if items else []

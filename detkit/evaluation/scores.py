@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detkit.errors import UsageError
+from detkit.evaluation import tidecv
 from detkit.evaluation.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, breakdown
 from detkit.evaluation.metrics import find_metric
 from detkit.structures import Detections, Scores, Truth
+
+# Whose rules break errors down.
+ERROR_RULES: dict[str, Callable[..., ErrorBreakdown]] = {
+    "paper": breakdown,
+    "tidecv": tidecv.breakdown,
+}
 
 
 def score(
@@ -35,20 +42,33 @@ def asked_iou(scores: Scores) -> float | None:
     return None if "AP50" in scores.extra else scores.iou_thresh
 
 
+def require_error_rules(name: str) -> None:
+    """Raise UsageError unless the name is one of `ERROR_RULES`."""
+    if name not in ERROR_RULES:
+        raise UsageError(f"--tide {name}: choose from {', '.join(ERROR_RULES)}")
+
+
 def errors_of(
     detections: Sequence[Detections],
     truths: Sequence[Truth],
     class_names: Sequence[str],
     scores: Scores,
+    rules: str = "paper",
 ) -> ErrorBreakdown:
-    """Return what each kind of error costs the scores of `detections[i]`, at their own IoU."""
-    return breakdown(
+    """Return what each kind of error costs the scores of `detections[i]`, at their own IoU.
+
+    `rules` are one of `ERROR_RULES`: those of the tool tidecv have an AP of their own, too.
+    Raises UsageError for others.
+    """
+    require_error_rules(rules)
+    own = {"metric": find_metric(scores.metric).rules.error_ap} if rules == "paper" else {}
+    return ERROR_RULES[rules](
         detections,
         truths,
         class_names,
         iou_thresh=scores.iou_thresh,
         background_thresh=min(BACKGROUND_IOU, scores.iou_thresh),
-        metric=find_metric(scores.metric).rules.error_ap,
+        **own,
     )
 
 

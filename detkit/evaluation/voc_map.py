@@ -13,7 +13,8 @@ The rules (VOC development kit, `VOCevaldet.m`; Everingham et al. 2010, sec. 4.2
 - A class with objects but no detection has AP 0; one without objects has none (`None`) and
   is left out of the mean.
 
-What `voc07`, `voc12` and `auc` make of the ranking is in `average_precision`.
+What `voc07`, `voc12` and `auc` make of the ranking is in `average_precision`, and where `voc07`
+reaches a recall in integers instead of the kit's floats.
 
 Where the equations are:
 - sec. 4.2, eqs. 1-2: `average_precision.eleven_points`, 11-point AP of interpolated precision

@@ -1,6 +1,9 @@
-"""Anchors for a data set: k-means over the shapes of its objects, by IoU.
+"""Anchors for a data set: k-medians over the shapes of its objects, by IoU.
 
 Redmon and Farhadi 2017 (YOLO9000, arXiv:1612.08242), sec. 2, "Dimension Clusters".
+
+Difference from the paper: its k-means takes the mean of a cluster as the next centre, here it is
+the median of each side, which few very large objects do not move.
 
 Shape shorthand: N objects, k anchors; a shape is (width, height) in any one unit.
 """
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from detkit.errors import DetkitError
 from detkit.structures import Truth
 
-RESTARTS = 5  # k-means ends in the next best place; the best of a few starts is stable
+RESTARTS = 5  # the search ends in the next best place; the best of a few starts is stable
 ROUNDS = 100
 
 Shapes = NDArray[np.float64]
@@ -64,7 +67,7 @@ def estimate_anchors(
 ) -> AnchorEstimate:
     """Return `k` anchors for objects of these (N, 2) shapes, all of a positive area.
 
-    k-means with the distance 1 - IoU, so that large objects do not count for more; its centres
+    k-medians with the distance 1 - IoU, so that large objects do not count for more; its centres
     start as in k-means++ (Arthur and Vassilvitskii 2007). With fewer distinct shapes than `k`
     some anchors are alike. Raises DetkitError when there is no shape.
     """
@@ -105,7 +108,7 @@ def _first_centres(shapes: Shapes, k: int, generator: np.random.Generator) -> Sh
 
 
 def _cluster(shapes: Shapes, centres: Shapes) -> Shapes:
-    """Return the centres (k, 2) that k-means ends with."""
+    """Return the centres (k, 2) that k-medians ends with."""
     members = np.full(len(shapes), -1)
     for _ in range(ROUNDS):
         nearest = shape_iou(shapes, centres).argmax(axis=1)

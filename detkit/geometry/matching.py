@@ -37,6 +37,18 @@ def best_overlaps_of_small(gt_boxes: Tensor, boxes: Tensor, thresh: float) -> Te
     return best
 
 
+def best_overlaps_above(sides: Tensor, width: float, height: float, least_area: float) -> Tensor:
+    """Return the IoU (R,) at most, of objects (R, 2) wide and high, with boxes above some size.
+
+    That is at least so wide and high, and of at least that area. A box around an object has as
+    its IoU the share of it that the object fills.
+    """
+    least = sides.new_tensor([width, height])
+    shares = torch.where(sides < least, sides / least, 1.0).prod(dim=1)
+    areas = sides.prod(dim=1)
+    return torch.where(areas < least_area, torch.minimum(shares, areas / least_area), shares)
+
+
 def match(overlaps: Tensor, positive_thresh: float, negative_thresh: float) -> Tensor:
     """Return (K,) int64: the index of the ground truth to learn, `NEGATIVE` or `IGNORED`.
 

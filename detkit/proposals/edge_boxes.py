@@ -8,6 +8,10 @@ Differences from the paper
 - The edges are detkit's own (`detkit.proposals.edges`) unless given.
 - Scores are on the released code's scale (2^2.5 times eq. 3), as its minimum score is.
 - Windows start at 400 pixels. The released code's 1000 hide small objects; 100 crowd out others.
+- Images are searched at a longer side of 500 px at most, the released code's as they are; a
+  `Proposer` keeps 2000 boxes, the released code 10,000.
+- Ways between groups (eq. 2) may leave the window, as the paper has it. The released code follows
+  groups whose middle lies in it alone.
 
 Where the equations are:
 - sec. 3: `gradient_edges`, the edge map, which the paper has from structured edges
@@ -37,7 +41,7 @@ from detkit.proposals import edge_windows
 from detkit.proposals.compiled import compiled, first_call_notice
 from detkit.proposals.edge_groups import Floats, Ints, edge_groups
 from detkit.proposals.edges import gradient_edges
-from detkit.proposals.proposer import LEAST_AREA, MAX_ASPECT_RATIO, MIN_AREA, MOST_ASPECT_RATIO
+from detkit.proposals.proposer import USUAL, EdgeSearch
 from detkit.structures import Proposals
 
 MOST_PIXELS = 32766  # a side: what cv2.remap takes; edge_windows.SIGNS holds for one more
@@ -48,13 +52,13 @@ MOST_CELLS = 128  # ... and by their centres into at most so many cells each way
 def edge_boxes(
     image: NDArray[np.uint8],
     *,
-    alpha: float = 0.65,
-    beta: float = 0.75,
-    eta: float = 1.0,
-    min_score: float = 0.01,
+    alpha: float = USUAL.edge_alpha,
+    beta: float = USUAL.edge_beta,
+    eta: float = USUAL.edge_eta,
+    min_score: float = USUAL.edge_min_score,
     max_boxes: int = 10000,
-    min_area: float = MIN_AREA,
-    max_aspect_ratio: float = MAX_ASPECT_RATIO,
+    min_area: float = USUAL.edge_min_area,
+    max_aspect_ratio: float = USUAL.edge_max_aspect_ratio,
     min_magnitude: float = 0.1,
     min_group_magnitude: float = 0.5,
     gamma: float = 2.0,
@@ -77,9 +81,11 @@ def edge_boxes(
     those of `edge_groups`. The boxes do not depend on `threads`. Raises UsageError for a
     parameter out of its range.
     """
-    _check_ranges(
-        alpha, beta, eta, min_score, max_boxes, min_area, max_aspect_ratio, gamma, max_side, threads
-    )
+    EdgeSearch(alpha, beta, eta, min_score, min_area, max_aspect_ratio)  # judges its numbers
+    if not gamma > 0:
+        raise UsageError(f"edge boxes: gamma is {gamma:g}, and has to be above 0")
+    if min(max_boxes, max_side, threads) < 1:
+        raise UsageError("edge boxes: max_boxes, max_side and threads are at least 1")
     height, width = image.shape[:2]
     if (edges is None) != (orientation is None):
         raise UsageError("edge boxes: edges and orientation are given together or not at all")
@@ -138,40 +144,6 @@ def _refined(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(refine, parts))
     return scores
-
-
-def _check_ranges(
-    alpha: float,
-    beta: float,
-    eta: float,
-    min_score: float,
-    max_boxes: int,
-    min_area: float,
-    max_aspect_ratio: float,
-    gamma: float,
-    max_side: int,
-    threads: int,
-) -> None:
-    """Raise UsageError for the first parameter out of its range."""
-    for name, value, right, wanted in (
-        ("alpha", alpha, 0.1 <= alpha <= 0.95, "from .1 to .95"),
-        ("beta", beta, 0.1 <= beta <= 1, "from .1 to 1"),
-        ("eta", eta, 0 < eta <= 1, "above 0, at most 1"),
-        ("min_score", min_score, min_score >= 0, "at least 0"),
-        ("max_boxes", max_boxes, max_boxes >= 1, "at least 1"),
-        ("min_area", min_area, min_area >= LEAST_AREA, f"at least {LEAST_AREA} pixels"),
-        (
-            "max_aspect_ratio",
-            max_aspect_ratio,
-            1 <= max_aspect_ratio <= MOST_ASPECT_RATIO,
-            f"from 1 to {MOST_ASPECT_RATIO}",
-        ),
-        ("gamma", gamma, gamma > 0, "above 0"),
-        ("max_side", max_side, max_side >= 1, "at least 1"),
-        ("threads", threads, threads >= 1, "at least 1"),
-    ):
-        if not right:
-            raise UsageError(f"edge boxes: {name} is {value}, and has to be {wanted}")
 
 
 def _check_size(shape: tuple[int, ...]) -> None:

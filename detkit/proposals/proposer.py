@@ -5,7 +5,7 @@ Shape shorthand: P boxes, H x W own pixels.
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,22 +14,66 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.config import SMALLEST_PROPOSAL, ProposalConfig, ProposalMethod
+from detkit.config import ProposalConfig, ProposalMethod, ProposalScaling, require_within
 from detkit.errors import UsageError
 from detkit.structures import Proposals
 from detkit.text import nearest_hint
 
-__all__ = ["METHODS", "Proposer", "propose"]
+__all__ = ["METHODS", "EdgeSearch", "Proposer", "propose"]
 
 METHODS: tuple[str, ...] = get_args(ProposalMethod)
 # Raised when a method proposes other boxes than before: what the cache holds is then stale.
-VERSIONS = {"selective-search": 1, "selective-search-quality": 1, "edge-boxes": 2}
+VERSIONS = {"selective-search": 2, "selective-search-quality": 2, "edge-boxes": 2}
 
-# Edge Boxes' limits on its windows, said here since this module is imported without its code.
-MIN_AREA = float(SMALLEST_PROPOSAL["edge-boxes"])
-LEAST_AREA = 16  # px, below which there are too many windows
-MAX_ASPECT_RATIO = 3.0  # sec. 3.4
-MOST_ASPECT_RATIO = 1000
+# A config has the defaults and their bounds, and says where they are from.
+USUAL = ProposalConfig()
+# The parameters of a method as a file of proposals has them, and their place in a config.
+IN_CONFIG = {
+    "max_boxes": "max_proposals",
+    "max_side": "proposal_side",
+    "seed": "proposal_seed",
+    "min_side": "proposal_min_side",
+    "scaling": "proposal_scaling",
+    "alpha": "edge_alpha",
+    "beta": "edge_beta",
+    "eta": "edge_eta",
+    "min_score": "edge_min_score",
+    "min_area": "edge_min_area",
+    "max_aspect_ratio": "edge_max_aspect_ratio",
+}
+
+
+def _option(name: str) -> str:
+    """Return a parameter's name as the shell's option."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _require(name: str, value: float) -> None:
+    """Raise UsageError, which names the option, for a number out of the bounds of its setting."""
+    require_within(USUAL, IN_CONFIG[name], value, f"{_option(name)} {value:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSearch:
+    """How Edge Boxes looks for boxes; see `edge_boxes`."""
+
+    alpha: float = USUAL.edge_alpha
+    beta: float = USUAL.edge_beta
+    eta: float = USUAL.edge_eta
+    min_score: float = USUAL.edge_min_score
+    min_area: float = USUAL.edge_min_area
+    max_aspect_ratio: float = USUAL.edge_max_aspect_ratio
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a number out of its bounds."""
+        for field in dataclasses.fields(self):
+            _require(field.name, getattr(self, field.name))
+
+    @property
+    def unusual(self) -> dict[str, float]:
+        """What is not by default, by name."""
+        values = ((one, float(getattr(self, one.name))) for one in dataclasses.fields(self))
+        return {one.name: value for one, value in values if value != one.default}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +81,13 @@ class Proposer:
     """A method and all that its boxes depend on besides the image; picklable."""
 
     method: str
-    max_boxes: int = 2000  # the best so many; R-CNN sec. 2.1, MATLAB's NumStrongestRegions
-    max_side: int = 500  # the image is shrunk to this longer side first; 0: never
-    seed: int = 0  # of selective search's ranking
+    max_boxes: int = USUAL.max_proposals  # the best so many; MATLAB's NumStrongestRegions
+    max_side: int = USUAL.proposal_side  # the image is shrunk to this longer side; 0: never
+    seed: int = USUAL.proposal_seed  # of selective search's ranking
     edge_model: Path | None = None  # OpenCV's structured forest, for Edge Boxes
-    min_area: float = MIN_AREA  # of Edge Boxes' windows, in pixels of the shrunk image
-    max_aspect_ratio: float = MAX_ASPECT_RATIO  # of Edge Boxes' windows
+    min_side: float = USUAL.proposal_min_side  # of selective search's boxes, searched pixels
+    scaling: ProposalScaling = USUAL.proposal_scaling  # selective search: what `max_side` is of
+    edges: EdgeSearch = EdgeSearch()
 
     def __post_init__(self) -> None:
         """Raise UsageError for an unknown method or a number that makes no sense.
@@ -52,23 +97,24 @@ class Proposer:
         if self.method not in METHODS:
             hint = nearest_hint(self.method, METHODS, f"choose from {', '.join(METHODS)}")
             raise UsageError(f"--method {self.method}: unknown; {hint}")
-        if self.max_boxes < 1:
-            raise UsageError(f"--max-boxes {self.max_boxes}: must be at least 1")
-        if self.max_side < 0:
-            raise UsageError(f"--max-side {self.max_side}: must not be below 0")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: must not be below 0")
-        if not LEAST_AREA <= self.min_area < math.inf:
-            raise UsageError(f"--min-area {self.min_area:g}: must be at least {LEAST_AREA} pixels")
-        if not 1 <= self.max_aspect_ratio <= MOST_ASPECT_RATIO:
+        for name in ("max_boxes", "max_side", "seed", "min_side"):
+            _require(name, getattr(self, name))
+        if self.scaling not in get_args(ProposalScaling):
             raise UsageError(
-                f"--max-aspect-ratio {self.max_aspect_ratio:g}: must be from 1 to "
-                f"{MOST_ASPECT_RATIO}"
+                f"--scaling {self.scaling}: choose from {', '.join(get_args(ProposalScaling))}"
             )
-        of_edges = [*([] if self.edge_model is None else ["edge-model"]), *self.windows]
+        if self.scaling == "width" and not self.max_side:
+            raise UsageError("--scaling width: takes a --max-side above 0")
+        of_edges = [*([] if self.edge_model is None else ["edge_model"]), *self.edges.unusual]
         if of_edges and self.method != "edge-boxes":
-            option = of_edges[0].replace("_", "-")
-            raise UsageError(f"--{option}: is for edge-boxes; {self.method} sees no edges")
+            raise UsageError(f"{_option(of_edges[0])}: is for edge-boxes; {self.method} has none")
+        of_search = [
+            name
+            for name in ("min_side", "scaling")
+            if getattr(self, name) != getattr(USUAL, IN_CONFIG[name])
+        ]
+        if of_search and self.method == "edge-boxes":
+            raise UsageError(f"{_option(of_search[0])}: is for selective search, not edge-boxes")
         if self.edge_model is not None:
             from detkit.proposals.edges import edge_detector
 
@@ -77,8 +123,18 @@ class Proposer:
     @classmethod
     def of(cls, config: ProposalConfig) -> Proposer:
         """Return the one that a detector's config names; UsageError when that is a file's."""
+        numbers = (config.max_proposals, config.proposal_side, config.proposal_seed)
+        if config.proposals == "edge-boxes":
+            own = {
+                one.name: getattr(config, IN_CONFIG[one.name])
+                for one in dataclasses.fields(EdgeSearch)
+            }
+            return cls(config.proposals, *numbers, edges=EdgeSearch(**own))
         return cls(
-            config.proposals, config.max_proposals, config.proposal_side, config.proposal_seed
+            config.proposals,
+            *numbers,
+            min_side=config.proposal_min_side,
+            scaling=config.proposal_scaling,
         )
 
     def __call__(self, image: NDArray[np.uint8]) -> Proposals:
@@ -90,16 +146,10 @@ class Proposer:
             max_side=self.max_side,
             seed=self.seed,
             edge_model=self.edge_model,
-            min_area=self.min_area,
-            max_aspect_ratio=self.max_aspect_ratio,
+            min_side=self.min_side,
+            scaling=self.scaling,
+            edges=self.edges,
         )
-
-    @property
-    def windows(self) -> dict[str, float]:
-        """What is not as usual with Edge Boxes' windows."""
-        usual = {"min_area": MIN_AREA, "max_aspect_ratio": MAX_ASPECT_RATIO}
-        own = {name: float(getattr(self, name)) for name in usual}
-        return {name: own[name] for name in usual if own[name] != usual[name]}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -112,38 +162,49 @@ class Proposer:
         }
         if self.method != "edge-boxes":  # nothing there is left to chance
             values["seed"] = self.seed
+            values["min_side"] = float(self.min_side)
+            values["scaling"] = self.scaling
         if self.edge_model is not None:
             values["edge_model"] = _digest(self.edge_model)
-        return {**values, **self.windows}
+        return {**values, **self.edges.unusual}
 
 
 def propose(
     method: str,
     image: NDArray[np.uint8],
     *,
-    max_boxes: int = 2000,
-    max_side: int = 500,
-    seed: int = 0,
+    max_boxes: int = USUAL.max_proposals,
+    max_side: int = USUAL.proposal_side,
+    seed: int = USUAL.proposal_seed,
     edge_model: Path | None = None,
-    min_area: float = MIN_AREA,
-    max_aspect_ratio: float = MAX_ASPECT_RATIO,
+    min_side: float = USUAL.proposal_min_side,
+    scaling: ProposalScaling = USUAL.proposal_scaling,
+    edges: EdgeSearch | None = None,
 ) -> Proposals:
     """Return the first `max_boxes` proposals of an (H, W, 3) RGB image, in its own pixels.
 
-    `method` is one of `METHODS`. The image is first shrunk to the longer side `max_side`, as
-    R-CNN's released code does (500 px; 0: never); corners come back rounded to whole pixels.
-    `edge_model` and the limits on windows are for Edge Boxes.
+    `method` is one of `METHODS`. The image is first shrunk to the longer side `max_side` (0:
+    never); corners come back rounded to whole pixels. `edge_model` and `edges` are for Edge
+    Boxes, `min_side` and `scaling` are for selective search and described there.
     Raises UsageError for an unknown method, DetkitError when `edge_model` cannot be used.
     """
     height, width = image.shape[:2]
     side = max_side or max(height, width, 1)
     if method == "edge-boxes":
-        found = _edge_boxes(image, max_boxes, side, edge_model, (min_area, max_aspect_ratio))
+        found = _edge_boxes(image, max_boxes, side, edge_model, edges or EdgeSearch())
     elif method in METHODS:
         from detkit.proposals.selective_search import selective_search
 
         mode: Literal["fast", "quality"] = "quality" if method.endswith("quality") else "fast"
-        found = selective_search(image, mode=mode, seed=seed, max_boxes=max_boxes, max_side=side)
+        found = selective_search(
+            image,
+            mode=mode,
+            seed=seed,
+            min_side=min_side,
+            max_boxes=max_boxes,
+            max_side=side,
+            scaling=scaling,
+        )
     else:
         raise UsageError(f"{method}: no such method; choose from {', '.join(METHODS)}")
     # Halves upwards, both sides alike: rounded to even, a box a pixel wide could lose it.
@@ -157,13 +218,20 @@ def _edge_boxes(
     max_boxes: int,
     max_side: int,
     edge_model: Path | None,
-    windows: tuple[float, float],
+    own: EdgeSearch,
 ) -> Proposals:
-    """Return what Edge Boxes finds, in the image's own pixels; `windows` are their limits."""
+    """Return what Edge Boxes finds, in the image's own pixels."""
     from detkit.proposals.edge_boxes import edge_boxes
 
     search = partial(
-        edge_boxes, max_boxes=max_boxes, min_area=windows[0], max_aspect_ratio=windows[1]
+        edge_boxes,
+        alpha=own.alpha,
+        beta=own.beta,
+        eta=own.eta,
+        min_score=own.min_score,
+        max_boxes=max_boxes,
+        min_area=own.min_area,
+        max_aspect_ratio=own.max_aspect_ratio,
     )
     if edge_model is None:
         return search(image, max_side=max_side)

@@ -16,19 +16,17 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.config import DetectorConfig, ProposalConfig, ProposalMethod
+from detkit.config import DetectorConfig, ProposalConfig, ProposalMethod, from_json
 from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
 from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError, UsageError
 from detkit.proposals.cache import ProposalCache, key_of
-from detkit.proposals.proposer import METHODS, VERSIONS, Proposer
-from detkit.proposals.reader import ProposalFile, is_whole, read_proposals
+from detkit.proposals.proposer import IN_CONFIG, METHODS, VERSIONS, Proposer
+from detkit.proposals.reader import ProposalFile, read_proposals
 from detkit.structures import BoolArray, FloatArray, IntArray, Proposals
 from detkit.text import counted, looks_like_a_path
 
-# The parameters of a method that a config has a place for.
-IN_CONFIG = {"method", "version", "max_boxes", "max_side", "seed"}
 LEAST_SHOWN = 0.5  # ours: of a proposal's area; a smaller part is no proposal for the object
 
 
@@ -239,26 +237,28 @@ def config_for(config: ProposalConfig, source: ProposalSource) -> ProposalConfig
     if isinstance(source, ComputedProposals):
         method = cast(ProposalMethod, source.proposer.method)
         return dataclasses.replace(config, proposals=method)
-    made = source.file.parameters if isinstance(source, FileProposals) else {}
-    if not _is_ours(made):
+    made = _settings_of(source.file.parameters) if isinstance(source, FileProposals) else {}
+    if not made:
         return dataclasses.replace(config, proposals="file")
-    return dataclasses.replace(
-        config,
-        proposals=made["method"],
-        max_proposals=min(config.max_proposals, int(made["max_boxes"])),
-        proposal_side=int(made["max_side"]),
-        proposal_seed=int(made.get("seed", config.proposal_seed)),
-    )
+    made["max_proposals"] = min(config.max_proposals, made["max_proposals"])
+    return dataclasses.replace(config, **made)
 
 
-def _is_ours(made: Mapping[str, Any]) -> bool:
-    """Return whether these parameters are of a method that can be repeated from a config."""
-    numbers = (made.get("max_boxes"), made.get("max_side"), made.get("seed", 0))
-    return (
-        VERSIONS.get(str(made.get("method"))) == made.get("version")
-        and all(is_whole(number) for number in numbers)
-        and set(made) <= IN_CONFIG
-    )
+def _settings_of(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by which a config repeats a method with these parameters; {}: none."""
+    numbers = {key: value for key, value in made.items() if key not in ("method", "version")}
+    if VERSIONS.get(str(made.get("method"))) != made.get("version"):
+        return {}
+    if not {"max_boxes", "max_side"} <= set(numbers) <= set(IN_CONFIG):
+        return {}
+    settings = {"proposals": made["method"]}
+    settings |= {IN_CONFIG[key]: value for key, value in numbers.items()}
+    try:
+        config = from_json(ProposalConfig, settings)
+        config.validate()
+    except UsageError:
+        return {}
+    return {key: getattr(config, key) for key in settings}
 
 
 @dataclass(frozen=True, slots=True)

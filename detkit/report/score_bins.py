@@ -63,7 +63,7 @@ def calibration_error(bins: ScoreBins) -> float | None:
     """Return the expected calibration error, in [0, 1], over all classes.
 
     The mean distance of a bin's precision from its mean score, weighted by detections (Guo et
-    al. 2017, arXiv:1706.04599, eq. 5). None without detections, or when scores pass 0 or 1 and
+    al. 2017, arXiv:1706.04599, eq. 3). None without detections, or when scores pass 0 or 1 and
     so are no probabilities.
     """
     right, wrong = bins.right.sum(axis=0), bins.wrong.sum(axis=0)
