@@ -463,6 +463,8 @@ def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]
         ("objects", [split.num_objects for split in splits]),
         ("  difficult", [split.num_difficult for split in splits]),
     ]
+    if any(split.num_crowds for split in splits):
+        counts.append(("  crowds", [split.num_crowds for split in splits]))
     known = dict.fromkeys(name for split in splits for name in split.class_counts)
     for name in known:
         counts.append((f"  {name}", [split.class_counts.get(name, 0) for split in splits]))
