@@ -35,6 +35,7 @@ ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-b
 # image that is searched. Felzenszwalb and Huttenlocher's min_size is k, 50 at its smallest.
 # Edge Boxes' released code has 1000, which hides small objects.
 SMALLEST_PROPOSAL = {"selective-search": 50, "selective-search-quality": 50, "edge-boxes": 400}
+TrainDifficult = Literal["yes", "no", "ignore"]
 THE_RECIPE = "the backend's recipe_source"  # stands for it: each paper has numbers of its own
 
 BOUNDS: dict[str, Callable[[float, float], bool]] = {
@@ -209,6 +210,11 @@ class Recipe:
     ema_decay: float = setting(
         0.0, "decay a step of the weights' moving average; 0: none", at_least=0, at_most=1
     )
+    train_difficult: TrainDifficult = setting(
+        "yes",
+        "each backend's released code, see its header: objects marked difficult are learnt, or "
+        "not there (background), or ignored (neither); short recipes, ours: ignored, as in scores",
+    )
     augmentation: Literal["paper", "light", "none"] = setting("paper", "the backend's own")
     mosaic: float = setting(
         0.0, "share of samples put together from four images", at_least=0, at_most=1
@@ -240,6 +246,7 @@ SHORT_RECIPE = Recipe(
     clip_norm=10.0,
     ema_decay=0.998,
     backbone_lr_factor=0.3,
+    train_difficult="ignore",
     augmentation="light",
 )
 

@@ -11,7 +11,10 @@ Differences from the paper:
 - Losses are means over the sampled anchors and `rpn_box_weight` is 1, as in the released code;
   the paper's lambda = 10 goes with its division by the number of places.
 - Ground truths join the proposals that the head is trained on, as in the released code.
-- An anchor, or a proposal, inside an ignored object that is not positive is no background.
+- An anchor, or a proposal, inside an ignored object that is not positive is no background. So are
+  COCO's crowds ignored; the released code's joint training takes them for objects.
+- Difficult objects are left out and so background, as in the released code (`use_diff`); by
+  `short_recipe` they are ignored.
 - `rpn_min_size` is in the network's pixels, where the released code has 16 of the image's own,
   and small boxes go after the best `rpn_pre_nms_*` are taken, as in torchvision, not before.
 - Step 3 of alternating training goes on with step 1's RPN layers. A batch has as many images in
@@ -138,7 +141,11 @@ class FasterRCNN(RegionDetector):
         "released code, faster_rcnn_end2end: 1 image a batch, 70k steps at .001, .1 of it from 50k"
     )
     recipe: ClassVar[Recipe] = Recipe(
-        batch_size=1, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
+        batch_size=1,
+        max_steps=70_000,
+        milestones=(5 / 7,),
+        bias_lr_factor=2.0,
+        train_difficult="no",
     )
     short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     published: ClassVar[Mapping[str, Published]] = {

@@ -13,6 +13,9 @@ Differences from the paper:
 - Photometric distortion and IoU crops are ours, after the released code; the rest of the
   augmentation is made of torchvision's functions.
 - A default box inside an ignored object that learns no other is no negative: it is never mined.
+  COCO's crowds are ignored so, where the released code's `ssd_coco.py` has them left out.
+- Difficult objects are learnt, as in the released code for VOC (`train_on_diff_gt`); by
+  `short_recipe` they are ignored.
 
 Where the equations are:
 - sec. 2.1: `MultiBoxHead`, 3x3 predictors on several feature maps

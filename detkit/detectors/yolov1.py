@@ -13,7 +13,9 @@ Differences from the paper:
 - Of several objects whose centres are in one cell a random one is learnt each time the image is
   seen, as in the released code; outside of training the first. `reachable` knows them.
 - A cell without an object whose centre is inside an ignored one, or that would be responsible for
-  it, has no loss.
+  it, has no loss. COCO's crowds are ignored so.
+- Difficult objects are left out and so background, as by the released `voc_label.py`; by
+  `short_recipe` they are ignored.
 - `convolutional` head: the same S x S x (5 A + C) numbers from convolutions and a predictor that
   see a cell and its surroundings, not the whole image. The paper's `connected` head has 206
   million weights in its first layer alone, which nobody trains on a laptop in an hour, and 200
@@ -247,6 +249,7 @@ class YOLOv1(Detector):
         milestones=(75 / 135, 105 / 135),
         warmup=5 / 135,  # "for the first epochs"; how many is ours
         warmup_factor=0.1,
+        train_difficult="no",
     )
     short_recipe: ClassVar[Recipe] = SHORT_RECIPE
     config: YOLOv1Config
