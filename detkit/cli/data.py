@@ -191,8 +191,9 @@ def convert(
     """Write a labelled folder in another format.
 
     The images are copied; the source is only read. What the new format cannot hold (YOLO:
-    difficult objects) is said. Labels or images that cannot be read are not dropped on the
-    way: nothing is written then, unless --skip-bad leaves them out and says how many.
+    difficult objects; all but COCO: crowds, masks' areas) is said. Labels or images that
+    cannot be read are not dropped on the way: nothing is written then, unless --skip-bad
+    leaves them out and says how many.
 
     \b
     Example:
