@@ -70,7 +70,7 @@ def main() -> None:
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = as_coco(truth_rows(truths, None), len(truths), NUM_CLASSES)
+        truth = as_coco(truth_rows(truths), len(truths), NUM_CLASSES)
         found = as_coco(detection_rows(detections), len(truths), NUM_CLASSES)
         started = time.perf_counter()
         evaluator = COCOeval(truth, found, "bbox")

@@ -32,6 +32,7 @@ KINDS = {
     "NoneType": "none",
 }
 ProposalMethod = Literal["selective-search", "selective-search-quality", "edge-boxes"]
+TrainDifficult = Literal["yes", "no", "ignore"]
 ProposalScaling = Literal["longer", "width"]
 # Pixels of the image that is searched: the least of a region of selective search, since
 # Felzenszwalb and Huttenlocher's min_size is k, 50 at its smallest.
@@ -302,6 +303,11 @@ class Recipe:
     ema_decay: float = setting(
         0.0, "decay a step of the weights' moving average; 0: none", at_least=0, at_most=1
     )
+    train_difficult: TrainDifficult = setting(
+        "yes",
+        "each backend's released code, see its header: objects marked difficult are learnt, or "
+        "not there (background), or ignored (neither); short recipes, ours: ignored, as in scores",
+    )
     augmentation: Literal["paper", "light", "none"] = setting("paper", "the backend's own")
     mosaic: float = setting(
         0.0, "share of samples put together from four images", at_least=0, at_most=1
@@ -344,6 +350,7 @@ SHORT_RECIPE = Recipe(
     clip_norm=10.0,
     ema_decay=0.998,
     backbone_lr_factor=0.3,
+    train_difficult="ignore",
     augmentation="light",
 )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+DoubleArray = NDArray[np.float64]
 
 ROUNDING = 1e-9  # of a figure that is compared with the least it must be
 
@@ -58,8 +59,37 @@ class Truth:
 
     boxes: FloatArray  # (R, 4) own pixels
     labels: IntArray  # (R,) in [0, C)
-    difficult: BoolArray  # (R,)
+    difficult: BoolArray  # (R,) what a score does not count: difficult objects, and crowds
     image_id: str = ""
+    # (R,) bool: which of those are crowds, a box around many objects; None: there are none
+    crowd: BoolArray | None = None
+    # (R,) square pixels, as COCO's files state them of masks, NaN where not; None: of no object
+    stated_areas: DoubleArray | None = None
+
+    @property
+    def is_crowd(self) -> BoolArray:
+        """Which objects are crowds, (R,) bool, in any case."""
+        return np.zeros(len(self.labels), np.bool_) if self.crowd is None else self.crowd
+
+    @property
+    def areas(self) -> DoubleArray:
+        """The area of each object, (R,) own pixels: the stated one, else that of its box."""
+        boxes = self.boxes.astype(np.float64)
+        of_boxes: DoubleArray = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        if self.stated_areas is None:
+            return of_boxes
+        return np.where(np.isnan(self.stated_areas), of_boxes, self.stated_areas)
+
+    def rows(self, which: BoolArray | IntArray) -> Truth:
+        """Return some of the objects, by a mask (R,) or by their numbers."""
+        return replace(
+            self,
+            boxes=self.boxes[which],
+            labels=self.labels[which],
+            difficult=self.difficult[which],
+            crowd=None if self.crowd is None else self.crowd[which],
+            stated_areas=None if self.stated_areas is None else self.stated_areas[which],
+        )
 
 
 @dataclass(frozen=True, slots=True)

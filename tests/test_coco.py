@@ -64,10 +64,24 @@ def test_a_category_that_only_groups_the_others_is_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["iscrowd", "ignore", "difficult"])
-def test_crowds_and_ignored_objects_are_difficult(tmp_path, flag):
+def test_crowds_are_crowds_and_ignored_objects_difficult(tmp_path, flag):
     rows = [box(1, 1, 2, 2, **{flag: 1}), box(1, 1, 2, 2, **{flag: 0}), box(1, 1, 2, 2)]
-    data = open_dataset(folder(tmp_path, annotations=rows))
-    assert [one.difficult for one in data.splits["all"][0].objects] == [True, False, False]
+    objects = open_dataset(folder(tmp_path, annotations=rows)).splits["all"][0].objects
+    marked, none = [True, False, False], [False] * 3
+    assert [one.crowd for one in objects] == (marked if flag == "iscrowd" else none)
+    assert [one.difficult for one in objects] == (none if flag == "iscrowd" else marked)
+
+
+def test_a_stated_area_is_read_and_what_is_no_area_is_warned_of(tmp_path):
+    rows = [box(1, 1, 2, 2, area=area) for area in (3.5, 0, None, -1, "4", True)]
+    data = open_dataset(folder(tmp_path, annotations=[*rows, box(1, 1, 2, 2)]))
+    areas = [one.area for one in data.splits["all"][0].objects]
+    assert areas == [3.5, 0.0, None, None, None, None, None]
+    assert codes(data, "warning") == ["bad-number"] * 3
+    assert codes(data, "error") == []
+    assert "area -1 is no number of pixels; that of the box is read" in data.findings[0].message
+    (truth,) = data.truths("all")
+    assert truth.areas.tolist() == [3.5, 0.0, 4.0, 4.0, 4.0, 4.0, 4.0]
 
 
 def test_the_tree_of_coco_itself_is_found(tmp_path):
@@ -185,7 +199,7 @@ def test_outlines_beside_boxes_are_left_out_and_that_is_said(tmp_path):
     polygon, crowd = {"segmentation": [[1, 2, 9, 3, 4, 8]]}, {"segmentation": {"counts": "a"}}
     rows = [{**row, **polygon}, {**row, **crowd, "id": 2}, {**row, "segmentation": [], "id": 3}]
     notes = open_dataset(folder(tmp_path, annotations=rows)).notes
-    assert "2 objects with an outline: only the box is read" in notes
+    assert "2 objects with an outline: only box and area are read" in notes
     assert not any("outline" in note for note in open_dataset(folder(tmp_path)).notes)
 
 

@@ -191,8 +191,9 @@ def convert(
     """Write a labelled folder in another format.
 
     The images are copied; the source is only read. What the new format cannot hold (YOLO:
-    difficult objects) is said. Labels or images that cannot be read are not dropped on the
-    way: nothing is written then, unless --skip-bad leaves them out and says how many.
+    difficult objects; all but COCO: crowds, masks' areas) is said. Labels or images that
+    cannot be read are not dropped on the way: nothing is written then, unless --skip-bad
+    leaves them out and says how many.
 
     \b
     Example:
@@ -463,6 +464,8 @@ def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]
         ("objects", [split.num_objects for split in splits]),
         ("  difficult", [split.num_difficult for split in splits]),
     ]
+    if any(split.num_crowds for split in splits):
+        counts.append(("  crowds", [split.num_crowds for split in splits]))
     known = dict.fromkeys(name for split in splits for name in split.class_counts)
     for name in known:
         counts.append((f"  {name}", [split.class_counts.get(name, 0) for split in splits]))

@@ -162,7 +162,7 @@ def evaluate(
 
     With --fail-under or --baseline it is a gate for pipelines.
 
-    The table has each class's AP, its objects (difficult ones are not counted), its detections
+    The table has each class's AP, its objects (no difficult ones, no crowds), its detections
     and the score threshold with the best F1. The protocol stands beside every number.
 
     A baseline that was written with --with-detections is scored again on today's labels, and the

@@ -313,7 +313,7 @@ def _run(
     dataset = sound_data(console, plan)
     records, held_out = split_data(console, dataset, plan)
     _require_reachable(plan.until, dataset.class_names, held_out)
-    detector = _build(plan, config, dataset.class_names, records)
+    detector = _build(plan, config, recipe, dataset.class_names, records)
     source = _proposals(plan, detector, [*records, *held_out])
     options = RunOptions(
         **plan.options(),
@@ -332,7 +332,11 @@ def _run(
 
 
 def _build(
-    plan: Plan, config: DetectorConfig, class_names: Sequence[str], records: Sequence[ImageRecord]
+    plan: Plan,
+    config: DetectorConfig,
+    recipe: Recipe,
+    class_names: Sequence[str],
+    records: Sequence[ImageRecord],
 ) -> Detector:
     """Return the plan's detector with its starting weights, its config suited to the images."""
     import torch
@@ -342,8 +346,8 @@ def _build(
     from detkit.training.tiles import tiled
 
     backend = load_backend(str(plan.model))
-    images = tiled(TrainingDataset(records, tuple(class_names)), config, plan.seed)
-    config = backend.suited_config(config, images.labelled())
+    whole = TrainingDataset(records, class_names, train_difficult=recipe.train_difficult)
+    config = backend.suited_config(config, tiled(whole, config, plan.seed).labelled())
     torch.manual_seed(plan.seed)
     return with_starting_weights(backend, config, class_names, plan.weights)
 

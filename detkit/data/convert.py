@@ -24,7 +24,7 @@ from detkit.data.output import new_folder, require_apart
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.files import fitting_name
-from detkit.text import counted
+from detkit.text import agreed, counted
 
 # Folder names that tell a layout, or a split, and not one image from another.
 _IMAGE_FOLDERS = frozenset(["images", "jpegimages", "imgs", "img", "labels", "annotations"])
@@ -89,10 +89,20 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     records = {one.image_id: one for records in dataset.splits.values() for one in records}
     objects = [one for record in records.values() for one in record.objects]
     said = []
-    difficult = sum(one.difficult for one in objects)
+    crowds = sum(one.crowd for one in objects)
+    difficult = sum(one.difficult and not one.crowd for one in objects)
     if difficult and not form.keeps_difficult:
         said.append(
             f"{counted(difficult, 'difficult object')} became ordinary: {to} has no mark for them"
+        )
+    if crowds and not form.keeps_crowds:
+        kind = "difficult objects" if form.keeps_difficult else "ordinary objects"
+        said.append(f"{counted(crowds, 'crowd')} became {kind}: {to} has no mark for them")
+    areas = sum(one.has_own_area for one in objects)
+    if areas and not form.keeps_areas:
+        said.append(
+            f"{counted(areas, 'area')} of outlines {agreed(areas, 'is', 'are')} lost: {to} has "
+            "boxes alone, by which small, medium and large will be divided"
         )
     if form.keeps_classes:
         return said

@@ -7,6 +7,7 @@ A reader (`formats`) turns a folder into a `Dataset` of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 
 from detkit.structures import Truth
 
+AREA_ROUNDING = 0.5  # square pixels, ours: what a file's decimals make of a box's area
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectRecord:
@@ -22,11 +25,19 @@ class ObjectRecord:
 
     name: str  # the class name
     box: tuple[float, float, float, float]  # xyxy in own pixels; may be nonsense
-    difficult: bool = False
+    difficult: bool = False  # hard to recognise: not counted in a score
     file: Path | None = None  # the label file, and ...
     line: int | None = None  # ... the line in it (JSON: None), and ...
     number: int = 0  # ... the 1-based position among the image's objects
     stated: str = ""  # the values as written there, for messages: "xmin=231 xmax=500"
+    crowd: bool = False  # COCO's `iscrowd`: one box around many objects
+    area: float | None = None  # square pixels, where the file states it (COCO: of the mask)
+
+    @property
+    def has_own_area(self) -> bool:
+        """Whether the stated area is another than that of the box."""
+        x1, y1, x2, y2 = self.box
+        return self.area is not None and abs(self.area - (x2 - x1) * (y2 - y1)) > AREA_ROUNDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,8 @@ class ImageRecord:
 def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:
     """Return whether two files state other objects, whatever their order."""
     first, second = (
-        sorted((one.name, one.box, one.difficult) for one in each) for each in (objects, others)
+        sorted((one.name, one.box, one.difficult, one.crowd) for one in each)
+        for each in (objects, others)
     )
     return first != second
 
@@ -89,9 +101,13 @@ class Dataset:
 def truth_of(record: ImageRecord, class_index: dict[str, int]) -> Truth:
     """Return one image's objects of the known classes as arrays."""
     objects = [one for one in record.objects if one.name in class_index]
+    crowd = np.array([one.crowd for one in objects], np.bool_)
+    areas = np.array([math.nan if one.area is None else one.area for one in objects], np.float64)
     return Truth(
         boxes=np.array([one.box for one in objects], np.float32).reshape(-1, 4),
         labels=np.array([class_index[one.name] for one in objects], np.int64),
-        difficult=np.array([one.difficult for one in objects], np.bool_),
+        difficult=np.array([one.difficult for one in objects], np.bool_) | crowd,
         image_id=record.image_id,
+        crowd=crowd if crowd.any() else None,
+        stated_areas=None if np.isnan(areas).all() else areas,
     )

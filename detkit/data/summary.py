@@ -26,6 +26,7 @@ class SplitSummary:
     num_empty: int  # images without any object
     num_objects: int
     num_difficult: int
+    num_crowds: int
     class_counts: dict[str, int]  # objects a class, in the data set's class order
     size_counts: tuple[int, ...]  # objects in each bin of SIZE_EDGES
 
@@ -46,6 +47,7 @@ def summary_to_json(summary: Sequence[SplitSummary]) -> dict[str, Any]:
             "empty": split.num_empty,
             "objects": split.num_objects,
             "difficult": split.num_difficult,
+            "crowds": split.num_crowds,
             "classes": split.class_counts,
             "box_sizes": {f"{edge}+": count for edge, count in zip(SIZE_EDGES, split.size_counts)},
         }
@@ -86,6 +88,7 @@ def _summarize_split(
         num_empty=sum(not record.objects for record in records),
         num_objects=len(objects),
         num_difficult=sum(one.difficult for one in objects),
+        num_crowds=sum(one.crowd for one in objects),
         class_counts={one: found[one] for one in names},
         size_counts=tuple(sizes),
     )
@@ -94,7 +97,13 @@ def _summarize_split(
 def _plain(record: ImageRecord) -> list[Any]:
     """Return what counts of a record as JSON values."""
     objects = sorted(
-        [one.name, bool(one.difficult), *(repr(float(value)) for value in one.box)]
+        [
+            one.name,
+            bool(one.difficult),
+            *(repr(float(value)) for value in one.box),
+            *(["crowd"] if one.crowd else []),
+            *([f"area {one.area!r}"] if one.has_own_area else []),
+        ]
         for one in record.objects
     )
     return [record.image_id, record.width, record.height, objects]

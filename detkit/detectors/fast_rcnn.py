@@ -11,7 +11,11 @@ Differences from the paper:
   one map of stride 16; ResNets then lend their last stage as the head (He et al. 2016, sec. 4.3).
 - An image without a proposal in the background's IoU range [.1, .5), as one without objects,
   takes its background from the other proposals that are not positive.
-- A region inside an ignored object that is not positive is not sampled as background.
+- A region that lies by half or more in an ignored object or a crowd is not sampled as background.
+  The later release (py-faster-rcnn, COCO) leaves out all that lie in a crowd by more than .7, also
+  those that reach another object, which stay positive here.
+- Difficult objects are learnt, as in the first release, where py-faster-rcnn has them left out;
+  by `short_recipe` they are ignored.
 - Targets are divided by fixed deviations (py-faster-rcnn's), not by those of the data set.
 - One scale in training and test (sec. 5.2); no image pyramids.
 - The network's sides are rounded down, as in torchvision, where the released code's resizing

@@ -17,7 +17,10 @@ Differences from the paper:
 - Biases are never decayed, as in Fast R-CNN's released code; those of py-faster-rcnn are.
 - Anchors have the paper's areas and ratios; `anchors=released` has those of the released code.
 - Ground truths join the proposals that the head is trained on, as in the released code.
-- An anchor, or a proposal, inside an ignored object that is not positive is no background.
+- An anchor, or a proposal, inside an ignored object that is not positive is no background. So are
+  COCO's crowds ignored; the released code's joint training takes them for objects.
+- Difficult objects are left out and so background, as in the released code (`use_diff`); by
+  `short_recipe` they are ignored.
 - `rpn_min_size` is in the network's pixels, where the released code has 16 of the image's own,
   and small boxes go after the best `rpn_pre_nms_*` are taken, as in torchvision, not before.
 - Step 3 of alternating training goes on with step 1's RPN layers; in the released code they
@@ -154,7 +157,11 @@ class FasterRCNN(RegionDetector):
         "2, and both again, .1 of the rate in the last quarter of each"
     )
     recipe: ClassVar[Recipe] = Recipe(
-        batch_size=2, max_steps=70_000, milestones=(5 / 7,), bias_lr_factor=2.0
+        batch_size=2,
+        max_steps=70_000,
+        milestones=(5 / 7,),
+        bias_lr_factor=2.0,
+        train_difficult="no",
     )
     alternating_recipe: ClassVar[Recipe] = dataclasses.replace(
         recipe, max_steps=240_000, milestones=(0.75,), stage_batches=(0.5, 1.0, 0.5, 1.0)

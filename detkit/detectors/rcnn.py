@@ -14,7 +14,8 @@ Differences from the paper:
   (`antialias=no`: as in the released code).
 - The 128 crops of a step come from the images of a batch, not from the whole data set.
 - A region inside an ignored object is neither background in fine-tuning, unless it is positive,
-  nor a negative of an SVM. Box regressions take no notice of it.
+  nor a negative of an SVM. Box regressions take no notice of it. COCO's crowds are ignored so.
+- Difficult objects are learnt, as in the released code; by `short_recipe` they are ignored.
 - Positives and negatives of the SVMs come in one stream, image after image; of an image
   `mined_proposals` are judged. What is kept stays within `cache_gb`, not 200 GB.
 - The new classifier layer learns at the rate of all others; in the released code's model files,

@@ -19,6 +19,9 @@ Differences from the paper:
 - Detection resizes with antialiasing; `--set antialias=no` is the released code's linear way.
 - A box that lies outside the image is left out before NMS; in the released code it takes part.
 - A default box inside an ignored object that learns no other is no negative: it is never mined.
+  COCO's crowds are ignored so, where the released code's `ssd_coco.py` has them left out.
+- Difficult objects are learnt, as in the released code for VOC (`train_on_diff_gt`); by
+  `short_recipe` they are ignored.
 
 Where the equations are:
 - sec. 2.1: `MultiBoxHead`, 3x3 predictors on several feature maps

@@ -13,7 +13,9 @@ Differences from the paper:
 - Of several objects whose centres are in one cell a random one is learnt each time the image is
   seen, as in the released code; outside of training the first. `reachable` knows them.
 - A cell without an object whose centre is inside an ignored one, or that would be responsible for
-  it, has no loss.
+  it, has no loss. COCO's crowds are ignored so.
+- Difficult objects are left out and so background, as by the released `voc_label.py`; by
+  `short_recipe` they are ignored.
 - `convolutional` head: the same S x S x (5 A + C) numbers from convolutions and a predictor that
   see a cell and its surroundings, not the whole image. The paper's `connected` head has 206
   million weights in its first layer alone, which nobody trains on a laptop in an hour, and 200
@@ -257,6 +259,7 @@ class YOLOv1(Detector):
         lr=1e-3,
         milestones=(200 / 40_000, 400 / 40_000, 600 / 40_000, 1 / 2, 3 / 4),
         gamma=(2.5, 2.0, 2.0, 0.1, 0.1),
+        train_difficult="no",
     )
     # Gradients are cut where those of all of eq. 3 would be at 10.
     short_recipe: ClassVar[Recipe] = replace(

@@ -6,8 +6,9 @@ number of detections, I images.
 Conventions of COCO that differ from VOC's: AP is the mean over the IoU thresholds .5, .55,
 ..., .95 and over 101 recall points; at most 100 detections an image and class count; a
 detection takes the best object *still free*; small, medium and large divide at 32 x 32 and
-96 x 96 pixels. A `difficult` object becomes COCO's `iscrowd`: it is not counted, and a
-detection is ignored when at least the threshold's share of the *detection* lies inside it.
+96 x 96 pixels, by the area that the label file states (in COCO of the mask), else of the box. A
+crowd is not counted, and any number of detections is ignored of which at least the threshold's
+share of the *detection* lies inside it. So is it with a `difficult` object, which COCO lacks.
 """
 
 from __future__ import annotations
@@ -42,17 +43,16 @@ def coco_map(
     class_names: Sequence[str],
     *,
     iou_thresh: float | None = None,
-    areas: Sequence[FloatArray] | None = None,
 ) -> Scores:
     """Return COCO's AP by class and its mean, for `detections[i]` found where `truths[i]` is.
 
     Without `iou_thresh` it is the mean over .5, .55, ..., .95 (and `Scores.iou_thresh` says
     .5, the lowest); with it, AP at this threshold alone. `extra` holds AP50 and AP75 (mean
     only), APs APm APl, AR1 AR10 AR100, ARs ARm ARl, in [0, 1], None where COCO says -1.
-    `areas[i]` (R,) are the objects' areas where they are not their boxes' (masks'). The best
-    F1 and the curve are those at the lowest threshold. Raises as `require_scorable` does.
+    Sizes are by `Truth.areas`. The best F1 and the curve are those at the lowest threshold.
+    Raises as `require_scorable` does.
     """
-    evaluator = _evaluated(detections, truths, len(class_names), iou_thresh, areas)
+    evaluator = _evaluated(detections, truths, len(class_names), iou_thresh)
     precision: NDArray[np.float64] = evaluator.eval["precision"]  # (T, Q, C, A, M)
     recall: NDArray[np.float64] = evaluator.eval["recall"]  # (T, C, A, M)
     classes = []
@@ -81,7 +81,8 @@ def coco_map(
         extra[f"AR{size.lower()}"] = _mean(recall[:, :, AREAS[size], -1])
     at = "0.50:0.05:0.95" if iou_thresh is None else f">= {iou_thresh:g}"
     return Scores(
-        protocol=f"COCO 101-point AP, IoU {at}, at most {LIMITS[-1]} detections an image",
+        protocol=f"COCO 101-point AP, IoU {at}, at most {LIMITS[-1]} detections an image, "
+        + _rules_of(truths),
         metric="coco",
         iou_thresh=0.5 if iou_thresh is None else iou_thresh,
         mean=_mean(precision[:, :, :, 0, -1]),
@@ -101,8 +102,23 @@ def ranked_hits(
 
     Ignored detections are left out. Raises as `coco_map` does.
     """
-    evaluator = _evaluated(detections, truths, num_classes, iou_thresh, None)
+    evaluator = _evaluated(detections, truths, num_classes, iou_thresh)
     return [_ranked(evaluator, index) for index in range(num_classes)]
+
+
+def _rules_of(truths: Sequence[Truth]) -> str:
+    """Return in words what of the protocol depends on the labels: areas, difficult objects."""
+    known = [~np.isnan(one.stated_areas) for one in truths if one.stated_areas is not None]
+    num_known = sum(int(one.sum()) for one in known)
+    if not num_known:
+        words = "sizes by box area"
+    elif num_known == sum(len(one.labels) for one in truths):
+        words = "sizes by annotation area"
+    else:
+        words = "sizes by annotation area, else box area"
+    if any((one.difficult & ~one.is_crowd).any() for one in truths):
+        words += ", difficult objects like crowds"
+    return words
 
 
 def _ranked(evaluator: Any, index: int) -> list[RankedHits]:
@@ -132,7 +148,6 @@ def _evaluated(
     truths: Sequence[Truth],
     num_classes: int,
     iou_thresh: float | None,
-    areas: Sequence[FloatArray] | None,
 ) -> Any:
     """Return pycocotools' COCOeval after `evaluate` and `accumulate`, its chatter swallowed."""
     require_scorable(detections, truths, num_classes)
@@ -140,7 +155,7 @@ def _evaluated(
 
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(
-            as_coco(truth_rows(truths, areas), len(truths), num_classes),
+            as_coco(truth_rows(truths), len(truths), num_classes),
             as_coco(detection_rows(detections), len(truths), num_classes),
             "bbox",
         )
@@ -168,17 +183,15 @@ def as_coco(rows: list[dict[str, Any]], num_images: int, num_classes: int) -> An
     return coco
 
 
-def truth_rows(truths: Sequence[Truth], areas: Sequence[FloatArray] | None) -> list[dict[str, Any]]:
+def truth_rows(truths: Sequence[Truth]) -> list[dict[str, Any]]:
     """Return the objects as COCO annotations."""
     rows: list[dict[str, Any]] = []
     for image, truth in enumerate(truths):
-        boxes = xywh(truth.boxes)
-        sizes = boxes[:, 2] * boxes[:, 3] if areas is None else areas[image]
         for box, label, difficult, area in zip(
-            boxes.tolist(),
+            xywh(truth.boxes).tolist(),
             truth.labels.tolist(),
             truth.difficult.tolist(),
-            sizes.tolist(),
+            truth.areas.tolist(),
             strict=True,
         ):
             rows.append(

@@ -83,12 +83,8 @@ def find_misses(
             known = {name: number for number, name in enumerate(detector.class_names)}
             labels = [known.get(dataset.class_names[label], -1) for label in truth.labels]
             traced = np.flatnonzero(np.array(labels, np.int64) >= 0)
-            objects = Truth(
-                truth.boxes[traced],
-                np.array(labels, np.int64)[traced],
-                truth.difficult[traced],
-                str(record.path),
-            )
+            own_labels = np.array(labels, np.int64)[traced]
+            objects = replace(truth.rows(traced), labels=own_labels, image_id=str(record.path))
             stages = _stages(detector, pixels, objects, config, tta, source, iou_thresh)
             row = {int(place): number for number, place in enumerate(traced)}
             for place in missed.tolist():

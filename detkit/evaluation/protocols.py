@@ -72,17 +72,11 @@ def _difference(mean: float | None, asked: float | None) -> float | None:
 
 
 def _difficult_counted(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
-    return detections, [
-        replace(truth, difficult=np.zeros_like(truth.difficult)) for truth in truths
-    ]
+    return detections, [replace(truth, difficult=truth.is_crowd) for truth in truths]
 
 
 def _difficult_dropped(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:
-    return detections, [
-        Truth(one.boxes[keep], one.labels[keep], one.difficult[keep], one.image_id)
-        for one in truths
-        for keep in [~one.difficult]
-    ]
+    return detections, [one.rows(~one.difficult) for one in truths]
 
 
 def _end_pixels_inside(detections: Found, truths: Wanted) -> tuple[Found, Wanted]:

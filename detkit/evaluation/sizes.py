@@ -28,12 +28,10 @@ class SizeScore:
 def scores_by_size(
     detections: Sequence[Detections], truths: Sequence[Truth], class_names: Sequence[str]
 ) -> list[SizeScore]:
-    """Return the figures of small, medium and large objects, by the areas of their boxes."""
+    """Return the figures of small, medium and large objects, by `Truth.areas`."""
     strict = coco_map(detections, truths, class_names).extra
     loose = coco_map(detections, truths, class_names, iou_thresh=0.5).extra
-    wanted = [truth.boxes[~truth.difficult].astype(np.float64) for truth in truths]
-    boxes = np.concatenate([np.empty((0, 4)), *wanted])
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    areas = np.concatenate([np.empty(0), *(truth.areas[~truth.difficult] for truth in truths)])
     return [
         SizeScore(
             name=name,

@@ -28,7 +28,7 @@ from detkit.report.curve_points import at_thresholds, curve_points
 from detkit.report.pictures import MOST_BOXES, Picture, close_ups, pictures, worst_first
 from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
 from detkit.structures import Detections, FloatArray, Scores, Truth
-from detkit.text import agreed
+from detkit.text import agreed, counted
 
 if TYPE_CHECKING:
     from detkit.evaluation.misses import Miss
@@ -147,13 +147,12 @@ def _facts(
     source: str,
 ) -> list[tuple[str, str]]:
     """Return what was scored, on what and how, as pairs of words."""
-    difficult = sum(int(truth.difficult.sum()) for truth in truths)
-    num_objects = sum(len(truth.labels) for truth in truths) - difficult
-    aside = (
-        f" (and {difficult:,} difficult {agreed(difficult, 'one', 'ones')}, not counted)"
-        if difficult
-        else ""
-    )
+    crowds = sum(int(truth.is_crowd.sum()) for truth in truths)
+    difficult = sum(int((truth.difficult & ~truth.is_crowd).sum()) for truth in truths)
+    num_objects = sum(len(truth.labels) for truth in truths) - difficult - crowds
+    kinds = [f"{difficult:,} difficult {agreed(difficult, 'one', 'ones')}"] if difficult else []
+    kinds += [counted(crowds, "crowd", ",")] if crowds else []
+    aside = f" (and {' and '.join(kinds)}, not counted)" if kinds else ""
     empty = sum(not len(truth.labels) for truth in truths)
     without = f" ({empty:,} without objects)" if empty else ""
     return [

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from detkit import machine
-from detkit.config import DetectorConfig, ProposalConfig
+from detkit.config import DetectorConfig, ProposalConfig, TrainDifficult
 from detkit.data.images import image_size, read_image, shrunk_to
 from detkit.data.records import ImageRecord, truth_of
 from detkit.errors import DetkitError
@@ -28,6 +28,7 @@ from detkit.proposals.source import ProposalSource
 from detkit.proposals.table import ProposalTable, boxes_of, make_table
 from detkit.structures import Sample, Truth
 from detkit.text import agreed, counted
+from detkit.training.difficult import learnt
 from detkit.training.epoch_order import EpochOrder, shuffled
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
@@ -85,16 +86,20 @@ class TrainingDataset:
         class_names: Sequence[str],
         kept_size: KeptSize | None = None,
         proposals: ProposalSource | None = None,
+        train_difficult: TrainDifficult = "yes",
     ) -> None:
         """Take the records; nothing is decoded before `fill_cache` or the first sample.
 
         Without `kept_size` images stay as large as they are, and are not kept in memory.
-        With `proposals`, samples have those of their images; see `fill_proposals`.
+        With `proposals`, samples have those of their images; see `fill_proposals`. Crowds are
+        ignored in the samples, difficult objects by `train_difficult` as in `difficult.learnt`.
         """
         self.records = tuple(records)
         self.kept_size = kept_size
         class_index = {name: number for number, name in enumerate(class_names)}
-        self._truths = tuple(truth_of(record, class_index) for record in self.records)
+        known = [learnt(truth_of(record, class_index), train_difficult) for record in self.records]
+        self._truths = tuple(truth for truth, _ in known)
+        self.ignored = tuple(ignored for _, ignored in known)  # of each image, (R,) bool
         self._cache: list[Pixels | None] = [None] * len(self.records)
         self.source = proposals
         self._proposals: ProposalTable | None = None
@@ -109,7 +114,7 @@ class TrainingDataset:
         pixels = cached or self._decode(self.records[index])
         # An augmentation that works in place must not reach what is kept.
         image = pixels.image if cached is None else pixels.image.clone()
-        truth = self._truths[index]
+        truth, ignored = self._truths[index], self.ignored[index]
         height, width = image.shape[:2]
         scale = np.array([width / pixels.size[1], height / pixels.size[0]] * 2, np.float32)
         return Sample(
@@ -119,6 +124,7 @@ class TrainingDataset:
             difficult=torch.from_numpy(truth.difficult.copy()),
             proposals=self._proposals_of(index, torch.from_numpy(scale)),
             image_id=truth.image_id,
+            ignored=torch.from_numpy(ignored.copy()) if ignored.any() else None,
         )
 
     def order(self, seed: int, epoch: int) -> EpochOrder:
@@ -152,8 +158,8 @@ class TrainingDataset:
     def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
         """Return `best_overlaps`, (R,) and (P,) float32, over all images."""
         return best_overlaps(
-            (torch.from_numpy(truth.boxes), self._proposals_of(index, torch.ones(4)))
-            for index, truth in enumerate(self._truths)
+            (torch.from_numpy(truth.boxes[~ignored]), self._proposals_of(index, torch.ones(4)))
+            for index, (truth, ignored) in enumerate(zip(self._truths, self.ignored))
         )
 
     def _proposals_of(self, index: int, scale: Tensor) -> Tensor | None:
@@ -165,15 +171,22 @@ class TrainingDataset:
         return self._proposals[index] * scale
 
     def labelled(self, most: int | None = None) -> Iterator[tuple[Truth, tuple[int, int]]]:
-        """Yield the objects and the (height, width) of each image, from the files' headers.
+        """Yield the objects and the (height, width) of each image, without those ignored.
 
-        With `most` only of images with objects, evenly spread, of about so many in all.
+        Sizes are from the files' headers. With `most` only of images with objects, evenly spread,
+        of about so many in all.
         """
         chosen: Sequence[int] = range(len(self))
         if most is not None:
-            chosen = spread([len(truth.boxes) for truth in self._truths], most)
+            chosen = spread([int((~ignored).sum()) for ignored in self.ignored], most)
         for index in chosen:
-            yield self._truths[index], image_size(self.records[index].path)
+            truth = self._truths[index].rows(~self.ignored[index])
+            yield truth, image_size(self.records[index].path)
+
+    def all_labelled(self) -> Iterator[tuple[Truth, tuple[int, int]]]:
+        """Yield what `labelled` does with the ignored objects among the others."""
+        for truth, record in zip(self._truths, self.records, strict=True):
+            yield truth, image_size(record.path)
 
     def fill_cache(self, limit: float | None = None, *, processes: int = 1) -> list[str]:
         """Decode every image into memory until `limit` bytes; return the lines worth saying.

@@ -161,7 +161,7 @@ def _sound(one: Labelled) -> Labelled:
 def _with_boxes(truth: Truth, boxes: FloatArray) -> Truth:
     """Return objects of these boxes, whose classes do not matter."""
     zeros = np.zeros(len(boxes), np.int64)
-    return replace(truth, boxes=boxes, labels=zeros, difficult=zeros.astype(np.bool_))
+    return Truth(boxes, labels=zeros, difficult=zeros.astype(np.bool_), image_id=truth.image_id)
 
 
 def _judge(twin: Detector, images: Iterable[Labelled]) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ Shape shorthand: H x W own pixels, R objects, T tiles of an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Tile:
     image: int
     window: IntArray  # (4,) x1, y1, x2, y2 in the image
     truth: Truth
-    ignored: BoolArray  # (R,) objects of which too little is seen
+    ignored: BoolArray  # (R,) objects of which too little is seen, and those ignored anyway
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,9 +70,15 @@ class TilePlan:
         )
 
 
-def plan_tiles(labelled: Iterable[Labelled], config: DetectorConfig, seed: int) -> TilePlan:
+def plan_tiles(
+    labelled: Iterable[Labelled],
+    config: DetectorConfig,
+    seed: int,
+    ignored: Sequence[BoolArray] | None = None,
+) -> TilePlan:
     """Return the tiles of images that are trained on, by the config's settings of tiles.
 
+    `ignored[i]` (R,) are the objects of image `i` that are ignored in any case; None: none are.
     Of an object the share `tile_visible` must be seen, else it is ignored there. All tiles are
     used that show something of an object; of the others so many, drawn by `seed`, as there are of
     those times `tile_empty`. Raises UsageError when there are far too many.
@@ -93,7 +99,8 @@ def plan_tiles(labelled: Iterable[Labelled], config: DetectorConfig, seed: int) 
     for image, ((truth, size), count) in enumerate(zip(known, counts)):
         if count:
             windows = tile_windows(*size, side, overlap)
-            for tile in cut(image, truth, size, windows, config.tile_visible):
+            left_out = None if ignored is None else ignored[image]
+            for tile in cut(image, truth, size, windows, config.tile_visible, left_out):
                 (tiles if len(tile.ignored) else empty).append(tile)
     used = min(len(empty), round(config.tile_empty * len(tiles)))
     chosen = np.random.default_rng([seed, 1]).choice(len(empty), used, replace=False)
@@ -103,12 +110,17 @@ def plan_tiles(labelled: Iterable[Labelled], config: DetectorConfig, seed: int) 
 
 
 def cut(
-    image: int, truth: Truth, size: tuple[int, int], windows: IntArray, visible: float
+    image: int,
+    truth: Truth,
+    size: tuple[int, int],
+    windows: IntArray,
+    visible: float,
+    ignored: BoolArray | None = None,
 ) -> Iterator[Tile]:
     """Yield the tile of each of the windows (T, 4) of image number `image`, H x W `size`.
 
-    An object of which a window shows less than the share `visible` of the area is ignored there;
-    what lies outside of the image counts as no part of it.
+    An object of which a window shows less than the share `visible` of the area is ignored there,
+    and one of the `ignored` (R,) everywhere; what lies outside of the image is no part of it.
     """
     height, width = size
     boxes = np.clip(truth.boxes, 0, np.array([width, height] * 2, np.float32))
@@ -119,8 +131,10 @@ def cut(
     for number, window in enumerate(windows):
         rows = np.flatnonzero(shown[number] > 0)
         seen = np.concatenate([corner[number, rows] - low[number] for corner in corners], axis=1)
-        objects = Truth(seen, truth.labels[rows], truth.difficult[rows], truth.image_id)
-        yield Tile(image, window, objects, shown[number, rows] < visible * areas[rows])
+        objects = replace(truth.rows(rows), boxes=seen, stated_areas=None)
+        hidden = shown[number, rows] < visible * areas[rows]
+        left_out = hidden if ignored is None else hidden | ignored[rows]
+        yield Tile(image, window, objects, left_out)
 
 
 def cost_in_words(labelled: Iterable[Labelled], config: DetectorConfig) -> str:

@@ -56,7 +56,7 @@ class TiledDataset:
         """
         self.images = images
         self.source = images.source
-        self.plan = plan_tiles(images.labelled(), config, seed)
+        self.plan = plan_tiles(images.all_labelled(), config, seed, images.ignored)
         # Of each image that has tiles, (R,) bool: what is too small in the whole of it.
         self._too_small = {
             index: ~reachable(torch.from_numpy(truth.boxes), size)
@@ -98,7 +98,9 @@ class TiledDataset:
     def _whole(self, index: int) -> Sample:
         """Return a whole image; what is too small there and shown by tiles is ignored."""
         sample = self.images[index]
-        return replace(sample, ignored=self._too_small.get(index))
+        if index not in self._too_small:
+            return sample
+        return replace(sample, ignored=self._too_small[index] | sample.is_ignored)
 
     def order(self, seed: int, epoch: int) -> EpochOrder:
         """Return the order in which an epoch shows the samples.
@@ -278,5 +280,4 @@ def tile_note(images: TrainingImages) -> str:
 
 def _without_ignored(tile: Tile) -> Truth:
     """Return a tile's objects that are to be found."""
-    keep, truth = ~tile.ignored, tile.truth
-    return Truth(truth.boxes[keep], truth.labels[keep], truth.difficult[keep], truth.image_id)
+    return tile.truth.rows(~tile.ignored)

@@ -31,6 +31,7 @@ from detkit.structures import Batch, Scores, Step
 from detkit.text import counted
 from detkit.training.cpu_contention import ContentionWatch
 from detkit.training.dataset import KeptSize, TrainingDataset, coverage_note
+from detkit.training.difficult import difficult_note
 from detkit.training.learner import Learner, next_batch, over_devices
 from detkit.training.loader import make_augmentation, training_batches
 from detkit.training.options import RunOptions
@@ -79,7 +80,9 @@ class Trainer:
         source = source_for(detector, options.proposals)
         zoom = zoom_of(make_augmentation(detector, recipe))
         kept_size = KeptSize(detector.network_size(), zoom, recipe.cache_size)
-        images = TrainingDataset(records, detector.class_names, kept_size, source)
+        rule = recipe.train_difficult
+        images = TrainingDataset(records, detector.class_names, kept_size, source, rule)
+        self._note = difficult_note(records, detector.class_names, rule)
         reachable = partial(in_reach, detector.weightless()) if detector.config.tile else None
         self.images = tiled(images, detector.config, options.seed, reachable)
         self.stages = detector.stages(recipe)
@@ -191,6 +194,7 @@ class Trainer:
         """
         if saved is None:
             labelled = self.images.labelled(most=MOST_JUDGED)
+            self.log.note(self._note)
             self.log.note(tile_note(self.images), reach_note(find_reach(self.detector, labelled)))
             seed_process(self.fabric, self.options.seed)
             return

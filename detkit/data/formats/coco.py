@@ -33,7 +33,7 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
             pages.append(Page(tree, file, content))
             findings += pages[-1].findings
     if outlined := sum(page.outlined for page in pages):
-        notes.append(f"{counted(outlined, 'object')} with an outline: only the box is read")
+        notes.append(f"{counted(outlined, 'object')} with an outline: only box and area are read")
     if not pages and not findings:
         return None
     groups, seen = _grouped(tree, pages, findings)
@@ -142,6 +142,8 @@ FORMAT = Format(
     name="coco",
     title="COCO JSON",
     looked_for="COCO JSON",
+    keeps_crowds=True,
+    keeps_areas=True,
     suffixes=(".json",),
     read=read_coco,
     write=_label_files,

@@ -1,8 +1,9 @@
 """One COCO JSON file, read and written.
 
-Boxes in these files are 0-based `[x, y, width, height]`. `iscrowd`, `ignore` and `difficult`
-all make an object difficult: "don't care" in an evaluation. JSON has no line numbers here;
-findings name the annotation by its id.
+Boxes in these files are 0-based `[x, y, width, height]`. `area` is the mask's, by which COCO
+divides objects into small, medium and large. `iscrowd` marks a crowd, `ignore` and `difficult` a
+difficult object; a score counts neither. JSON has no line numbers here; findings name the
+annotation by its id.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from detkit.text import short
 
 MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
 
-_DIFFICULT = ("iscrowd", "ignore", "difficult")
+_DIFFICULT = ("ignore", "difficult")
 
 
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
@@ -182,11 +183,27 @@ class Page:
                 name=name,
                 box=(x, y, x + width, y + height),
                 difficult=any(annotation.get(flag) for flag in _DIFFICULT),
+                crowd=bool(annotation.get("iscrowd")),
+                area=self._area_of(annotation, what, image=image, number=number, name=name),
                 file=self._path,
                 number=number,
                 stated=f"bbox=[{', '.join(f'{value:.10g}' for value in box)}]",
             )
         )
+
+    def _area_of(
+        self, annotation: dict[str, Any], what: str, *, image: str, number: int, name: str
+    ) -> float | None:
+        """Return the area that an annotation states; None, with a finding if it is no area."""
+        value = annotation.get("area")
+        if isinstance(value, int | float) and _is_number(value) and value >= 0:
+            return float(value)
+        if value is not None:
+            message = f"{what}: area {short(value)} is no number of pixels; that of the box is read"
+            self._say(
+                "bad-number", message, severity="warning", image=image, number=number, name=name
+            )
+        return None
 
 
 def _is_id(value: Any) -> bool:
@@ -232,9 +249,10 @@ def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
 def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
     """Return COCO's JSON: boxes 0-based `[x, y, width, height]`, category ids from 1.
 
-    COCO has no "difficult"; a difficult object gets the further key `"difficult": 1` and
-    stays `"iscrowd": 0`, since a crowd is something else to COCO's own evaluation. Images
-    keep the numeric id they were read with when no two are the same.
+    Crowds and stated areas stay; where none is stated it is that of the box. COCO has no
+    "difficult"; a difficult object gets the further key `"difficult": 1` and stays
+    `"iscrowd": 0`, since a crowd is something else to COCO's own evaluation. Images keep the
+    numeric id they were read with when no two are the same.
     """
     keys = [int(one.key) for one in images if one.key is not None and one.key.isdecimal()]
     ids = keys if len(set(keys)) == len(images) else range(1, len(images) + 1)
@@ -250,9 +268,9 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
                     "image_id": image_id,
                     "category_id": category[one.name],
                     "bbox": box,
-                    "area": _json_number((x2 - x1) * (y2 - y1)),
+                    "area": _json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
                     "segmentation": [],
-                    "iscrowd": 0,
+                    "iscrowd": int(one.crowd),
                     **({"difficult": 1} if one.difficult else {}),
                 }
             )

@@ -61,6 +61,8 @@ class Format:
     # What it cannot keep.
     keeps_split: Callable[[str], bool] = is_common_split
     keeps_difficult: bool = True
+    keeps_crowds: bool = False
+    keeps_areas: bool = False  # that are not their boxes'
     keeps_classes: bool = True  # their order, and those without objects
     names_images: bool = True  # else only images of the usual kinds are found again
 

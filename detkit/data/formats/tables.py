@@ -415,7 +415,7 @@ def csv_table(images: Sequence[Labelled]) -> str:
     is added where some object is.
     """
     columns = ["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"]
-    with_difficult = any(one.difficult for image in images for one in image.objects)
+    with_difficult = any(one.difficult or one.crowd for image in images for one in image.objects)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([*columns, "difficult"] if with_difficult else columns)
@@ -426,7 +426,7 @@ def csv_table(images: Sequence[Labelled]) -> str:
         for one in image.objects:
             x1, y1, x2, y2 = one.box
             values = [one.name, *(number(value) for value in (x1 + 1, y1 + 1, x2, y2))]
-            table.writerow([*head, *values, *[int(one.difficult)] * with_difficult])
+            table.writerow([*head, *values, *[int(one.difficult or one.crowd)] * with_difficult])
     return text.getvalue()
 
 

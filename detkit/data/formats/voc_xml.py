@@ -213,7 +213,7 @@ def xml_text(
         lines += [
             "\t<object>",
             f"\t\t<name>{escape(one.name)}</name>",
-            f"\t\t<difficult>{int(one.difficult)}</difficult>",
+            f"\t\t<difficult>{int(one.difficult or one.crowd)}</difficult>",
             "\t\t<bndbox>",
             f"\t\t\t<xmin>{number(x1 + 1)}</xmin>",
             f"\t\t\t<ymin>{number(y1 + 1)}</ymin>",
