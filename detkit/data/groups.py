@@ -102,33 +102,47 @@ def find_groups(
     paths = [record.path for record in records]
     together = _Union(len(records))
     place_of = {path: place for place, path in enumerate(paths)}
-    for same in identical_files(paths):
-        together.join([place_of[path] for path in same])
-    rules: list[str] = []
+    same = identical_files(paths)
+    for group in same:
+        together.join([place_of[path] for path in group])
+    rules = [f"files of the same bytes: {len(same)}"] if same else []
     if rule == "auto":
-        rules = _automatic(records, together, progress)
+        looks = look_at(paths, progress) if len(paths) <= MOST_LOOKED_AT else None
+        rules += _by_names_and_times(records, together, looks)
+        copies = find_copies(looks) if looks is not None else []
+        for copy in copies:
+            together.join([copy.image, copy.other])
+        if copies:
+            rules.append(f"near copies: {len({copy.image for copy in copies})}")
     elif rule != "none":
         keys = _from_file(records, Path(rule)) if rule.endswith(".csv") else _match(records, rule)
         _join(together, keys)
-        rules = [cut(rule)]
-    roots = [together.root(place) for place in range(len(records))]
+        rules.append(cut(rule))
+    return _groups(paths, together, rules)
+
+
+def recordings(records: Sequence[ImageRecord], looks: Looks | None) -> Groups:
+    """Return the groups that names, folders and times tell, copies apart: see `find_groups`.
+
+    `looks` are those of the records in their order; None: names alone tell.
+    """
+    together = _Union(len(records))
+    rules = _by_names_and_times(records, together, looks)
+    return _groups([record.path for record in records], together, rules)
+
+
+def _groups(paths: Sequence[Path], together: _Union, rules: Sequence[str]) -> Groups:
+    """Return the groups, numbered in the order of their first images."""
+    roots = [together.root(place) for place in range(len(paths))]
     numbers = {root: number for number, root in enumerate(dict.fromkeys(roots))}
-    if len(numbers) < len(records) and not rules:
-        rules = ["files of the same bytes"]
     return Groups({path: numbers[root] for path, root in zip(paths, roots)}, tuple(rules))
 
 
-def _automatic(
-    records: Sequence[ImageRecord],
-    together: _Union,
-    progress: Callable[[int, int], None] | None,
+def _by_names_and_times(
+    records: Sequence[ImageRecord], together: _Union, looks: Looks | None
 ) -> list[str]:
-    """Join what belongs together by all that can be seen, and return the rules that told."""
+    """Join images by folder, stem, export and burst; return the rules that told."""
     rules = []
-    looks: Looks | None = None
-    paths = [record.path for record in records]
-    if len(records) <= MOST_LOOKED_AT:
-        looks = look_at(paths, progress)
     classes = {fold(one.name) for record in records for one in record.objects}
     for name, key_of in (("folders", _folder), ("stems before a number", _stem)):
         keys = [key_of(record.image_id) for record in records]
@@ -139,18 +153,10 @@ def _automatic(
     if num := sum(count > 1 for count in Counter(filter(None, sources)).values()):
         _join(together, sources)
         rules.append(f"pictures exported several times: {num}")
-    bursts = _bursts(paths)
-    if any(len(burst) > 1 for burst in bursts):
-        for burst in bursts:
-            together.join(burst)
-        rules.append(f"bursts by EXIF times: {sum(len(burst) > 1 for burst in bursts)}")
-    if looks is not None:
-        copies = find_copies(looks)
-        for copy in copies:
-            together.join([copy.image, copy.other])
-        if copies:
-            rules.append(f"near copies: {len({copy.image for copy in copies})}")
-    return rules
+    bursts = [burst for burst in _bursts([one.path for one in records]) if len(burst) > 1]
+    for burst in bursts:
+        together.join(burst)
+    return [*rules, f"bursts by EXIF times: {len(bursts)}"] if bursts else rules
 
 
 def _join(together: _Union, keys: Sequence[str | None]) -> None:

@@ -252,7 +252,7 @@ def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
     for path in dict.fromkeys(paths):
         try:
             by_size[path.stat().st_size].append(path)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             continue
     by_hash: defaultdict[bytes, list[Path]] = defaultdict(list)
     for size, members in by_size.items():

@@ -74,7 +74,7 @@ def look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None =
     def look(place: int) -> None:
         try:
             grey[place] = read_small_grey(paths[place], GREY_SIDE)
-        except DetkitError:
+        except (DetkitError, ValueError):  # ValueError: a name that no file can have
             return
 
     with ThreadPoolExecutor(num_cores()) as pool:  # OpenCV decodes without Python's lock
@@ -144,7 +144,7 @@ def find_copies(looks: Looks, others: Looks | None = None) -> list[Copy]:
 
 def _candidates(looks: Looks, others: Looks, same: bool) -> list[tuple[int, int]]:
     """Return (image, other) for the nearest hashes of each image, those that may be a copy."""
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for start in range(0, len(looks), _BLOCK):
         block = slice(start, start + _BLOCK)
         differing = num_differing(looks.hashes[block], others.hashes)
@@ -153,16 +153,13 @@ def _candidates(looks: Looks, others: Looks, same: bool) -> list[tuple[int, int]
         if same:
             rows = np.arange(len(differing))
             differing[rows, start + rows] = NUM_BITS
-        number = min(NEAREST, differing.shape[1])
-        if number == 0:
-            continue
-        nearest = np.argpartition(differing, number - 1, axis=1)[:, :number]
-        for row, columns in enumerate(nearest):
-            pairs += [
-                (start + row, int(column))
-                for column in sorted(columns)
-                if differing[row, column] <= MAX_BITS
-            ]
+        rows, columns = np.nonzero(differing <= MAX_BITS)
+        order = np.lexsort((columns, differing[rows, columns], rows))
+        rows, columns = rows[order], columns[order]
+        _, first = np.unique(rows, return_index=True)
+        rank = np.arange(len(rows)) - np.repeat(first, np.diff([*first, len(rows)]))
+        near = rank < NEAREST
+        pairs += zip((start + rows[near]).tolist(), columns[near].tolist())
     if same:  # each pair is looked at once, whichever found the other
         pairs = sorted({(max(pair), min(pair)) for pair in pairs})
     return pairs
