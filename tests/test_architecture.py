@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trace": ("geometry", "config"),
     "networks": ("config", "geometry"),
     "transforms": ("config", "geometry"),
-    "data": ("files",),
+    "data": ("files", "machine"),
     "detector": DETECTOR,
     "detectors": (*DETECTOR, "detector"),
     "proposals": ("data", "config", "files"),

@@ -4,12 +4,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labelled_folders import SHARED, boxes, codes, ids, put, sizes, xml
 
 from detkit.data import open_dataset
+from detkit.data.images import write_image
 from detkit.data.paths import split_in_stem, split_name
 from detkit.data.records import ImageRecord
 from detkit.data.splits import cut, divide, training_splits
@@ -230,7 +232,10 @@ def test_the_cut_is_the_same_in_another_process():
 
 
 def test_without_a_split_a_fifth_is_kept_for_validation_and_said(tmp_path):
-    data = open_dataset(labelled(tmp_path, "0123456789"))
+    labelled(tmp_path, "0123456789")
+    for shade in range(10):  # else all are one group
+        write_image(tmp_path / f"{shade}.jpg", np.full((20, 40, 3), 25 * shade, np.uint8))
+    data = open_dataset(tmp_path)
     assert sizes(data) == {"all": 10}
     train, val, notes = training_splits(data, None, 0)
     assert (len(train), len(val)) == (8, 2)

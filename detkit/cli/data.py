@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,6 +136,9 @@ def check(
         ),
     ] = None,
     plugin: Plugin = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Leaks between splits are errors.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the mistakes in a labelled folder.
@@ -142,6 +146,9 @@ def check(
     Each finding is one line: file, line, object, what is wrong with which values, and what to
     do. Counts of classes and of box sizes follow. Leaves with 1 when there are errors;
     warnings are for you to judge. Nothing in the folder is changed.
+
+    Images of val and test that training images show, too, be it saved again, resized or cut a
+    little, are leaks, and so are those of a recording that training images are of.
 
     With --model objects that this backend cannot find are a warning, with what would reach them.
 
@@ -154,6 +161,7 @@ def check(
     """
     from detkit.data import open_dataset
     from detkit.data.checks.check import check as find_mistakes
+    from detkit.data.checks.leaks import LEAKS
 
     require_one_form(as_json=as_json, markdown=markdown)
     if model is None and settings:
@@ -163,7 +171,11 @@ def check(
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset, findings_follow=True)
     with console.counting("checking") as progress:
-        findings = find_mistakes(dataset, read_images=images, progress=progress)
+        findings = find_mistakes(dataset, read_images=images, progress=progress, comparing=progress)
+    if strict:
+        findings = [
+            replace(one, severity="error") if one.code in LEAKS else one for one in findings
+        ]
     reach = None
     if detector_config is not None:
         reach = _reach(dataset, *detector_config, read_images=images)
@@ -210,6 +222,14 @@ def split(
     val: Annotated[float, typer.Option(metavar="X", help="The share for validation.")] = 0.2,
     test: Annotated[float, typer.Option(metavar="X", help="The share for the test.")] = 0.0,
     seed: Seed = 0,
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE",
+            help="Which images stay together: auto, none, an expression whose first group names "
+            "an image's group (like '^([^/]*)_'), or a .csv file of image,group.",
+        ),
+    ] = "auto",
     to: Annotated[
         str | None,
         typer.Option(metavar="FORMAT", help="FORMATS. [default: that of DATA, if it can be]"),
@@ -224,9 +244,14 @@ def split(
     The result is written to a folder of its own, OUT. The same seed divides the same folder in
     the same way. What cannot be read is treated as by `detkit convert`.
 
+    Images that belong together stay together, or the score would be too good: by --group auto
+    those of one folder, of one stem before a number (rec3_000123), of one burst by EXIF times,
+    and copies of each other, saved again, resized or cut a little.
+
     \b
-    Example:
+    Examples:
       detkit split photos photos-split --val .2 --test .1 --seed 0
+      detkit split frames frames-split --val .2 --group '(rec[0-9]+)_'
     """
     from detkit.data.formats.reading import format_of
     from detkit.data.splits import require_shares, split_dataset
@@ -235,7 +260,10 @@ def split(
     require_shares(val, test)
     _require_writable(out, to, force)
     dataset = _readable(console, data, classes, skip_bad)
-    divided = split_dataset(dataset, val=val, test=test, seed=seed)
+    with console.counting("looking") as progress:
+        divided = split_dataset(
+            dataset, val=val, test=test, seed=seed, group=group, progress=progress
+        )
     _write(console, divided, out, to or format_of(dataset).name, force)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BUDGETS = ("epochs", "max_steps", "max_minutes")
 # Warnings that stand for many images: what they hold and training does not see.
-WORTH_SAYING = ("more-frames", "unused-bits")
+WORTH_SAYING = ("more-frames", "unused-bits", "shared-image", "shared-recording")
 FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
 
 
@@ -123,6 +123,12 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
     for finding in findings:
         if finding.code in WORTH_SAYING:
             console.warn(finding.message)
+    if copies := [one for one in findings if one.code in ("near-copy", "leaked-image")]:
+        images = counted(len(copies), "image")
+        console.warn(
+            f"{images} to be judged on {agreed(len(copies), 'shows', 'show')} what training images "
+            f"show, so scores will be too good: detkit check {plan.data}"
+        )
     num_warnings = len(findings) - len(errors)
     if num_warnings:
         console.note(f"{counted(num_warnings, 'warning')}: detkit check {plan.data}")

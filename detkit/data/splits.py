@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detkit.data.folder_splits import Records, in_order, rank
 from detkit.data.formats.reading import read_folder
-from detkit.data.images import identical_files
+from detkit.data.groups import Groups, find_groups
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.text import agreed, counted, looks_like_a_path, nearest_hint
 
 DEFAULT_FRACTION = 0.2  # ours: what is kept for validation where the folder does not say
+MOST_OFF = 0.5  # ours: part of its size by which a split of whole groups may miss it
 
 
 def select_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
@@ -60,19 +61,36 @@ def divide(records: Records, fraction: float, seed: int) -> tuple[Records, Recor
     """Return (kept, cut): the same `fraction` of the images is cut for the same seed.
 
     Who is cut is decided by a hash of the seed and the image's name, so it depends neither
-    on the order of the records nor on the machine, and adding images moves few others. At
-    least one image is cut and one kept; a single image is kept.
-    Raises UsageError for a fraction that does not lie between 0 and 1.
+    on the order of the records nor on the machine, and adding images moves few others. Images
+    that belong together (`groups.find_groups`) are cut together, so that the share may fall short;
+    when all do, they are divided all the same. At least one image is cut and one kept; a single
+    image is kept. Raises UsageError for a fraction that does not lie between 0 and 1.
     """
+    kept, held, _ = _divide(records, fraction, seed)
+    return kept, held
+
+
+def _divide(records: Records, fraction: float, seed: int) -> tuple[Records, Records, str]:
+    """Return (kept, cut, what belongs together, in words; "" when nothing does)."""
     if not 0.0 < fraction < 1.0:
         raise UsageError(f"{fraction}: the share kept for validation must lie between 0 and 1")
     if len(records) < 2:
-        return records, ()
+        return records, (), ""
     number = min(max(round(len(records) * fraction), 1), len(records) - 1)
-    ranked = sorted(records, key=lambda one: rank(one.image_id, seed))
-    cut_ids = {one.image_id for one in ranked[:number]}
+    together = find_groups(records)
+    words = together.in_words() if together.num_groups < len(records) else ""
+    if together.num_groups == 1:
+        together = Groups({one.path: place for place, one in enumerate(records)}, ())
+        words = "all images belong to one group, which is divided: the score will flatter"
+    cut_ids: set[str] = set()
+    groups = _ranked(records, together, seed)
+    for group in groups:
+        if len(cut_ids) + len(group) <= number:
+            cut_ids.update(one.image_id for one in group)
+    if not cut_ids:
+        cut_ids.update(one.image_id for one in min(groups, key=len))
     kept = tuple(one for one in records if one.image_id not in cut_ids)
-    return kept, tuple(one for one in records if one.image_id in cut_ids)
+    return kept, tuple(one for one in records if one.image_id in cut_ids), words
 
 
 def cut(dataset: Dataset, fraction: float, seed: int) -> Dataset:
@@ -81,10 +99,10 @@ def cut(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     Raises UsageError for a fraction that does not lie between 0 and 1.
     """
     name = training_name(dataset)
-    train, val = divide(dataset.splits[name], fraction, seed)
+    train, val, words = _divide(dataset.splits[name], fraction, seed)
     rest = {key: part for key, part in dataset.splits.items() if key not in (name, "val")}
     return dataset.with_splits(
-        in_order({**rest, "train": train, "val": val}), _cut_note(fraction, val, seed, name)
+        in_order({**rest, "train": train, "val": val}), _cut_note(fraction, val, seed, name, words)
     )
 
 
@@ -152,17 +170,17 @@ def _cut_off(
     train: Records, fraction: float, seed: int, name: str
 ) -> tuple[Records, Records, tuple[str, ...]]:
     """Return the training images without a share of them, that share, and the note."""
-    kept, val = divide(train, fraction, seed)
-    return kept, val, (_cut_note(fraction, val, seed, name),)
+    kept, val, words = _divide(train, fraction, seed)
+    return kept, val, (_cut_note(fraction, val, seed, name, words),)
 
 
-def _cut_note(fraction: float, val: Records, seed: int, name: str) -> str:
+def _cut_note(fraction: float, val: Records, seed: int, name: str, words: str) -> str:
     """Return what is said when a validation split was cut."""
     if not val:
         return "one image: nothing kept for validation"
     why = "no split in the folder" if name == "all" else f"cut off {name}"
     share = f"{100 * fraction:g} % ({counted(len(val), 'image')})"
-    return f"{why}: {share} kept for validation, seed {seed}"
+    return f"{why}: {share} kept for validation, seed {seed}" + f"; {words}" * bool(words)
 
 
 def _is_number(word: str) -> bool:
@@ -209,14 +227,24 @@ def require_shares(val: float, test: float) -> None:
         )
 
 
-def split_dataset(dataset: Dataset, *, val: float, test: float = 0.0, seed: int) -> Dataset:
+def split_dataset(
+    dataset: Dataset,
+    *,
+    val: float,
+    test: float = 0.0,
+    seed: int,
+    group: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
     """Return the data set with its images divided into "train", "val" and "test".
 
     `val` and `test` are shares of all images. Without a share for it, an existing test split
-    stays as it is. Classes keep about their shares in each split: the rarest class is dealt
-    out first (after Sechidis et al. 2011, iterative stratification). Images with the same
-    bytes stay together. The same seed divides the same way on every machine, whatever the
-    order of the images. Raises UsageError for shares out of range or too few images.
+    stays as it is. Images that belong together by the rule `group` (see `groups.find_groups`) stay
+    together. Classes keep about their shares in each split: the rarest class is dealt out first
+    (after Sechidis et al. 2011, iterative stratification), and a note says how far they do.
+    `progress` hears (images looked at, in all). The same seed divides the same way on every
+    machine, whatever the order of the images. Raises UsageError for shares out of range, a rule
+    that there is not, and too few images or groups.
     """
     require_shares(val, test)
     kept = {} if test else {"test": dataset.splits.get("test", ())}
@@ -227,35 +255,75 @@ def split_dataset(dataset: Dataset, *, val: float, test: float = 0.0, seed: int)
         for record in records
         if record.path not in held
     }
-    groups = _groups(list(pool.values()), seed)
+    records = tuple(pool.values())
+    together = find_groups(records, group, progress)
+    groups = sorted(_ranked(records, together, seed), key=lambda group: -len(group))
     shares = {"train": 1.0 - val - test, "val": val, "test": test}
-    sizes = _sizes(len(pool), {name: share for name, share in shares.items() if share > 0})
+    shares = {name: share for name, share in shares.items() if share > 0}
+    sizes = _sizes(len(pool), shares)
     place = _deal(groups, sizes, shares)
     splits = {
-        name: tuple(record for record in pool.values() if place[record.image_id] == name)
+        name: tuple(record for record in records if place[record.image_id] == name)
         for name in sizes
     }
+    _require_fit(splits, sizes, together, shares)
     if kept.get("test"):
         splits["test"] = kept["test"]
     counts = ", ".join(f"{name} {len(records)}" for name, records in splits.items())
     note = f"divided anew with seed {seed}: {counts}"
     if kept.get("test"):
         note += " (the test split is as it was)"
-    return dataset.with_splits(splits, note)
+    notes = [note, f"kept together: {together.in_words()}"]
+    return dataset.with_splits(splits, *notes, *_balance(splits, shares))
 
 
-def _groups(records: Sequence[ImageRecord], seed: int) -> list[list[ImageRecord]]:
-    """Return the images in an order of the seed's, those with the same bytes together."""
-    group_of = {record.path: [record] for record in records}
-    for paths in identical_files(group_of):
-        together = [group_of[path][0] for path in paths]
-        for path in paths[1:]:
-            del group_of[path]
-        group_of[paths[0]] = together
-
+def _ranked(records: Records, together: Groups, seed: int) -> list[list[ImageRecord]]:
+    """Return the images by group, the groups in an order of the seed's."""
+    members: dict[int, list[ImageRecord]] = {}
+    for record in records:
+        members.setdefault(together.number_of[record.path], []).append(record)
     return sorted(
-        group_of.values(), key=lambda group: rank(min(one.image_id for one in group), seed)
+        members.values(), key=lambda group: rank(min(one.image_id for one in group), seed)
     )
+
+
+def _require_fit(
+    splits: Mapping[str, Records],
+    sizes: Mapping[str, int],
+    together: Groups,
+    shares: Mapping[str, float],
+) -> None:
+    """Raise UsageError when groups are too few or too large for the splits to have their sizes."""
+    for name, size in sizes.items():
+        off = abs(len(splits[name]) - size)
+        if not splits[name] or off > max(size * MOST_OFF, 2):
+            raise UsageError(
+                f"{together.in_words()}: too few for {name} to have {100 * shares[name]:.0f} % "
+                f"({counted(size, 'image')}; it would have {len(splits[name])}). Other shares, "
+                "--group with an expression that tells finer groups, or --group none"
+            )
+
+
+def _balance(splits: Mapping[str, Records], shares: Mapping[str, float]) -> list[str]:
+    """Return the note on how far classes are from having their shares in each split."""
+    counts = {
+        name: Counter(one.name for record in splits[name] for one in record.objects)
+        for name in shares
+    }
+    total = sum(counts.values(), Counter[str]())
+    off = [
+        (abs(counts[name][one] / total[one] - share), one, name)
+        for name, share in shares.items()
+        for one in total
+    ]
+    if not off:
+        return []
+    most, one, name = max(off)
+    number = counts[name][one]
+    return [
+        f"classes have their shares of objects within {100 * most:.0f} points (most off: {one}, "
+        f"{number} of {total[one]} in {name}, {100 * shares[name]:.0f} % asked)"
+    ]
 
 
 def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
@@ -286,7 +354,8 @@ def _deal(
         for number in [n for n in waiting if one is None or counts[n][one]]:
             del waiting[number]
             size = len(groups[number])
-            fitting = [name for name in free if free[name] >= size] or list(free)
+            fitting = [name for name in free if free[name] >= size]
+            fitting = fitting or [max(free, key=lambda name: free[name])]
 
             def need(name: str, one: str | None = one) -> tuple[float, float]:
                 lack = wanted[name][one] / shares[name] if one is not None else 0.0

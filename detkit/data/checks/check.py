@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.checks.boxes import Size, check_boxes, check_origin, check_shares, fits
+from detkit.data.checks.leaks import check_leaks
 from detkit.data.checks.sets import (
     check_duplicates,
     check_images,
@@ -49,11 +50,13 @@ def check(
     *,
     read_images: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    comparing: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Return every finding, the reader's own first, then image by image, then of the whole.
 
     Without `read_images` no image file is opened: boxes are held against the stated size and
-    duplicates are not looked for. `progress` hears (images done, images in all).
+    duplicates are not looked for. `progress` hears (images done, images in all), and `comparing`
+    the same of the images that are looked at once more, to tell copies between splits.
     """
     form = format_of(dataset)
     findings = [*dataset.findings, *check_images(dataset)]
@@ -78,6 +81,7 @@ def check(
     findings += check_names(dataset)
     if read_images:
         findings += check_duplicates(dataset)
+        findings += check_leaks(dataset, comparing)
         findings += check_unused_content(record.path for _, record in records.values())
     return findings
 

@@ -1,0 +1,156 @@
+"""What a split to be judged on shares with the one that is learnt from, though no file is in both.
+
+Images that show what a training image shows, and images of a recording that training images are
+of, too: both make a score too good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detkit.data.groups import MOST_LOOKED_AT, recordings
+from detkit.data.images import identical_files
+from detkit.data.near_duplicates import Looks, find_copies, look_at
+from detkit.data.records import Dataset, Finding, ImageRecord
+from detkit.text import agreed, counted
+
+LEAKS = frozenset(["shared-image", "leaked-image", "near-copy", "shared-recording"])
+_LEARNT_FROM = ("train", "trainval")  # the first there is
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One image of a split that a training image gives away."""
+
+    image: ImageRecord
+    seen: ImageRecord  # the training image
+    alike: float  # 1: the same bytes
+
+
+def find_leaks(
+    judged: Sequence[ImageRecord],
+    learnt: Sequence[ImageRecord],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Leak]:
+    """Return the judged images that are copies of learnt ones, each with the one most like it.
+
+    `progress` hears (images looked at, in all).
+    """
+    records = [*judged, *learnt]
+    looks = look_at([record.path for record in records], progress)
+    return _leaks_between(
+        judged, learnt, _part(looks, slice(len(judged))), _part(looks, slice(len(judged), None))
+    )
+
+
+def _leaks_between(
+    judged: Sequence[ImageRecord], learnt: Sequence[ImageRecord], looks: Looks, others: Looks
+) -> list[Leak]:
+    """Return the leaks, those of the same bytes first looked for by bytes."""
+    first_with: dict[Path, ImageRecord] = {record.path: record for record in learnt}
+    leaks = {}
+    own = {record.path: place for place, record in enumerate(judged)}
+    for group in identical_files([*first_with, *own]):
+        seen = [path for path in group if path in first_with]
+        for path in group:
+            if seen and path in own and path not in first_with:
+                leaks[own[path]] = Leak(judged[own[path]], first_with[seen[0]], 1.0)
+    for copy in find_copies(looks, others):
+        if copy.image not in leaks and judged[copy.image].path not in first_with:
+            leaks[copy.image] = Leak(judged[copy.image], learnt[copy.other], copy.alike)
+    return [leaks[place] for place in sorted(leaks)]
+
+
+def _part(looks: Looks, places: slice | Sequence[int]) -> Looks:
+    """Return what some of the images look like."""
+    return Looks(looks.grey[places], looks.hashes[places], looks.shows[places])
+
+
+def check_leaks(
+    dataset: Dataset, progress: Callable[[int, int], None] | None = None
+) -> Iterator[Finding]:
+    """Yield images of the other splits that training images show, or whose recording they are of.
+
+    Of images with the same bytes nothing is said: `check_duplicates` does. More than
+    `MOST_LOOKED_AT` images are told apart by their names alone. `progress` hears (images looked
+    at, in all).
+    """
+    name = next((one for one in _LEARNT_FROM if dataset.splits.get(one)), None)
+    judged = [one for one in dataset.splits if one not in (*_LEARNT_FROM, "all")]
+    if name is None or not any(dataset.splits[one] for one in judged):
+        return
+    by_path: dict[Path, ImageRecord] = {}
+    for split in (name, *judged):
+        by_path |= {record.path: record for record in dataset.splits[split]}
+    records = list(by_path.values())
+    looks = None
+    if len(records) <= MOST_LOOKED_AT:
+        looks = look_at([record.path for record in records], progress)
+    place_of = {record.path: place for place, record in enumerate(records)}
+    groups = recordings(records, looks)
+    learnt = dataset.splits[name]
+    for split in judged:
+        members = dataset.splits[split]
+        if looks is not None:
+            parts = [
+                _part(looks, [place_of[record.path] for record in part])
+                for part in (members, learnt)
+            ]
+            for leak in _leaks_between(members, learnt, *parts):
+                if leak.alike < 1.0 or not _same_bytes(leak):
+                    yield _near_copy(leak, split, name)
+        yield from _shared_recordings(members, learnt, groups.number_of, split, name)
+
+
+def _same_bytes(leak: Leak) -> bool:
+    """Return whether both files hold the same bytes."""
+    return bool(identical_files([leak.image.path, leak.seen.path]))
+
+
+def _near_copy(leak: Leak, split: str, learnt: str) -> Finding:
+    """Return the warning about one image that a training image shows."""
+    alike = min(99, int(np.floor(100 * leak.alike)))
+    message = (
+        f"{_within(leak.image, split)} is {_within(leak.seen, learnt)} again ({alike} % alike); "
+        f"a score on {split} would be too good: keep them in one split"
+    )
+    return Finding(
+        "warning", "near-copy", message, leak.image.path, image_id=leak.image.image_id, split=split
+    )
+
+
+def _within(record: ImageRecord, split: str) -> str:
+    """Return an image's path with its split, as `test/a.jpg` or `JPEGImages/a.jpg (test)`."""
+    inside = split in record.image_id.split("/")[:-1]
+    return record.image_id if inside else f"{record.image_id} ({split})"
+
+
+def _shared_recordings(
+    members: Sequence[ImageRecord],
+    learnt: Sequence[ImageRecord],
+    number_of: Mapping[Path, int],
+    split: str,
+    name: str,
+) -> Iterator[Finding]:
+    """Yield the warning about the images of a split whose recording training images are of."""
+    trained = {number_of[record.path] for record in learnt}
+    paths = {record.path for record in learnt}
+    shared = [
+        record
+        for record in members
+        if number_of[record.path] in trained and record.path not in paths
+    ]
+    if not shared:
+        return
+    share = 100 * len(shared) / len(members)
+    images = counted(len(shared), "image")
+    message = (
+        f"{share:.0f} % of {split} ({images}) {agreed(len(shared), 'comes', 'come')} from "
+        f"recordings seen in {name} (the first: {shared[0].image_id}); a score on {split} would "
+        "be too good: `detkit split` keeps a recording in one split"
+    )
+    yield Finding("warning", "shared-recording", message, split=split)

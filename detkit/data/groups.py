@@ -1,0 +1,327 @@
+"""Images that belong together: of one recording, one burst, one source, or copies of each other.
+
+A detector that is judged on frames of a recording it was trained on knows them already. So what
+belongs together goes into one split, and one draw of the bootstrap. `find_groups` finds it out,
+or takes it from an expression or a file of the user's.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from detkit.data.images import identical_files, taken_at
+from detkit.data.near_duplicates import NUM_BITS, Looks, find_copies, look_at, num_differing
+from detkit.data.paths import fold, split_name, stem_of
+from detkit.data.records import ImageRecord
+from detkit.errors import DetkitError, UsageError
+from detkit.text import counted, cut
+
+BURST_SECONDS = 10.0  # ours: pictures one camera took no further apart are of one burst
+MOST_LOOKED_AT = 20_000  # images; to look at more takes more than a minute: names alone then
+# Ours: consecutive numbers of one recording differ in at most this part of the bits in which
+# images of different ones do. Asked for only where a name alone does not tell of a recording.
+ALIKE_RATIO = 0.75
+# Folders that say nothing of what is in them; and words, or any digit, that a recording's has.
+_CONTAINERS = frozenset(
+    ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data", "dataset", "obj")
+)
+_RECORDING = re.compile(
+    r"\d|rec|clip|vid|cam|seq|scene|drive|session|track|flight|trip|mov|film|gopr|dji",
+    re.IGNORECASE,
+)
+_YEAR = re.compile(r"(?:voc)?(?:19|20)\d\d", re.IGNORECASE)
+_FRAME = re.compile(r"(.*?)(?:[-_. ]*(?:frame|frm|img|image|f))?[-_. ]*(\d+)", re.IGNORECASE)
+# Roboflow's exports: one picture, several times augmented, as NAME_jpg.rf.HASH.jpg.
+_EXPORTED = re.compile(r"[_.](?:jpe?g|png|bmp|webp)\.rf\.[0-9a-f]{8,}$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which images belong together."""
+
+    number_of: Mapping[Path, int]  # of each image's group, from 0 on
+    rules: tuple[str, ...]  # what they were told by, in words; () when each image is alone
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups there are."""
+        return len(set(self.number_of.values()))
+
+    def in_words(self) -> str:
+        """Return `200 images are 12 groups (stems before a number: 12)`."""
+        images = counted(len(self.number_of), "image")
+        if self.num_groups == len(self.number_of):
+            return f"{images}, none of which belong together"
+        return f"{images} in {counted(self.num_groups, 'group')} ({'; '.join(self.rules)})"
+
+
+class _Union:
+    """Images joined into groups, by their places."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = list(range(size))
+
+    def root(self, place: int) -> int:
+        """Return the place that stands for an image's group."""
+        while self._parent[place] != place:
+            self._parent[place] = self._parent[self._parent[place]]
+            place = self._parent[place]
+        return place
+
+    def join(self, places: Sequence[int]) -> None:
+        """Put these images into one group."""
+        for place in places[1:]:
+            first, second = sorted((self.root(places[0]), self.root(place)))
+            self._parent[second] = first
+
+
+def find_groups(
+    records: Sequence[ImageRecord],
+    rule: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Groups:
+    """Return which images belong together.
+
+    `rule` is "auto"; "none": only files of the same bytes; an expression, of which the first
+    group, else all that it matches of an image's path, names the group; or the path of a `.csv`
+    file of image and group. "auto" joins images of a folder below the splits', of a stem before a
+    number (rec3_000123), of a burst by EXIF times, and copies of each other; where only a name
+    that need not be of a recording (`apple_12`, `2008_000003`) tells, consecutive ones must also
+    look more alike than others. `progress` hears (images looked at, in all).
+    Raises UsageError for a rule that is none of these or matches no image; DetkitError for a file
+    that cannot be read or lacks an image.
+    """
+    paths = [record.path for record in records]
+    together = _Union(len(records))
+    place_of = {path: place for place, path in enumerate(paths)}
+    same = identical_files(paths)
+    for group in same:
+        together.join([place_of[path] for path in group])
+    rules = [f"files of the same bytes: {len(same)}"] if same else []
+    if rule == "auto":
+        looks = look_at(paths, progress) if len(paths) <= MOST_LOOKED_AT else None
+        rules += _by_names_and_times(records, together, looks)
+        copies = find_copies(looks) if looks is not None else []
+        for copy in copies:
+            together.join([copy.image, copy.other])
+        if copies:
+            rules.append(f"near copies: {len({copy.image for copy in copies})}")
+    elif rule != "none":
+        keys = _from_file(records, Path(rule)) if rule.endswith(".csv") else _match(records, rule)
+        _join(together, keys)
+        rules.append(cut(rule))
+    return _groups(paths, together, rules)
+
+
+def recordings(records: Sequence[ImageRecord], looks: Looks | None) -> Groups:
+    """Return the groups that names, folders and times tell, copies apart: see `find_groups`.
+
+    `looks` are those of the records in their order; None: names alone tell.
+    """
+    together = _Union(len(records))
+    rules = _by_names_and_times(records, together, looks)
+    return _groups([record.path for record in records], together, rules)
+
+
+def _groups(paths: Sequence[Path], together: _Union, rules: Sequence[str]) -> Groups:
+    """Return the groups, numbered in the order of their first images."""
+    roots = [together.root(place) for place in range(len(paths))]
+    numbers = {root: number for number, root in enumerate(dict.fromkeys(roots))}
+    return Groups({path: numbers[root] for path, root in zip(paths, roots)}, tuple(rules))
+
+
+def _by_names_and_times(
+    records: Sequence[ImageRecord], together: _Union, looks: Looks | None
+) -> list[str]:
+    """Join images by folder, stem, export and burst; return the rules that told."""
+    rules = []
+    classes = {fold(one.name) for record in records for one in record.objects}
+    for name, key_of in (("folders", _folder), ("stems before a number", _stem)):
+        keys = [key_of(record.image_id) for record in records]
+        if _tells(keys, records, classes, looks):
+            _join(together, keys)
+            rules.append(f"{name}: {len(set(filter(None, keys)))}")
+    sources = [_source(record.image_id) for record in records]
+    if num := sum(count > 1 for count in Counter(filter(None, sources)).values()):
+        _join(together, sources)
+        rules.append(f"pictures exported several times: {num}")
+    bursts = [burst for burst in _bursts([one.path for one in records]) if len(burst) > 1]
+    for burst in bursts:
+        together.join(burst)
+    return [*rules, f"bursts by EXIF times: {len(bursts)}"] if bursts else rules
+
+
+def _join(together: _Union, keys: Sequence[str | None]) -> None:
+    """Join the images of each key; those of None stay as they are."""
+    members: defaultdict[str, list[int]] = defaultdict(list)
+    for place, key in enumerate(keys):
+        if key is not None:
+            members[key].append(place)
+    for places in members.values():
+        together.join(places)
+
+
+def _folder(image_id: str) -> str | None:
+    """Return the folders of an image apart from splits' and the like, None when there are none."""
+    parts = PurePosixPath(image_id).parts[:-1]
+    own = [
+        part
+        for part in parts
+        if fold(part) not in _CONTAINERS and split_name(part) is None and not _YEAR.fullmatch(part)
+    ]
+    return "/".join(own) or None
+
+
+def _stem(image_id: str) -> str | None:
+    """Return an image's folders and its stem before a frame's number, None when there is none."""
+    match = _FRAME.fullmatch(_EXPORTED.sub("", stem_of(image_id)))
+    if match is None:
+        return None
+    words = [word for word in re.split(r"[-_. ]+", match[1]) if word and split_name(word) is None]
+    return "/".join([_folder(image_id) or "", "_".join(words)]) if words else None
+
+
+def _source(image_id: str) -> str | None:
+    """Return the picture that Roboflow exported as this image, None for others."""
+    stem = stem_of(image_id)
+    source = _EXPORTED.sub("", stem)
+    return None if source == stem else source
+
+
+def _tells(
+    keys: Sequence[str | None],
+    records: Sequence[ImageRecord],
+    classes: set[str],
+    looks: Looks | None,
+) -> bool:
+    """Return whether images of one key are of one recording, as far as one can tell.
+
+    One key for all tells nothing. A key that is spelt like a recording's does; any other, and
+    those of years and classes, only when consecutive images of it look alike.
+    """
+    counts = Counter(filter(None, keys))
+    if len(counts) < 2 or max(counts.values()) < 2:
+        return False
+    names = [key.rpartition("/")[2] or key for key in counts]
+    spelt = [
+        bool(_RECORDING.search(name))
+        and not _YEAR.fullmatch(name)
+        and not name.isdecimal()
+        and not any(word in classes or word.rstrip("s") in classes for word in _words(name))
+        for name in names
+    ]
+    return all(spelt) or (looks is not None and _consecutive_alike(keys, records, looks))
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name without digits, folded."""
+    return [word for word in re.split(r"[^a-z]+", fold(name)) if word]
+
+
+def _consecutive_alike(
+    keys: Sequence[str | None], records: Sequence[ImageRecord], looks: Looks
+) -> bool:
+    """Return whether neighbours by number in one group look more alike than images of two."""
+    order = sorted(
+        (place for place, key in enumerate(keys) if key is not None and looks.shows[place]),
+        key=lambda place: (str(keys[place]), _number(records[place].image_id)),
+    )
+    within, across = [], []
+    shift = max(1, len(order) // 2)
+    for index, place in enumerate(order[:-1]):
+        following = order[index + 1]
+        if keys[place] == keys[following]:
+            within.append(_differing(looks, place, following))
+        far = order[(index + shift) % len(order)]
+        if keys[place] != keys[far]:
+            across.append(_differing(looks, place, far))
+    if not within or not across:
+        return False
+    return float(np.median(within)) <= ALIKE_RATIO * float(np.median(across))
+
+
+def _number(image_id: str) -> int:
+    """Return the number at the end of an image's stem, 0 when there is none."""
+    match = _FRAME.fullmatch(_EXPORTED.sub("", stem_of(image_id)))
+    return int(match[2]) if match else 0
+
+
+def _differing(looks: Looks, image: int, other: int) -> float:
+    """Return in which part of their bits the hashes of two images differ."""
+    return float(num_differing(looks.hashes[[image]], looks.hashes[[other]])[0, 0]) / NUM_BITS
+
+
+def _bursts(paths: Sequence[Path]) -> list[list[int]]:
+    """Return the images of each camera's bursts, by their places; those without a time not."""
+    taken: defaultdict[str, list[tuple[datetime, int]]] = defaultdict(list)
+    for place, path in enumerate(paths):
+        if (when := taken_at(path)) is not None:
+            taken[when.camera].append((when.time, place))
+    bursts: list[list[int]] = []
+    for of_camera in taken.values():
+        before: datetime | None = None
+        for time, place in sorted(of_camera):
+            if before is None or (time - before).total_seconds() > BURST_SECONDS:
+                bursts.append([])
+            bursts[-1].append(place)
+            before = time
+    return bursts
+
+
+def _match(records: Sequence[ImageRecord], pattern: str) -> list[str | None]:
+    """Return what an expression matches of each image's path; raise UsageError where nothing."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"--group {pattern}: neither auto, none, a .csv file nor an expression ({error})"
+        ) from error
+    matches = [expression.search(record.image_id) for record in records]
+    if not any(matches):
+        example = f", like {records[0].image_id}" if records else ""
+        raise UsageError(f"--group {pattern}: matches no image's path{example}")
+    return [
+        None
+        if match is None
+        else next((one for one in match.groups() if one is not None), match[0])
+        for match in matches
+    ]
+
+
+def _from_file(records: Sequence[ImageRecord], path: Path) -> list[str | None]:
+    """Return each image's group from a file of `image,group` rows, with a header or without.
+
+    Images are told by path from the data set's root, name, or stem. Raises DetkitError for a file
+    that cannot be read, a row of another form, and images that no row names.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DetkitError(f"--group {path}: cannot be read ({error})") from error
+    group_of: dict[str, str] = {}
+    for number, row in rows:
+        if len(row) < 2 or not row[1].strip():
+            raise DetkitError(f"{path}:{number}: expected image,group")
+        group_of[row[0].strip()] = row[1].strip()
+    keys = [
+        next((group_of[name] for name in _names(record.image_id) if name in group_of), None)
+        for record in records
+    ]
+    if missing := [record.image_id for record, key in zip(records, keys) if key is None]:
+        what = counted(len(missing), "image")
+        raise DetkitError(f"{path}: no group for {what}, the first {missing[0]}; add a row")
+    return keys
+
+
+def _names(image_id: str) -> Iterable[str]:
+    """Yield the names by which a row may mean an image."""
+    return (image_id, PurePosixPath(image_id).name, stem_of(image_id))
