@@ -7,7 +7,8 @@ crop, D features behind the network's last layer, Q at pool5, C classes, G groun
 ignored boxes of an image.
 
 Differences from the paper:
-- AlexNet and VGG16 are the papers', with fc6 and fc7. Other classifiers have one layer behind
+- VGG16 is the paper's. AlexNet is torchvision's (Krizhevsky 2014): other widths than the paper's,
+  no groups, no local response norms. Both have fc6 and fc7. Other classifiers have one layer behind
   their last map, the mean over its places; light ones see crops of 96 pixels. What stands for
   pool5 there has no more values than AlexNet's.
 - Crops are cut from images whose longer side is at most `max_size`, smoothed where they shrink
@@ -15,14 +16,15 @@ Differences from the paper:
 - The 128 crops of a step come from the images of a batch, not from the whole data set.
 - A region inside an ignored object is neither background in fine-tuning, unless it is positive,
   nor a negative of an SVM. Box regressions take no notice of it.
-- Positives and negatives of the SVMs come in one stream, image after image; of an image
-  `mined_proposals` are judged. What is kept stays within `cache_gb`, not 200 GB.
+- Of an image `mined_proposals` are judged for the SVMs. What is kept stays within `cache_gb`, not
+  200 GB: where a class has more hard negatives than that, the hardest stay.
 - The new classifier layer learns at the rate of all others; in the released code's model files,
   not in the paper, at ten times that.
 - The SVMs' features are scaled by the mean norm in the first batch, in the released code by that
-  in 200 images. Box regressions are eq. 5 alone: the released code also decorrelates the four
-  targets and penalises the bias.
-- `max_detections` are of all classes; the released code keeps 100 of each class. Boxes are moved
+  in 200 images. Box regressions are eq. 5 alone: the released code also penalises the bias. That
+  it decorrelates the four targets changes nothing: ridge regression is linear in them.
+- `max_detections` are of an image, as in py-faster-rcnn; R-CNN's released code keeps, of a class,
+  40 an image on average. Boxes are moved
   before NMS, and once.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's.
@@ -54,7 +56,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -131,14 +133,15 @@ class RCNNConfig(ProposalConfig):
     )
     score_thresh: float = setting(
         -1.5,
-        "released code: the least margin; of probabilities that is every one",
+        "ours: the least margin (released code: -1 in its demo, none in its test); of "
+        "probabilities that is every one",
         at_least=-math.inf,  # margins have no bounds, but are numbers
         at_most=math.inf,
     )
     nms_thresh: float = setting(0.3, "sec. 2.2: a learned threshold; released code: .3")
     pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
     max_detections: int = setting(
-        100, "Fast R-CNN's released code: of an image; R-CNN's: of an image and class"
+        100, "Faster R-CNN's released code (py-faster-rcnn): of an image and all classes"
     )
 
     @property
@@ -388,8 +391,12 @@ class RCNN(Detector):
             stages.append(Stage("boxes", recipe, fit=self.fit_boxes, fit_cost=near * crop))
         return stages
 
-    def fit_svms(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
-        """Fit a linear SVM a class from a pass over the images; yield figures a batch: sec. 2.3."""
+    def fit_svms(self, batches: Iterable[Batch]) -> Iterator[Mapping[str, float]]:
+        """Fit a linear SVM a class from two passes over the images: sec. 2.3.
+
+        The first takes the ground truths, the second the negatives; that one yields figures a
+        batch.
+        """
         config = self.config
         settings = SVMSettings(
             c=config.svm_c,
@@ -408,6 +415,11 @@ class RCNN(Detector):
             cache_gb=config.cache_gb,
         )
         for batch in batches:
+            svms.add_positives(
+                self._features_of(batch, batch.boxes, pooled=False),
+                [labels.cpu().numpy() for labels in batch.labels],
+            )
+        for batch in batches:
             images = zip(batch.boxes, self.given_proposals(batch), batch.ignored_boxes)
             regions = [
                 torch.cat([truths, some_of(outside(ignored, proposals), config.mined_proposals)])
@@ -424,7 +436,7 @@ class RCNN(Detector):
         self.svm_biases.copy_(torch.from_numpy(biases))
         self.svm_fitted.fill_(bool(svms.scale))  # none were: there was no region at all
 
-    def fit_boxes(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
+    def fit_boxes(self, batches: Iterable[Batch]) -> Iterator[Mapping[str, float]]:
         """Fit a class's box regressions from a pass over the images; yield figures: appendix C."""
         config = self.config
         outputs, width = self.box_weights.shape

@@ -36,7 +36,7 @@ def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
             stage.begin()
         run.clock.begin_pass()
         began = time.monotonic()
-        for figures in stage.fit(_batches_in_time(run, stage)):
+        for figures in stage.fit(_Pass(run, stage)):
             if step is not None:
                 run.log.step(step, last=False)
                 yield step
@@ -55,6 +55,16 @@ def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
         run.log.step(step, last=True)
         yield step
     run.end_stage(None)
+
+
+class _Pass:
+    """The images of a stage in batches, anew and in the same order each time they are asked for."""
+
+    def __init__(self, run: Trainer, stage: Stage) -> None:
+        self._run, self._stage = run, stage
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _batches_in_time(self._run, self._stage)
 
 
 def _batches_in_time(run: Trainer, stage: Stage) -> Iterator[Batch]:
