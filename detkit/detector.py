@@ -76,7 +76,7 @@ class Published:
         return list(weights.meta["categories"])
 
 
-Fit = Callable[[Iterator[Batch]], Iterator[Mapping[str, float]]]
+Fit = Callable[[Iterable[Batch]], Iterator[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ class Stage:
     name: str
     recipe: Recipe
     begin: Callable[[], None] | None = None  # freeze or copy something before the first step
-    # Instead of steps: learns without gradients from one pass over the images, in which it
-    # yields figures after each batch; what it has fitted is in the detector when it ends.
+    # Instead of steps: learns without gradients from the images, of which each iteration is a
+    # pass anew, and yields figures after each batch of the last; what it has fitted is in the
+    # detector when it ends.
     fit: Fit | None = None
     fit_cost: float = 0.0  # of an image in that pass, in optimiser steps of the other stages
 

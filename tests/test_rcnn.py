@@ -24,6 +24,7 @@ from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry.boxes import iou
 from detkit.inference.models import load_model, with_settings
+from detkit.machine import memory_of_machine
 from detkit.model_file import save_model
 from detkit.networks import backbones
 from detkit.networks.box_regression import box_pairs
@@ -309,7 +310,7 @@ def test_no_svm_takes_a_region_in_an_ignored_object_for_a_negative(
         return features_of(batch, regions, pooled=pooled)
 
     monkeypatch.setattr(detector, "_features_of", record)
-    list(detector.fit_svms(iter([batch])))
+    list(detector.fit_svms([batch]))
     assert batch.proposals is not None
     wanted = []
     for x1, y1, x2, y2 in batch.proposals[0].tolist():
@@ -317,19 +318,21 @@ def test_no_svm_takes_a_region_in_an_ignored_object_for_a_negative(
         if both < 0.5 * (x2 - x1) * (y2 - y1):
             wanted.append([x1, y1, x2, y2])
     assert len(wanted) < len(batch.proposals[0])
-    assert sorted(judged[0]) == sorted([*batch.boxes[0].tolist(), *wanted])
-    assert sorted(judged[1]) == sorted([*batch.boxes[1].tolist(), *batch.proposals[1].tolist()])
+    # First the positives of all images, then what negatives are taken from.
+    assert judged[:2] == [one.tolist() for one in batch.boxes]
+    assert sorted(judged[2]) == sorted([*batch.boxes[0].tolist(), *wanted])
+    assert sorted(judged[3]) == sorted([*batch.boxes[1].tolist(), *batch.proposals[1].tolist()])
     # A box regression learns from the proposals of an object, whatever else they lie in.
     judged.clear()
-    list(detector.fit_boxes(iter([batch])))
+    list(detector.fit_boxes([batch]))
     bare = dataclasses.replace(batch, ignored=[])
-    list(detector.fit_boxes(iter([bare])))
+    list(detector.fit_boxes([bare]))
     assert judged[0] and judged[:2] == judged[2:]
 
 
 def test_a_class_without_examples_is_never_found() -> None:
     detector = RCNN(SMALL, ("car", "dog", "unicorn")).eval()
-    list(detector.fit_svms(iter([batch_of(detector)])))
+    list(detector.fit_svms([batch_of(detector)]))
     assert bool(detector.svm_fitted.all())
     with torch.no_grad():
         found = detector.candidates(batch_of(detector))[0]
@@ -341,8 +344,8 @@ def test_svms_tell_the_truths_from_what_lies_elsewhere() -> None:
     config = dataclasses.replace(SMALL, svm_c=1.0)
     detector = make(config)
     batch = batch_of(detector)
-    figures = list(detector.fit_svms(iter([batch] * 2)))
-    assert [one["positives"] for one in figures] == [4.0, 8.0]
+    figures = list(detector.fit_svms([batch] * 2))
+    assert [one["positives"] for one in figures] == [8.0, 8.0]  # those of all images come first
     with torch.no_grad():
         (_, tops), *_ = detector._seen(batch, batch.boxes)
         own = detector.scores(tops)[torch.arange(4), torch.cat(batch.labels)]
@@ -361,13 +364,13 @@ def test_a_first_batch_without_any_region_does_not_spoil_the_svms() -> None:
         proposals=[one[:0] for one in batch.proposals or []],
     )
     torch.manual_seed(0)
-    list(detector.fit_svms(iter([bare, batch])))
+    list(detector.fit_svms([bare, batch]))
     assert bool(detector.svm_fitted.all()) and bool(detector.svm_weights.any())
     alone = make()
     torch.manual_seed(0)
-    list(alone.fit_svms(iter([batch])))
+    list(alone.fit_svms([batch]))
     torch.testing.assert_close(detector.svm_weights, alone.svm_weights, rtol=0, atol=0)
-    list(detector.fit_svms(iter([bare])))
+    list(detector.fit_svms([bare]))
     assert not detector.svm_fitted.any()  # so that the softmax classifier judges
 
 
@@ -379,10 +382,10 @@ def test_what_the_memory_has_no_room_for_is_among_the_figures() -> None:
         boxes=[one.repeat(40, 1) for one in batch.boxes],
         labels=[one.repeat(40) for one in batch.labels],
     )
-    (svm,) = detector.fit_svms(iter([crowded]))
+    (svm,) = detector.fit_svms([crowded])
     assert svm["positives"] + svm["positives_left_out"] == 160
     assert svm["positives"] == 64  # half of the room of two classes
-    figures = list(detector.fit_boxes(iter([batch] * 40)))
+    figures = list(detector.fit_boxes([batch] * 40))
     assert "pairs_left_out" not in figures[0]
     assert figures[-1]["pairs"] + figures[-1]["pairs_left_out"] == 40 * figures[0]["pairs"]
 
@@ -403,8 +406,10 @@ def test_fitted_boxes_lie_closer_to_the_truths_than_the_proposals() -> None:
         ]
 
     before = overlaps()
-    figures = list(detector.fit_boxes(iter([batch])))
-    near = [iou(t, p).amax(dim=0) >= 0.6 for t, p in zip(batch.boxes, batch.proposals)]
+    figures = list(detector.fit_boxes([batch]))
+    near = [
+        iou(t, torch.cat([t, p])).amax(dim=0) >= 0.6 for t, p in zip(batch.boxes, batch.proposals)
+    ]
     assert figures == [{"pairs": float(torch.cat(near).sum())}]
     assert all(after > first for after, first in zip(overlaps(), before))
     detector.config = dataclasses.replace(config, box_regression=False)
@@ -422,9 +427,11 @@ def test_a_box_learns_the_truth_it_overlaps_most_and_by_more_than_the_threshold(
         ]
     )
     regions, classes, deltas = box_pairs(proposals, truths, torch.tensor([4, 7]), 0.6)
-    assert regions.tolist() == proposals[1:3].tolist() and classes.tolist() == [4, 7]
+    # The truths themselves, which learn to stay, and the two proposals near one.
+    assert regions.tolist() == [*truths.tolist(), *proposals[1:3].tolist()]
+    assert classes.tolist() == [4, 7, 4, 7]
     # Eqs. 6-9: (5 - 3.5) / 7 down and 10 / 7 as high; (105 - 106) / 8 left and 10 / 8 as wide.
-    expected = [[0, 1.5 / 7, 0, np.log(10 / 7)], [-1 / 8, 0, np.log(10 / 8), 0]]
+    expected = [[0.0] * 4] * 2 + [[0, 1.5 / 7, 0, np.log(10 / 7)], [-1 / 8, 0, np.log(10 / 8), 0]]
     np.testing.assert_allclose(deltas.numpy(), expected, rtol=1e-5, atol=1e-6)
     for nothing in box_pairs(proposals, truths[:0], torch.zeros(0, dtype=torch.int64), 0.6):
         assert len(nothing) == 0
@@ -433,8 +440,19 @@ def test_a_box_learns_the_truth_it_overlaps_most_and_by_more_than_the_threshold(
 def test_a_pass_without_any_pair_moves_no_box() -> None:
     detector = make()
     batch = batch_of(detector, (0,))
-    assert list(detector.fit_boxes(iter([batch]))) == [{"pairs": 0.0}]
+    bare = dataclasses.replace(
+        batch,
+        boxes=[one[:0] for one in batch.boxes],
+        labels=[one[:0] for one in batch.labels],
+    )
+    assert list(detector.fit_boxes([bare])) == [{"pairs": 0.0}]
     assert not detector.box_weights.any() and not detector.box_biases.any()
+
+
+def test_features_may_take_a_quarter_of_the_memory_unless_it_is_said() -> None:
+    suited = RCNN.suited_config(RCNNConfig(), [])
+    assert suited.cache_gb == pytest.approx(memory_of_machine() / 4 / 2**30, abs=0.01)
+    assert RCNN.suited_config(RCNNConfig(cache_gb=2.5), []).cache_gb == 2.5
 
 
 # Settings and stages

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from detkit.networks.box_regression import Reservoir, fit_ridge
-from detkit.networks.svms import MinedSVM, SVMSettings, fit_svm
+from detkit.networks.svms import ClassSVMs, MinedSVM, SVMSettings, fit_svm
 from detkit.structures import FloatArray
 
 SETTINGS = SVMSettings(
@@ -128,3 +128,81 @@ def test_a_sample_holds_every_row_with_the_same_chance() -> None:
         assert sample.num_seen == 20 and len(np.unique(sample.rows)) == 5
         counts[sample.rows[:, 0].astype(int)] += 1
     assert counts.min() > 65 and counts.max() < 140  # 100 each, four standard deviations of 8.7
+
+
+Image = tuple[FloatArray, NDArray[np.int64], FloatArray]  # features, truths' labels, IoU
+
+
+def made_up(num_images: int, classes: int, features: int, seed: int) -> list[Image]:
+    """Images of one or two objects, beside them look-alikes of every class."""
+    random = np.random.default_rng(0)
+    centre, twin = random.normal(0, 1, (2, classes, features))
+    random = np.random.default_rng(seed)
+    images = []
+    for _ in range(num_images):
+        labels = random.choice(classes, random.integers(1, 3), replace=False)
+        of = random.integers(0, classes, 60)
+        rows = np.concatenate([centre[labels], 0.7 * centre[of] + 0.7 * twin[of]])
+        rows = rows + random.normal(0, 0.8, rows.shape)
+        overlaps = np.zeros((len(labels), len(rows)), np.float32)
+        overlaps[np.arange(len(labels)), np.arange(len(labels))] = 1
+        images.append((rows.astype(np.float32), labels, overlaps))
+    return images
+
+
+def released_order(images: list[Image], number: int) -> tuple[FloatArray, float]:
+    """rcnn_train.m: all positives, then each image's negatives, with no limit to what is kept."""
+    positives = np.concatenate([x[: len(own)][own == number] for x, own, _ in images])
+    kept, new, svm = positives[:0], 0, None
+    for place, (x, own, overlaps) in enumerate(images):
+        for row, of in zip(x, overlaps.T):
+            is_far = all(of[k] < 0.3 for k in range(len(own)) if own[k] == number)
+            if is_far and (svm is None or row @ svm[0] + svm[1] > SETTINGS.hard_margin):
+                kept, new = np.concatenate([kept, row[None]]), new + 1
+        if svm is None or new >= SETTINGS.retrain_after or place == len(images) - 1:
+            svm, new = fit_svm(positives, kept, SETTINGS), 0
+            kept = kept[kept @ svm[0] + svm[1] >= SETTINGS.easy_margin]
+    assert svm is not None
+    return svm
+
+
+def average_precision(scores: FloatArray, is_positive: NDArray[np.bool_]) -> float:
+    hits = is_positive[np.argsort(-scores)]
+    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
+
+
+def test_a_small_cache_mines_every_class_as_well_as_the_released_code_without_a_limit() -> None:
+    classes, width, rows = 12, 24, 90
+    images, unseen = made_up(100, classes, width, 1), made_up(150, classes, width, 2)
+    svms = ClassSVMs(
+        SETTINGS,
+        (classes, width),
+        negative_thresh=0.3,
+        feature_norm=float(np.linalg.norm(images[0][0], axis=1).mean()),  # the scale is 1
+        cache_gb=rows * 4 * width * (classes + 3) / 2**30,
+    )
+    for x, own, _ in images:
+        svms.add_positives([x[: len(own)]], [own])
+    trainings = np.zeros(classes)
+    last: list[FloatArray | None] = [None] * classes
+    for x, own, overlaps in images:
+        svms.add([x], [own], [overlaps])
+        for number, svm in enumerate(svms.svms):
+            trainings[number] += svm.weights is not last[number]
+            last[number] = svm.weights
+            assert len(svm.positives) + svm.num_negatives <= rows
+    assert trainings.min() >= 3  # the mining never stops
+    assert svms.figures()["negatives_left_out"] > 0
+    weights, biases = svms.trained()
+    features = np.concatenate([x for x, _, _ in unseen])
+    ours, theirs = [], []
+    for number in range(classes):
+        truth = [np.arange(len(x)) < len(own) for x, own, _ in unseen]
+        for one, (_, own, _) in zip(truth, unseen):
+            one[: len(own)] &= own == number
+        is_positive = np.concatenate(truth)
+        ours.append(average_precision(features @ weights[number] + biases[number], is_positive))
+        w, b = released_order(images, number)
+        theirs.append(average_precision(features @ w + b, is_positive))
+    assert np.mean(ours) > np.mean(theirs) - 0.01
+    assert min(np.subtract(ours, theirs)) > -0.05

@@ -7,7 +7,8 @@ crop, D features behind the network's last layer, Q at pool5, C classes, G groun
 ignored boxes of an image.
 
 Differences from the paper:
-- AlexNet and VGG16 are the papers', with fc6 and fc7. Other classifiers have one layer behind
+- VGG16 is the paper's. AlexNet is torchvision's (Krizhevsky 2014): other widths than the paper's,
+  no groups, no local response norms. Both have fc6 and fc7. Other classifiers have one layer behind
   their last map, the mean over its places; light ones see crops of 96 pixels. What stands for
   pool5 there has no more values than AlexNet's.
 - Crops are cut from images whose longer side is at most `max_size`, smoothed where they shrink
@@ -16,15 +17,16 @@ Differences from the paper:
 - A region inside an ignored object is neither background in fine-tuning, unless it is positive,
   nor a negative of an SVM. Box regressions take no notice of it. COCO's crowds are ignored so.
 - Difficult objects are learnt, as in the released code; by `short_recipe` they are ignored.
-- Positives and negatives of the SVMs come in one stream, image after image; of an image
-  `mined_proposals` are judged. What is kept stays within `cache_gb`, not 200 GB.
+- Of an image `mined_proposals` are judged for the SVMs. What is kept stays within `cache_gb`, not
+  200 GB: where a class has more hard negatives than that, the hardest stay, and of its pairs for
+  box regression a sample by chance. With VGG16 and 20 classes, 6 GB hold 17,000 and 1,600 a class.
 - The new classifier layer learns at the rate of all others; in the released code's model files,
   not in the paper, at ten times that.
 - The SVMs' features are scaled by the mean norm in the first batch, in the released code by that
-  in 200 images. Box regressions are eq. 5 alone: the released code also decorrelates the four
-  targets and penalises the bias.
-- `max_detections` are of all classes; the released code keeps 100 of each class. Boxes are moved
-  before NMS, and once.
+  in 200 images. Box regressions are eq. 5 alone: the released code also penalises the bias. That
+  it decorrelates the four targets changes nothing: ridge regression is linear in them.
+- `max_detections` are of an image, as in py-faster-rcnn; R-CNN's released code keeps, of a class,
+  40 an image on average. Boxes are moved before NMS, and once.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's.
 
@@ -55,7 +57,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -69,13 +71,14 @@ from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import inside_ignored, match, sample_balanced, spare_ignored
+from detkit.machine import memory_of_machine
 from detkit.networks import backbones
 from detkit.networks.box_regression import BoxRegressors, box_pairs
 from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.networks.crops import CropCutter, with_context
 from detkit.networks.fold_norms import fold_norms
 from detkit.networks.svms import ClassSVMs, SVMSettings
-from detkit.structures import Batch, Candidates, FloatArray
+from detkit.structures import Batch, Candidates, FloatArray, Truth
 
 POOL5_FEATURES = 256 * 6 * 6  # AlexNet's, and at most so many of other networks
 CHUNK = 16  # crops that the network sees at once: what lies between its layers stays in the cache
@@ -126,20 +129,22 @@ class RCNNConfig(ProposalConfig):
     ridge_penalty: float = setting(1000.0, "appendix C: lambda = 1000", at_least=0)
     ridge_thresh: float = setting(0.6, "appendix C: pairs with an IoU above .6", above=0, at_most=1)
     cache_gb: float = setting(
-        1.0,
-        "ours: memory for features while SVMs and boxes are fitted; the log says what it costs",
-        above=0,
+        0.0,
+        "ours: memory for features while SVMs and boxes are fitted, where the released code takes "
+        "200 GB; 0: a quarter of the machine's. The log says what is left out",
+        at_least=0,
     )
     score_thresh: float = setting(
         -1.5,
-        "released code: the least margin; of probabilities that is every one",
+        "ours: the least margin (released code: -1 in its demo, none in its test); of "
+        "probabilities that is every one",
         at_least=-math.inf,  # margins have no bounds, but are numbers
         at_most=math.inf,
     )
     nms_thresh: float = setting(0.3, "sec. 2.2: a learned threshold; released code: .3")
     pre_nms_top_k: int = setting(1000, "ours: no fewer than an image's likely regions of a class")
     max_detections: int = setting(
-        100, "Fast R-CNN's released code: of an image; R-CNN's: of an image and class"
+        100, "Faster R-CNN's released code (py-faster-rcnn): of an image and all classes"
     )
 
     @property
@@ -388,8 +393,20 @@ class RCNN(Detector):
             stages.append(Stage("boxes", recipe, fit=self.fit_boxes, fit_cost=near * crop))
         return stages
 
-    def fit_svms(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
-        """Fit a linear SVM a class from a pass over the images; yield figures a batch: sec. 2.3."""
+    @classmethod
+    def suited_config(
+        cls, config: DetectorConfig, labelled: Iterable[tuple[Truth, tuple[int, int]]]
+    ) -> DetectorConfig:
+        """Return the config, for `cache_gb=0` with a quarter of this machine's memory."""
+        assert isinstance(config, RCNNConfig)
+        return dataclasses.replace(config, cache_gb=_cache_gb(config))
+
+    def fit_svms(self, batches: Iterable[Batch]) -> Iterator[Mapping[str, float]]:
+        """Fit a linear SVM a class from two passes over the images: sec. 2.3.
+
+        The first takes the ground truths, the second the negatives; that one yields figures a
+        batch.
+        """
         config = self.config
         settings = SVMSettings(
             c=config.svm_c,
@@ -405,8 +422,13 @@ class RCNN(Detector):
             (num_classes, width),
             negative_thresh=config.svm_negative_thresh,
             feature_norm=config.feature_norm,
-            cache_gb=config.cache_gb,
+            cache_gb=_cache_gb(config),
         )
+        for batch in batches:
+            svms.add_positives(
+                self._features_of(batch, batch.boxes, pooled=False),
+                [labels.cpu().numpy() for labels in batch.labels],
+            )
         for batch in batches:
             images = zip(batch.boxes, self.given_proposals(batch), batch.ignored_boxes)
             regions = [
@@ -424,7 +446,7 @@ class RCNN(Detector):
         self.svm_biases.copy_(torch.from_numpy(biases))
         self.svm_fitted.fill_(bool(svms.scale))  # none were: there was no region at all
 
-    def fit_boxes(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
+    def fit_boxes(self, batches: Iterable[Batch]) -> Iterator[Mapping[str, float]]:
         """Fit a class's box regressions from a pass over the images; yield figures: appendix C."""
         config = self.config
         outputs, width = self.box_weights.shape
@@ -432,7 +454,7 @@ class RCNN(Detector):
             config.ridge_penalty,
             (outputs, width),
             feature_norm=config.feature_norm,
-            cache_gb=config.cache_gb,
+            cache_gb=_cache_gb(config),
         )
         for batch in batches:
             regions, labels, deltas = zip(
@@ -490,3 +512,8 @@ def outside(ignored: Tensor, boxes: Tensor) -> Tensor:
 def some_of(boxes: Tensor, number: int) -> Tensor:
     """Return at most `number` of (P, 4) boxes, drawn at random."""
     return boxes[torch.randperm(len(boxes))[:number].to(boxes.device)]
+
+
+def _cache_gb(config: RCNNConfig) -> float:
+    """Return how much memory features may take, in GiB: what is set, or a quarter of all."""
+    return config.cache_gb or round(memory_of_machine() / 2**32, 2)

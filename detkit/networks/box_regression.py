@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from detkit.geometry.boxes import encode, iou
@@ -81,8 +82,10 @@ def box_pairs(
     """Return (regions (n, 4), classes (n,), deltas (n, 4)) that an image's boxes are fitted to.
 
     Appendix C: a proposal learns the deltas, eqs. 6-9, to the ground truth that it overlaps
-    most, if by more than `ridge_thresh`; the rest is left out.
+    most, if by more than `ridge_thresh`; the rest is left out. A ground truth is a proposal, too,
+    that learns to stay, as in the released code.
     """
+    proposals = torch.cat([gt_boxes, proposals])
     overlaps = iou(gt_boxes, proposals)
     near = (overlaps > ridge_thresh).any(dim=0).nonzero().flatten()
     truth = match(overlaps, ridge_thresh, ridge_thresh)[near]

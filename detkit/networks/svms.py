@@ -59,11 +59,12 @@ def fit_svm(
 
 
 class MinedSVM:
-    """The SVM of one class, trained while its examples stream by: R-CNN sec. 2.3.
+    """The SVM of one class, trained while its negatives stream by: R-CNN sec. 2.3.
 
     All positives are kept, and of the negatives those that are hard for the SVM so far
     (Felzenszwalb et al. 2010, sec. 4.4), at most `capacity` examples in all. Positives may fill
-    half of it; `num_dropped` counts those that came when it was full.
+    half of it; `num_dropped` counts those that came when it was full. Of negatives the easiest
+    make room for harder ones; `num_crowded_out` counts those that it took.
     """
 
     def __init__(self, settings: SVMSettings, num_features: int, capacity: int) -> None:
@@ -75,6 +76,7 @@ class MinedSVM:
         self.weights: FloatArray | None = None
         self.bias = 0.0
         self.num_dropped = 0
+        self.num_crowded_out = 0
         self._waiting: list[FloatArray] = []
         self._new = 0
 
@@ -90,7 +92,11 @@ class MinedSVM:
         return margins
 
     def add(self, positives: FloatArray, negatives: FloatArray) -> None:
-        """Take in (N, D) examples of one image; train anew when there are enough new ones."""
+        """Take in (N, D) examples of one image; train anew when there are enough new ones.
+
+        The first training is on the first negatives there are beside positives, as in R-CNN's
+        released code.
+        """
         settings = self.settings
         if len(positives):
             places = self.capacity // 2 - len(self.positives)
@@ -98,13 +104,33 @@ class MinedSVM:
             self.num_dropped += max(0, len(positives) - places)
         if self.weights is not None:
             negatives = negatives[self.margins(negatives) > settings.hard_margin]
-        free = self.capacity - len(self.positives) - self.num_negatives
-        negatives = negatives[: max(0, free)]
         if len(negatives):
             self._waiting.append(negatives)
             self._new += len(negatives)
-        if self._new >= settings.retrain_after or (self._new and free <= len(negatives)):
+        room = self.capacity - len(self.positives)
+        is_full = self.num_negatives >= room
+        if self.num_negatives > room:
+            self._crowd_out(room)
+        # A cache smaller than what the released code waits for learns anew at half its size.
+        enough = min(settings.retrain_after, room // 2) if is_full else settings.retrain_after
+        is_first = self.weights is None
+        if len(self.positives) and self._new and (is_first or self._new >= enough):
             self.train()
+
+    def _crowd_out(self, room: int) -> None:
+        """Keep the `room` hardest negatives; without an SVM to judge them, the first ones."""
+        kept = np.concatenate([self.negatives, *self._waiting])
+        if len(self.positives):  # a class without any learns nothing from them
+            self.num_crowded_out += len(kept) - room
+        is_new = np.arange(len(kept)) >= len(self.negatives)
+        if self.weights is None:
+            stays = np.arange(room)
+        else:
+            stays = np.sort(np.argsort(-self.margins(kept), kind="stable")[:room])
+        # Older ones that waited for a training are still new to it.
+        self.negatives = kept[stays[~is_new[stays]]]
+        newer = kept[stays[is_new[stays]]]
+        self._waiting, self._new = [newer], len(newer)
 
     def train(self) -> bool:
         """Train on what is kept, let easy negatives go; return whether there was enough for it."""
@@ -138,6 +164,7 @@ class ClassSVMs:
         self.negative_thresh = negative_thresh
         self.feature_norm = feature_norm
         self.scale = 0.0  # of features; 0 until there are any
+        self.alone = True  # no positives came before the stream
 
     def add(
         self,
@@ -145,19 +172,45 @@ class ClassSVMs:
         labels: Sequence[FloatArray],
         overlaps: Sequence[FloatArray],
     ) -> None:
-        """Take in, of each image, (n, D) features, (G,) classes of its truths and (G, n) IoU."""
-        self.scale = self.scale or norm_scale(features, self.feature_norm)
+        """Take in, of each image, (n, D) features, (G,) classes of its truths and (G, n) IoU.
+
+        The truths are positives here only where `add_positives` has given none before.
+        """
+        self._set_scale(features)
         for top, classes, of_truths in zip(features, labels, overlaps, strict=True):
-            add_examples(self.svms, top * self.scale, classes, of_truths, self.negative_thresh)
+            add_examples(
+                self.svms, top * self.scale, classes, of_truths, self.negative_thresh, self.alone
+            )
+
+    def add_positives(self, features: Sequence[FloatArray], labels: Sequence[FloatArray]) -> None:
+        """Take in the (G, D) features of each image's truths and their (G,) classes, unscaled.
+
+        Released code (`rcnn_train.m`): those of all images come before the first negative.
+        """
+        self.alone = False
+        for top, classes in zip(features, labels, strict=True):
+            for number, svm in enumerate(self.svms):
+                svm.add(top[classes == number], top[:0])
+
+    def _set_scale(self, features: Sequence[FloatArray]) -> None:
+        """Scale all features from the first image with a region on, positives so far as well."""
+        if self.scale:
+            return
+        self.scale = norm_scale(features, self.feature_norm)
+        if self.scale:
+            for svm in self.svms:
+                svm.positives *= np.float32(self.scale)
 
     def figures(self) -> Mapping[str, float]:
-        """Return how many examples are kept, and how many positives there was no room for."""
+        """Return how many examples are kept, and how many there was no room for."""
+        crowded_out = sum(svm.num_crowded_out for svm in self.svms)
         dropped = sum(svm.num_dropped for svm in self.svms)
         return {
             "positives": float(sum(len(svm.positives) for svm in self.svms)),
             "hard_negatives": float(sum(svm.num_negatives for svm in self.svms)),
             # What `cache_gb` has no room for is said where it happens.
             **({"positives_left_out": float(dropped)} if dropped else {}),
+            **({"negatives_left_out": float(crowded_out)} if crowded_out else {}),
         }
 
     def trained(self) -> tuple[FloatArray, FloatArray]:
@@ -176,18 +229,19 @@ def add_examples(
     labels: FloatArray,
     overlaps: FloatArray,
     negative_thresh: float,
+    with_positives: bool = True,
 ) -> None:
     """Give each class's SVM its examples among (n, D) features of an image's regions.
 
     Sec. 2.3: positives are the class's ground truths alone, negatives the regions whose IoU
     with each of these is below `negative_thresh`; the rest is left out. `labels` (G,) are the
-    ground truths' classes, `overlaps` is (G, n).
+    ground truths' classes, `overlaps` is (G, n). Without `with_positives` it has these already.
     """
     for number, svm in enumerate(svms):
         of_class = labels == number
         best = overlaps[of_class].max(axis=0, initial=0.0)
         positives = features[: len(labels)][of_class]
-        svm.add(positives, features[best < negative_thresh])
+        svm.add(positives if with_positives else positives[:0], features[best < negative_thresh])
 
 
 def norm_scale(features: Sequence[FloatArray], norm: float) -> float:

@@ -36,7 +36,7 @@ def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
             stage.begin()
         run.clock.begin_pass()
         began = time.monotonic()
-        for figures in stage.fit(_batches_in_time(run, stage)):
+        for figures in stage.fit(_Passes(run, stage)):
             if step is not None:
                 run.log.step(step, last=False)
                 yield step
@@ -57,10 +57,23 @@ def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
     run.end_stage(None)
 
 
-def _batches_in_time(run: Trainer, stage: Stage) -> Iterator[Batch]:
+class _Passes:
+    """The images of a stage in batches, anew and in the same order each time they are asked for."""
+
+    def __init__(self, run: Trainer, stage: Stage) -> None:
+        self._run, self._stage = run, stage
+        self._number = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._number += 1
+        return _batches_in_time(self._run, self._stage, is_first=self._number == 1)
+
+
+def _batches_in_time(run: Trainer, stage: Stage, *, is_first: bool) -> Iterator[Batch]:
     """Yield all images in batches, as they are, while there is time; at least one batch.
 
-    Raises Interrupted when the run is told to stop.
+    Only in the first of a stage's passes do they count as seen. Raises Interrupted when the run
+    is told to stop.
     """
     at, images, device = run.at, run.images, run.fabric.device
     size, done, began = stage.recipe.batch_size, 0, time.monotonic()
@@ -81,7 +94,7 @@ def _batches_in_time(run: Trainer, stage: Stage) -> Iterator[Batch]:
             )
             return
         done += len(batch)
-        at.images += len(batch)
+        at.images += len(batch) if is_first else 0
         yield batch
 
 
