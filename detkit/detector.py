@@ -89,7 +89,8 @@ class Stage:
     recipe: Recipe
     begin: Callable[[], None] | None = None  # freeze or copy something before the first step
     # Instead of steps: learns without gradients from the images, of which each iteration is a
-    # pass anew, and yields figures after each batch of the last; what it has fitted is in the detector when it ends.
+    # pass anew, and yields figures after each batch of the last; what it has fitted is in the
+    # detector when it ends.
     fit: Fit | None = None
     fit_cost: float = 0.0  # of an image in that pass, in optimiser steps of the other stages
 
