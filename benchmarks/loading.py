@@ -18,31 +18,29 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from detkit.config import IMAGENET_MEAN, IMAGENET_STD
-from detkit.data.images import IMAGE_SUFFIXES, write_image
+from detkit.data.images import WRITTEN_SUFFIXES, write_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.machine import keep_freed_memory
 from detkit.training.dataset import KeptSize, TrainingDataset
 from detkit.training.loader import BatchStream, SampleStream, batches, open_loader
 from detkit.transforms.augmentation import Compose, light_augmentation, ssd_augmentation
 from detkit.transforms.geometric import Transform, zoom_of
-from detkit.transforms.preparation import Preparation
+from detkit.transforms.preparation import Preparation, square
 
 BATCH_SIZE = 32
-AUGMENTATIONS: dict[str, Transform] = {
-    "none": Compose([]),
-    "light": light_augmentation(),
-    "ssd": ssd_augmentation(),
+NetworkSize = Callable[[int, int], tuple[int, int]]
+AUGMENTATIONS: dict[str, Callable[[NetworkSize], Transform]] = {
+    "none": lambda _: Compose([]),
+    "light": lambda _: light_augmentation(),
+    "ssd": ssd_augmentation,
 }
-
-
-def fixed_size(height: int, width: int, *, size: int) -> tuple[int, int]:
-    return size, size
 
 
 def make_images(folder: Path, count: int = 256) -> None:
@@ -88,13 +86,14 @@ def time_loader(
     size: int,
     workers: int,
     rounds: int,
-    augmentation: Transform,
+    augment: str,
     kept: bool,
 ) -> float:
     """Return the loader's images a second, from its fourth batch a worker on."""
     objects = (ObjectRecord("object", (40.0, 40.0, 200.0, 200.0)),)
     records = [ImageRecord(path.name, path, objects) for path in paths]
-    canvas = functools.partial(fixed_size, size=size)
+    canvas = functools.partial(square, size)
+    augmentation = AUGMENTATIONS[augment](canvas)
     kept_size = KeptSize(canvas, zoom_of(augmentation)) if kept else None
     images = TrainingDataset(records, ["object"], kept_size)
     images.fill_cache()
@@ -128,7 +127,7 @@ def main() -> None:
         folder = options.folder or Path(made)
         if options.folder is None:
             make_images(folder)
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in WRITTEN_SUFFIXES)
         ratios = []
         for _ in range(options.turns):
             bare = time_bare_loop(paths, options.size, options.workers, options.rounds)
@@ -137,7 +136,7 @@ def main() -> None:
                 options.size,
                 options.workers,
                 options.rounds,
-                AUGMENTATIONS[options.augmentation],
+                options.augmentation,
                 options.kept,
             )
             ratios.append(ours / bare)

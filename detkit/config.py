@@ -120,14 +120,25 @@ class DetectorConfig:
         None,
         "Fast R-CNN sec. 4.5: the first layers are generic. How many blocks, from the image on, "
         "are not trained; none: with pretrained weights those up to stride 4, of VGG16 in Fast "
-        "and Faster R-CNN alone: SSD and R-CNN train it whole",
+        "and Faster R-CNN alone: SSD and R-CNN train it whole, as YOLOv1 its paper's two networks",
         at_least=0,
     )
     score_thresh: float = setting(
         0.01, "SSD sec. 3.7; low, because a cut distorts mAP", at_least=0, at_most=1
     )
     nms_thresh: float = setting(0.45, "SSD sec. 3.7", at_least=0, at_most=1)
-    nms_method: Literal["greedy", "soft"] = setting("greedy", "all five papers")
+    nms_method: Literal["greedy", "soft", "soft-linear"] = setting(
+        "greedy",
+        "all five papers; soft: Bodla et al. 2017, Gaussian, soft-linear: where IoU is above "
+        "nms_thresh, which is .3 there",
+    )
+    nms_sigma: float = setting(0.5, "Bodla et al. 2017: of Gaussian soft-NMS", above=0)
+    nms_min_score: float = setting(
+        0.001, "Bodla et al. 2017, released code: what soft-NMS lowers below this goes", at_least=0
+    )
+    clip_before_nms: bool = setting(
+        True, "Fast and Faster R-CNN's released code: boxes are cut to the image, then NMS"
+    )
     pre_nms_top_k: int = setting(400, "SSD released code: boxes a class that enter NMS", at_least=1)
     max_detections: int = setting(200, "SSD sec. 3.7: boxes an image that are kept", at_least=1)
     tile: int = setting(
@@ -201,7 +212,9 @@ class Recipe:
     weight_decay: float = setting(5e-4, "all five papers", at_least=0)
     schedule: Literal["steps", "cosine"] = setting("steps", "all five papers")
     milestones: tuple[float, ...] = setting((2 / 3, 5 / 6), THE_RECIPE, above=0, below=1)
-    gamma: float = setting(0.1, "all five papers", at_least=0)
+    gamma: float | tuple[float, ...] = setting(
+        0.1, "all five papers; several: one for each of the milestones", at_least=0
+    )
     warmup: float = setting(
         0.0, "share of the budget in which lr rises from `warmup_factor`", at_least=0, at_most=1
     )
@@ -210,7 +223,7 @@ class Recipe:
         1.0, "all five papers: one rate for all layers; on a pretrained backbone only", at_least=0
     )
     bias_lr_factor: float = setting(
-        1.0, "Fast R-CNN sec. 2.3: 2 there; 1 in SSD and YOLOv1", at_least=0
+        1.0, "Fast R-CNN sec. 2.3 and SSD's released code: 2 there; 1 in YOLOv1", at_least=0
     )
     clip_norm: float = setting(0.0, "gradient norm is cut above this; 0: never", at_least=0)
     ema_decay: float = setting(
@@ -238,6 +251,12 @@ class Recipe:
         if any(one >= other for one, other in zip(self.milestones, self.milestones[1:])):
             given = ",".join(f"{one:g}" for one in self.milestones)
             raise UsageError(f"--set milestones={given}: must rise")
+        if isinstance(self.gamma, tuple) and len(self.gamma) != len(self.milestones):
+            given = ",".join(f"{one:g}" for one in self.gamma)
+            raise UsageError(
+                f"--set gamma={given}: expected one number, or {len(self.milestones)}, one for "
+                "each of the milestones"
+            )
 
 
 # Ours: minutes on a laptop; of the backends' own each says what differs.

@@ -367,13 +367,17 @@ class Detector(nn.Module, ABC):
             by_head = self.candidates_by_head(batch)
         return {name: self._all_selected(batch, found) for name, found in by_head.items()}
 
-    @staticmethod
-    def _inside(found: Candidates, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the boxes cut to an image of `size`; those without area score too low to pass."""
-        boxes = clip(found.boxes.float(), size)
+    def _inside(self, found: Candidates, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the boxes as NMS compares them, and the scores.
+
+        Those without area inside an image of `size` score too low to pass.
+        """
+        whole = found.boxes.float()
+        boxes = clip(whole, size)
         flat = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) < SMALLEST_SIDE
         none = flat if flat.ndim == 2 else flat[:, None]
-        return boxes, found.scores.float().masked_fill(none, -math.inf)
+        scores = found.scores.float().masked_fill(none, -math.inf)
+        return boxes if self.config.clip_before_nms else whole, scores
 
     def _all_selected(self, batch: Batch, candidates: Sequence[Candidates]) -> list[Detections]:
         """Return what is left of each image's candidates after NMS, in its own pixels."""
@@ -391,6 +395,8 @@ class Detector(nn.Module, ABC):
             top_k=config.pre_nms_top_k,
             max_detections=config.max_detections,
             method=config.nms_method,
+            sigma=config.nms_sigma,
+            min_score=config.nms_min_score,
         )
         boxes = clip(boxes / scale_between(original, size).to(boxes), original)
         return Detections(

@@ -102,6 +102,8 @@ class _Selection:
             nms_thresh=config.nms_thresh,
             top_k=config.pre_nms_top_k,
             method=config.nms_method,
+            sigma=config.nms_sigma,
+            min_score=config.nms_min_score,
         )
         survivors = [(one.label, row) for one in ranked for row in one.rows[one.kept].tolist()]
         order, _ = best_first(ranked, scores)

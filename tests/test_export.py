@@ -213,6 +213,9 @@ def test_the_metadata_say_everything_but_where_the_file_was_made(
         "score_thresh": 0.005,
         "nms_thresh": detector.config.nms_thresh,
         "nms_method": "greedy",
+        "nms_sigma": 0.5,
+        "nms_min_score": 0.001,
+        "clip_before_nms": detector.config.clip_before_nms,
         "pre_nms_top_k": detector.config.pre_nms_top_k,
         "max_detections": 30,
         "tile": 0,
@@ -353,11 +356,13 @@ def test_a_file_tiles_as_its_model_does_and_one_of_before_has_no_tiles(tmp_path:
     assert len(wanted.labels) > len(plain.labels) > 0
     assert sorted(wanted.labels) == sorted(found.labels)
     model = onnx.load(tmp_path / "m.onnx")
-    rest = [entry for entry in model.metadata_props if not entry.key.startswith("tile")]
+    later = ("tile", "nms_sigma", "nms_min", "clip")
+    rest = [entry for entry in model.metadata_props if not entry.key.startswith(later)]
     del model.metadata_props[:]
     model.metadata_props.extend(rest)
     onnx.save(model, tmp_path / "old.onnx")
-    assert OnnxDetector(tmp_path / "old.onnx").config.tile == 0
+    old = OnnxDetector(tmp_path / "old.onnx").config
+    assert (old.tile, old.clip_before_nms) == (0, True)
 
 
 def test_images_are_fitted_into_a_network_whose_size_follows_them(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -307,6 +309,22 @@ def test_thresholds_hold_for_all_and_for_single_classes() -> None:
     assert labels(0.1, red=0.8) == ("green",)
     assert labels(0.9, red=0.5) == ("red",)
     assert detector.config.score_thresh == 0.01
+
+
+def test_soft_nms_keeps_what_it_lowers_below_the_default_but_not_below_an_asked_threshold() -> None:
+    image = ImageSource.of_pixels("x", picture(200))  # red .78; beside it .71, lowered to .15
+    detector = Colours()
+    detector.config = dataclasses.replace(
+        detector.config, nms_method="soft", nms_sigma=0.5, score_thresh=0.3
+    )
+
+    def scores(score: float | None) -> list[float]:
+        (one,) = predict(detector, [image], score_thresh=score)
+        return one.scores.tolist()
+
+    lowered = 0.9 * 200 / 255 * math.exp(-(0.9**2) / 0.5)
+    assert scores(None) == pytest.approx([200 / 255, lowered], abs=1e-3)
+    assert scores(0.3) == pytest.approx([200 / 255], abs=1e-3)
 
 
 def test_the_nms_threshold_can_be_set() -> None:

@@ -201,7 +201,7 @@ boxes = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(0, 8)] * 2)
 @given(
     st.lists(st.tuples(boxes, boxes, st.tuples(*[st.integers(0, 5)] * 2)), max_size=25),
     st.booleans(),
-    st.sampled_from(["greedy", "soft"]),
+    st.sampled_from(["greedy", "soft", "soft-linear"]),
     st.sampled_from([0.0, 0.3, 0.5]),
     st.integers(1, 12),
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detkit.geometry import nms_numpy
 from detkit.geometry.boxes import iou
 from detkit.geometry.nms import nms, select, soft_nms
 
@@ -88,5 +89,65 @@ def test_soft_nms_lowers_scores_by_the_papers_factor() -> None:
 
 def test_soft_nms_drops_what_falls_below_the_threshold() -> None:
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]])
-    kept, _ = soft_nms(boxes, torch.tensor([0.9, 0.8]), sigma=0.1, score_thresh=0.01)
+    kept, _ = soft_nms(boxes, torch.tensor([0.9, 0.8]), sigma=0.1, min_score=0.01)
     assert kept.tolist() == [0]
+
+
+def released_soft_nms(
+    boxes: list[list[float]], scores: list[float], method: str, nms_thresh: float, sigma: float
+) -> list[tuple[int, float]]:
+    """The loop of Bodla et al.'s released code, on half-open boxes: (index, score), best first."""
+    left = [[index, score] for index, score in enumerate(scores)]
+    found = []
+    while left:
+        best = max(left, key=lambda one: one[1])
+        left.remove(best)
+        found.append((int(best[0]), best[1]))
+        x1, y1, x2, y2 = boxes[int(best[0])]
+        for one in left:
+            u1, v1, u2, v2 = boxes[int(one[0])]
+            both = max(0.0, min(x2, u2) - max(x1, u1)) * max(0.0, min(y2, v2) - max(y1, v1))
+            overlap = both / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - both)
+            if method == "soft":
+                one[1] *= math.exp(-(overlap**2) / sigma)
+            elif overlap > nms_thresh:
+                one[1] *= 1 - overlap
+        left = [one for one in left if one[1] >= 0.001]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("method", "nms_thresh", "sigma"),
+    [("soft", 0.3, 0.5), ("soft", 0.3, 0.05), ("soft-linear", 0.3, 0.5), ("soft-linear", 0.1, 0.5)],
+)
+def test_both_forms_of_soft_nms_are_the_released_loop_with_and_without_torch(
+    seed: int, method: str, nms_thresh: float, sigma: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = random_boxes(60, seed)
+    scores = torch.rand(60, 1, generator=generator) * 0.9 + 0.02
+    wanted = released_soft_nms(
+        boxes.tolist(), scores[:, 0].tolist(), method, nms_thresh, sigma=sigma
+    )
+    options = {
+        "score_thresh": 0.01,
+        "nms_thresh": nms_thresh,
+        "top_k": 100,
+        "max_detections": 100,
+        "method": method,
+        "sigma": sigma,
+    }
+    by_torch = select(boxes, scores, **options)  # type: ignore[arg-type]
+    by_numpy = nms_numpy.select(boxes.numpy(), scores.numpy(), **options)  # type: ignore[arg-type]
+    assert any(score < 0.01 for _, score in wanted)  # the threshold is for what enters
+    for found_boxes, found_scores, _ in (by_torch, by_numpy):
+        assert found_scores.tolist() == pytest.approx([score for _, score in wanted], rel=1e-4)
+        assert found_boxes.tolist() == [boxes[index].tolist() for index, _ in wanted]
+
+
+def test_soft_nms_without_a_sigma_leaves_alone_what_overlaps_little() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 2.0, 4.0]])
+    kept, scores = soft_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), sigma=None, iou_thresh=0.3)
+    assert kept.tolist() == [0, 1, 2]  # overlaps with the first: 1/7, 1/2; of the last two 1/5
+    assert scores.tolist() == pytest.approx([0.9, 0.8, 0.7 * 0.5])

@@ -462,6 +462,7 @@ def test_stages_follow_from_the_head(settings: dict[str, str], names: list[str])
         ({"crops_per_batch": "0"}, "crops_per_batch=0: must be above 0"),
         ({"ridge_thresh": "1.5"}, "ridge_thresh=1.5"),
         ({"nms_method": "soft"}, "add --set head=softmax"),
+        ({"nms_method": "soft-linear"}, "nms_method=soft-linear: multiplies scores"),
         ({"svm_easy_margin": "0"}, "must not be above svm_hard_margin"),
     ],
 )

@@ -271,3 +271,19 @@ def test_starting_from_a_model_of_other_classes_says_what_was_taken(
     with caplog.at_level("INFO", logger="detkit"):
         SSD(config, ("car", "dog")).load_weights(str(tmp_path / "a.safetensors"))
     assert "tensors taken; new from chance: class_head" in caplog.text
+
+
+def test_under_the_papers_recipe_biases_learn_twice_as_fast_and_no_other_and_do_not_decay() -> None:
+    detector = SSD(SSDConfig(), ["a"])
+    detector.backbone.pretrained = True
+    groups = detector.parameter_groups(SSD.recipe)
+    names = {id(parameter): name for name, parameter in detector.named_parameters()}
+    told = {
+        names[id(one)]: (group["lr"], group["weight_decay"])
+        for group in groups
+        for one in group["params"]
+    }
+    assert told.keys() == set(names.values())
+    for name, parameter in detector.named_parameters():
+        decay = 5e-4 if parameter.ndim > 1 else 0.0
+        assert told[name] == (2e-3 if name.endswith(".bias") else 1e-3, decay), name

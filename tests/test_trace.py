@@ -74,7 +74,7 @@ def test_its_detection_ranks_out_of_its_image() -> None:
 
 def test_soft_nms_may_lose_it_as_well() -> None:
     rows = [(0.9, [0.0, 0.0, 4.9, 10.0]), (0.05, [0.0, 0.0, 6.0, 10.0])]
-    assert lost_at(rows, nms_method="soft", score_thresh=0.04)[0] == "nms"
+    assert lost_at(rows, nms_method="soft", nms_min_score=0.04)[0] == "nms"
 
 
 def test_objects_of_one_cell_share_it() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import colorsys
 import pickle
+import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
 
 from detkit.structures import Sample
 from detkit.transforms.augmentation import Compose, light_augmentation, ssd_augmentation
@@ -21,6 +24,7 @@ from detkit.transforms.geometric import (
     RandomErasing,
     RandomExpand,
     RandomHorizontalFlip,
+    RandomInterpolation,
     RandomIoUCrop,
     RandomNoise,
     RandomRotation,
@@ -31,6 +35,7 @@ from detkit.transforms.geometric import (
 )
 from detkit.transforms.mosaic import mosaic
 from detkit.transforms.photometric import PhotometricDistort, adjust_colours, adjust_levels
+from detkit.transforms.preparation import Preparation, shorter_side, square
 
 RED = (250, 10, 10)
 BLUE = (10, 10, 250)
@@ -72,6 +77,8 @@ def run(transform: Callable[[Sample], Sample], sample: Sample, seed: int) -> Sam
     return transform(sample)
 
 
+SQUARE = partial(square, 96)
+HALF = partial(shorter_side, 45, 1000)
 GEOMETRIC: list[tuple[str, Transform, float]] = [
     ("horizontal flip", RandomHorizontalFlip(1.0), 0.0),
     ("vertical flip", RandomVerticalFlip(1.0), 0.0),
@@ -80,13 +87,14 @@ GEOMETRIC: list[tuple[str, Transform, float]] = [
     ("expand, shrunk", RandomExpand(p=1.0, max_pixels=90 * 120), 1.0),
     ("scale and shift", RandomScaleShift(0.3), 0.0),
     ("rotation", RandomRotation(20.0, p=1.0), 2.0),
+    ("interpolation", RandomInterpolation(HALF), 1.5),
     ("noise", RandomNoise(p=1.0), 0.0),
 ]
 EVERY: list[tuple[str, Transform]] = [
     *((name, transform) for name, transform, _ in GEOMETRIC),
     ("photometric", PhotometricDistort()),
     ("erasing", RandomErasing(p=1.0)),
-    ("ssd", ssd_augmentation()),
+    ("ssd", ssd_augmentation(SQUARE)),
     ("light", light_augmentation()),
     ("mosaic", lambda sample: mosaic([sample] * 4, (64, 96))),
 ]
@@ -291,63 +299,127 @@ def test_a_mosaic_takes_the_best_proposals_of_its_images_in_turns() -> None:
         assert torch.allclose(combined.proposals[: len(combined.boxes)], combined.boxes)
 
 
-def test_the_iou_crop_is_the_first_valid_window_of_a_plain_loop() -> None:
-    crop = RandomIoUCrop()
-    size = (90, 120)
-    boxes = torch.tensor([[10.0, 10, 50, 60], [55, 20, 118, 88], [0, 0, 8, 8]])
-    found = 0
-    for seed in range(60):
-        torch.manual_seed(seed)
-        window = crop.draw_window(boxes, size)
-        torch.manual_seed(seed)
-        assert window == naive_window(boxes.tolist(), size, crop.min_overlaps)
-        found += window is not None
-    assert 30 < found < 60
+OBJECTS = [[10.0, 10, 50, 60], [55, 20, 118, 88], [0, 0, 8, 8]]
+Window = tuple[float, float, float, float]  # shares of the image
 
 
-def naive_window(
-    boxes: list[list[float]], size: tuple[int, int], min_overlaps: tuple[float, ...]
-) -> tuple[int, int, int, int] | None:
-    """The released code's search, one trial after the other, on the same random numbers."""
+def released_window(uniform: Callable[[float, float], float]) -> Window:
+    """SampleBBox of SSD's sampler.cpp, step by step, with its draws in its order."""
+    scale = uniform(0.3, 1.0)
+    ratio = uniform(max(0.5, scale**2), min(2.0, 1 / scale**2))
+    width, height = scale * ratio**0.5, scale / ratio**0.5
+    left, top = uniform(0.0, 1 - width), uniform(0.0, 1 - height)
+    return left, top, left + width, top + height
+
+
+def released_crops(
+    boxes: list[list[float]], size: tuple[int, int], trials: list[list[Window]]
+) -> list[Window]:
+    """GenerateBatchSamples: what each of the six samplers finds among its trials, if anything."""
     height, width = size
-    while True:
-        option = min_overlaps[int(torch.randint(len(min_overlaps), ()))]
-        if option >= 1:
-            return None
-        for w, h, x, y in torch.rand(40, 4).double().tolist():
-            new_w, new_h = int(width * (0.3 + 0.7 * w)), int(height * (0.3 + 0.7 * h))
-            if not 0.5 <= new_w / new_h <= 2:
-                continue
-            left, top = int((width - new_w) * x), int((height - new_h) * y)
-            window = (left, top, left + new_w, top + new_h)
-            for x1, y1, x2, y2 in boxes:
-                overlap_w = min(x2, window[2]) - max(x1, window[0])
-                overlap_h = min(y2, window[3]) - max(y1, window[1])
-                both = max(0.0, overlap_w) * max(0.0, overlap_h)
-                iou = both / ((x2 - x1) * (y2 - y1) + new_w * new_h - both)
-                inside = window[0] < (x1 + x2) / 2 < window[2]
-                inside = inside and window[1] < (y1 + y2) / 2 < window[3]
-                if inside and iou >= option:
-                    return window
+    found = []
+    for least, of_sampler in zip((0.1, 0.3, 0.5, 0.7, 0.9, 0.0), trials, strict=True):
+        for window in of_sampler:
+            x1, y1, x2, y2 = (part * side for part, side in zip(window, (width, height) * 2))
+            overlaps = []
+            for left, top, right, bottom in boxes:
+                across, down = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
+                both = max(0.0, across) * max(0.0, down)
+                areas = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)
+                overlaps.append(both / (areas - both))
+            if any(overlap >= least for overlap in overlaps):
+                found.append(window)
+                break
+    return found
 
 
-def test_iou_crops_have_the_sizes_that_torchvisions_have() -> None:
-    boxes = torch.tensor([[30.0, 30, 80, 80]])
-    theirs = v2.RandomIoUCrop(sampler_options=[0.3])
-    ours = RandomIoUCrop(min_overlaps=[0.3])
-    torch.manual_seed(0)
-    from torchvision.tv_tensors import BoundingBoxes
+def test_the_iou_crop_is_the_window_of_the_released_loop_on_the_same_draws() -> None:
+    crop, size = RandomIoUCrop(), (90, 120)
+    found = 0
+    for seed in range(80):
+        torch.manual_seed(seed)
+        window = crop.draw_window(torch.tensor(OBJECTS), size)
+        torch.manual_seed(seed)
+        trials = []
+        for of_sampler in torch.rand(6, 50, 4).double().tolist():
+            trials.append([])
+            for draws in map(iter, of_sampler):
+                uniform = lambda low, high, draws=draws: low + (high - low) * next(draws)  # noqa: E731
+                trials[-1].append(released_window(uniform))
+        crops = released_crops(OBJECTS, size, trials)
+        chosen = [*crops, None][int(torch.randint(len(crops) + 1, ()))]
+        assert (window is None) == (chosen is None)
+        if window is not None and chosen is not None:
+            wanted = np.multiply(chosen, (120, 90, 120, 90))
+            assert np.abs(np.subtract(window, wanted)).max() <= 2  # a border and a side are cut off
+            found += 1
+    assert 40 < found < 80
 
-    tensor = BoundingBoxes(boxes, format="XYXY", canvas_size=(120, 120))
-    areas: list[list[float]] = [[], []]
-    for _ in range(250):
-        params = theirs.make_params([torch.zeros(3, 120, 120), tensor])
-        areas[0].append(params["height"] * params["width"])
-        window = ours.draw_window(boxes, (120, 120))
-        assert window is not None
-        areas[1].append((window[2] - window[0]) * (window[3] - window[1]))
-    spread = np.std(areas[0]) / np.sqrt(250)
-    assert abs(np.mean(areas[0]) - np.mean(areas[1])) < 4 * spread
+
+def test_iou_crops_have_the_released_samplers_statistics() -> None:
+    """The port draws by itself, so that order and number of draws do not matter."""
+    crop, size = RandomIoUCrop(), (300, 400)
+    boxes = [[40.0, 60, 110, 160], [250, 30, 390, 280]]
+    rng, number = random.Random(5), 1500
+    theirs: list[Window | None] = []
+    for _ in range(number):
+        trials = [[released_window(rng.uniform) for _ in range(50)] for _ in range(6)]
+        theirs.append(rng.choice([*released_crops(boxes, size, trials), None]))
+    torch.manual_seed(3)
+    ours = []
+    for _ in range(number):
+        window = crop.draw_window(torch.tensor(boxes), size)
+        ours.append(None if window is None else tuple(np.divide(window, (400, 300, 400, 300))))
+
+    def figures(windows: list[Window | None]) -> list[list[float]]:
+        cut = [one for one in windows if one is not None]
+        x = [[(left + right) / 2 for left, _, right, _ in boxes]]
+        y = [[(top + bottom) / 2 for _, top, _, bottom in boxes]]
+        held = [
+            sum(x1 < a / 400 < x2 and y1 < b / 300 < y2 for a, b in zip(x[0], y[0], strict=True))
+            for x1, y1, x2, y2 in cut
+        ]
+        return [
+            [one is None for one in windows],
+            [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in cut],
+            [(x2 - x1) * (y2 - y1) > 0.7 for x1, y1, x2, y2 in cut],
+            [np.log((x2 - x1) / (y2 - y1)) for x1, y1, x2, y2 in cut],
+            [min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in cut],
+            [number == 0 for number in held],  # no object left
+            [number == 2 for number in held],
+        ]
+
+    for mine, wanted in zip(figures(ours), figures(theirs), strict=True):
+        doubt = np.hypot(np.std(mine) / len(mine) ** 0.5, np.std(wanted) / len(wanted) ** 0.5)
+        assert abs(np.mean(mine) - np.mean(wanted)) < 4 * doubt
+    assert 0.01 < np.mean(figures(ours)[5]) < 0.2
+
+
+def test_an_image_is_resized_in_each_of_opencvs_five_ways_equally_often() -> None:
+    resize = RandomInterpolation(lambda height, width: (60, 50))
+    noise = torch.randint(256, (3, 90, 120), dtype=torch.uint8)
+    sample = replace(painted([(30, 20, 90, 80)], [RED]), image=noise)
+    ways = {
+        cv2.resize(noise.permute(1, 2, 0).numpy(), (50, 60), interpolation=way).tobytes(): way
+        for way in range(5)  # nearest, linear, cubic, area, Lanczos
+    }
+    assert len(ways) == 5
+    counts = dict.fromkeys(range(5), 0)
+    for seed in range(300):
+        moved = run(resize, sample, seed)
+        counts[ways[moved.image.permute(1, 2, 0).contiguous().numpy().tobytes()]] += 1
+        scale = torch.tensor([50 / 120, 60 / 90] * 2)
+        torch.testing.assert_close(moved.boxes, sample.boxes * scale)
+    assert all(35 < count < 90 for count in counts.values())
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_an_image_of_the_networks_size_is_not_resized_again(antialias: bool) -> None:
+    sample = run(RandomInterpolation(lambda height, width: (60, 50)), painted([], []), 0)
+    noise = torch.randint(256, (3, 60, 50), dtype=torch.uint8)
+    prepare = Preparation(lambda height, width: (60, 50), (0, 0, 0), (1, 1, 1), antialias)
+    batch = prepare.resize([replace(sample, image=noise)])
+    assert torch.equal(batch.images[0].float(), noise.float())
 
 
 def test_expand_never_makes_a_canvas_beyond_the_limit() -> None:
@@ -392,7 +464,7 @@ def test_probability_zero_changes_nothing() -> None:
     for transform in (
         RandomHorizontalFlip(0.0), RandomVerticalFlip(0.0), RandomRotation(p=0.0),
         RandomNoise(p=0.0), RandomErasing(p=0.0), RandomExpand(p=0.0), PhotometricDistort(p=0.0),
-        RandomScaleShift(0.0), RandomIoUCrop(min_overlaps=[1.0]),
+        RandomScaleShift(0.0), RandomIoUCrop(min_overlaps=[]),
     ):  # fmt: skip
         moved = run(transform, sample, 1)
         assert torch.equal(moved.image, sample.image)
@@ -420,6 +492,40 @@ def test_colours_change_as_pythons_own_hsv_says() -> None:
         error = np.abs(ours.reshape(-1, 3) - 255 * np.array(expected))
         assert error.mean() < 1.0
         assert error.max() <= 9  # hue within 2.1 degrees: three times rounded to steps of 1.4
+
+
+def released_hue(pixels: NDArray[np.uint8], delta: float) -> NDArray[np.uint8]:
+    """AdjustHue of SSD's im_transforms.cpp: `delta` of the 180 levels that OpenCV's hue has."""
+    hsv = cv2.cvtColor(pixels[..., ::-1].copy(), cv2.COLOR_BGR2HSV)
+    hsv[..., 0] = np.clip(np.rint(hsv[..., 0] + np.float64(delta)), 0, 255)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[..., ::-1]
+
+
+def test_hue_is_turned_as_by_the_released_code_and_not_below_red() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    pixels[:10] = (200, 60, 70)  # hue 356: goes on from 0
+    pixels[10:20] = (200, 70, 60)  # hue 4: no lower than 0
+    for delta in (-18.0, -7.3, 5.0, 18.0):
+        ours = adjust_colours(pixels, 1.0, 2 * delta, wraps=False).astype(int)
+        error = np.abs(ours - released_hue(pixels, delta))
+        # Steps of 1.4 and of 2 degrees; a hue of 359 is 0 in the coarser ones, and stays there.
+        assert error.mean() < 2.0 and np.quantile(error, 0.995) <= 8
+    lowered = adjust_colours(pixels, 1.0, -36.0, wraps=False)[15, 0]
+    assert abs(int(lowered[1]) - int(lowered[2])) <= 2  # red
+    assert int(adjust_colours(pixels, 1.0, -36.0)[15, 0, 2]) > 110  # magenta
+
+
+def test_the_papers_hue_is_turned_by_up_to_36_degrees() -> None:
+    turns = []
+    image = torch.tensor([60, 200, 60], dtype=torch.uint8)[:, None, None].expand(3, 4, 4)
+    for seed in range(300):
+        red, green, blue = run(
+            PhotometricDistort(brightness=0, contrast=(1, 1), saturation=(1, 1), p=1.0),
+            replace(painted([], []), image=image.clone()),
+            seed,
+        ).image[:, 0, 0].tolist()  # fmt: skip
+        turns.append(360 * colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)[0] - 120)
+    assert -38 < min(turns) < -33 and 33 < max(turns) < 38
 
 
 def test_a_grey_picture_stays_grey_under_any_colour_change() -> None:
@@ -461,7 +567,9 @@ def test_a_mosaic_of_other_than_four_is_refused() -> None:
 
 def test_transforms_can_be_sent_to_data_workers() -> None:
     sample = painted([(10, 10, 50, 50)], [RED])
-    everything = Compose([ssd_augmentation(), light_augmentation(), RandomErasing(), RandomNoise()])
+    everything = Compose(
+        [ssd_augmentation(SQUARE), light_augmentation(), RandomErasing(), RandomNoise()]
+    )
     copy = pickle.loads(pickle.dumps(everything))
     assert torch.equal(run(copy, sample, 4).image, run(everything, sample, 4).image)
 
@@ -491,4 +599,4 @@ def test_the_zooms_of_transforms_multiply_and_others_have_none() -> None:
     both = Compose([RandomScaleShift(0.1), RandomExpand(), RandomScaleShift(0.25)])
     assert zoom_of(both) == pytest.approx(1.25 * 2)
     assert zoom_of(light_augmentation()) == pytest.approx(1.25)
-    assert zoom_of(ssd_augmentation()) == pytest.approx(1 / 0.65)
+    assert zoom_of(ssd_augmentation(SQUARE)) == pytest.approx(1 / 0.65)

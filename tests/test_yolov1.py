@@ -404,15 +404,6 @@ def test_settings_that_cannot_work_are_refused_by_name(settings: dict[str, float
         YOLOv1Config(**settings).validate()  # type: ignore[arg-type]
 
 
-def test_the_papers_schedule_is_75_30_and_30_epochs_at_three_rates() -> None:
-    recipe = YOLOv1.recipe
-    epoch = 16_551 / recipe.batch_size
-    assert recipe.max_steps == pytest.approx(135 * epoch, rel=0.01)
-    first, second = (share * recipe.max_steps / epoch for share in recipe.milestones)
-    assert (round(first), round(second)) == (75, 105)
-    assert recipe.lr * recipe.warmup_factor == pytest.approx(1e-3)
-
-
 def test_exposure_and_saturation_change_by_up_to_half_and_hue_stays() -> None:
     pixels = np.zeros((2, 2, 3), np.uint8)
     pixels[:] = (120, 60, 60)

@@ -168,10 +168,10 @@ class RCNNConfig(ProposalConfig):
                 f"--set svm_easy_margin={self.svm_easy_margin}: must not be above "
                 f"svm_hard_margin ({self.svm_hard_margin})"
             )
-        if self.head == "svm" and self.nms_method == "soft":
+        if self.head == "svm" and self.nms_method != "greedy":
             raise UsageError(
-                "--set nms_method=soft: multiplies scores, which margins do not allow; add "
-                "--set head=softmax"
+                f"--set nms_method={self.nms_method}: multiplies scores, which margins do not "
+                "allow; add --set head=softmax"
             )
 
 

@@ -10,8 +10,13 @@ Differences from the paper:
   are all L2-normalised, since a head on unnormalised maps of unlike scale learns slowly.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the paper's.
-- Photometric distortion and IoU crops are ours, after the released code; the rest of the
-  augmentation is made of torchvision's functions.
+- The augmentation of `recipe` has the released code's distributions. Colours are turned into HSV
+  and back once for saturation and hue together, which there are two steps with a rounding each.
+- `--weights imagenet` is torchvision's VGG16, IMAGENET1K_V1, trained anew; the released code starts
+  from Caffe's. Torchvision's SSD300 does from IMAGENET1K_FEATURES, Caffe's without fc6 and fc7.
+- The scales of `L2Norm` are not decayed; in the released code they are.
+- Detection resizes with antialiasing; `--set antialias=no` is the released code's linear way.
+- A box that lies outside the image is left out before NMS; in the released code it takes part.
 - A default box inside an ignored object that learns no other is no negative: it is never mined.
 
 Where the equations are:
@@ -88,6 +93,9 @@ class SSDConfig(DetectorConfig):
     )
     loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1", at_least=0)
     l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20", above=0)
+    clip_before_nms: bool = setting(
+        False, "released code: NMS, then boxes are cut to the image; torchvision's port: before"
+    )
 
 
 # What torchvision's `ssd300_vgg16` differs in from the released code: smaller scales, default
@@ -96,6 +104,7 @@ _TORCHVISION = SSDConfig(
     backbone="vgg16",
     scales=(0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
     clip_sides=True,
+    clip_before_nms=True,
     mean=(0.48235, 0.45882, 0.40784),
     std=(1 / 255, 1 / 255, 1 / 255),
     antialias=False,
@@ -238,9 +247,10 @@ class SSD(Detector):
     paper: ClassVar[str] = "Liu et al. 2016, arXiv:1512.02325"
     config_class: ClassVar[type[DetectorConfig]] = SSDConfig
     recipe_source: ClassVar[str] = (
-        "sec. 3.1 and released code, VOC07+12: 120k steps of 32 at .001, .1 of it from 80k and 100k"
+        "sec. 3.1 and released code, VOC07+12: 120k steps of 32 at .001, .1 of it from 80k and "
+        "100k; biases at twice the rate and not decayed"
     )
-    recipe: ClassVar[Recipe] = Recipe()
+    recipe: ClassVar[Recipe] = Recipe(bias_lr_factor=2.0)
     short_recipe: ClassVar[Recipe] = SHORT_RECIPE
     published: ClassVar[Mapping[str, Published]] = dict.fromkeys(
         ("ssd300-coco", "ssd300_vgg16-coco"), Published("ssd300_vgg16", "COCO_V1", _TORCHVISION)
@@ -314,8 +324,8 @@ class SSD(Detector):
         return partial(square, self.config.size)
 
     def augmentation(self) -> Transform:
-        """Return sec. 3.6's augmentation: photometric, expand, IoU crop, mirror."""
-        return ssd_augmentation(self.config.mean)
+        """Return sec. 3.6's augmentation: photometric, expand, IoU crop, resize, mirror."""
+        return ssd_augmentation(self.network_size(), self.config.mean)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Return the L maps, (B, C_l, H_l, W_l), of (B, 3, H, W) images."""

@@ -23,10 +23,14 @@ Differences from the paper:
   in the middle of their cell, confidence .1, classes 1 / C: the loss is small from the first step.
 - Negative confidences and class probabilities count as 0 in detection: the last layer is linear
   (sec. 2.2), and two negative numbers would make a positive score.
-- Eq. 3 is summed over an image and its mean is over the batch, as the paper writes it. The
-  released code follows half its gradient, so that the same lr is twice as high here.
-- `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
-  `recipe` is the paper's. Pretraining at half the resolution is left to others.
+- Half of eq. 3 is learnt, as in the released code, so that lr and weight decay mean the same;
+  it is summed over an image, its mean is over the batch.
+- `recipe` is that of the released `yolo.cfg`: 40,000 batches of 64, from .001 in three steps to
+  .01, .1 of it from 20,000 and 30,000. The text's 75, 30 and 30 epochs of VOC07+12 are 34,900.
+- No layer is fixed on the paper's two networks, as in the released code, whatever the recipe.
+- `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line.
+  Pretraining at half the resolution is left to others.
+- A box that lies outside the image is left out before NMS; in the released code it takes part.
 
 Where the equations are:
 - sec. 2: `assign_cells`, the cell that is responsible for an object
@@ -43,7 +47,7 @@ Where the equations are:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -65,7 +69,6 @@ from detkit.transforms.geometric import (
     RandomHorizontalFlip,
     RandomScaleShift,
     Transform,
-    mean_colour,
 )
 from detkit.transforms.photometric import RandomExposure
 from detkit.transforms.preparation import square
@@ -79,6 +82,10 @@ VOC_CLASSES = (
 )
 SMALLEST_SHARE = 1 / 8  # of a cell's side
 PAPERS_OWN = ("darknet", "fast_yolo")
+MIN_VISIBLE = 0.005  # released code: of either side of the image; less of an object is not learnt
+# Released code: the gradient of half the squared error. Eq. 3 is not halved, and its gradient
+# would be twice as large at the same lr and weight decay.
+LOSS_SCALE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,13 @@ class YOLOv1Config(DetectorConfig):
     lambda_noobj: float = setting(0.5, "sec. 2.2", at_least=0)
     score_thresh: float = setting(0.001, "released code, for mAP; .2 to look at")
     nms_thresh: float = setting(0.5, "released code")
+    clip_before_nms: bool = setting(
+        False, "released code: boxes are cut to the image when they are written, after NMS"
+    )
+    pre_nms_top_k: int = setting(10_000, "released code: no limit", at_least=1)
+    max_detections: int = setting(
+        10_000, "released code: no limit; 98 boxes of 20 classes are 1,960", at_least=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,23 +252,28 @@ class YOLOv1(Detector):
     paper: ClassVar[str] = "Redmon et al. 2016, arXiv:1506.02640"
     config_class: ClassVar[type[DetectorConfig]] = YOLOv1Config
     recipe_source: ClassVar[str] = (
-        "sec. 2.2: 135 epochs in batches of 64, from .001 to .01, .1 of it from epochs 75 and 105"
+        "sec. 2.2 and released yolo.cfg: 40k steps of 64, from .001 by 2.5, 2 and 2 to .01 at 200, "
+        "400 and 600, .1 of it from 20k and 30k"
     )
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=64,
-        max_steps=34_900,  # 135 epochs of the 16,551 images of VOC07+12
-        lr=1e-2,
-        milestones=(75 / 135, 105 / 135),
-        warmup=5 / 135,  # "for the first epochs"; how many is ours
-        warmup_factor=0.1,
+        max_steps=40_000,
+        lr=1e-3,
+        milestones=(200 / 40_000, 400 / 40_000, 600 / 40_000, 1 / 2, 3 / 4),
+        gamma=(2.5, 2.0, 2.0, 0.1, 0.1),
     )
-    short_recipe: ClassVar[Recipe] = SHORT_RECIPE
+    # Gradients are cut where those of all of eq. 3 would be at 10.
+    short_recipe: ClassVar[Recipe] = replace(
+        SHORT_RECIPE, clip_norm=LOSS_SCALE * SHORT_RECIPE.clip_norm
+    )
     config: YOLOv1Config
 
     def __init__(self, config: YOLOv1Config, class_names: Sequence[str]) -> None:
         """Build the network with random weights for these classes."""
         super().__init__(config, class_names)
         self.backbone = backbones.build(config.backbone)
+        if config.backbone in PAPERS_OWN:
+            self.backbone.generic_blocks = 0
         taps, sides = self.backbone.taps, self._map_sides()
         self.outputs_a_cell = config.boxes_a_cell * 5 + len(self.class_names)
         self.head: ConnectedHead | ConvolutionalHead
@@ -330,9 +349,9 @@ class YOLOv1(Detector):
         return partial(square, self.config.size)
 
     def augmentation(self) -> Transform:
-        """Return sec. 2.2's augmentation; the mirror image is of the released code."""
-        fill = mean_colour(self.config.mean)
-        return Compose([RandomExposure(), RandomScaleShift(0.2, fill), RandomHorizontalFlip()])
+        """Return sec. 2.2's augmentation; mirror image, border and cut objects as released."""
+        shift = RandomScaleShift(0.2, fill=None, min_side=MIN_VISIBLE)
+        return Compose([RandomExposure(), shift, RandomHorizontalFlip()])
 
     @property
     def reach_rule(self) -> str:
@@ -401,10 +420,10 @@ class YOLOv1(Detector):
         return Objects(all_cells[kept], all_targets[kept], labels[kept])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms of eq. 3: centres, sizes, confidence with and without object, class."""
+        """Return half of eq. 3's terms: centres, sizes, confidence on objects and off, class."""
         config = self.config
         images = zip(batch.ignored_boxes, batch.sizes)
-        return grid_loss(
+        parts = grid_loss(
             self.predict(batch.images),
             self.objects(batch),
             torch.cat([ignored_cells(*image, config.grid) for image in images]),
@@ -412,6 +431,7 @@ class YOLOv1(Detector):
             lambda_coord=config.lambda_coord,
             lambda_noobj=config.lambda_noobj,
         )
+        return {role: LOSS_SCALE * part for role, part in parts.items()}
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return all K boxes with each class's confidence, Pr(class) * IoU: eq. 1."""

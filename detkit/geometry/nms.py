@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision import ops
 
 from detkit.geometry.boxes import iou
+from detkit.geometry.nms_numpy import NMSMethod
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
@@ -28,12 +28,20 @@ def nms(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
 
 
 def soft_nms(
-    boxes: Tensor, scores: Tensor, sigma: float = 0.5, score_thresh: float = 0.001
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    sigma: float | None = 0.5,
+    iou_thresh: float = 0.3,
+    min_score: float = 0.001,
 ) -> tuple[Tensor, Tensor]:
-    """Return (indices (N,), rescored scores (N,)) of Gaussian soft-NMS, best first.
+    """Return (indices (N,), rescored scores (N,)) of soft-NMS, best first.
 
-    Bodla et al. 2017, eq. 3: instead of dropping a box that overlaps the best one, its score
-    is multiplied by `exp(-iou^2 / sigma)`; boxes below `score_thresh` go.
+    Bodla et al. 2017 (arXiv:1704.04503), sec. 3: instead of dropping a box that overlaps the best
+    one, its score is multiplied by `exp(-iou^2 / sigma)`; without a `sigma`, the linear form, by
+    `1 - iou` where that is above `iou_thresh`, which the Gaussian form has no use for. A box goes
+    whose score falls below `min_score`. The defaults are the released code's. `boxes` is (K, 4),
+    `scores` (K,).
     """
     remaining = torch.arange(len(scores), device=scores.device)
     scores = scores.clone()
@@ -45,8 +53,12 @@ def soft_nms(
         kept_scores.append(scores[index].clone())
         remaining = torch.cat([remaining[:best], remaining[best + 1 :]])
         overlap = iou(boxes[index][None], boxes[remaining])[0]
-        scores[remaining] *= (-(overlap**2) / sigma).exp()
-        remaining = remaining[scores[remaining] >= score_thresh]
+        if sigma is None:
+            factors = torch.where(overlap > iou_thresh, 1 - overlap, 1.0)
+        else:
+            factors = (-(overlap**2) / sigma).exp()
+        scores[remaining] *= factors
+        remaining = remaining[scores[remaining] >= min_score]
     if not kept:
         return torch.empty(0, dtype=torch.int64, device=scores.device), scores[:0]
     return torch.stack(kept), torch.stack(kept_scores)
@@ -70,12 +82,15 @@ def rankings(
     score_thresh: float,
     nms_thresh: float,
     top_k: int,
-    method: Literal["greedy", "soft"] = "greedy",
+    method: NMSMethod = "greedy",
+    sigma: float = 0.5,
+    min_score: float = 0.001,
 ) -> list[Ranking]:
     """Return what is left of each class that has a candidate above `score_thresh`.
 
     For each class by itself: candidates that score above `score_thresh`, of these the best
-    `top_k`, then NMS. `boxes` is (K, 4) or, class-specific, (K, C, 4); `scores` is (K, C).
+    `top_k`, then NMS; `sigma` and `min_score` are `soft_nms`'s. `boxes` is (K, 4) or,
+    class-specific, (K, C, 4); `scores` is (K, C).
     """
     if not len(scores):
         return []
@@ -96,7 +111,13 @@ def rankings(
             kept = ops.nms(class_boxes, of_class, nms_thresh)
             of_class = of_class[kept]
         else:
-            kept, of_class = soft_nms(class_boxes, of_class, score_thresh=score_thresh)
+            kept, of_class = soft_nms(
+                class_boxes,
+                of_class,
+                sigma=sigma if method == "soft" else None,
+                iou_thresh=nms_thresh,
+                min_score=min_score,
+            )
         found.append(Ranking(label, rows, class_boxes, kept, of_class))
     return found
 
@@ -119,7 +140,9 @@ def select(
     nms_thresh: float,
     top_k: int,
     max_detections: int,
-    method: Literal["greedy", "soft"] = "greedy",
+    method: NMSMethod = "greedy",
+    sigma: float = 0.5,
+    min_score: float = 0.001,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (boxes (N, 4), scores (N,), labels (N,)) of one image, best first.
 
@@ -133,6 +156,8 @@ def select(
         nms_thresh=nms_thresh,
         top_k=top_k,
         method=method,
+        sigma=sigma,
+        min_score=min_score,
     )
     order, ordered = best_first(ranked, scores)
     best = order[:max_detections]

@@ -13,6 +13,8 @@ import numpy as np
 
 from detkit.structures import FloatArray, IntArray
 
+NMSMethod = Literal["greedy", "soft", "soft-linear"]
+
 
 def select(
     boxes: FloatArray,
@@ -22,13 +24,16 @@ def select(
     nms_thresh: float,
     top_k: int,
     max_detections: int,
-    method: Literal["greedy", "soft"] = "greedy",
+    method: NMSMethod = "greedy",
+    sigma: float = 0.5,
+    min_score: float = 0.001,
 ) -> tuple[FloatArray, FloatArray, IntArray]:
     """Return (boxes (N, 4), scores (N,), labels (N,)) of one image, best first.
 
     For each class by itself: candidates that score above `score_thresh`, of these the best
     `top_k`, then NMS; over all classes the best `max_detections` are kept. Equal scores keep
-    their order. `boxes` is (K, 4) or, class-specific, (K, C, 4); `scores` is (K, C).
+    their order. `sigma` and `min_score` are `soft_nms`'s. `boxes` is (K, 4) or, class-specific,
+    (K, C, 4); `scores` is (K, C).
     """
     kept_boxes = [np.empty((0, 4), np.float32)]
     kept_scores = [np.empty(0, np.float32)]
@@ -43,7 +48,13 @@ def select(
             kept = nms(class_boxes, nms_thresh)
             of_class = of_class[kept]
         else:
-            kept, of_class = soft_nms(class_boxes, of_class, score_thresh=score_thresh)
+            kept, of_class = soft_nms(
+                class_boxes,
+                of_class,
+                sigma=sigma if method == "soft" else None,
+                iou_thresh=nms_thresh,
+                min_score=min_score,
+            )
         kept_boxes.append(class_boxes[kept])
         kept_scores.append(of_class)
         kept_labels.append(np.full(len(kept), label, np.int64))
@@ -69,11 +80,16 @@ def nms(boxes: FloatArray, iou_thresh: float) -> IntArray:
 
 
 def soft_nms(
-    boxes: FloatArray, scores: FloatArray, sigma: float = 0.5, score_thresh: float = 0.001
+    boxes: FloatArray,
+    scores: FloatArray,
+    *,
+    sigma: float | None = 0.5,
+    iou_thresh: float = 0.3,
+    min_score: float = 0.001,
 ) -> tuple[IntArray, FloatArray]:
-    """Return (indices (N,), rescored scores (N,)) of Gaussian soft-NMS, best first.
+    """Return (indices (N,), rescored scores (N,)) of soft-NMS, best first.
 
-    Bodla et al. 2017, eq. 3, as `geometry.nms.soft_nms`.
+    Bodla et al. 2017, in both forms, as `geometry.nms.soft_nms`.
     """
     remaining = np.arange(len(scores))
     scores = scores.copy()
@@ -84,8 +100,13 @@ def soft_nms(
         kept.append(best)
         remaining = np.delete(remaining, place)
         overlap = iou(boxes[best], boxes[remaining])
-        scores[remaining] *= np.exp(-(overlap**2) / np.float32(sigma))
-        remaining = remaining[scores[remaining] >= np.float32(score_thresh)]
+        if sigma is None:
+            # Compared in float32, as torch compares it with a plain number.
+            factors = np.where(overlap > np.float32(iou_thresh), 1 - overlap, np.float32(1))
+        else:
+            factors = np.exp(-(overlap**2) / np.float32(sigma))
+        scores[remaining] *= factors
+        remaining = remaining[scores[remaining] >= np.float32(min_score)]
     indices = np.array(kept, np.int64)
     return indices, scores[indices]
 

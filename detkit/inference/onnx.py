@@ -38,12 +38,16 @@ RUNTIME_SETTINGS = (
     "score_thresh",
     "nms_thresh",
     "nms_method",
+    "nms_sigma",
+    "nms_min_score",
+    "clip_before_nms",
     "pre_nms_top_k",
     "max_detections",
     "tile",
     "tile_overlap",
 )
-SINCE_TILES = ("tile", "tile_overlap")  # files of before lack them
+# What older files lack; these were written for what is DetectorConfig's default.
+LATER_SETTINGS = ("nms_sigma", "nms_min_score", "clip_before_nms", "tile", "tile_overlap")
 SMALLEST_SIDE = 0.01  # network pixels, as in `detector`
 
 
@@ -194,17 +198,19 @@ class OnnxDetector:
         """Return what is left of image `index`'s candidates after NMS, in its own pixels."""
         config = self.config
         size, original = batch.sizes[index], batch.original_sizes[index]
-        boxes = _clipped(boxes, size)
-        flat = (boxes[..., 2:] - boxes[..., :2]).min(axis=-1) < np.float32(SMALLEST_SIDE)
+        inside = _clipped(boxes, size)
+        flat = (inside[..., 2:] - inside[..., :2]).min(axis=-1) < np.float32(SMALLEST_SIDE)
         none = flat if flat.ndim == 2 else flat[:, None]
         boxes, scores, labels = select(
-            boxes,
+            inside if config.clip_before_nms else boxes,
             np.where(none, np.float32(-math.inf), scores),
             score_thresh=config.score_thresh,
             nms_thresh=config.nms_thresh,
             top_k=config.pre_nms_top_k,
             max_detections=config.max_detections,
             method=config.nms_method,
+            sigma=config.nms_sigma,
+            min_score=config.nms_min_score,
         )
         y, x = size[0] / original[0], size[1] / original[1]
         boxes = _clipped(np.divide(boxes, np.array([x, y, x, y], np.float32)), original)
@@ -251,7 +257,7 @@ def _header(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         return {
             key: json.loads(metadata[key])
             for key in wanted
-            if key in metadata or key not in SINCE_TILES
+            if key in metadata or key not in LATER_SETTINGS
         }
     except (KeyError, ValueError) as error:
         raise DetkitError(

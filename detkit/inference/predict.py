@@ -170,8 +170,10 @@ def detect_images(
     An image that cannot be read is a `Prediction` whose `predictions.error` says why. The
     detector runs in eval mode, where its weights are, on batches of images of one network size.
     `score_thresh` is the score a box must exceed and `thresholds` the least one of single
-    classes; like `nms_thresh` they stand in for the config's. A detector that wants proposals
-    gets those of `proposals`, by default as its config says. Images larger than `tile` are looked
+    `score_thresh` is the score a box must exceed and `thresholds` the least one of single
+    classes; like `nms_thresh` they stand in for the config's, below which, unlike these, soft-NMS
+    may lower a score. A detector that wants proposals gets those of `proposals`, by default as its
+    config says. Images larger than `tile` are looked
     at whole and in tiles of that side, two neighbours of which share `tile_overlap` of it (0: no
     tiles; None: as the config says), and with `tta`'s variants (see `inference.views`); what is
     found is merged. Seconds go to `timing`: of "decode", "propose" and "prepare", all in threads,
@@ -196,6 +198,9 @@ def detect_images(
     config.validate()
     limits = _limits(config, thresholds or {}, detector.class_names)
     config = dataclasses.replace(config, score_thresh=min(limits, default=config.score_thresh))
+    if score_thresh is None and config.nms_method != "greedy":
+        # The default threshold is for what enters soft-NMS, which says itself what it keeps.
+        limits = _limits(config, thresholds or {}, detector.class_names, config.nms_min_score)
     source = source_for(detector, proposals)
     stages = ("decode", "propose", "prepare", "network") if source else READ_STAGES
     if timing is not None:
@@ -215,10 +220,13 @@ def _by_one_head(detector: Finder[BatchT], batch: BatchT) -> dict[str, list[Dete
 
 
 def _limits(
-    config: DetectorConfig, thresholds: Mapping[str, float], class_names: Sequence[str]
+    config: DetectorConfig,
+    thresholds: Mapping[str, float],
+    class_names: Sequence[str],
+    default: float | None = None,
 ) -> list[float]:
-    """Return the least score of each of the C classes."""
-    limits = [config.score_thresh] * len(class_names)
+    """Return the least score of each of the C classes; by `default` the config's."""
+    limits = [config.score_thresh if default is None else default] * len(class_names)
     for name, value in thresholds.items():
         if name not in class_names:
             hint = nearest_hint(name, class_names, f"it has {', '.join(class_names)}")

@@ -14,10 +14,11 @@ from detkit.config import Recipe
 
 
 def lr_factor(recipe: Recipe, progress: float) -> float:
-    """Return what the base learning rate is multiplied with, in (0, 1], at this progress.
+    """Return what the base learning rate is multiplied with at this progress.
 
-    A linear warm-up over the first `warmup`; then steps by `gamma` at each of the `milestones`
-    (shares of the whole budget), or half a cosine down to 0 (Loshchilov and Hutter 2017, eq. 5).
+    A linear warm-up over the first `warmup`; then steps by `gamma`, or each by its own of several,
+    at the `milestones` (shares of the whole budget), or half a cosine down to 0 (Loshchilov and
+    Hutter 2017, eq. 5).
     """
     if progress < recipe.warmup:
         return recipe.warmup_factor + (1 - recipe.warmup_factor) * progress / recipe.warmup
@@ -25,6 +26,8 @@ def lr_factor(recipe: Recipe, progress: float) -> float:
         share = (progress - recipe.warmup) / max(1e-9, 1 - recipe.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     passed = sum(progress >= milestone - 1e-9 for milestone in recipe.milestones)
+    if isinstance(recipe.gamma, tuple):
+        return math.prod(recipe.gamma[:passed])
     return recipe.gamma**passed
 
 

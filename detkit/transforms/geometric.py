@@ -4,10 +4,12 @@ Shape shorthand: R boxes, P proposals, H x W own pixels.
 
 Geometry and noise come from `torchvision.transforms.v2`. Two parts are written anew because
 torchvision's cost more than decoding the image: the photometric distortion (photometric.py)
-and the search for an IoU crop (up to 60 ms, one trial at a time, against 1).
+and the search for an IoU crop (up to 60 ms, one trial at a time, against 1), whose windows are
+others than the released code's as well.
 
 One rule says which objects stay, that of SSD sec. 2.2: those whose centre is still inside.
-Their boxes are clipped; those left without a whole pixel go. `labels`, `difficult` and
+Their boxes are clipped; those left without a whole pixel go. `RandomScaleShift` can follow
+YOLOv1's released code instead, which keeps what is seen of any. `labels`, `difficult` and
 `ignored` follow. An ignored object stays wherever its centre is, since what is seen of it would
 be background otherwise.
 Everything works on images without objects. All randomness is from torch's global generator,
@@ -20,6 +22,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -196,16 +200,19 @@ class RandomExpand:
 class RandomIoUCrop:
     """Crops a window that overlaps an object by a drawn minimum IoU, or leaves the image whole.
 
-    SSD sec. 2.2; the distribution is that of `v2.RandomIoUCrop` and the released code, all
-    trials of a round drawn at once. An image without objects, ignored ones aside, stays whole.
+    SSD sec. 2.2, with the released code's distribution (`sampler.cpp` as of the paper; chainercv
+    has the same): for each minimum the first good one of `num_trials` windows, and of these and
+    the whole image any. A window's area is the square of a number drawn from `scale`, its ratio is
+    of shares of the image, not of pixels, and its object may have its centre outside: then the
+    window may hold none. An image without objects, ignored ones aside, stays whole.
     """
 
     def __init__(
         self,
-        min_overlaps: Sequence[float] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0),  # 1: left whole
+        min_overlaps: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0),  # 0: any window
         scale: tuple[float, float] = (0.3, 1.0),  # released code; the paper says .1 of the area
         ratio: tuple[float, float] = (0.5, 2.0),
-        num_trials: int = 40,  # torchvision's; the released code has 50
+        num_trials: int = 50,  # released code
     ) -> None:
         self.min_overlaps = tuple(min_overlaps)
         self.scale = scale
@@ -214,7 +221,7 @@ class RandomIoUCrop:
 
     @property
     def zoom(self) -> float:
-        """What a window of the middle size is enlarged by: sides are drawn evenly from `scale`.
+        """What a window of the middle size is enlarged by, its sides' mean drawn from `scale`.
 
         Less than the most there is. For the smallest windows, .3 of a side, an image would have to
         be kept with 11 times the pixels that the network sees, for the middle ones with 2.4.
@@ -234,32 +241,61 @@ class RandomIoUCrop:
     def draw_window(self, boxes: Tensor, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
         """Return a window (x1, y1, x2, y2) in an image of `size` (height, width), or None: whole.
 
-        The overlap is the IoU of the window with the best of the objects whose centre it holds.
+        `boxes` (R, 4) are the objects that it may be drawn for.
         """
         if len(boxes) == 0:
             return None
-        centres = _centres(boxes)
         whole = torch.tensor([size[1], size[0]])
-        while True:
-            index = int(torch.randint(len(self.min_overlaps), ()))
-            min_overlap = self.min_overlaps[index]
-            if min_overlap >= 1.0:
-                return None
-            draws = torch.rand(self.num_trials, 4)
-            low, high = self.scale
-            extent = (whole * (low + (high - low) * draws[:, :2])).long()
-            start = ((whole - extent) * draws[:, 2:]).long()
-            windows = torch.cat([start, start + extent], dim=1)
-            ratios = extent[:, 0] / extent[:, 1]
-            good = (ratios >= self.ratio[0]) & (ratios <= self.ratio[1]) & (extent > 0).all(1)
-            inside = (windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])
-            held = inside.all(-1)
-            overlaps = box_ops.iou(windows.float(), boxes)
-            good &= (held & (overlaps >= min_overlap)).any(1)
-            found = good.nonzero()
-            if len(found):
-                left, top, right, bottom = windows[found[0, 0]].tolist()
-                return left, top, right, bottom
+        wanted = torch.tensor(self.min_overlaps)
+        windows = self._windows(torch.rand(len(wanted), self.num_trials, 4))
+        best = box_ops.iou(windows.flatten(0, 1), boxes / whole.repeat(2)).amax(1)
+        good = best.view(windows.shape[:2]) >= wanted[:, None]
+        found = good.any(dim=1).nonzero().flatten().tolist()
+        index = int(torch.randint(len(found) + 1, ()))
+        if index == len(found):
+            return None
+        window = windows[found[index], int(good[found[index]].int().argmax())]
+        start = (window[:2] * whole).long()
+        extent = ((window[2:] - window[:2]) * whole).long().clamp(min=1)
+        left, top, right, bottom = torch.cat([start, start + extent]).tolist()
+        return left, top, right, bottom
+
+    def _windows(self, draws: Tensor) -> Tensor:
+        """Return (..., 4) windows x1, y1, x2, y2 in shares of the image, of (..., 4) in [0, 1)."""
+        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * draws[..., 0]
+        area = scale.square()
+        low, high = area.clamp(min=self.ratio[0]), (1 / area).clamp(max=self.ratio[1])
+        root = (low + (high - low) * draws[..., 1]).sqrt()
+        sides = torch.stack([scale * root, scale / root], dim=-1).clamp(max=1.0)
+        start = (1 - sides) * draws[..., 2:]
+        return torch.cat([start, start + sides], dim=-1)
+
+
+class RandomInterpolation:
+    """Resizes to the network's size in one of five ways of interpolation, each as likely.
+
+    SSD's released code, `interp_mode`: OpenCV's linear, area, nearest, cubic and Lanczos, of
+    which only area is without aliasing where it shrinks. What sees an image of the network's size
+    does not resize it again. `network_size` is a detector's rule from the own (height, width).
+    """
+
+    WAYS = (
+        *(cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_NEAREST),
+        *(cv2.INTER_CUBIC, cv2.INTER_LANCZOS4),
+    )
+
+    def __init__(self, network_size: Callable[[int, int], tuple[int, int]]) -> None:
+        self.network_size = network_size
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the sample in the network's size."""
+        height, width = sample.image.shape[1:]
+        size = self.network_size(height, width)
+        way = self.WAYS[int(torch.randint(len(self.WAYS), ()))]
+        pixels = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+        image = torch.from_numpy(cv2.resize(pixels, size[::-1], interpolation=way))
+        scale = size[1] / width, size[0] / height
+        return _placed(sample, image.permute(2, 0, 1), scale, (0.0, 0.0))
 
 
 class RandomScaleShift:
@@ -267,14 +303,23 @@ class RandomScaleShift:
 
     YOLOv1 sec. 2.2: "random scaling and translations of up to 20 % of the original image
     size", in the way of its released code: what is moved in is cut off, what is moved out is
-    filled, and the resize of `prepare` does the scaling.
+    filled, and the resize of `prepare` does the scaling. With `fill` None the pixels of the border
+    are repeated there. With `min_side` an object stays, with the box of what is seen of it, as long
+    as that is so large a share of the image's sides, wherever its centre was. The released code has
+    both, and .005.
     """
 
-    def __init__(self, jitter: float = 0.2, fill: Colour = MEAN_COLOUR) -> None:
+    def __init__(
+        self,
+        jitter: float = 0.2,
+        fill: Colour | None = MEAN_COLOUR,
+        min_side: float | None = None,
+    ) -> None:
         if not 0.0 <= jitter < 0.5:
             raise ValueError(f"jitter must lie in [0, .5), not {jitter}")
         self.jitter = jitter
         self.fill = fill
+        self.min_side = min_side
 
     @property
     def zoom(self) -> float:
@@ -288,19 +333,31 @@ class RandomScaleShift:
             int(side * _uniform(-self.jitter, self.jitter))
             for side in (width, height, width, height)
         )
-        image = sample.image[
-            :, max(top, 0) : height - max(bottom, 0), max(left, 0) : width - max(right, 0)
-        ]
-        padding = [max(-margin, 0) for margin in (left, top, right, bottom)]
-        if any(padding):
-            image = F.pad(image, padding, fill=list(self.fill))
-        return _placed(sample, image, (1.0, 1.0), (-left, -top))
+        if self.fill is None:
+            rows = torch.arange(top, height - bottom).clamp(0, height - 1)
+            columns = torch.arange(left, width - right).clamp(0, width - 1)
+            image = sample.image[:, rows][:, :, columns]
+        else:
+            image = sample.image[
+                :, max(top, 0) : height - max(bottom, 0), max(left, 0) : width - max(right, 0)
+            ]
+            padding = [max(-margin, 0) for margin in (left, top, right, bottom)]
+            if any(padding):
+                image = F.pad(image, padding, fill=list(self.fill))
+        return _placed(sample, image, (1.0, 1.0), (-left, -top), self.min_side)
 
 
 def _placed(
-    sample: Sample, image: Tensor, scale: tuple[float, float], shift: tuple[float, float]
+    sample: Sample,
+    image: Tensor,
+    scale: tuple[float, float],
+    shift: tuple[float, float],
+    min_side: float | None = None,
 ) -> Sample:
-    """Return the sample with a new image in which x, y of the old lie at `scale * x + shift`."""
+    """Return the sample with a new image in which x, y of the old lie at `scale * x + shift`.
+
+    With `min_side` objects stay of which so much is seen, a share of either side of the image.
+    """
     scales, shifts = torch.tensor(scale), torch.tensor(shift)
 
     def move(boxes: Tensor) -> Tensor:
@@ -308,11 +365,16 @@ def _placed(
 
     boxes = move(sample.boxes)
     proposals = sample.boxes[:0] if sample.proposals is None else move(sample.proposals)
-    return _with_objects(sample, image, boxes, _centres(boxes), proposals)
+    return _with_objects(sample, image, boxes, _centres(boxes), proposals, min_side)
 
 
 def _with_objects(
-    sample: Sample, image: Tensor, boxes: Tensor, centres: Tensor, proposals: Tensor
+    sample: Sample,
+    image: Tensor,
+    boxes: Tensor,
+    centres: Tensor,
+    proposals: Tensor,
+    min_side: float | None = None,
 ) -> Sample:
     """Return the sample with a new image and those moved objects whose centre is on it.
 
@@ -321,8 +383,12 @@ def _with_objects(
     size = (image.shape[1], image.shape[2])
     boxes, proposals = box_ops.clip(boxes, size), box_ops.clip(proposals, size)
     extent = torch.tensor([size[1], size[0]])
-    holds_centre = ((centres > 0) & (centres < extent)).all(1)
-    keep = (holds_centre | sample.is_ignored) & _has_pixel(boxes)
+    if min_side is None:
+        holds_centre = ((centres > 0) & (centres < extent)).all(1)
+        keep = (holds_centre | sample.is_ignored) & _has_pixel(boxes)
+    else:
+        seen = ((boxes[:, 2:] - boxes[:, :2]) >= min_side * extent).all(1)
+        keep = torch.where(sample.is_ignored, _has_pixel(boxes), seen)
     return _select(
         replace(
             sample,

@@ -29,7 +29,7 @@ def mosaic(
 ) -> Sample:
     """Return one sample of `size` (height, width) that shows parts of four.
 
-    YOLOv4 sec. 3.4 (arXiv:2004.10934). The canvas is divided at a point drawn from its middle
+    YOLOv4 sec. 3.3 (arXiv:2004.10934). The canvas is divided at a point drawn from its middle
     half. Each image is stretched to the canvas, as SSD's input is, times a number drawn from
     `scale`, and a window of it drawn at random fills its quarter; one that is too small stands
     at the dividing point, with the RGB colour `fill` around. Boxes are clipped; those of which

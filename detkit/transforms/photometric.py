@@ -24,6 +24,10 @@ class PhotometricDistort:
     factors, hue is turned, and contrast comes before or after the colours as a coin says. No
     change of channel order: the released code has it at probability 0. 8-bit throughout, by
     tables of 256 entries; hue in steps of 360 / 256 degrees.
+
+    The released code adds 18 to OpenCV's 8-bit hue, whose 180 levels are the 360 degrees. What
+    would fall below 0 stays there, so that red does not turn towards magenta; what passes 360
+    goes on from 0. With `hue_wraps` it goes on both ways, as in chainercv's port.
     """
 
     def __init__(
@@ -31,13 +35,16 @@ class PhotometricDistort:
         brightness: float = 32.0,  # at most so many grey levels up or down
         contrast: tuple[float, float] = (0.5, 1.5),
         saturation: tuple[float, float] = (0.5, 1.5),
-        hue: float = 18.0,  # degrees either way
+        hue: float = 36.0,  # degrees either way
         p: float = 0.5,
+        *,
+        hue_wraps: bool = False,
     ) -> None:
         self.brightness = brightness
         self.contrast = contrast
         self.saturation = saturation
         self.hue = hue
+        self.hue_wraps = hue_wraps
         self.p = p
 
     def __call__(self, sample: Sample) -> Sample:
@@ -49,7 +56,7 @@ class PhotometricDistort:
         contrast_first = _happens(0.5)
         pixels = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
         pixels = adjust_levels(pixels, added, factor if contrast_first else 1.0)
-        pixels = adjust_colours(pixels, saturation, hue)
+        pixels = adjust_colours(pixels, saturation, hue, wraps=self.hue_wraps)
         pixels = adjust_levels(pixels, 0.0, 1.0 if contrast_first else factor)
         return replace(sample, image=torch.from_numpy(pixels).permute(2, 0, 1))
 
@@ -88,17 +95,24 @@ def adjust_levels(
 
 
 def adjust_colours(
-    pixels: NDArray[np.uint8], saturation: float, hue: float, exposure: float = 1.0
+    pixels: NDArray[np.uint8],
+    saturation: float,
+    hue: float,
+    exposure: float = 1.0,
+    *,
+    wraps: bool = True,
 ) -> NDArray[np.uint8]:
     """Return (H, W, 3) RGB pixels, their hue in HSV turned by degrees.
 
-    Saturation and value are multiplied by `saturation` and `exposure`.
+    Saturation and value are multiplied by `saturation` and `exposure`. Unless hue `wraps`, it is
+    not turned below 0.
     """
     turn = round(hue / 360 * 256)
     if saturation == 1.0 and turn == 0 and exposure == 1.0:
         return pixels
     levels = np.arange(256)
-    table = np.stack([(levels + turn) % 256, levels * saturation, levels * exposure], axis=-1)
+    turned = levels + turn if wraps else np.maximum(levels + turn, 0)
+    table = np.stack([turned % 256, levels * saturation, levels * exposure], axis=-1)
     hsv = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL), _levels(table)[None])
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
 
