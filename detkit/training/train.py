@@ -19,10 +19,11 @@ import torch
 from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
-from detkit.errors import DetkitError, Interrupted
+from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.machine import choose_threads, keep_freed_memory, threads_in_words
 from detkit.networks.precision import choose_precision, find_device
 from detkit.structures import Step
+from detkit.text import counted
 from detkit.training.learner import leave_group, make_fabric
 from detkit.training.loader import share_of
 from detkit.training.options import DEFAULTS, RunOptions
@@ -69,8 +70,14 @@ def train(
             f"nothing to learn: the detector's classes are {', '.join(detector.class_names)}, "
             f"those of the training images {', '.join(sorted(labelled))}"
         )
-    for stage in range(max(1, len(recipe.stage_batches))):  # before others are started
-        share_of(recipe.batch_in(stage), options.world_size)
+    stages = range(max(1, len(recipe.stage_batches)))
+    # Before others are started.
+    share = max(share_of(recipe.batch_in(stage), options.world_size) for stage in stages)
+    if recipe.accumulate > share:
+        raise UsageError(
+            f"--set accumulate={recipe.accumulate}: a step has {counted(share, 'image')} a device, "
+            "which make no more parts than that"
+        )
     keep_freed_memory()
     saved = load_resume(run_dir / "resume.ckpt") if options.resume else None
     device = find_device(options.device)
