@@ -127,6 +127,10 @@ class Detector(nn.Module, ABC):
         Raises DetkitError when they cannot be had or do not fit.
         """
         self._load_weights(weights, class_names)
+        self.freeze_generic()
+
+    def freeze_generic(self) -> None:
+        """Fix the first layers of a pretrained backbone, as `freeze_layers` has it."""
         wished = self.config.freeze_layers
         generic = self.backbone.generic_blocks if self.backbone.pretrained else 0
         self.backbone.freeze_blocks(generic if wished is None else wished)

@@ -81,9 +81,9 @@ def train(
     keep_freed_memory()
     saved = load_resume(run_dir / "resume.ckpt") if options.resume else None
     device = find_device(options.device)
-    threads, why_threads = _threads(options, device, saved)
-    with _computing_on(threads):
-        precision, why_precision = _precision(options, device, saved)
+    threads, why_threads = threads_of(options, device, saved)
+    with computing_on(threads):
+        precision, why_precision = precision_of(options, device, saved)
         options = replace(options, threads=threads)
         if saved is None:  # else another precision that was asked for is to be refused
             options = replace(options, precision=precision)
@@ -120,7 +120,7 @@ def train(
                 folder.close()
 
 
-def _threads(
+def threads_of(
     options: RunOptions, device: torch.device, saved: Mapping[str, Any] | None
 ) -> tuple[int | None, str]:
     """Return how many CPU threads to compute on, and why; None leaves it to torch.
@@ -136,7 +136,7 @@ def _threads(
 
 
 @contextmanager
-def _computing_on(threads: int | None) -> Iterator[None]:
+def computing_on(threads: int | None) -> Iterator[None]:
     """Have torch compute on so many CPU threads within the block."""
     before = torch.get_num_threads()
     if threads is not None:
@@ -147,7 +147,7 @@ def _computing_on(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _precision(
+def precision_of(
     options: RunOptions, device: torch.device, saved: Mapping[str, Any] | None
 ) -> tuple[str, str]:
     """Return the precision to train in, and why; that of a run that goes on is what it was."""
