@@ -279,6 +279,15 @@ class Recipe:
         above=0,
         at_most=1,
     )
+    stage_milestones: tuple[float, ...] = setting(
+        (), "the one milestone of each such stage; none: `milestones` in each", above=0, below=1
+    )
+    accumulate: int = setting(
+        1,
+        "released code, iter_size: the batch goes through the network in so many parts, one after "
+        "the other, for less memory",
+        at_least=1,
+    )
     max_steps: int = setting(120_000, THE_RECIPE, at_least=1)
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "all five papers")
     lr: float = setting(1e-3, THE_RECIPE, above=0)
@@ -324,6 +333,10 @@ class Recipe:
         share = self.stage_batches[stage] if stage < len(self.stage_batches) else 1.0
         return max(1, round(self.batch_size * share))
 
+    def milestones_in(self, stage: int) -> tuple[float, ...]:
+        """Return the shares of stage `stage`, counted from 0, at which its rate falls."""
+        return self.stage_milestones[stage : stage + 1] or self.milestones
+
     def validate(self) -> None:
         """Raise UsageError for a value that no training can work with."""
         check_bounds(self)
@@ -336,6 +349,19 @@ class Recipe:
                 f"--set gamma={given}: expected one number, or {len(self.milestones)}, one for "
                 "each of the milestones"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRun:
+    """What a row of a paper's table was trained with, and `--recipe` brings along."""
+
+    data: Literal["voc07", "voc0712", "coco"]  # trainval of the years; COCO's train
+    backbone: str
+    weights: str = "imagenet"
+    weights_by_name: bool = True  # else `weights` says in words which file is wanted
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the detector's
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # other than `recipe`
+    source: str
 
 
 # Ours: minutes on a laptop; of the backends' own each says what differs.

@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +27,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detkit.config import DetectorConfig, ProposalConfig, Recipe
+from detkit.config import DetectorConfig, PaperRun, ProposalConfig, Recipe
 from detkit.errors import DetkitError, UsageError
 from detkit.geometry import nms
 from detkit.geometry.boxes import area, clip
@@ -100,6 +100,7 @@ class Detector(nn.Module, ABC):
     paper: ClassVar[str]  # citation, for `detkit models`
     recipe: ClassVar[Recipe]  # the paper's schedule
     recipe_source: ClassVar[str] = "the paper"  # where in it, or in the released code
+    paper_runs: ClassVar[Mapping[str, PaperRun]] = {}  # what `--recipe NAME` brings along
     short_recipe: ClassVar[Recipe]  # ours: minutes on a laptop, the command line's default
     config_class: ClassVar[type[DetectorConfig]]
     proposal_method: ClassVar[str | None] = None  # the default one; None: wants no proposals
@@ -112,6 +113,7 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.class_names = tuple(class_names)
         self.stopwatch = Stopwatch()  # a backend may have finer stages than ours
+        self.batch_share = 1.0  # of a step's images that `losses` is given; below 1: accumulate
         self._dtype = torch.float32  # of convolutions and products in `detect`
 
     def load_weights(self, weights: str, class_names: Sequence[str] | None = None) -> None:
@@ -124,6 +126,10 @@ class Detector(nn.Module, ABC):
         Raises DetkitError when they cannot be had or do not fit.
         """
         self._load_weights(weights, class_names)
+        self.freeze_generic()
+
+    def freeze_generic(self) -> None:
+        """Fix the first layers of a pretrained backbone, as `freeze_layers` has it."""
         wished = self.config.freeze_layers
         generic = self.backbone.generic_blocks if self.backbone.pretrained else 0
         self.backbone.freeze_blocks(generic if wished is None else wished)
@@ -227,9 +233,10 @@ class Detector(nn.Module, ABC):
         return detector.eval()
 
     @classmethod
-    def paper_recipe(cls, config: DetectorConfig) -> Recipe:
-        """Return the paper's schedule for a detector of this config: mostly `recipe`."""
-        return cls.recipe
+    def paper_recipe(cls, config: DetectorConfig, name: str = "paper") -> Recipe:
+        """Return the schedule of the `name`d recipe for a detector of this config."""
+        run = cls.paper_runs.get(name)
+        return cls.recipe if run is None else replace(cls.recipe, **run.recipe)
 
     @property
     def pretrained(self) -> bool:
@@ -252,6 +259,13 @@ class Detector(nn.Module, ABC):
 
         What lies in the batch's `ignored_boxes` is neither an object nor background.
         """
+
+    def loss_sizes(self, batch: Batch) -> dict[str, float]:
+        """Return over how many things those losses are a mean that are none over images, by name.
+
+        By these `--set accumulate=` makes the whole batch's losses of its parts'.
+        """
+        return {}
 
     @abstractmethod
     def candidates(self, batch: Batch) -> list[Candidates]:

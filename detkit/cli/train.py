@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -14,6 +15,7 @@ import typer
 
 from detkit import __version__
 from detkit.cli.console import Console, record_line
+from detkit.cli.forecast import hours, plan_lines, time_line
 from detkit.cli.looking import tile_side
 from detkit.cli.model_choice import load_plugins, open_proposals
 from detkit.cli.options import (
@@ -27,6 +29,15 @@ from detkit.cli.options import (
     class_list,
     nearest,
 )
+from detkit.cli.recipes import (
+    RECIPES,
+    recipe_of,
+    require_weights,
+    run_of,
+    wanted_file,
+    with_run,
+    with_settings,
+)
 from detkit.cli.train_plan import Plan, in_full, merge, read_plan, sound_data, split_data
 from detkit.errors import DetkitError, UsageError, require_installed
 from detkit.inference.models import starting_config, with_starting_weights
@@ -38,7 +49,7 @@ if TYPE_CHECKING:
     from detkit.proposals.source import ProposalSource
     from detkit.structures import Scores, Step
 
-RECIPES = ("short", "paper")
+FIRST_STEPS = 10  # after which the time that is left is told for a paper's run
 OPTION_NAMES = {"tile_overlap": "overlap"}  # where an option is not called like its setting
 
 
@@ -72,7 +83,8 @@ def train(
         typer.Option(
             "--recipe",
             metavar="NAME",
-            help="short: minutes to hours; paper: as published. [default: short]",
+            help="short: minutes to hours; paper (on VOC07), paper-0712 or paper-coco: as "
+            "published, network and weights too. [default: short]",
         ),
     ] = None,
     epochs: Annotated[
@@ -153,6 +165,10 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="Repeat the run of this config.json; options change it."),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done and how long it takes; do nothing."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in RUN_DIR.")
     ] = False,
@@ -176,20 +192,25 @@ def train(
       detkit train photos --model ssd --until mAP=.85 -o run
       detkit train photos --model ssd --set size=512 --set nms_thresh=.5 -o run
       detkit train aerial --model ssd --tile 640 -o run
+      detkit train VOCdevkit --model faster-rcnn --recipe paper-0712 --dry-run
       detkit train --resume -o run
       detkit train --config run/config.json --seed 1 -o run-1
     """
-    if out is None:
+    if recipe_name is not None:
+        recipe_name = nearest("--recipe", recipe_name, RECIPES)
+    if out is None and recipe_name not in (None, "short") and model is not None:
+        out = Path(f"{model}-{recipe_name}")  # a paper's run has a name by itself
+    if out is None and (resume or not dry_run):
         raise UsageError("-o RUN_DIR is missing: the folder to write models, log and metrics into")
-    if resume and config is None:
+    if out is not None and resume and config is None:
         config = out / "config.json"
         if not config.is_file():
             raise DetkitError(f"--resume: there is no run in {out} ({config} is missing)")
     # Under the names of the plan's fields; what the command has them be without a word is left out.
     options = locals() | {
         "data": None if data is None else str(data.absolute()),
+        "recipe_name": recipe_name,
         "weights": in_full(weights),
-        "recipe_name": None if recipe_name is None else nearest("--recipe", recipe_name, RECIPES),
         "val": in_full(val),
         "until": None if until is None else _least_figures(until),
         "classes": class_list(classes),
@@ -204,20 +225,27 @@ def train(
         raise UsageError("DATA is missing: the labelled folder to train on")
     if plan.model is None:
         raise UsageError("--model is missing, like --model ssd; `detkit models` lists them")
-    from detkit.detectors import backend_names
+    from detkit.detectors import backend_names, load_backend
 
     load_plugins(plan.plugin)
     nearest("--model", plan.model, backend_names())  # before the data are looked at
+    backend = load_backend(plan.model)
+    plan = with_run(plan, backend, given)
     console = Console(quiet or _rank() > 0)
     side = None if tile is None else tile_side(tile, f"--tile {tile}", "a number of pixels or none")
     standing = {"batch_size": batch_size, "lr": lr, "tile": side, "tile_overlap": overlap}
     configs = _configs(plan, standing, settings or ())
+    if dry_run:
+        _tell_forecast(console, plan, *configs, wanted_file(plan, backend, given))
+        return
+    assert out is not None
+    require_weights(plan, backend, given)
     _require_valid(plan, out, resume=resume, force=force)
     dataset, last = _run(console, plan, *configs, out, resume=resume, force=force)
     if _rank() == 0:
         if last is None:
             console.note("nothing was left to do; a larger budget, as --max-steps, trains on")
-        _tell_end(console, out, data or Path(plan.data), list(dataset.splits))
+        _tell_end(console, out, data or Path(str(plan.data)), list(dataset.splits))
 
 
 def _configs(
@@ -234,12 +262,11 @@ def _configs(
 
     backend = load_backend(str(plan.model))
     config = starting_config(backend, plan.backbone, plan.weights)
-    recipe = backend.short_recipe
     if plan.detector:
         config = from_json(backend.config_class, {**to_json(config), **plan.detector})
+    config = with_settings(config, plan, backend)
     settings: dict[str, Any] = {**parse_settings(words)}
-    if plan.recipe_name == "paper":
-        recipe = backend.paper_recipe(override(config, recipe, settings)[0])
+    recipe = recipe_of(override(config, backend.recipe, settings)[0], plan, backend)
     if plan.recipe:
         recipe = from_json(type(recipe), {**to_json(recipe), **plan.recipe})
     for name, value in options.items():
@@ -307,13 +334,21 @@ def _run(
 ) -> tuple[Dataset, Step | None]:
     """Check the data, build the detector and train it; return the data and the last step."""
     from detkit.data.summary import data_hash
+    from detkit.detectors import load_backend
     from detkit.training.options import RunOptions
     from detkit.training.train import train as steps_of
 
+    run = run_of(load_backend(str(plan.model)), plan.recipe_name)
     dataset = sound_data(console, plan)
-    records, held_out = split_data(console, dataset, plan)
+    records, held_out = split_data(console, dataset, plan, run)
     _require_reachable(plan.until, dataset.class_names, held_out)
-    detector = _build(plan, config, recipe, dataset.class_names, records)
+    config = _suited(plan, config, recipe, dataset.class_names, records)
+    if run is not None:
+        console.note(f"models, log and metrics go to {out}")
+        twin = _weightless(plan, config, dataset.class_names)
+        for line in plan_lines(plan, run, twin, recipe, records, held_out):
+            console.note(line)
+    detector = _build(plan, config, dataset.class_names)
     source = _proposals(plan, detector, [*records, *held_out])
     options = RunOptions(
         **plan.options(),
@@ -328,28 +363,80 @@ def _run(
     with console.training() as show:
         for last in steps_of(detector, records, recipe, out, options):
             show(last)
+            if run is not None and last.step == FIRST_STEPS and last.seconds_left:
+                time_left = hours(last.seconds_left)
+                show.line(f"about {time_left} to go, at the pace of the first {FIRST_STEPS} steps")
     return dataset, last
 
 
-def _build(
+def _tell_forecast(
+    console: Console, plan: Plan, config: DetectorConfig, recipe: Recipe, wanted: str
+) -> None:
+    """Write to stdout what the plan would do, and its time by a few steps made to try.
+
+    The detector for these is one with weights by chance; nothing is downloaded.
+    """
+    from detkit.detectors import load_backend
+    from detkit.networks.precision import find_device
+    from detkit.proposals.source import source_for
+    from detkit.training.options import RunOptions
+    from detkit.training.probe import measure
+
+    plan.validate()
+    find_device(plan.device)
+    backend = load_backend(str(plan.model))
+    run = run_of(backend, plan.recipe_name)
+    dataset = sound_data(console, plan)
+    records, held_out = split_data(console, dataset, plan, run)
+    config = _suited(plan, config, recipe, dataset.class_names, records)
+    twin = _weightless(plan, config, dataset.class_names)
+    for line in plan_lines(plan, run, twin, recipe, records, held_out, wanted):
+        console.data(line)
+    detector = _build(dataclasses.replace(plan, weights="none"), config, dataset.class_names)
+    if plan.weights != "none" or wanted:
+        detector.backbone.pretrained = True
+        detector.freeze_generic()
+    source = source_for(detector, _proposals(plan, detector, [*records, *held_out]))
+    options = RunOptions(**plan.options())
+    console.data(time_line(measure(detector, records, recipe, options, source)))
+
+
+def _suited(
     plan: Plan,
     config: DetectorConfig,
     recipe: Recipe,
     class_names: Sequence[str],
     records: Sequence[ImageRecord],
-) -> Detector:
-    """Return the plan's detector with its starting weights, its config suited to the images."""
-    import torch
-
+) -> DetectorConfig:
+    """Return the config suited to the images."""
     from detkit.detectors import load_backend
     from detkit.training.dataset import TrainingDataset
     from detkit.training.tiles import tiled
 
     backend = load_backend(str(plan.model))
-    whole = TrainingDataset(records, class_names, train_difficult=recipe.train_difficult)
-    config = backend.suited_config(config, tiled(whole, config, plan.seed).labelled())
+    images = TrainingDataset(records, tuple(class_names), train_difficult=recipe.train_difficult)
+    return backend.suited_config(config, tiled(images, config, plan.seed).labelled())
+
+
+def _build(plan: Plan, config: DetectorConfig, class_names: Sequence[str]) -> Detector:
+    """Return the plan's detector with its starting weights."""
+    import torch
+
+    from detkit.detectors import load_backend
+
+    backend = load_backend(str(plan.model))
     torch.manual_seed(plan.seed)
     return with_starting_weights(backend, config, class_names, plan.weights)
+
+
+def _weightless(plan: Plan, config: DetectorConfig, class_names: Sequence[str]) -> Detector:
+    """Return the plan's detector on torch's `meta` device: what it would do is known by it."""
+    import torch
+
+    from detkit.detectors import load_backend
+
+    with torch.device("meta"):
+        return load_backend(str(plan.model))(config, class_names)
 
 
 def _proposals(

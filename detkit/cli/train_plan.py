@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes
-from detkit.config import DetectorConfig, Recipe, from_json, to_json
+from detkit.config import DetectorConfig, PaperRun, Recipe, from_json, to_json
 from detkit.errors import DetkitError, UsageError
 from detkit.text import agreed, counted
 from detkit.training.options import TrainOptions
@@ -150,15 +150,29 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
 
 
 def split_data(
-    console: Console, dataset: Dataset, plan: Plan
+    console: Console, dataset: Dataset, plan: Plan, run: PaperRun | None = None
 ) -> tuple[Sequence[ImageRecord], Sequence[ImageRecord]]:
     """Return the images to train on and those to validate on, saying how they were chosen.
 
-    Raises DetkitError when there is no object to learn from.
+    Those of a paper's `run` are all of its own, without validation unless the plan asks for one.
+    Raises DetkitError when there is no object to learn from, or a year of VOC is missing.
     """
-    from detkit.data.splits import training_splits
+    from detkit.data.devkit import official
+    from detkit.data.splits import training_name, training_splits
 
-    records, held_out, notes = training_splits(dataset, plan.val, plan.seed)
+    asked = f"--recipe {plan.recipe_name}"
+    theirs = None if run is None else official(dataset, run.data, asked)
+    if theirs is not None:
+        notes = theirs.notes[len(dataset.notes) :]
+        dataset = theirs
+    records: Sequence[ImageRecord]
+    held_out: Sequence[ImageRecord] = ()
+    if theirs is not None and plan.val is None:
+        records = theirs.splits[training_name(theirs)]
+        notes += ("no validation, as in the paper; --val .1 keeps some of the images for one",)
+    else:
+        records, held_out, more = training_splits(dataset, plan.val, plan.seed)
+        notes = (*(notes if theirs is not None else ()), *more)
     if not any(record.objects for record in records):
         raise DetkitError(
             f"no object is labelled in the {counted(len(records), 'training image')} of "

@@ -55,7 +55,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, ProposalConfig, Recipe, setting
 from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, encode, iou
@@ -493,6 +493,25 @@ class FastRCNN(RegionDetector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=2, max_steps=40_000, milestones=(0.75,), bias_lr_factor=2.0
     )
+    paper_runs: ClassVar[Mapping[str, PaperRun]] = {
+        "paper": PaperRun(
+            data="voc07",
+            backbone="vgg16",
+            source="sec. 2.3 and released code: 40k steps of 2 images, .1 of the rate from 30k",
+        ),
+        "paper-0712": PaperRun(
+            data="voc0712",
+            backbone="vgg16",
+            recipe={"max_steps": 60_000, "milestones": (0.5,)},
+            source="sec. 4.4: 60k steps; Faster R-CNN's release, solver_30k60k: .1 from 30k",
+        ),
+        "paper-coco": PaperRun(
+            data="coco",
+            backbone="vgg16",
+            recipe={"max_steps": 240_000, "milestones": (0.75,)},
+            source="sec. 5.6: 240k steps; where the rate falls is not said: ours, at 3/4 as on VOC",
+        ),
+    }
     short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     config: FastRCNNConfig
 
@@ -509,12 +528,21 @@ class FastRCNN(RegionDetector):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `roi_class` and `roi_box`, eq. 1."""
         maps = self.maps(batch.images)
-        images = zip(self.given_proposals(batch), batch.boxes, batch.labels, batch.ignored_boxes)
-        samples = [sample_rois(*image, self.config) for image in images]
+        samples = self.samples(batch)
         class_loss, box_loss = roi_losses(
             self.head, self.backbone, maps, samples, self.config.box_weight, own_pixels(batch)
         )
         return {"roi_class": class_loss, "roi_box": box_loss}
+
+    def samples(self, batch: Batch) -> list[RoISample]:
+        """Return the regions of each image that a step learns from, drawn by chance."""
+        images = zip(self.given_proposals(batch), batch.boxes, batch.labels, batch.ignored_boxes)
+        return [sample_rois(*image, self.config) for image in images]
+
+    def loss_sizes(self, batch: Batch) -> dict[str, float]:
+        """Return the number of regions, which is the same whichever are drawn."""
+        number = float(sum(len(one.labels) for one in self.samples(batch)))
+        return {"roi_class": number, "roi_box": number}
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return the proposals, (P, C, 4) moved by class, with each class's probability."""

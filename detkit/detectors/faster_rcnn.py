@@ -65,7 +65,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from detkit.config import SHORT_RECIPE, DetectorConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, Recipe, setting
 from detkit.detector import Published, Stage
 from detkit.detectors.fast_rcnn import (
     RegionConfig,
@@ -75,6 +75,7 @@ from detkit.detectors.fast_rcnn import (
     roi_losses,
     sample_rois,
 )
+from detkit.errors import UsageError
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.geometry.matching import best_overlaps_of_small
@@ -166,6 +167,30 @@ class FasterRCNN(RegionDetector):
     alternating_recipe: ClassVar[Recipe] = dataclasses.replace(
         recipe, max_steps=240_000, milestones=(0.75,), stage_batches=(0.5, 1.0, 0.5, 1.0)
     )
+    paper_runs: ClassVar[Mapping[str, PaperRun]] = {
+        "paper": PaperRun(
+            data="voc07",
+            backbone="vgg16",
+            source="py-faster-rcnn, faster_rcnn_end2end, or faster_rcnn_alt_opt with --set "
+            "training=alternating, the paper's",
+        ),
+        "paper-0712": PaperRun(
+            data="voc0712",
+            backbone="vgg16",
+            settings={"training": "alternating", "step_shares": (1.0, 1.5, 1.0, 1.5)},
+            recipe={"max_steps": 280_000, "stage_milestones": (0.75, 0.5, 0.75, 0.5)},
+            source="the release for MATLAB: 80k steps of 1 image, .1 of the rate from 60k; 60k of "
+            "2 images, .1 of it from 30k; and both again",
+        ),
+        "paper-coco": PaperRun(
+            data="coco",
+            backbone="vgg16",
+            settings={"anchor_sizes": (64.0, 128.0, 256.0, 512.0)},
+            recipe={"max_steps": 490_000},
+            source="py-faster-rcnn, faster_rcnn_end2end.sh: 490k steps, .1 of the rate from 350k; "
+            "sec. 4.2: anchors of 64 too",
+        ),
+    }
     short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     published: ClassVar[Mapping[str, Published]] = {
         "fasterrcnn-resnet50-fpn-coco": Published(
@@ -186,10 +211,16 @@ class FasterRCNN(RegionDetector):
         self._memory: ProposalMemory | None = None  # of the network that proposes in this step
 
     @classmethod
-    def paper_recipe(cls, config: DetectorConfig) -> Recipe:
-        """Return the released code's schedule of joint or of alternating training."""
+    def paper_recipe(cls, config: DetectorConfig, name: str = "paper") -> Recipe:
+        """Return the released code's schedule of joint or of alternating training.
+
+        Joint on VOC07+12 was not released and is that of VOC07; alternating on COCO neither.
+        """
         assert isinstance(config, FasterRCNNConfig)
-        return cls.alternating_recipe if config.training == "alternating" else cls.recipe
+        if config.training == "joint":
+            return cls.recipe if name == "paper-0712" else super().paper_recipe(config, name)
+        changes = cls.paper_runs[name].recipe if name == "paper-0712" else {}
+        return dataclasses.replace(cls.alternating_recipe, **changes)
 
     @classmethod
     def suited_config(
@@ -401,6 +432,9 @@ class FasterRCNN(RegionDetector):
         config = self.config
         if config.training == "joint":
             return [Stage("joint", recipe, partial(self._begin, 0))]
+        if len(recipe.stage_milestones) not in (0, 4):
+            given = ",".join(f"{share:g}" for share in recipe.stage_milestones)
+            raise UsageError(f"--set stage_milestones={given}: alternating training has four steps")
         batches = [recipe.batch_in(number) for number in range(4)]
         steps = [share / batch for share, batch in zip(config.step_shares, batches)]
         # Else hardly an image is seen twice, and those that were would fill the memory.
@@ -411,6 +445,8 @@ class FasterRCNN(RegionDetector):
                 recipe,
                 batch_size=batch,
                 stage_batches=(),
+                stage_milestones=(),
+                milestones=recipe.milestones_in(step - 1),
                 max_steps=max(1, round(recipe.max_steps * share / sum(steps))),
                 lr=recipe.lr * rate,
             )

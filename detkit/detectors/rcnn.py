@@ -66,7 +66,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import SHORT_RECIPE, DetectorConfig, ProposalConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, ProposalConfig, Recipe, setting
 from detkit.detector import Detector, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
@@ -231,6 +231,13 @@ class RCNN(Detector):
     recipe: ClassVar[Recipe] = Recipe(
         batch_size=16, max_steps=70_000, milestones=(2 / 7, 4 / 7, 6 / 7), bias_lr_factor=2.0
     )
+    paper_runs: ClassVar[Mapping[str, PaperRun]] = {
+        "paper": PaperRun(
+            data="voc07",
+            backbone="alexnet",
+            source="sec. 2.3 and released code: 70k steps of 128 crops, .1 of the rate each 20k",
+        ),
+    }
     short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, max_steps=1500)
     config: RCNNConfig
     svm_weights: Tensor  # (C, D)
@@ -296,17 +303,26 @@ class RCNN(Detector):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return `roi_class`: cross entropy over classes and background, mean over the crops."""
-        owners, boxes, targets = sample_regions(
-            self.given_proposals(batch),
-            batch.boxes,
-            batch.labels,
-            batch.ignored_boxes,
-            self.config,
-        )
+        owners, boxes, targets = self.sample(batch)
         crops = self.crops(self._cutter(batch), owners, boxes)
         logits = self.class_logits(self.features(crops)[1]).float()
         total = F.cross_entropy(logits, targets, reduction="sum")
         return {"roi_class": total / max(1, len(targets))}
+
+    def sample(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `sample_regions` does; of a part of a step's images, its share of crops."""
+        number = max(1, round(self.config.crops_per_batch * self.batch_share))
+        return sample_regions(
+            self.given_proposals(batch),
+            batch.boxes,
+            batch.labels,
+            batch.ignored_boxes,
+            dataclasses.replace(self.config, crops_per_batch=number),
+        )
+
+    def loss_sizes(self, batch: Batch) -> dict[str, float]:
+        """Return the number of crops, which is the same whichever are drawn."""
+        return {"roi_class": float(len(self.sample(batch)[2]))}
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return the proposals, (P, C, 4) moved by class, with each class's margin.

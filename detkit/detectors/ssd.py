@@ -48,7 +48,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.config import SHORT_RECIPE, DetectorConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, Recipe, setting
 from detkit.detector import Detector, Published
 from detkit.errors import UsageError
 from detkit.geometry.anchors import default_boxes
@@ -255,6 +255,26 @@ class SSD(Detector):
         "100k; biases at twice the rate and not decayed"
     )
     recipe: ClassVar[Recipe] = Recipe(bias_lr_factor=2.0)
+    paper_runs: ClassVar[Mapping[str, PaperRun]] = {
+        "paper": PaperRun(
+            data="voc07",
+            backbone="vgg16",
+            recipe={"max_steps": 60_000},
+            source="sec. 3.1, VOC07: 40k steps at .001, 10k at .0001, 10k at .00001",
+        ),
+        "paper-0712": PaperRun(
+            data="voc0712",
+            backbone="vgg16",
+            source="ssd_pascal.py: 120k steps of 32, .1 of the rate from 80k and 100k",
+        ),
+        "paper-coco": PaperRun(
+            data="coco",
+            backbone="vgg16",
+            settings={"scales": _TORCHVISION.scales},
+            recipe={"max_steps": 400_000, "milestones": (0.7, 0.9)},
+            source="ssd_coco.py: 400k steps of 32, .1 of the rate from 280k and 360k",
+        ),
+    }
     short_recipe: ClassVar[Recipe] = SHORT_RECIPE
     published: ClassVar[Mapping[str, Published]] = dict.fromkeys(
         ("ssd300-coco", "ssd300_vgg16-coco"), Published("ssd300_vgg16", "COCO_V1", _TORCHVISION)
@@ -394,10 +414,8 @@ class SSD(Detector):
         logits, deltas, boxes = self.predict(batch.images)
         targets = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
         delta_targets = torch.zeros_like(deltas)
-        images = zip(batch.boxes, batch.labels, batch.ignored_boxes)
-        for index, (gt_boxes, labels, ignored) in enumerate(images):
-            matches = match_default_boxes(iou(gt_boxes, boxes), self.config.positive_thresh)
-            matches = spare_ignored(matches, boxes, ignored)
+        images = zip(batch.boxes, batch.labels, self.matches(batch, boxes))
+        for index, (gt_boxes, labels, matches) in enumerate(images):
             targets[index, matches == IGNORED] = IGNORED
             positive = matches >= 0
             truth = matches[positive]
@@ -414,6 +432,22 @@ class SSD(Detector):
             loc_weight=self.config.loc_weight,
         )
         return {"class": confidence, "box": localisation}
+
+    def matches(self, batch: Batch, boxes: Tensor) -> Iterator[Tensor]:
+        """Yield each image's (K,) int64: the ground truth that each of `boxes` (K, 4) learns.
+
+        As `match_default_boxes` has it, and `IGNORED` for what is neither that nor background.
+        """
+        for gt_boxes, ignored in zip(batch.boxes, batch.ignored_boxes):
+            matches = match_default_boxes(iou(gt_boxes, boxes), self.config.positive_thresh)
+            yield spare_ignored(matches, boxes, ignored)
+
+    def loss_sizes(self, batch: Batch) -> dict[str, float]:
+        """Return N of eq. 1, the matched boxes, for both losses."""
+        size = (batch.images.shape[2], batch.images.shape[3])
+        boxes = self.reference_boxes(size, batch.images.device)
+        number = sum(float((one >= 0).sum()) for one in self.matches(batch, boxes))
+        return {"class": number, "box": number}
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return all K default boxes, moved, with each class's probability."""

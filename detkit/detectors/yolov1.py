@@ -58,7 +58,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from detkit.config import SHORT_RECIPE, DetectorConfig, Recipe, setting
+from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, Recipe, setting
 from detkit.detector import Detector
 from detkit.errors import DetkitError
 from detkit.geometry.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -78,6 +78,7 @@ from detkit.transforms.photometric import RandomExposure
 from detkit.transforms.preparation import square
 
 MIN_SIZE = 64  # the stride of the paper's networks; smaller leaves no map
+_EXTRACTION_FILE = "darknet's classifier, extraction.conv.weights of pjreddie.com/media/files"
 SMALLEST_SHARE = 1 / 8  # of a cell's side
 PAPERS_OWN = ("darknet", "fast_yolo")
 MIN_VISIBLE = 0.005  # released code: of either side of the image; less of an object is not learnt
@@ -261,6 +262,22 @@ class YOLOv1(Detector):
         gamma=(2.5, 2.0, 2.0, 0.1, 0.1),
         train_difficult="no",
     )
+    paper_runs: ClassVar[Mapping[str, PaperRun]] = {
+        "paper": PaperRun(
+            data="voc07",
+            backbone="darknet",
+            weights=_EXTRACTION_FILE,
+            weights_by_name=False,
+            source="released yolo.cfg, 40k steps of 64; the paper trained on VOC07+12: paper-0712",
+        ),
+        "paper-0712": PaperRun(
+            data="voc0712",
+            backbone="darknet",
+            weights=_EXTRACTION_FILE,
+            weights_by_name=False,
+            source="released yolo.cfg: 40k steps of 64",
+        ),
+    }
     # Gradients are cut where those of all of eq. 3 would be at 10.
     short_recipe: ClassVar[Recipe] = replace(
         SHORT_RECIPE, clip_norm=LOSS_SCALE * SHORT_RECIPE.clip_norm

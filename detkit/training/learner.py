@@ -21,6 +21,7 @@ from detkit.errors import DetkitError, is_out_of_memory
 from detkit.networks.precision import memory_format
 from detkit.structures import Batch
 from detkit.text import agreed, counted
+from detkit.training.accumulation import part_weights, parts_of
 from detkit.training.ema import EMA
 from detkit.training.vanished_maps import leaves_no_map, too_few_pixels
 
@@ -39,7 +40,8 @@ class Learner:
         self.recipe = recipe
         self.layout = memory_format(detector, fabric.device)
         detector.to(memory_format=self.layout)
-        self.frozen, self.note = frozen_norms(detector, recipe.batch_size // fabric.world_size)
+        at_once = recipe.batch_size // fabric.world_size // recipe.accumulate
+        self.frozen, self.note = frozen_norms(detector, at_once)
         self.set_train()
         groups = detector.parameter_groups(recipe)
         self._base_lrs = [float(group["lr"]) for group in groups]
@@ -56,22 +58,18 @@ class Learner:
     def gradients(self, batch: Batch) -> dict[str, float]:
         """Return the batch's losses by name, mean over devices, and leave their gradients.
 
-        One that is not finite makes all devices return it. Raises DetkitError when there is not
-        enough memory.
+        With `accumulate` both are added up from the parts of the batch. A loss that is not finite
+        makes all devices return it. Raises DetkitError when there is not enough memory.
         """
-        fabric, recipe = self.fabric, self.recipe
+        fabric = self.fabric
         self._optimizer.zero_grad(set_to_none=True)
         try:
             moved = batch.to(fabric.device)
             images = moved.images.to(memory_format=self.layout)
-            losses: dict[str, Tensor] = self._network(Parcel(replace(moved, images=images)))
-            fabric.backward(torch.stack(list(losses.values())).sum())
+            losses = self._add_gradients(replace(moved, images=images))
         except (RuntimeError, ValueError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise DetkitError(
-                    f"out of memory on {fabric.device} at batch size {recipe.batch_size}; try "
-                    f"--batch-size {max(1, recipe.batch_size // 2)}"
-                ) from error
+                raise DetkitError(self._no_memory(len(batch))) from error
             if "finished reduction in the prior iteration" in str(error):
                 raise DetkitError(
                     f"{self.detector.name}: its losses do not reach every parameter, which "
@@ -86,8 +84,42 @@ class Learner:
                     "which batch norm cannot learn; raise --batch-size or --set size="
                 ) from error
             raise
-        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        values = torch.stack(list(losses.values()))
         return dict(zip(losses, over_devices(fabric, values, "mean").tolist(), strict=True))
+
+    def _add_gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the batch's losses, detached, after adding their gradients to the weights'."""
+        fabric, detector = self.fabric, self.detector
+        parts = parts_of(batch, self.recipe.accumulate)
+        weights = part_weights(detector, parts) if len(parts) > 1 else [{"": 1.0}]
+        sums: dict[str, Tensor] = {}
+        try:
+            for place, (part, weight) in enumerate(zip(parts, weights, strict=True), 1):
+                detector.batch_share = len(part) / len(batch)
+                with fabric.no_backward_sync(self._network, enabled=place < len(parts)):
+                    found: dict[str, Tensor] = self._network(Parcel(part))
+                    if len(parts) > 1:
+                        found = {k: x * weight.get(k, weight[""]) for k, x in found.items()}
+                    fabric.backward(torch.stack(list(found.values())).sum())
+                for name, loss in found.items():
+                    value = loss.detach().float()
+                    sums[name] = sums[name] + value if name in sums else value
+        finally:
+            detector.batch_share = 1.0
+        return sums
+
+    def _no_memory(self, num_images: int) -> str:
+        """Return what is said when a batch of so many images did not fit into memory."""
+        recipe = self.recipe
+        said = f"out of memory on {self.fabric.device} at batch size {recipe.batch_size}"
+        if recipe.accumulate > 1:
+            said += f" in {recipe.accumulate} parts"
+        more = min(num_images, 2 * recipe.accumulate)
+        same = f"--set accumulate={more} (the same training, slower) or "
+        return (
+            f"{said}; try {same if more > recipe.accumulate else ''}"
+            f"--batch-size {max(1, recipe.batch_size // 2)}"
+        )
 
     def update(self, lr_factor: float) -> None:
         """Move the weights along the gradients, at this multiple of the base learning rates."""

@@ -63,7 +63,7 @@ class Saver:
     def go_on(self, saved: Mapping[str, Any]) -> None:
         """Take the identity of the run that was saved; UsageError if it is another one's."""
         for name, value in self.identity.items():
-            before = saved["run"].get(name)
+            before = saved["run"].get(name, 1 if name == "accumulate" else None)  # of older runs
             if before != value:
                 was, now = cut(str(before)), cut(str(value))
                 raise UsageError(
@@ -127,6 +127,7 @@ def identity(
         "backend": detector.name,
         "class_names": list(detector.class_names),
         "batch_size": recipe.batch_size,
+        "accumulate": recipe.accumulate,
         "optimizer": recipe.optimizer,
         "seed": options.seed,
         "num_images": len(images),

@@ -19,10 +19,11 @@ import torch
 from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
-from detkit.errors import DetkitError, Interrupted
+from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.machine import choose_threads, keep_freed_memory, threads_in_words
 from detkit.networks.precision import choose_precision, find_device
 from detkit.structures import Step
+from detkit.text import counted
 from detkit.training.learner import leave_group, make_fabric
 from detkit.training.loader import share_of
 from detkit.training.options import DEFAULTS, RunOptions
@@ -69,14 +70,20 @@ def train(
             f"nothing to learn: the detector's classes are {', '.join(detector.class_names)}, "
             f"those of the training images {', '.join(sorted(labelled))}"
         )
-    for stage in range(max(1, len(recipe.stage_batches))):  # before others are started
-        share_of(recipe.batch_in(stage), options.world_size)
+    stages = range(max(1, len(recipe.stage_batches)))
+    # Before others are started.
+    share = max(share_of(recipe.batch_in(stage), options.world_size) for stage in stages)
+    if recipe.accumulate > share:
+        raise UsageError(
+            f"--set accumulate={recipe.accumulate}: a step has {counted(share, 'image')} a device, "
+            "which make no more parts than that"
+        )
     keep_freed_memory()
     saved = load_resume(run_dir / "resume.ckpt") if options.resume else None
     device = find_device(options.device)
-    threads, why_threads = _threads(options, device, saved)
-    with _computing_on(threads):
-        precision, why_precision = _precision(options, device, saved)
+    threads, why_threads = threads_of(options, device, saved)
+    with computing_on(threads):
+        precision, why_precision = precision_of(options, device, saved)
         options = replace(options, threads=threads)
         if saved is None:  # else another precision that was asked for is to be refused
             options = replace(options, precision=precision)
@@ -113,7 +120,7 @@ def train(
                 folder.close()
 
 
-def _threads(
+def threads_of(
     options: RunOptions, device: torch.device, saved: Mapping[str, Any] | None
 ) -> tuple[int | None, str]:
     """Return how many CPU threads to compute on, and why; None leaves it to torch.
@@ -129,7 +136,7 @@ def _threads(
 
 
 @contextmanager
-def _computing_on(threads: int | None) -> Iterator[None]:
+def computing_on(threads: int | None) -> Iterator[None]:
     """Have torch compute on so many CPU threads within the block."""
     before = torch.get_num_threads()
     if threads is not None:
@@ -140,7 +147,7 @@ def _computing_on(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _precision(
+def precision_of(
     options: RunOptions, device: torch.device, saved: Mapping[str, Any] | None
 ) -> tuple[str, str]:
     """Return the precision to train in, and why; that of a run that goes on is what it was."""

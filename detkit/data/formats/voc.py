@@ -115,8 +115,8 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
     def finding(severity: str, code: str, message: str) -> None:
         findings.append(Finding(severity, code, message, file=file))
 
-    own = tree.images_like(label)
-    stated = tree.find_images(named, label) if named else []
+    own = _of_its_tree(tree, label, tree.images_like(label))
+    stated = _of_its_tree(tree, label, tree.find_images(named, label)) if named else []
     if named and not stated and tree.expected(named, label) is None:
         said = f"<filename>{found.filename}</filename> leads out of the data folder"
         finding("error", "path-outside", f"{said}; write the image's name alone")
@@ -150,6 +150,18 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
     if place is None:
         finding("error", "path-outside", f"its image {name} is outside the data folder; not used")
     return place
+
+
+def _of_its_tree(tree: Tree, label: str, images: list[str]) -> list[str]:
+    """Return the images of the VOC tree that a label is of; all of them where it is of none.
+
+    VOC2007/Annotations/1.xml never means VOC2012/JPEGImages/1.jpg.
+    """
+    above, _, last = folder_of(label).rpartition("/")
+    own = f"{above}/JPEGImages/".removeprefix("/")
+    if last.lower() != "annotations" or own.rstrip("/") not in tree.folders:
+        return images
+    return [image for image in images if image.startswith(own)]
 
 
 def _class_names(tree: Tree, used: set[str], notes: list[str]) -> tuple[str, ...]:

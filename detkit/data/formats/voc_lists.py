@@ -96,11 +96,31 @@ class ImageSets:
             )
             message = f"in no list of {where}; not used: add them to one if they should be"
             self.findings.append(images_finding(self._tree, "in-no-split", rest, message))
-        parts = {name: tuple(part.values()) for name, part in splits.items()}
+        roots = sorted({_tree_of(file) for file in lists} - {""})
+        parts = {name: self._labelled(name, part, roots) for name, part in splits.items()}
         full, note = without_union(parts, "trainval")
         if note:
             self.notes.append(note)
         return {"all": full[_UNDIVIDED]} if list(full) == [_UNDIVIDED] else full
+
+    def _labelled(self, name: str, split: dict[str, ImageRecord], roots: list[str]) -> Records:
+        """Return a split's images without those of a tree that has labels for none of them.
+
+        So VOC2012's test, whose labels are secret, does not spoil that of VOC2007 beside it.
+        """
+        secret: list[str] = []
+        for root in roots:
+            inside = [one for one in split.values() if one.image_id.startswith(root)]
+            beside = (one for one in split.values() if not one.image_id.startswith(root))
+            if not inside or any(one.label_file for one in inside):
+                continue
+            if any(one.label_file for one in beside):
+                secret.append(root)
+                self.notes.append(
+                    f"{name} of {root[:-1]} ({counted(len(inside), 'image')}) has no labels: left "
+                    "out beside others that have"
+                )
+        return tuple(one for one in split.values() if not one.image_id.startswith(tuple(secret)))
 
     def _add(self, split: dict[str, ImageRecord], file: str, line: int, content: str) -> None:
         """Add the image that one line of a list names to its split."""
@@ -131,8 +151,10 @@ class ImageSets:
         """Return the images that a listed name may mean: a stem, a file name or a path."""
         stem = name_of(name)
         images = self._by_stem.get(stem) or self._by_stem.get(_stem_listed(name), [])
-        if len(images) > 1:
-            images = [one for one in images if one.startswith(root)] or images
+        inside = [one for one in images if one.startswith(root)]
+        # A tree with images of its own does not mean those of another year.
+        if inside or f"{root}JPEGImages" in self._tree.folders:
+            images = inside
         if len(images) > 1 and "/" in name:
             folders = folder_of(name).split("/")
             shared = {one: shared_tail(folder_of(one).split("/"), folders) for one in images}
