@@ -91,7 +91,8 @@ def test_the_commands_and_the_python_of_the_pages_run(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
-    found = commands()
+    # What Pascal VOC's own images are for, `test_recipes` runs on a devkit that is made up.
+    found = [one for one in commands() if "VOCdevkit" not in one]
     assert len(found) >= 10
     for command in found:
         if "jq" in command and shutil.which("jq") is None:

@@ -235,6 +235,7 @@ class RCNN(Detector):
         "paper": PaperRun(
             data="voc07",
             backbone="alexnet",
+            settings={"proposal_min_side": 20},
             source="sec. 2.3 and released code: 70k steps of 128 crops, .1 of the rate each 20k",
         ),
     }
