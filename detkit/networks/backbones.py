@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from detkit.errors import DetkitError, UsageError
 from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
 from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.text import agreed, counted, nearest_hint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Backbone(nn.Module):
@@ -36,13 +40,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the tapped maps, (B, C_l, H / s_l, W / s_l) each, of (B, 3, H, W) images."""
-        maps = []
-        tapped = {tap.block for tap in self.taps}
+        maps: list[Tensor] = []
         x = images
         for name, block in self.blocks.items():
             x = block(x)
-            if name in tapped:
-                maps.append(x)
+            own = (tap for tap in self.taps if tap.block == name)
+            maps += [x if isinstance(x, Tensor) else x[tap.index] for tap in own]
             if len(maps) == len(self.taps):
                 break
         return maps
@@ -69,7 +72,7 @@ class Backbone(nn.Module):
         )
 
     def freeze_blocks(self, number: int) -> None:
-        """Make the first `number` blocks, from the image on, fixed.
+        """Make the first `number` blocks, from the image on, fixed, with their norms' statistics.
 
         Raises UsageError when there are not so many.
         """
@@ -80,6 +83,14 @@ class Backbone(nn.Module):
         self.num_frozen = number
         for block in list(self.blocks.values())[:number]:
             block.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; fixed blocks stay in eval mode: they give what they gave."""
+        super().train(mode)
+        for block in list(self.blocks.values())[: self.num_frozen]:
+            block.eval()
+        return self
 
     def load_classifier(self, state: Mapping[str, Tensor], source: str) -> None:
         """Fill the blocks from a torchvision classifier's state dict (fp16 or fp32).
