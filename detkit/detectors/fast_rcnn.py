@@ -64,7 +64,7 @@ LEAST_SIDE = 64  # ours: two places of the last map of most backbones, and some 
 # Backbones that get the papers' sizes; those but ResNet are the papers', with one map, fc6 and fc7.
 # AlexNet is torchvision's, with none of these releases' weights, and as light as others.
 SINGLE = tuple(name for name in CLASSIFIERS if name != "alexnet")
-LARGE = (*SINGLE, "resnet")
+LARGE = (*SINGLE, "resnet", "densenet", "inception", "convnext")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class RoIHead(nn.Module):
         self.fc6: nn.Module
         self.own_layers = not backbone.has_rest
         self.takes_fc6 = config.roi_pooling == "spp" and not self.own_layers
-        residual = backbone.has_rest and backbone.name.startswith("resnet")
+        residual = backbone.has_rest and config.backbone not in CLASSIFIERS
         fc = not self.own_layers and config.backbone in CLASSIFIERS
         places = CLASSIFIERS[config.backbone].places if fc else 7
         method = config.roi_pooling

@@ -21,7 +21,7 @@ from detkit.config import IMAGENET_MEAN, IMAGENET_STD
 from detkit.networks import caffe_networks, darknet
 from detkit.networks.classifier_parts import Part, cut, numbered, rename_by, targets_of
 
-Colour = tuple[float, float, float]
+Colour = tuple[float, float, float]  # red, green, blue
 HALF = (0.5, 0.5, 0.5)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.errors import DetkitError, UsageError
+from detkit.networks import timm_backbones
 from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
 from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.text import agreed, counted, nearest_hint
@@ -141,7 +142,7 @@ def _reduced(value: Tensor, shape: torch.Size, source: str, key: str) -> Tensor:
 
 
 def backbone_names() -> list[str]:
-    """Return the names that `--backbone` takes."""
+    """Return the names that `--backbone` takes, beside timm's."""
     return [name for name in ARCHITECTURES if "-" not in name]
 
 
@@ -152,7 +153,7 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
     it ends there, unless `whole`: then the blocks behind serve `Backbone.finish`. Raises
     UsageError for an unknown name, naming the nearest one, and where it has no such map.
     """
-    architecture = _find(name)
+    architecture = find(name)
     if strides is None:
         return Backbone(name, architecture)
     taps = tuple(tap for tap in architecture.levels or architecture.taps if tap.stride in strides)
@@ -166,18 +167,20 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
     return backbone
 
 
-def _find(name: str) -> Architecture:
+def find(name: str) -> Architecture:
     """Return the architecture of this name; raise UsageError where there is none."""
+    if name.startswith(timm_backbones.PREFIX):
+        return timm_backbones.architecture(name.removeprefix(timm_backbones.PREFIX))
     if name not in ARCHITECTURES:
         hint = nearest_hint(name, backbone_names(), "", cutoff=0.4)
-        known = f"{hint} (there are {', '.join(backbone_names())})".strip()
+        known = f"{hint} (there are {', '.join(backbone_names())}, timm:NAME)".strip()
         raise UsageError(f"--backbone {name}: no such backbone; {known}")
     return ARCHITECTURES[name]
 
 
 def last_tap(name: str) -> Tap:
     """Return the coarsest map of a backbone; raise UsageError for an unknown name."""
-    architecture = _find(name)
+    architecture = find(name)
     return (architecture.levels or architecture.taps)[-1]
 
 
@@ -185,4 +188,4 @@ def last_channels(name: str) -> int:
     """Return the number of values that the last layer of a backbone with its rest gives."""
     if name.endswith("-fc"):
         return CLASSIFIERS[name.removesuffix("-fc").removesuffix("-borders")].top
-    return ARCHITECTURES[name].levels[-1].channels
+    return last_tap(name).channels
