@@ -402,6 +402,25 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "mobilenet_v3_large": _torchvision(
         "mobilenet_v3_large", _MOBILENET_V3, _MOBILENET_V3_LEVELS, 4
     ),
+    # In torchvision's detectors: Faster R-CNN takes both maps of stride 32, SSDlite half the last
+    # blocks' widths.
+    "mobilenet_v3_large-c5": _torchvision(
+        "mobilenet_v3_large",
+        _MOBILENET_V3,
+        (*_MOBILENET_V3_LEVELS[:1], Tap("13rest", 160, 32), Tap("16", 960, 32)),
+        4,
+        options={"norm_layer": nn.BatchNorm2d},
+    ),
+    "mobilenet_v3_large-reduced": _torchvision(
+        "mobilenet_v3_large",
+        _MOBILENET_V3,
+        (*_MOBILENET_V3_LEVELS[:1], Tap("13expand", 672, 16), Tap("16", 480, 32)),
+        4,
+        options={
+            "reduced_tail": True,
+            "norm_layer": partial(nn.BatchNorm2d, eps=0.001, momentum=0.03),
+        },
+    ),
     "squeezenet1_0": _torchvision("squeezenet1_0", numbered(0, 13), _SQUEEZENET_LEVELS, 6),
     "resnet18": _resnet("resnet18", 1),
     "resnet34": _resnet("resnet34", 1),

@@ -78,5 +78,5 @@ def colours(backbone: str) -> tuple[Colour, Colour]:
 
 def torchvision_name(backbone: str) -> str | None:
     """Return the torchvision classifier whose published weights fit, None for our own `tiny`."""
-    name = backbone.removesuffix("-atrous").removesuffix("-fc")
+    name = backbone.removesuffix("-atrous").removesuffix("-fc").removesuffix("-c5")
     return name if name in torchvision.models.list_models() else None
