@@ -21,9 +21,11 @@ from toy import photo_like
 
 from detkit.detector import Detector
 from detkit.detectors import load_backend
-from detkit.inference.models import new_model
+from detkit.detectors.faster_rcnn import FasterRCNN
+from detkit.inference.models import new_model, open_model
 from detkit.inference.onnx_export import export_onnx
 from detkit.networks import torchvision_detectors
+from detkit.networks.roi_pooling import RoIPooling
 from detkit.networks.torchvision_detectors import Published
 from detkit.structures import Sample
 
@@ -153,6 +155,34 @@ def test_the_detections_are_torchvisions(name: str) -> None:
     assert compared > 20
 
 
+def test_proposals_end_at_the_threshold_of_objectness_as_torchvisions() -> None:
+    name = torchvision_detectors.MOBILENET_320
+    peer = published(name, num_classes=5)
+    nn.init.constant_(peer.rpn.head.cls_logits.bias, -7.5)
+    backend = load_backend("faster-rcnn")
+    detector = backend(backend.published[name].config, ["a", "b", "c", "d"]).eval()
+    detector.load_state_dict(backend.convert_foreign(peer.state_dict()) or {})
+    theirs: list[Tensor] = []
+    peer.rpn.register_forward_hook(lambda module, given, made: theirs.extend(made[0]))
+    with torch.no_grad():
+        peer([photo().float() / 255])
+    assert isinstance(detector, FasterRCNN)
+    (ours,) = detector.propose(detector.prepare([as_sample(photo())]))
+    assert 0 < len(theirs[0]) < 100  # of the 150 there may be
+    torch.testing.assert_close(ours, theirs[0], atol=1e-2, rtol=0)
+
+
+def test_of_two_maps_of_one_stride_the_first_is_pooled_as_torchvision_does() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(1, 4, 25, 42), torch.randn(1, 4, 25, 42)]
+    regions = torch.tensor([[10.0, 10.0, 60.0, 90.0], [0.0, 0.0, 1333.0, 790.0]])
+    peer = torchvision.ops.MultiScaleRoIAlign(["0", "1"], 7, 2)
+    wanted = peer(dict(zip("01", maps)), [regions], [(800, 1333)])
+    ours = RoIPooling("align", 7, (32, 32))(maps, [regions])
+    torch.testing.assert_close(ours, wanted)
+    assert not torch.allclose(maps[0], maps[1])
+
+
 def test_the_published_classes_without_a_name_are_none_of_ours(
     model: tuple[str, nn.Module, Path], detector: Detector
 ) -> None:
@@ -240,11 +270,10 @@ def test_it_exports_to_what_it_detects(
     assert parity.scores < 1e-3 and parity.boxes / parity.side < 1e-3
 
 
-def test_a_models_name_is_enough_for_detect(
-    model: tuple[str, nn.Module, Path], detector: Detector
-) -> None:
-    listed = {name for one in ("ssd", "faster-rcnn") for name in load_backend(one).published}
-    assert model[0] in listed and not detector.training
+def test_a_models_name_opens_it(model: tuple[str, nn.Module, Path], detector: Detector) -> None:
+    opened = open_model(model[0])  # the file is there since `detector` asked for it
+    assert isinstance(opened, Detector) and not opened.training
+    assert opened.class_names == detector.class_names and opened.config == detector.config
 
 
 def test_weights_of_another_backend_are_not_taken() -> None:

@@ -20,6 +20,8 @@ Differences from the paper:
 - On a feature pyramid (the default but for Caffe's networks) anchors that cross the border are
   trained on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of
   each map by itself.
+- Settings that torchvision's published models need (`share_anchors`, `rpn_convs`,
+  `rpn_score_thresh`, `neck_norm`, `head_convs`) are off by default.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   `recipe` is the released code's joint schedule, and not the 60k steps at .001 and 20k at .0001
   that sec. 3.1.3 has for the RPN alone.

@@ -12,6 +12,7 @@ Differences from the paper:
   `recipe` is the paper's.
 - Photometric distortion and IoU crops are ours, after the released code; the rest of the
   augmentation is made of torchvision's functions.
+- `lite` is SSDlite, MobileNetV2 sec. 6.2, with the widths of torchvision's `ssdlite320`.
 - A default box inside an ignored object that learns no other is no negative: it is never mined.
 
 Where the equations are:
