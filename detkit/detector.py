@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -32,9 +31,10 @@ from detkit.errors import DetkitError, UsageError
 from detkit.geometry import nms
 from detkit.geometry.boxes import area, clip
 from detkit.geometry.matching import best_overlaps_above
-from detkit.networks import caffe_weights
+from detkit.networks import caffe_weights, torchvision_detectors
 from detkit.networks.backbones import Backbone
 from detkit.networks.pretrained import load_weights
+from detkit.networks.torchvision_detectors import Published
 from detkit.networks.weights import download, read_state_dict, trained_with
 from detkit.stopwatch import Stopwatch
 from detkit.structures import Batch, Candidates, Detections, FloatArray, Sample, Truth
@@ -54,26 +54,6 @@ logger = logging.getLogger(__name__)
 SMALLEST_OBJECT = 8.0
 USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a step takes minutes
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
-
-
-@dataclass(frozen=True)
-class Published:
-    """Detection weights that torchvision publishes, and the config under which they are right."""
-
-    builder: str  # the name of torchvision's model
-    weights: str  # the name of its weights
-    config: DetectorConfig
-
-    @property
-    def url(self) -> str:
-        """The address that torchvision downloads them from."""
-        return str(torchvision.models.get_model_weights(self.builder)[self.weights].url)
-
-    @property
-    def categories(self) -> list[str]:
-        """Its class names, background first; unused ones are called "N/A"."""
-        weights = torchvision.models.get_model_weights(self.builder)[self.weights]
-        return list(weights.meta["categories"])
 
 
 Fit = Callable[[Iterable[Batch]], Iterator[Mapping[str, float]]]
@@ -197,7 +177,8 @@ class Detector(nn.Module, ABC):
             backbone, mean, std = trained
             more = caffe_weights.settings(state) if whole else {}
             return cls.config_class(backbone=backbone, mean=mean, std=std, **more)
-        return next(iter(cls.published.values())).config if whole else None
+        name = torchvision_detectors.name_of(state) or ""
+        return cls.published[name].config if whole and name in cls.published else None
 
     @classmethod
     def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> Detector | None:

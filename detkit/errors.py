@@ -13,6 +13,7 @@ EXTRAS = {
     **dict.fromkeys(("sklearn", "scipy", "numba"), "train"),
     **dict.fromkeys(("onnxruntime", "onnx", "onnxscript"), "onnx"),
     "pyvips": "large",
+    "timm": "timm",
 }
 SPOKEN = {"torch": "PyTorch", "lightning_fabric": "lightning-fabric", "sklearn": "scikit-learn"}
 

@@ -7,13 +7,15 @@ import torch
 import torchvision
 from torch import nn
 
+from detkit.detectors import load_backend
 from detkit.errors import DetkitError, UsageError
+from detkit.inference.models import starting_config
 from detkit.networks import backbones, pretrained, weights
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
 
 
-@pytest.mark.parametrize("name", [n for n in backbones.ARCHITECTURES if n not in ("resnet101",)])
+@pytest.mark.parametrize("name", list(backbones.ARCHITECTURES))
 def test_every_map_has_the_declared_channels_and_stride(name: str) -> None:
     with torch.device("meta"):
         backbone = backbones.build(name).eval()
@@ -27,20 +29,92 @@ def test_every_map_has_the_declared_channels_and_stride(name: str) -> None:
 
 
 def classifier(name: str) -> nn.Module:
-    """Return torchvision's network with random weights (VGG16 without its large classifier)."""
+    """Return torchvision's network with random weights (VGGs without their large classifier)."""
     torch.manual_seed(0)
-    if name == "vgg16":
-        layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
-        return nn.ModuleDict({"features": layers}).eval()
-    network: nn.Module = getattr(torchvision.models, name)(weights=None).eval()
+    if name.startswith("vgg"):
+        plan = torchvision.models.vgg.cfgs["E" if name == "vgg19" else "D"]
+        layers = torchvision.models.vgg.make_layers(plan, batch_norm=name.endswith("bn"))
+        network: nn.Module = nn.ModuleDict({"features": layers}).eval()
+    else:
+        made_anew = name in ("googlenet", "inception_v3")
+        options = {"aux_logits": False, "init_weights": True} if made_anew else {}
+        network = getattr(torchvision.models, name)(weights=None, **options).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # so that a norm left out would show
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.8, 1.2)
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.uniform_(module.bias, -0.1, 0.1)
     return network
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0", "resnet18", "vgg16", "alexnet"])
+def widened(network: nn.Module) -> nn.Module:
+    """Return Inception v3, each layer that shrinks its map by its lack of a border with one."""
+    for name in (
+        *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "maxpool1", "Conv2d_4a_3x3", "maxpool2"),
+        *("Mixed_6a", "Mixed_7a"),
+    ):
+        layer = network.get_submodule(name)
+        layer.register_forward_pre_hook(lambda _, given: nn.functional.pad(given[0], (1, 1, 1, 1)))
+    return network
+
+
+@pytest.mark.parametrize("name", ["densenet121", "convnext_tiny", "googlenet", "inception_v3"])
+def test_the_last_map_is_what_torchvision_averages_for_its_classes(name: str) -> None:
+    peer = classifier(name)
+    backbone = backbones.build(name).eval()
+    backbone.load_classifier(peer.state_dict(), "peer")
+    image = torch.randn(1, 3, 64, 64)
+    averaged = []
+    if name == "inception_v3":
+        widened(peer)
+    if name == "densenet121":
+        peer.classifier.register_forward_pre_hook(lambda _, given: averaged.append(given[0]))
+    else:
+        peer.avgpool.register_forward_hook(lambda _, given, output: averaged.append(output))
+    with torch.no_grad():
+        peer(image)
+        mean = backbone(image)[-1].mean(dim=(2, 3))
+        torch.testing.assert_close(mean, averaged[0].flatten(1), rtol=1e-4, atol=1e-5)
+
+
+def test_densenets_published_names_with_dots_are_understood() -> None:
+    state = classifier("densenet121").state_dict()
+    dotted = {
+        key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.")
+        if "denselayer" in key
+        else key: value
+        for key, value in state.items()
+    }
+    assert dotted.keys() != state.keys()
+    one, other = backbones.build("densenet121").eval(), backbones.build("densenet121").eval()
+    one.load_classifier(state, "peer")
+    other.load_classifier(dotted, "peer")
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(one(image)[-1], other(image)[-1])
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_images_become_what_torchvisions_transform_input_makes_of_them(name: str) -> None:
+    peer = getattr(torchvision.models, name)(
+        weights=None, aux_logits=False, init_weights=True, transform_input=True
+    )
+    pixels = torch.rand(1, 3, 8, 8)
+    normalise = torchvision.transforms.v2.functional.normalize
+    theirs = normalise(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    config = starting_config(load_backend("ssd"), name, "none")
+    ours = normalise(pixels, list(config.mean), list(config.std))
+    torch.testing.assert_close(ours, peer._transform_input(theirs))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mobilenet_v2", "mobilenet_v3_large", "squeezenet1_0", "resnet18", "resnet152"),
+        *("vgg16", "vgg16_bn", "vgg19", "alexnet"),
+    ],
+)
 def test_the_last_map_equals_torchvisions_features(name: str) -> None:
     peer = classifier(name)
     backbone = backbones.build(name).eval()
@@ -48,11 +122,11 @@ def test_the_last_map_equals_torchvisions_features(name: str) -> None:
     assert backbone.pretrained and not backbone.folded_norms
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        if name == "resnet18":
+        if name.startswith("resnet"):
             x = peer.maxpool(peer.relu(peer.bn1(peer.conv1(image))))
             expected = peer.layer4(peer.layer3(peer.layer2(peer.layer1(x))))
         else:
-            ends_in_pool = name in ("vgg16", "alexnet")
+            ends_in_pool = name.startswith(("vgg", "alexnet"))
             features = peer.features[:-1] if ends_in_pool else peer.features
             expected = features(image)
         torch.testing.assert_close(backbone(image)[-1], expected)
@@ -120,7 +194,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_weights_file_says_which_backbone_it_is_for(tmp_path: Path) -> None:
-    for name in ("mobilenet_v2", "squeezenet1_0", "resnet18"):
+    for name in ("mobilenet_v2", "squeezenet1_0", "resnet18", "mobilenet_v3_large", "densenet121"):
         state = {k: v.half() for k, v in classifier(name).state_dict().items()}
         torch.save(state, tmp_path / "w.pth")
         assert pretrained.identify(tmp_path / "w.pth") == name

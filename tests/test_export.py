@@ -28,7 +28,13 @@ from detkit.detector import Detector
 from detkit.detectors import add_plugin, load_backend
 from detkit.errors import DetkitError, ExitCode, UsageError
 from detkit.inference.onnx import NetworkSize, OnnxDetector, run_onnx
-from detkit.inference.onnx_export import LARGEST_DIFFERENCE, Parity, TracedOnnx, export_onnx
+from detkit.inference.onnx_export import (
+    LARGEST_DIFFERENCE,
+    Parity,
+    TracedOnnx,
+    _in_order,
+    export_onnx,
+)
 from detkit.inference.predict import predict
 from detkit.model_file import save_model
 from detkit.structures import Batch, Candidates, Detections, Sample
@@ -442,3 +448,21 @@ def test_the_command_keeps_an_old_file_and_exits_2(
     printed = capsys.readouterr()
     assert printed.out == "" and "--force" in printed.err
     assert out.read_text(encoding="utf-8") == "precious"
+
+
+def test_only_the_order_of_proposals_may_differ_in_the_comparison() -> None:
+    torch.manual_seed(0)
+    boxes, scores = torch.rand(1, 50, 3, 4) * 100, torch.rand(1, 50, 3)
+    swapped = torch.arange(50)
+    swapped[[7, 8]] = swapped[[8, 7]]
+    moved = boxes[:, swapped] + 1e-5
+    found = _in_order((boxes, scores), (moved, scores[:, swapped]), side=100)
+    torch.testing.assert_close(found[0], boxes, atol=1e-4, rtol=0)
+    assert torch.equal(found[1], scores)
+    wrong = moved.clone()
+    wrong[0, 20] = moved[0, 21]  # one box twice, and another is missing
+    found = _in_order((boxes, scores), (wrong, scores[:, swapped]), side=100)
+    assert float((found[0] - boxes).abs().max()) > 1
+    none = moved.clone()
+    none[0, 3] = torch.nan
+    assert _in_order((boxes, scores), (none, scores), side=100)[0] is none

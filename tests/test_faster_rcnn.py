@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toy import CLASSES, photo_like, write_images
 
 from detkit.data.records import ImageRecord
-from detkit.detector import Detector, Published
+from detkit.detector import Detector
 from detkit.detectors.fast_rcnn import RegionConfig
 from detkit.detectors.faster_rcnn import _TORCHVISION, FasterRCNN, FasterRCNNConfig
 from detkit.errors import UsageError
@@ -36,6 +36,7 @@ from detkit.networks.rpn import (
     match_anchors,
     rpn_loss,
 )
+from detkit.networks.torchvision_detectors import Published
 from detkit.structures import Batch, Sample, Step, Truth
 from detkit.training.options import TrainOptions
 from detkit.training.schedule import lr_factor

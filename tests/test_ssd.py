@@ -9,7 +9,6 @@ import torchvision
 from torch import Tensor, nn
 from toy import photo_like
 
-from detkit.detector import Published
 from detkit.detectors.ssd import (
     _TORCHVISION,
     SSD,
@@ -20,6 +19,7 @@ from detkit.detectors.ssd import (
 )
 from detkit.geometry.boxes import iou
 from detkit.geometry.matching import IGNORED
+from detkit.networks.torchvision_detectors import Published
 from detkit.structures import Sample
 
 SHARED = Path(__file__).parents[2] / "shared"

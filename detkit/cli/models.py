@@ -62,7 +62,7 @@ def models(
         return
     rows = [(one.name, one.paper, ", ".join(one.published) or "-") for one in backends]
     console.table(("backend", "paper", "weights ready to use"), rows)
-    console.data(f"\nbackbones: {', '.join(backbone_names())}")
+    console.data(f"\nbackbones: {', '.join(backbone_names())}, and timm:NAME")
     console.data("`detkit models BACKEND` lists its settings and where each default comes from")
 
 

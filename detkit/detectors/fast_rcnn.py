@@ -54,6 +54,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, ProposalConfig, Recipe, setting
 from detkit.detector import Detector
@@ -77,7 +78,7 @@ LEAST_SIDE = 64  # ours: two places of the last map of most backbones, and some 
 # Backbones that get the papers' sizes; those but ResNet are the papers', with one map, fc6 and fc7.
 # AlexNet is torchvision's, with none of these releases' weights, and as light as others.
 SINGLE = tuple(name for name in CLASSIFIERS if name != "alexnet")
-LARGE = (*SINGLE, "resnet")
+LARGE = (*SINGLE, "resnet", "densenet", "inception", "convnext")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,9 @@ class RegionConfig(DetectorConfig):
     neck_width: int | None = setting(
         None, "none: 256 on ResNet (FPN sec. 3); ours: 128 on light backbones", at_least=1
     )
+    neck_norm: bool = setting(
+        False, "FPN sec. 3 has none; torchvision's v2: batch norms in the pyramid"
+    )
     roi_pooling: Literal["auto", "pool", "align", "spp"] = setting(
         "auto",
         "sec. 2.1: pool; auto: align on FPN (Mask R-CNN); spp: SPPnet's levels 1 2 3 6, 50 places "
@@ -112,6 +116,11 @@ class RegionConfig(DetectorConfig):
         None,
         "of the two-layer head; none: 1024 on ResNet (FPN sec. 4.2); ours: 512 on light ones",
         at_least=1,
+    )
+    head_convs: int = setting(
+        0,
+        "FPN sec. 4.2: none before the two layers; torchvision's v2: 4 with norms, and one layer",
+        at_least=0,
     )
     rois_per_image: int = setting(64, "sec. 2.3: R = 128 of N = 2 images", at_least=1)
     positive_fraction: float = setting(0.25, "sec. 2.3: 25 % of the RoIs", above=0, at_most=1)
@@ -190,7 +199,9 @@ def build_maps(config: RegionConfig) -> tuple[backbones.Backbone, SingleMap | Fe
         backbone.generic_blocks = CLASSIFIERS[name].fixed
     if config.has_pyramid:
         return backbone, FeaturePyramid(
-            backbone.taps, config.neck_width or (256 if is_large else 128)
+            backbone.taps,
+            config.neck_width or (256 if is_large else 128),
+            norms=config.neck_norm,
         )
     light = config.neck_width or 128
     return backbone, SingleMap(backbone.taps[-1], config.neck_width if is_large else light)
@@ -214,8 +225,9 @@ class RoIHead(nn.Module):
         super().__init__()
         self.fc6: nn.Module
         self.own_layers = not backbone.has_rest
+        self.has_convs = self.own_layers and config.head_convs > 0
         self.takes_fc6 = config.roi_pooling == "spp" and not self.own_layers
-        residual = backbone.has_rest and backbone.name.startswith("resnet")
+        residual = backbone.has_rest and config.backbone not in CLASSIFIERS
         fc = not self.own_layers and config.backbone in CLASSIFIERS
         places = CLASSIFIERS[config.backbone].places if fc else 7
         method = config.roi_pooling
@@ -231,7 +243,10 @@ class RoIHead(nn.Module):
         if self.own_layers:
             width = config.head_width or (1024 if config.is_large else 512)
             self.fc6 = nn.Linear(self.pooling.num_features(neck.channels), width)
-            self.fc7: nn.Module = nn.Linear(width, width)
+            if config.head_convs:
+                self.convs = region_convs(neck.channels, config.head_convs)
+            else:
+                self.fc7: nn.Module = nn.Linear(width, width)
             shorten(self, config.svd)
         else:
             width = backbones.last_channels(backbone.name)
@@ -268,12 +283,24 @@ class RoIHead(nn.Module):
         """
         x = self.pooling(maps, rois, pixels)
         if self.own_layers:
-            x = F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+            if self.has_convs:
+                x = F.relu(self.fc6(self.convs(x).flatten(1)))
+            else:
+                x = F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
         else:
             x = backbone.finish(self.fc6(x) if self.takes_fc6 else x)
             x = x.mean(dim=(2, 3)) if x.ndim == 4 else x
         deltas = self.deltas(x).float().view(len(x), self.deltas.out_features // 4, 4)
         return self.class_logits(x).float(), deltas
+
+
+def region_convs(channels: int, number: int) -> nn.Sequential:
+    """Return so many 3x3 convolutions, each with a batch norm and ReLU, that keep (C, P, P)."""
+    convs = nn.Sequential(*(Conv2dNormActivation(channels, channels) for _ in range(number)))
+    for layer in convs.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return convs
 
 
 def shorten(layers: nn.Module, ranks: tuple[int, int]) -> None:

@@ -32,6 +32,8 @@ Differences from the paper:
 - On a feature pyramid (the default but for Caffe's networks) anchors that cross the border are
   trained on, as Lin et al. 2017, sec. 4.1 do, each map has anchors of its own size, and NMS is of
   each map by itself.
+- Settings that torchvision's published models need (`share_anchors`, `rpn_convs`,
+  `rpn_score_thresh`, `neck_norm`, `head_convs`) are off by default.
 - `short_recipe` (AdamW, cosine, moving average) is ours and the default on the command line;
   its four steps of alternating training share the batch size and the budget equally. `recipe` and
   `alternating_recipe` are the released code's schedules; the two images of a joint step pass the
@@ -56,7 +58,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,7 @@ import torch
 from torch import Tensor
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, Recipe, setting
-from detkit.detector import Published, Stage
+from detkit.detector import Stage
 from detkit.detectors.fast_rcnn import (
     RegionConfig,
     RegionDetector,
@@ -79,9 +80,10 @@ from detkit.errors import UsageError
 from detkit.geometry.anchor_estimation import estimate_anchors, network_shapes
 from detkit.geometry.boxes import decode
 from detkit.geometry.matching import best_overlaps_of_small
-from detkit.networks import caffe_weights
+from detkit.networks import caffe_weights, torchvision_detectors
 from detkit.networks.proposal_memory import ProposalMemory
 from detkit.networks.rpn import RegionProposalNetwork, RPNConfig
+from detkit.networks.torchvision_detectors import Published
 from detkit.structures import Batch, Candidates, Truth
 from detkit.trace import TraceStage, box_stage
 from detkit.transforms.preparation import shorter_side
@@ -132,17 +134,21 @@ _TORCHVISION = FasterRCNNConfig(
     antialias=False,
 )
 
-# The beginnings of names, torchvision's (newer and older) and ours.
-_TORCHVISION_NAMES = (
-    ("backbone.body.", "backbone.blocks."),
-    ("backbone.fpn.", "neck.fpn."),
-    ("rpn.head.conv.0.0.", "rpn.conv."),
-    ("rpn.head.conv.", "rpn.conv."),
-    ("rpn.head.cls_logits.", "rpn.objectness."),
-    ("rpn.head.bbox_pred.", "rpn.deltas."),
-    ("roi_heads.box_head.fc", "head.fc"),
-    ("roi_heads.box_predictor.cls_score.", "head.class_logits."),
-    ("roi_heads.box_predictor.bbox_pred.", "head.deltas."),
+_TORCHVISION_V2 = dataclasses.replace(_TORCHVISION, neck_norm=True, rpn_convs=2, head_convs=4)
+_TORCHVISION_MOBILENET = dataclasses.replace(
+    _TORCHVISION,
+    backbone=torchvision_detectors.BACKBONES[torchvision_detectors.MOBILENET],
+    neck_width=256,
+    head_width=1024,
+    share_anchors=True,
+    rpn_score_thresh=0.05,
+)
+_TORCHVISION_MOBILENET_320 = dataclasses.replace(
+    _TORCHVISION_MOBILENET,
+    size=320,
+    max_size=640,
+    rpn_pre_nms_test=150,
+    rpn_post_nms_test=150,
 )
 
 
@@ -193,8 +199,20 @@ class FasterRCNN(RegionDetector):
     }
     short_recipe: ClassVar[Recipe] = dataclasses.replace(SHORT_RECIPE, batch_size=4)
     published: ClassVar[Mapping[str, Published]] = {
-        "fasterrcnn-resnet50-fpn-coco": Published(
-            "fasterrcnn_resnet50_fpn", "COCO_V1", _TORCHVISION
+        name: Published(builder, "COCO_V1", config)
+        for name, builder, config in (
+            (torchvision_detectors.RESNET, "fasterrcnn_resnet50_fpn", _TORCHVISION),
+            (torchvision_detectors.RESNET_V2, "fasterrcnn_resnet50_fpn_v2", _TORCHVISION_V2),
+            (
+                torchvision_detectors.MOBILENET,
+                "fasterrcnn_mobilenet_v3_large_fpn",
+                _TORCHVISION_MOBILENET,
+            ),
+            (
+                torchvision_detectors.MOBILENET_320,
+                "fasterrcnn_mobilenet_v3_large_320_fpn",
+                _TORCHVISION_MOBILENET_320,
+            ),
         )
     }
     config: FasterRCNNConfig
@@ -243,38 +261,24 @@ class FasterRCNN(RegionDetector):
     def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
-        """Return torchvision's `fasterrcnn_resnet50_fpn` or py-faster-rcnn's, else None."""
+        """Return the state dict of torchvision's Faster R-CNNs or py-faster-rcnn's, else None."""
         if caffe_weights.is_region_detector(state, proposes=True):
             head = caffe_weights.region_head(state, FasterRCNNConfig().box_variances)
             rpn = caffe_weights.region_proposals(state)
             return caffe_weights.backbone_state(state) | rpn | head
-        if not any(key.startswith("rpn.head.") for key in state):
+        if torchvision_detectors.name_of(state) not in cls.published:
             return None
-        own: dict[str, Tensor] = {}
-        for key, value in state.items():
-            name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d)\.(?=[wb])", r"\1.0.", key)
-            for theirs, ours in _TORCHVISION_NAMES:
-                if name.startswith(theirs):
-                    own[ours + name.removeprefix(theirs)] = value
-                    break
-        if keep is not None:
-            classes = list(keep)
-            for kind in ("weight", "bias"):
-                own[f"head.class_logits.{kind}"] = own[f"head.class_logits.{kind}"][classes]
-                deltas = own[f"head.deltas.{kind}"]
-                rows = deltas.view(-1, 4, *deltas.shape[1:])[classes]
-                own[f"head.deltas.{kind}"] = rows.flatten(0, 1)
-        for kind in ("weight", "bias"):  # they also move the background's boxes
-            own[f"head.deltas.{kind}"] = own[f"head.deltas.{kind}"][4:]
-        return own
+        return torchvision_detectors.convert(state, keep)
 
     @classmethod
     def published_state(cls, name: str) -> dict[str, Tensor]:
         """Return torchvision's published weights, made to fit norms with torch's own epsilon.
 
-        They were trained with batch norms whose epsilon is 0, torch's is 1e-5.
+        The oldest were trained with batch norms whose epsilon is 0, torch's is 1e-5.
         """
         state = super().published_state(name)
+        if name != torchvision_detectors.RESNET:
+            return state
         return {k: v - 1e-5 if k.endswith("running_var") else v for k, v in state.items()}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ Differences from the paper:
 - The scales of `L2Norm` are not decayed; in the released code they are.
 - Detection resizes with antialiasing; `--set antialias=no` is the released code's linear way.
 - A box that lies outside the image is left out before NMS; in the released code it takes part.
+- `lite` is SSDlite, MobileNetV2 sec. 6.2, with the widths of torchvision's `ssdlite320`.
 - A default box inside an ignored object that learns no other is no negative: it is never mined.
   COCO's crowds are ignored so, where the released code's `ssd_coco.py` has them left out.
 - Difficult objects are learnt, as in the released code for VOC (`train_on_diff_gt`); by
@@ -49,7 +50,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, Recipe, setting
-from detkit.detector import Detector, Published
+from detkit.detector import Detector
 from detkit.errors import UsageError
 from detkit.geometry.anchors import default_boxes
 from detkit.geometry.boxes import decode, encode, iou
@@ -59,7 +60,8 @@ from detkit.geometry.matching import (
     match_each_truth,
     spare_ignored,
 )
-from detkit.networks import backbones, caffe_weights
+from detkit.networks import backbones, caffe_weights, ssdlite, torchvision_detectors
+from detkit.networks.torchvision_detectors import Published
 from detkit.structures import Batch, Candidates
 from detkit.trace import TraceStage, box_stage
 from detkit.transforms.augmentation import ssd_augmentation
@@ -96,6 +98,9 @@ class SSDConfig(DetectorConfig):
         3.0, "sec. 2.2: hard negative mining at most 3:1", at_least=0
     )
     loc_weight: float = setting(1.0, "sec. 2.2: alpha = 1", at_least=0)
+    lite: bool = setting(
+        False, "MobileNetV2 sec. 6.2: SSDlite, whose layers are parted a channel and across them"
+    )
     l2_norm_scale: float = setting(20.0, "sec. 3.1: conv4_3 is L2-normalised to 20", above=0)
     clip_before_nms: bool = setting(
         False, "released code: NMS, then boxes are cut to the image; torchvision's port: before"
@@ -112,6 +117,22 @@ _TORCHVISION = SSDConfig(
     mean=(0.48235, 0.45882, 0.40784),
     std=(1 / 255, 1 / 255, 1 / 255),
     antialias=False,
+)
+
+_TORCHVISION_LITE = SSDConfig(
+    backbone=torchvision_detectors.BACKBONES[torchvision_detectors.SSDLITE],
+    lite=True,
+    size=320,
+    scales=(0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0),
+    ratios=((2.0, 3.0),) * 6,
+    clip_sides=True,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    antialias=False,
+    score_thresh=0.001,
+    nms_thresh=0.55,
+    pre_nms_top_k=300,
+    max_detections=300,
 )
 
 # The released code's sizes, from 300 and 512 pixels, as shares of the side.
@@ -170,12 +191,21 @@ def extra_layers(
 class MultiBoxHead(nn.Module):
     """A 3x3 predictor a feature map: class scores and box offsets at every place (sec. 2.1)."""
 
-    def __init__(self, channels: Sequence[int], boxes_a_place: Sequence[int], outputs: int) -> None:
-        """Build one convolution a map with `outputs` values a default box."""
+    def __init__(
+        self,
+        channels: Sequence[int],
+        boxes_a_place: Sequence[int],
+        outputs: int,
+        *,
+        lite: bool = False,
+    ) -> None:
+        """Build one convolution a map, SSDlite's if `lite`, with `outputs` values a default box."""
         super().__init__()
         self.outputs = outputs
         self.convs = nn.ModuleList(
-            nn.Conv2d(width, count * outputs, 3, padding=1)
+            ssdlite.predictor(width, count * outputs)
+            if lite
+            else nn.Conv2d(width, count * outputs, 3, padding=1)
             for width, count in zip(channels, boxes_a_place)
         )
 
@@ -276,9 +306,15 @@ class SSD(Detector):
         ),
     }
     short_recipe: ClassVar[Recipe] = SHORT_RECIPE
-    published: ClassVar[Mapping[str, Published]] = dict.fromkeys(
-        ("ssd300-coco", "ssd300_vgg16-coco"), Published("ssd300_vgg16", "COCO_V1", _TORCHVISION)
-    )
+    published: ClassVar[Mapping[str, Published]] = {
+        **dict.fromkeys(
+            (torchvision_detectors.SSD300, "ssd300_vgg16-coco"),
+            Published("ssd300_vgg16", "COCO_V1", _TORCHVISION),
+        ),
+        torchvision_detectors.SSDLITE: Published(
+            "ssdlite320_mobilenet_v3_large", "COCO_V1", _TORCHVISION_LITE
+        ),
+    }
     config: SSDConfig
 
     def __init__(self, config: SSDConfig, class_names: Sequence[str]) -> None:
@@ -288,21 +324,26 @@ class SSD(Detector):
         self.backbone = backbones.build("vgg16-atrous" if vgg else config.backbone)
         channels = [tap.channels for tap in self.backbone.taps]
         last_map = math.ceil(config.size / self.backbone.taps[-1].stride)
-        extras, widths = extra_layers(config.backbone, config.size, channels[-1], last_map)
+        if config.lite:
+            halvings = math.ceil(math.log2(max(last_map, 1)))
+            extras, widths = ssdlite.extra_layers(channels[-1], halvings)
+        else:
+            extras, widths = extra_layers(config.backbone, config.size, channels[-1], last_map)
         self.extras = nn.ModuleList(extras)
         channels += widths
         # conv4_3 alone has another scale than the rest in VGG16 (sec. 3.1).
-        normalised = 1 if vgg else len(self.backbone.taps)
+        normalised = 0 if config.lite else 1 if vgg else len(self.backbone.taps)
         self.norms = nn.ModuleList(
             L2Norm(width, config.l2_norm_scale) for width in channels[:normalised]
         )
         self.scales, self.ratios, self.steps = layout(config, len(channels))
         boxes_a_place = [2 + 2 * len(ratios) for ratios in self.ratios]
-        self.class_head = MultiBoxHead(channels, boxes_a_place, len(self.class_names) + 1)
-        self.box_head = MultiBoxHead(channels, boxes_a_place, 4)
+        outputs, lite = len(self.class_names) + 1, config.lite
+        self.class_head = MultiBoxHead(channels, boxes_a_place, outputs, lite=lite)
+        self.box_head = MultiBoxHead(channels, boxes_a_place, 4, lite=lite)
         self._default_boxes: dict[Any, Tensor] = {}
         self._map_sizes: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for module in (self.extras, self.class_head, self.box_head):
+        for module in () if lite else (self.extras, self.class_head, self.box_head):
             for layer in module.modules():
                 if isinstance(layer, nn.Conv2d):
                     nn.init.xavier_uniform_(layer.weight)  # sec. 3.1
@@ -313,37 +354,12 @@ class SSD(Detector):
     def convert_foreign(
         cls, state: Mapping[str, Tensor], keep: Sequence[int] | None = None
     ) -> dict[str, Tensor] | None:
-        """Return the state dict of torchvision's `ssd300_vgg16`, or of the paper's, else None."""
+        """Return the state dict of torchvision's SSDs, or of the paper's, else None."""
         if caffe_weights.is_ssd(state):
             return caffe_weights.backbone_state(state) | caffe_weights.multibox_heads(state)
-        if "backbone.scale_weight" not in state:
+        if torchvision_detectors.name_of(state) not in cls.published:
             return None
-        own: dict[str, Tensor] = {}
-        fc = {"1": "fc6", "3": "fc7"}  # inside torchvision's `extra.0.7`
-        for key, value in state.items():
-            parts = key.split(".")
-            if key == "backbone.scale_weight":
-                own["norms.0.weight"] = value
-            elif parts[1] == "features":
-                own[f"backbone.blocks.{parts[2]}.{parts[-1]}"] = value
-            elif parts[1] == "extra" and parts[2] == "0" and parts[3] == "7":
-                own[f"backbone.blocks.{fc[parts[4]]}.{parts[-1]}"] = value
-            elif parts[1] == "extra" and parts[2] == "0":
-                # pool4 to conv5_3: torchvision counts on from conv4_3's ReLU, block 22.
-                own[f"backbone.blocks.{int(parts[3]) + 23}.{parts[-1]}"] = value
-            elif parts[1] == "extra":
-                own[f"extras.{int(parts[2]) - 1}.{parts[3]}.{parts[-1]}"] = value
-            elif parts[1] == "regression_head":
-                own[f"box_head.convs.{parts[3]}.{parts[-1]}"] = value
-            elif parts[1] == "classification_head":
-                own[f"class_head.convs.{parts[3]}.{parts[-1]}"] = value
-        if keep is not None:
-            for key in [key for key in own if key.startswith("class_head.")]:
-                boxes_a_place = own[key.replace("class", "box", 1)].shape[0] // 4
-                shape = (boxes_a_place, -1, *own[key].shape[1:])
-                rows = own[key].view(shape)[:, list(keep)]
-                own[key] = rows.flatten(0, 1)
-        return own
+        return torchvision_detectors.convert(state, keep)
 
     @classmethod
     def from_foreign(cls, state: Mapping[str, Tensor], source: str) -> SSD | None:

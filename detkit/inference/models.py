@@ -240,7 +240,8 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
     Raises DetkitError when the weights file fits no backbone, UsageError when it contradicts
     `--backbone`.
     """
-    from detkit.networks.pretrained import identify
+    from detkit.config import IMAGENET_MEAN, IMAGENET_STD
+    from detkit.networks.pretrained import colours, identify
 
     config = None if weights in ("none", "imagenet") else _config_of_weights(backend, weights)
     if config is not None:
@@ -255,7 +256,12 @@ def starting_config(backend: type[Detector], backbone: str | None, weights: str)
             backbone = "mobilenet_v2"
         elif weights != "none":
             backbone = identify(Path(weights))
-    return backend.config_class() if backbone is None else backend.config_class(backbone=backbone)
+    if backbone is None:
+        return backend.config_class()
+    mean, std = colours(backbone)
+    if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
+        return backend.config_class(backbone=backbone)
+    return backend.config_class(backbone=backbone, mean=mean, std=std)
 
 
 def _config_of_weights(backend: type[Detector], weights: str) -> DetectorConfig | None:

@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from detkit.structures import Batch, Candidates, Sample
 # Ours: float32 sums in another order differ by some 1e-6 in scores and 1e-6 of the side in
 # boxes; a layer that was translated wrongly by far more than this.
 LARGEST_DIFFERENCE = 1e-3
+MOST_PROPOSALS = 2048  # of an image whose order may differ
 DRAWN_IMAGES = 3
 # Portrait, landscape, square: a network size that is the same for all does not follow the image.
 PROBED_SIZES = ((640, 480), (480, 640), (512, 512))
@@ -271,9 +273,32 @@ def _compare(
             nn.functional.pad(expected[0], (0, 0) * (expected[0].ndim - 2) + (0, short)),
             nn.functional.pad(expected[1], (0, 0, 0, short)),
         )
-        boxes = _larger(boxes, *(_within(one[0], height, width) for one in (expected, found)))
-        scores = _larger(scores, expected[1], found[1])
+        within = [(_within(one[0], height, width), one[1]) for one in (expected, found)]
+        wanted, got = within[0], _in_order(within[0], within[1], side=max(height, width))
+        boxes, scores = _larger(boxes, wanted[0], got[0]), _larger(scores, wanted[1], got[1])
     return Parity(num_images, scores, boxes, max(height, width))
+
+
+def _in_order(
+    expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], side: int
+) -> tuple[Tensor, Tensor]:
+    """Return the `found` (1, K, ...) boxes and scores of an image, in the order of the `expected`.
+
+    Proposals whose scores differ in the last digit change places: each is then compared with its
+    own, of one image and up to `MOST_PROPOSALS`. Boxes are in shares of `side` for that.
+    """
+    alike = all(one.shape == other.shape for one, other in zip(expected, found))
+    if not alike or len(expected[0]) > 1 or expected[1].shape[1] > MOST_PROPOSALS:
+        return found
+    rows = [torch.cat([one[0][0].flatten(1) / side, one[1][0]], dim=1) for one in (expected, found)]
+    apart = torch.cdist(rows[0], rows[1], p=math.inf)
+    finite = all(bool(one.isfinite().all()) for one in rows)  # NaN is none of cdist's maxima
+    if not finite or not len(apart) or apart.diagonal().max() <= LARGEST_DIFFERENCE:
+        return found
+    from scipy.optimize import linear_sum_assignment
+
+    order = torch.from_numpy(linear_sum_assignment(apart.numpy())[1])
+    return found[0][:, order], found[1][:, order]
 
 
 def _larger(so_far: float, expected: Tensor, found: Tensor) -> float:

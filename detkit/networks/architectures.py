@@ -1,23 +1,28 @@
 """The networks that serve as backbones: of what blocks they are, and which maps they hand out.
 
 Blocks are torchvision's own modules in torchvision's own order, so a state dict of its
-classifiers fits them; `Architecture.rename` says where each of its tensors goes. Shape shorthand:
-C_l channels and stride s_l of map l.
+classifiers fits them; `Architecture.rename` says where each of its tensors goes. A network of
+torchvision's is one entry of `ARCHITECTURES`: its parts, the maps, and what is special about it
+(`classifier_parts.py` cuts it). Shape shorthand: C_l channels and stride s_l of map l.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import torchvision
 from torch import nn
 from torchvision.models import vgg
-from torchvision.models.mobilenetv2 import InvertedResidual
 
+from detkit.config import IMAGENET_MEAN, IMAGENET_STD
 from detkit.networks import caffe_networks, darknet
+from detkit.networks.classifier_parts import Part, cut, numbered, rename_by, targets_of
+
+Colour = tuple[float, float, float]  # red, green, blue
+HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,20 @@ class Tap:
     block: str
     channels: int
     stride: int
+    index: int = 0  # which one, where the block hands out several
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a torchvision classifier becomes a backbone."""
+    """How a classifier becomes a backbone."""
 
     blocks: Callable[[], OrderedDict[str, nn.Module]]  # random weights, from the image on
     taps: tuple[Tap, ...]
     rename: Callable[[str], str | None]  # a key of torchvision's state dict -> ours, or None
     generic_blocks: int = 0  # the first blocks, whose filters serve any data (to stride 4)
     levels: tuple[Tap, ...] = ()  # the last map of each stride from 4 on, for region heads
+    mean: Colour = IMAGENET_MEAN  # of the images that its published weights were trained on, in
+    std: Colour = IMAGENET_STD  # shares of white
 
 
 def _tiny() -> OrderedDict[str, nn.Module]:
@@ -65,10 +73,10 @@ def _from_features(key: str) -> str | None:
     return f"blocks.{rest}" if head == "features" else None
 
 
-def _vgg16() -> OrderedDict[str, nn.Module]:
-    """VGG16's convolutions up to conv5_3; its 120 million classifier weights are never made."""
+def _vgg(plan: str = "D", norms: bool = False) -> OrderedDict[str, nn.Module]:
+    """A VGG's convolutions, without pool5; its 120 million classifier weights are never made."""
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, layer in enumerate(vgg.make_layers(vgg.cfgs["D"])[:30]):
+    for index, layer in enumerate(vgg.make_layers(vgg.cfgs[plan], norms)[:-1]):
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             assert layer.bias is not None
@@ -77,9 +85,9 @@ def _vgg16() -> OrderedDict[str, nn.Module]:
     return blocks
 
 
-def _vgg16_fc() -> OrderedDict[str, nn.Module]:
-    """VGG16 up to fc7, without pool5: RoI pooling takes its place (Fast R-CNN sec. 2.2)."""
-    return OrderedDict({**_vgg16(), **_fc6_and_fc7(512 * 7 * 7)})
+def _vgg_fc(plan: str = "D", norms: bool = False) -> OrderedDict[str, nn.Module]:
+    """A VGG up to fc7, without pool5: RoI pooling takes its place (Fast R-CNN sec. 2.2)."""
+    return OrderedDict({**_vgg(plan, norms), **_fc6_and_fc7(512 * 7 * 7)})
 
 
 def _fc6_and_fc7(inputs: int) -> OrderedDict[str, nn.Module]:
@@ -117,7 +125,7 @@ def _alexnet_fc() -> OrderedDict[str, nn.Module]:
 
 def _vgg16_atrous() -> OrderedDict[str, nn.Module]:
     """VGG16 as SSD changes it (sec. 3): pool5 3x3 at stride 1, fc6 and fc7 convolutions."""
-    blocks = _vgg16()
+    blocks = _vgg()
     pool3 = blocks["16"]
     assert isinstance(pool3, nn.MaxPool2d)
     pool3.ceil_mode = True  # 75 -> 38, the released code's map size
@@ -141,58 +149,118 @@ _rename_vgg_fc = partial(_rename_fc, fc6=0, fc7=3)  # torchvision's VGG16: linea
 _rename_alexnet_fc = partial(_rename_fc, fc6=1, fc7=4)  # its AlexNet: dropout, linear, ReLU
 
 
-def _mobilenet_v2() -> OrderedDict[str, nn.Module]:
-    """MobileNetV2 with the expansions of blocks 7 and 14 apart, so that they can be tapped."""
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, block in enumerate(torchvision.models.mobilenet_v2(weights=None).features):
-        if index in (7, 14):
-            # Both have stride 2 and therefore no skip connection to carry around the cut.
-            assert isinstance(block, InvertedResidual) and not block.use_res_connect
-            blocks[f"{index}expand"] = block.conv[0]
-            blocks[f"{index}rest"] = nn.Sequential(*block.conv[1:])
-        else:
-            blocks[str(index)] = block
-    return blocks
+def _torchvision(
+    name: str,
+    parts: Mapping[str, Part],
+    levels: Sequence[Tap],
+    generic_blocks: int,
+    *,
+    options: Mapping[str, Any] | None = None,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
+) -> Architecture:
+    """Return torchvision's classifier of this `name`, made with these `options`, in `parts`."""
+    return Architecture(
+        partial(cut, name, parts, options or {}),
+        tuple(levels[1:]),
+        partial(rename_by, targets_of(parts)),
+        generic_blocks,
+        tuple(levels),
+        mean,
+        std,
+    )
 
 
-def _rename_mobilenet_v2(key: str) -> str | None:
-    for index in (7, 14):
-        prefix = f"features.{index}.conv."
-        if key.startswith(prefix):
-            number, _, rest = key.removeprefix(prefix).partition(".")
-            if number == "0":
-                return f"blocks.{index}expand.{rest}"
-            return f"blocks.{index}rest.{int(number) - 1}.{rest}"
-    return _from_features(key)
-
-
-def _squeezenet() -> OrderedDict[str, nn.Module]:
-    features = torchvision.models.squeezenet1_0(weights=None).features
-    return OrderedDict((str(i), layer) for i, layer in enumerate(features))
-
-
-_RESNET_STEM = ("conv1", "bn1", "relu", "maxpool")
 _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-def _resnet(name: str) -> Callable[[], OrderedDict[str, nn.Module]]:
-    def build() -> OrderedDict[str, nn.Module]:
-        network = getattr(torchvision.models, name)(weights=None)
-        return OrderedDict((part, getattr(network, part)) for part in _RESNET_STEM + _RESNET_STAGES)
-
-    return build
-
-
-def _rename_resnet(key: str) -> str | None:
-    return None if key.startswith("fc.") else f"blocks.{key}"
-
-
-def _resnet_architecture(name: str, expansion: int) -> Architecture:
-    taps = tuple(
+def _resnet(name: str, expansion: int) -> Architecture:
+    levels = [
         Tap(stage, width * expansion, stride)
         for stage, width, stride in zip(_RESNET_STAGES, (64, 128, 256, 512), (4, 8, 16, 32))
+    ]
+    parts = {part: part for part in ("conv1", "bn1", "relu", "maxpool", *_RESNET_STAGES)}
+    return _torchvision(name, parts, levels, generic_blocks=5)
+
+
+def _split(index: int, inner: str, number: int) -> dict[str, Part]:
+    """Return a MobileNet's block in two, so that the map of its expansion can be tapped.
+
+    `inner` is what torchvision calls its layers, `number` how many it has. Such a block has
+    stride 2 and therefore no skip connection to carry around the cut.
+    """
+    first, *rest = (f"features.{index}.{inner}.{layer}" for layer in range(number))
+    return {f"{index}expand": first, f"{index}rest": tuple(rest)}
+
+
+_MOBILENET_V2 = {
+    **numbered(0, 7),
+    **_split(7, "conv", 4),
+    **numbered(8, 14),
+    **_split(14, "conv", 4),
+    **numbered(15, 19),
+}
+_MOBILENET_V3 = {
+    **numbered(0, 7),
+    **_split(7, "block", 3),
+    **numbered(8, 13),
+    **_split(13, "block", 4),
+    **numbered(14, 17),
+}
+# A dense block hands out sums of nothing yet normalised: the maps are taken behind the norm and
+# the ReLU that follow it.
+_DENSENET: dict[str, Part] = {
+    **{part: f"features.{part}" for part in ("conv0", "norm0", "relu0", "pool0")},
+    **{
+        f"{kind}{number}{end}": paths
+        for number in (1, 2, 3)
+        for kind, end, paths in (
+            ("denseblock", "", f"features.denseblock{number}"),
+            (
+                "transition",
+                "norm",
+                tuple(f"features.transition{number}.{k}" for k in ("norm", "relu")),
+            ),
+            (
+                "transition",
+                "pool",
+                tuple(f"features.transition{number}.{k}" for k in ("conv", "pool")),
+            ),
+        )
+    },
+    "denseblock4": "features.denseblock4",
+    "norm5": "features.norm5",
+    "relu5": nn.ReLU,
+}
+_GOOGLENET = {
+    part: part
+    for part in (
+        *("conv1", "maxpool1", "conv2", "conv3", "maxpool2"),
+        *("inception3a", "inception3b", "maxpool3"),
+        *(f"inception4{letter}" for letter in "abcde"),
+        *("maxpool4", "inception5a", "inception5b"),
     )
-    return Architecture(_resnet(name), taps[1:], _rename_resnet, generic_blocks=5, levels=taps)
+}
+
+
+def _inception_v3() -> dict[str, Part]:
+    """Inception v3's layers, each that has no border where it needs one behind such a border.
+
+    As published its maps lose up to a fifth of the image, and a place is not above its stride.
+    """
+    bare = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "maxpool1", "Conv2d_4a_3x3", "maxpool2")
+    parts: dict[str, Part] = {}
+    for name in (
+        *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1"),
+        *("Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"),
+        *("Mixed_5b", "Mixed_5c", "Mixed_5d"),
+        *(f"Mixed_6{letter}" for letter in "abcde"),
+        *(f"Mixed_7{letter}" for letter in "abc"),
+    ):
+        if name in (*bare, "Mixed_6a", "Mixed_7a"):
+            parts[f"{name}_border"] = partial(nn.ZeroPad2d, 1)
+        parts[name] = name
+    return parts
 
 
 _ALEXNET_LEVELS = (Tap("1", 64, 4), Tap("4", 192, 8), Tap("11", 256, 16))  # conv1, 2, 5
@@ -217,6 +285,27 @@ _FAST_YOLO_LEVELS = (
     Tap("conv9", 1024, 64),
 )
 _SQUEEZENET_LEVELS = (Tap("5", 256, 4), Tap("10", 512, 8), Tap("12", 512, 16))  # fire4, 8, 9
+_MOBILENET_V3_LEVELS = (
+    Tap("3", 24, 4),
+    Tap("7expand", 240, 8),
+    Tap("13expand", 672, 16),
+    Tap("16", 960, 32),
+)
+
+
+def _vgg_architectures() -> dict[str, Architecture]:
+    """Return VGG16 with batch norms and VGG19, up to conv5 and, with `-fc`, up to fc7."""
+    found = {}
+    for name, plan, norms, blocks in (
+        ("vgg16_bn", "D", True, ("22", "32", "42")),
+        ("vgg19", "E", False, ("17", "26", "35")),
+    ):
+        levels = tuple(Tap(*one) for one in zip(blocks, (256, 512, 512), (4, 8, 16)))
+        for end, build, rename in (("", _vgg, _from_features), ("-fc", _vgg_fc, _rename_vgg_fc)):
+            found[name + end] = Architecture(
+                partial(build, plan, norms), levels[1:], rename, levels=levels
+            )
+    return found
 
 
 def leaky_convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Sequential:
@@ -287,12 +376,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         levels=(Tap("1", 32, 4), Tap("2", 64, 8), Tap("3", 128, 16), Tap("4", 192, 32)),
     ),
     "vgg16": Architecture(
-        _vgg16,
+        _vgg,
         _VGG16_LEVELS[1:],
         _from_features,
         levels=_VGG16_LEVELS,
     ),
-    "vgg16-fc": Architecture(_vgg16_fc, _VGG16_LEVELS[1:], _rename_vgg_fc, levels=_VGG16_LEVELS),
+    "vgg16-fc": Architecture(_vgg_fc, _VGG16_LEVELS[1:], _rename_vgg_fc, levels=_VGG16_LEVELS),
     "alexnet": Architecture(
         _alexnet,
         _ALEXNET_LEVELS[1:],
@@ -308,24 +397,81 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         (Tap("22", 512, 8), Tap("relu7", 1024, 16)),  # conv4_3, fc7
         _rename_vgg_fc,
     ),
-    "mobilenet_v2": Architecture(
-        _mobilenet_v2,
-        _MOBILENET_LEVELS[1:],
-        _rename_mobilenet_v2,
-        generic_blocks=4,
-        levels=_MOBILENET_LEVELS,
+    **_vgg_architectures(),
+    "mobilenet_v2": _torchvision("mobilenet_v2", _MOBILENET_V2, _MOBILENET_LEVELS, 4),
+    "mobilenet_v3_large": _torchvision(
+        "mobilenet_v3_large", _MOBILENET_V3, _MOBILENET_V3_LEVELS, 4
     ),
-    "squeezenet1_0": Architecture(
-        _squeezenet,
-        _SQUEEZENET_LEVELS[1:],
-        _from_features,
-        generic_blocks=6,
-        levels=_SQUEEZENET_LEVELS,
+    # In torchvision's detectors: Faster R-CNN takes both maps of stride 32, SSDlite half the last
+    # blocks' widths.
+    "mobilenet_v3_large-c5": _torchvision(
+        "mobilenet_v3_large",
+        _MOBILENET_V3,
+        (*_MOBILENET_V3_LEVELS[:1], Tap("13rest", 160, 32), Tap("16", 960, 32)),
+        4,
+        options={"norm_layer": nn.BatchNorm2d},
     ),
-    "resnet18": _resnet_architecture("resnet18", 1),
-    "resnet34": _resnet_architecture("resnet34", 1),
-    "resnet50": _resnet_architecture("resnet50", 4),
-    "resnet101": _resnet_architecture("resnet101", 4),
+    "mobilenet_v3_large-reduced": _torchvision(
+        "mobilenet_v3_large",
+        _MOBILENET_V3,
+        (*_MOBILENET_V3_LEVELS[:1], Tap("13expand", 672, 16), Tap("16", 480, 32)),
+        4,
+        options={
+            "reduced_tail": True,
+            "norm_layer": partial(nn.BatchNorm2d, eps=0.001, momentum=0.03),
+        },
+    ),
+    "squeezenet1_0": _torchvision("squeezenet1_0", numbered(0, 13), _SQUEEZENET_LEVELS, 6),
+    "resnet18": _resnet("resnet18", 1),
+    "resnet34": _resnet("resnet34", 1),
+    "resnet50": _resnet("resnet50", 4),
+    "resnet101": _resnet("resnet101", 4),
+    "resnet152": _resnet("resnet152", 4),
+    "googlenet": _torchvision(
+        "googlenet",
+        _GOOGLENET,
+        (
+            Tap("conv3", 192, 4),
+            Tap("inception3b", 480, 8),
+            Tap("inception4e", 832, 16),
+            Tap("inception5b", 1024, 32),
+        ),
+        4,
+        options={"aux_logits": False, "init_weights": True},
+        mean=HALF,  # torchvision's weights are ported, with their `transform_input`
+        std=HALF,
+    ),
+    "inception_v3": _torchvision(
+        "inception_v3",
+        _inception_v3(),
+        (
+            Tap("Conv2d_4a_3x3", 192, 4),
+            Tap("Mixed_5d", 288, 8),
+            Tap("Mixed_6e", 768, 16),
+            Tap("Mixed_7c", 2048, 32),
+        ),
+        10,
+        options={"aux_logits": False, "init_weights": True},
+        mean=HALF,
+        std=HALF,
+    ),
+    "densenet121": _torchvision(
+        "densenet121",
+        _DENSENET,
+        (
+            Tap("transition1norm", 256, 4),
+            Tap("transition2norm", 512, 8),
+            Tap("transition3norm", 1024, 16),
+            Tap("relu5", 1024, 32),
+        ),
+        6,
+    ),
+    "convnext_tiny": _torchvision(
+        "convnext_tiny",
+        numbered(0, 8),
+        (Tap("1", 96, 4), Tap("3", 192, 8), Tap("5", 384, 16), Tap("7", 768, 32)),
+        2,
+    ),
     "darknet": Architecture(
         _darknet,
         _DARKNET_LEVELS[1:],

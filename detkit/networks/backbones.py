@@ -10,14 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from detkit.errors import DetkitError, UsageError
+from detkit.networks import timm_backbones
 from detkit.networks.architectures import ARCHITECTURES, Architecture, Tap
 from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.text import agreed, counted, nearest_hint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 CONNECTED = ("fc6", "fc7")  # blocks that a file of convolutions alone is without
@@ -40,13 +45,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the tapped maps, (B, C_l, H / s_l, W / s_l) each, of (B, 3, H, W) images."""
-        maps = []
-        tapped = {tap.block for tap in self.taps}
+        maps: list[Tensor] = []
         x = images
         for name, block in self.blocks.items():
             x = block(x)
-            if name in tapped:
-                maps.append(x)
+            own = (tap for tap in self.taps if tap.block == name)
+            maps += [x if isinstance(x, Tensor) else x[tap.index] for tap in own]
             if len(maps) == len(self.taps):
                 break
         return maps
@@ -73,7 +77,7 @@ class Backbone(nn.Module):
         )
 
     def freeze_blocks(self, number: int) -> None:
-        """Make the first `number` blocks, from the image on, fixed.
+        """Make the first `number` blocks, from the image on, fixed, with their norms' statistics.
 
         Raises UsageError when there are not so many.
         """
@@ -84,6 +88,14 @@ class Backbone(nn.Module):
         self.num_frozen = number
         for block in list(self.blocks.values())[:number]:
             block.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; fixed blocks stay in eval mode: they give what they gave."""
+        super().train(mode)
+        for block in list(self.blocks.values())[: self.num_frozen]:
+            block.eval()
+        return self
 
     def load_classifier(self, state: Mapping[str, Tensor], source: str) -> None:
         """Fill the blocks from a torchvision classifier's state dict (fp16 or fp32).
@@ -155,7 +167,7 @@ def _reduced(value: Tensor, shape: torch.Size, source: str, key: str) -> Tensor:
 
 
 def backbone_names() -> list[str]:
-    """Return the names that `--backbone` takes."""
+    """Return the names that `--backbone` takes, beside timm's."""
     return [name for name in ARCHITECTURES if "-" not in name]
 
 
@@ -166,7 +178,7 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
     it ends there, unless `whole`: then the blocks behind serve `Backbone.finish`. Raises
     UsageError for an unknown name, naming the nearest one, and where it has no such map.
     """
-    architecture = _find(name)
+    architecture = find(name)
     if strides is None:
         return Backbone(name, architecture)
     taps = tuple(tap for tap in architecture.levels or architecture.taps if tap.stride in strides)
@@ -180,18 +192,20 @@ def build(name: str, strides: Sequence[int] | None = None, *, whole: bool = Fals
     return backbone
 
 
-def _find(name: str) -> Architecture:
+def find(name: str) -> Architecture:
     """Return the architecture of this name; raise UsageError where there is none."""
+    if name.startswith(timm_backbones.PREFIX):
+        return timm_backbones.architecture(name.removeprefix(timm_backbones.PREFIX))
     if name not in ARCHITECTURES:
         hint = nearest_hint(name, backbone_names(), "", cutoff=0.4)
-        known = f"{hint} (there are {', '.join(backbone_names())})".strip()
+        known = f"{hint} (there are {', '.join(backbone_names())}, timm:NAME)".strip()
         raise UsageError(f"--backbone {name}: no such backbone; {known}")
     return ARCHITECTURES[name]
 
 
 def last_tap(name: str) -> Tap:
     """Return the coarsest map of a backbone; raise UsageError for an unknown name."""
-    architecture = _find(name)
+    architecture = find(name)
     return (architecture.levels or architecture.taps)[-1]
 
 
@@ -199,4 +213,4 @@ def last_channels(name: str) -> int:
     """Return the number of values that the last layer of a backbone with its rest gives."""
     if name.endswith("-fc"):
         return CLASSIFIERS[name.removesuffix("-fc").removesuffix("-borders")].top
-    return ARCHITECTURES[name].levels[-1].channels
+    return last_tap(name).channels

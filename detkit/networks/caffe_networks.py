@@ -37,10 +37,12 @@ class Classifier:
 
 
 # fast-rcnn, py-faster-rcnn: up to conv2 of VGG16, conv1 of CaffeNet and VGG_CNN_M_1024 are fixed;
-# ZF is trained whole.
+# ZF is trained whole. VGG19 and VGG16 with batch norms are torchvision's, up to conv2 as VGG16.
 CLASSIFIERS = {
     "alexnet": Classifier(6, 227),
     "vgg16": Classifier(7, 224, fixed=10),
+    "vgg16_bn": Classifier(7, 224, fixed=14),
+    "vgg19": Classifier(7, 224, fixed=10),
     "caffenet": Classifier(6, 227, fixed=1, borders="-borders"),
     "bvlc_alexnet": Classifier(6, 227, fixed=1, borders="-borders"),
     "zf": Classifier(6, 224),

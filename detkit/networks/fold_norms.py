@@ -17,7 +17,8 @@ def fold_norms(network: nn.Module) -> int:
     for parent in network.modules():
         children = list(parent.named_children())
         for (_, before), (name, norm) in zip(children, children[1:]):
-            if not isinstance(before, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            # Exactly: timm's own norms, of which some have an activation within, are subclasses.
+            if not isinstance(before, nn.Conv2d) or type(norm) is not nn.BatchNorm2d:
                 continue
             if norm.training or norm.running_mean is None or norm.running_var is None:
                 continue

@@ -34,8 +34,13 @@ class SingleMap(nn.Module):
 class FeaturePyramid(nn.Module):
     """FPN (Lin et al. 2017, arXiv:1612.03144), and coarser maps above it for large anchors."""
 
-    def __init__(self, taps: Sequence[Tap], width: int, coarsest: int = 64) -> None:
-        """Give all maps `width` channels; halve the last one until its stride is `coarsest`."""
+    def __init__(
+        self, taps: Sequence[Tap], width: int, coarsest: int = 64, *, norms: bool = False
+    ) -> None:
+        """Give all maps `width` channels; halve the last one until its stride is `coarsest`.
+
+        With `norms` each convolution has a batch norm instead of a bias.
+        """
         super().__init__()
         self.channels = width
         strides = [tap.stride for tap in taps]
@@ -43,7 +48,9 @@ class FeaturePyramid(nn.Module):
         while strides[-1] < coarsest:
             strides.append(2 * strides[-1])
         self.strides = tuple(strides)
-        self.fpn = FeaturePyramidNetwork([tap.channels for tap in taps], width)
+        self.fpn = FeaturePyramidNetwork(
+            [tap.channels for tap in taps], width, norm_layer=nn.BatchNorm2d if norms else None
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the L maps, finest first, (B, C, H_l, W_l)."""

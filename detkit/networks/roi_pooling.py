@@ -82,11 +82,11 @@ class RoIPooling(nn.Module):
         """Return (R,) int64: the map each box is cut from, counted from the finest.
 
         FPN (Lin et al. 2017, arXiv:1612.03144) eq. 1: `k = floor(4 + log2(sqrt(wh) / 224))`,
-        where level 4 is the map of stride 16.
+        where level 4 is the map of stride 16. Of maps of the same stride the first one counts.
         """
-        first = int(math.log2(self.strides[0]))
+        first, last = (int(math.log2(self.strides[index])) for index in (0, -1))
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6)
-        return level.clamp(first, first + len(self.strides) - 1).long() - first
+        return level.clamp(first, last).long() - first
 
     def _cut(self, x: Tensor, rois: Tensor | Sequence[Tensor], stride: int) -> Tensor:
         """Return the pooled regions, B x (R_b, 4) or (R, 5) with the image first, of one map."""

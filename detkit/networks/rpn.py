@@ -44,6 +44,9 @@ class RPNConfig(DetectorConfig):
         "shorter side of 600; on a pyramid a size (ours: two) a map, 4 strides, on 800 (320)",
         above=0,
     )
+    share_anchors: bool = setting(
+        False, "torchvision's MobileNets: each map has all sizes, instead of its share of them"
+    )
     anchor_ratios: tuple[float, ...] = setting(
         (0.5, 1.0, 2.0), "sec. 3.3: height to width", above=0
     )
@@ -66,6 +69,7 @@ class RPNConfig(DetectorConfig):
         None, "sec. 3.3: anchors across the border are not trained; none: but on a pyramid they are"
     )
     rpn_width: int | None = setting(None, "sec. 3.1: 512 for VGG16 (none: as many as the map has)")
+    rpn_convs: int = setting(1, "sec. 3.1: one 3x3 convolution; torchvision's v2: two", at_least=1)
     rpn_positive_thresh: float = setting(
         0.7, "sec. 3.1.2: IoU above .7, or the best; released code: .7 and more", at_most=1
     )
@@ -82,6 +86,9 @@ class RPNConfig(DetectorConfig):
         None,
         "ours: sides of at least 16 on 600 (none: so in proportion; pyramid: 0); released code: 16 "
         "pixels of the image's own",
+    )
+    rpn_score_thresh: float = setting(
+        0.0, "the paper has none; torchvision's MobileNets: .05", at_least=0, below=1
     )
     rpn_pre_nms_train: int | None = setting(
         None,
@@ -132,9 +139,12 @@ def anchor_layout(config: RPNConfig, strides: Sequence[int], side: int) -> list[
         unit = side / (800 if full else 320)
         sizes = [stride * factor * unit for stride in strides for factor in rule]
     bases = list(strides) if config.anchors == "released" else [None] * num_maps
+    if config.share_anchors:
+        dealt: list[Sequence[Any]] = [sizes] * num_maps
+    else:
+        dealt = _dealt(sizes, num_maps, "anchor_sizes")
     return [
-        tuple(anchor_shapes(some, config.anchor_ratios, base))
-        for some, base in zip(_dealt(sizes, num_maps, "anchor_sizes"), bases)
+        tuple(anchor_shapes(some, config.anchor_ratios, base)) for some, base in zip(dealt, bases)
     ]
 
 
@@ -214,9 +224,12 @@ class RegionProposalNetwork(nn.Module):
         self.layout = anchor_layout(config, strides, side)
         width = config.rpn_width or channels
         self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.more_convs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) for _ in range(config.rpn_convs - 1)
+        )
         self.objectness = nn.Conv2d(width, len(self.layout[0]), 1)
         self.deltas = nn.Conv2d(width, len(self.layout[0]) * 4, 1)
-        initialise([self.conv, self.objectness, self.deltas], 0.01)  # sec. 3.1.3
+        initialise([self.conv, *self.more_convs, self.objectness, self.deltas], 0.01)  # sec. 3.1.3
         self._anchors: dict[Any, list[Tensor]] = {}
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -224,6 +237,8 @@ class RegionProposalNetwork(nn.Module):
         objectness, deltas = [], []
         for x in maps:
             hidden = F.relu(self.conv(x))
+            for conv in self.more_convs:
+                hidden = F.relu(conv(hidden))
             logits, moves = self.objectness(hidden), self.deltas(hidden)
             objectness.append(logits.permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(moves.permute(0, 2, 3, 1).reshape(len(x), -1, 4).float())
@@ -321,6 +336,8 @@ class RegionProposalNetwork(nn.Module):
         boxes, scores = [], []
         for logits, moves, anchors in zip(scored.objectness, scored.deltas, scored.anchors):
             best, order = logits.topk(min(before, logits.shape[1]), dim=1)
+            if config.rpn_score_thresh > 0:
+                best = best.masked_fill(best.sigmoid() < config.rpn_score_thresh, -torch.inf)
             chosen = moves.gather(1, order[..., None].expand(-1, -1, 4))
             boxes.append(decode(chosen, anchors[order]))
             scores.append(best)

@@ -53,13 +53,15 @@ def trained_with(state: Mapping[str, Tensor]) -> tuple[str, Colour, Colour] | No
     return caffe_weights.trained_with(state) or darknet.trained_with(state)
 
 
-def download(url: str) -> dict[str, Tensor]:
+def download(url: str, file: str | None = None) -> dict[str, Tensor]:
     """Return the state dict at `url`, through torch.hub's cache, after saying so.
+
+    `file` is its name there; none: the address's own.
 
     Raises DetkitError naming the address and where to put the file by hand.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    target = folder / Path(urlparse(url).path).name
+    target = folder / (file or Path(urlparse(url).path).name)
     if not target.is_file():
         logger.info("downloading %s to %s", url, target)
         try:
