@@ -348,7 +348,7 @@ def test_two_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
     detector.eval()
     for stage in detector.stages(backend.recipe):
         if stage.fit is not None:
-            assert list(stage.fit(iter([batch])))
+            assert list(stage.fit([batch]))
     require_found(detector, batch, samples)
     if not computes_bf16() and backend.name != "ssd":  # one small one where it is emulated
         return

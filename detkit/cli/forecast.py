@@ -63,7 +63,8 @@ def _steps(stage: Stage, budget: StageBudget) -> str:
     batch = f"{counted(size, 'image')}"
     if stage.recipe.accumulate > 1 and size > 1:
         batch += f" in {min(size, stage.recipe.accumulate)} parts"
-    return f"steps of {batch}" if budget.steps is None else f"{budget.steps} steps of {batch}"
+    steps = "steps" if budget.steps is None else counted(budget.steps, "step")
+    return f"{steps} of {batch}"
 
 
 def rates(stage: Stage, budget: StageBudget) -> str:

@@ -101,8 +101,8 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     areas = sum(one.has_own_area for one in objects)
     if areas and not form.keeps_areas:
         said.append(
-            f"{counted(areas, 'area')} of outlines {agreed(areas, 'is', 'are')} lost: {to} has "
-            "boxes alone, by which small, medium and large will be divided"
+            f"{counted(areas, 'area')} of outlines {agreed(areas, 'is', 'are')} lost: in {to} "
+            "there are boxes alone, by which small, medium and large will be divided"
         )
     if form.keeps_classes:
         return said

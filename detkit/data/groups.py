@@ -24,6 +24,7 @@ from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.text import counted, cut
 
+SAME_BYTES = "files of the same bytes"  # the rule that holds always
 BURST_SECONDS = 10.0  # ours: pictures one camera took no further apart are of one burst
 MOST_LOOKED_AT = 20_000  # images; to look at more takes more than a minute: names alone then
 # Ours: consecutive numbers of one recording differ in at most this part of the bits in which
@@ -105,7 +106,7 @@ def find_groups(
     same = identical_files(paths)
     for group in same:
         together.join([place_of[path] for path in group])
-    rules = [f"files of the same bytes: {len(same)}"] if same else []
+    rules = [f"{SAME_BYTES}: {len(same)}"] if same else []
     if rule == "auto":
         looks = look_at(paths, progress) if len(paths) <= MOST_LOOKED_AT else None
         rules += _by_names_and_times(records, together, looks)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detkit.data.folder_splits import Records, in_order, rank
 from detkit.data.formats.reading import read_folder
-from detkit.data.groups import Groups, find_groups
+from detkit.data.groups import SAME_BYTES, Groups, find_groups
 from detkit.data.paths import split_name
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError, UsageError
@@ -293,7 +293,12 @@ def _require_fit(
     together: Groups,
     shares: Mapping[str, float],
 ) -> None:
-    """Raise UsageError when groups are too few or too large for the splits to have their sizes."""
+    """Raise UsageError when groups are too few or too large for the splits to have their sizes.
+
+    Files of the same bytes alone are no reason: they are to be deleted.
+    """
+    if all(rule.startswith(SAME_BYTES) for rule in together.rules):
+        return
     for name, size in sizes.items():
         off = abs(len(splits[name]) - size)
         if not splits[name] or off > max(size * MOST_OFF, 2):

@@ -126,6 +126,7 @@ _TORCHVISION_LITE = SSDConfig(
     scales=(0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0),
     ratios=((2.0, 3.0),) * 6,
     clip_sides=True,
+    clip_before_nms=True,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     antialias=False,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
+from detkit.text import counted
 
 LARGEST_FILE = 2**31  # bytes; protobuf's own limit of a message
 MOST_FIELDS = 1_000_000  # of all messages together; the largest networks have some thousands
@@ -243,5 +244,6 @@ def _blob(message: _Message, layer: str) -> NDArray[Any]:
     values = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, "<f4"), *parts])
     if math.prod(sides) != len(values):
         wanted = " x ".join(map(str, sides))
-        raise _BrokenFile(f"layer {layer!r} has {len(values)} values for a shape of {wanted}")
+        stored = counted(len(values), "value")
+        raise _BrokenFile(f"layer {layer!r} has {stored} for a shape of {wanted}")
     return values.reshape(sides)
