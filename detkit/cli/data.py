@@ -52,7 +52,7 @@ class WritesFormats(TyperCommand):
         """Write the help text, with the names of the formats instead of FORMATS."""
         from detkit.data.formats.reading import FORMATS
 
-        *names, last = [form.name for form in FORMATS]
+        *names, last = [form.name for form in FORMATS if form.write is not None]
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
                 option.help = option.help.replace("FORMATS", f"{', '.join(names)} or {last}")
@@ -253,7 +253,7 @@ def split(
       detkit split photos photos-split --val .2 --test .1 --seed 0
       detkit split frames frames-split --val .2 --group '(rec[0-9]+)_'
     """
-    from detkit.data.formats.reading import format_of
+    from detkit.data.formats.reading import format_of, writable
     from detkit.data.splits import require_shares, split_dataset
 
     console = Console(quiet)
@@ -264,7 +264,7 @@ def split(
         divided = split_dataset(
             dataset, val=val, test=test, seed=seed, group=group, progress=progress
         )
-    _write(console, divided, out, to or format_of(dataset).name, force)
+    _write(console, divided, out, to or writable(format_of(dataset)).name, force)
 
 
 def _two_numbers(
@@ -494,6 +494,8 @@ def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]
     ]
     if any(split.num_crowds for split in splits):
         counts.append(("  crowds", [split.num_crowds for split in splits]))
+    if any(split.num_regions for split in splits):
+        counts.append(("regions left out", [split.num_regions for split in splits]))
     known = dict.fromkeys(name for split in splits for name in split.class_counts)
     for name in known:
         counts.append((f"  {name}", [split.class_counts.get(name, 0) for split in splits]))

@@ -28,6 +28,11 @@ def format_of(dataset: Dataset) -> Format:
     return next((one for one in FORMATS if one.name == dataset.format), tables.FORMAT)
 
 
+def writable(form: Format) -> Format:
+    """Return a format if it can be written, else the one that holds most of what it does."""
+    return coco.FORMAT if form.write is None else form
+
+
 def read_folder(path: Path) -> Dataset:
     """Return the labelled folder, or the data set of the one label file, at `path`.
 
