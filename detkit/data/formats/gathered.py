@@ -46,6 +46,7 @@ class Gathered:
         self.notes: list[str] = []
         self.shapes: Counter[str] = Counter()  # read as bounding boxes, by `shapes.told`'s words
         self._parts: dict[tuple[str | None, str, str], Part] = {}
+        self._known: set[tuple[str | None, str]] = set()
         self._named: dict[tuple[str, str, str | None], str | None] = {}
         self._sizes: dict[str, tuple[int, int] | None] = {}
 
@@ -139,7 +140,14 @@ class Gathered:
     ) -> Part:
         """Return what a label file says of an image, to be added to."""
         split = split or split_in(image)
+        self._known.add((split, image))
         return self._parts.setdefault((split, image, file), Part(image, file, split, line))
+
+    def part_unless_known(self, image: str, file: str, split: str | None) -> None:
+        """Let an image that no other file names be one without objects."""
+        split = split or split_in(image)
+        if (split, image) not in self._known:
+            self.part(image, file, split)
 
     def add(
         self,
@@ -180,11 +188,12 @@ class Gathered:
             )
 
     def flag(self, value: object, what: str, part: Part, line: int | None, name: str) -> bool:
-        """Return whether the mark called `what` is set; one that is no mark is said and not set."""
+        """Return whether a mark of the next object is set; one that is no mark is said, and no."""
         found = flag(value)
         if found is None:
             message = f"{what}={cut(str(value))} is read as 0; write 0 or 1"
-            self.say("warning", "bad-number", message, part.file, line, part, name)
+            next_one = Part(part.image, part.file, part.split, number=part.number + 1)
+            self.say("warning", "bad-number", message, part.file, line, next_one, name)
         return bool(found)
 
     def size(self, image: str) -> tuple[int, int] | None:

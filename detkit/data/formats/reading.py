@@ -8,7 +8,18 @@ from pathlib import Path
 
 from detkit.data.class_names import without_bad_names
 from detkit.data.folder_splits import in_order, summary
-from detkit.data.formats import coco, tables, voc, yolo
+from detkit.data.formats import (
+    coco,
+    dota,
+    huggingface,
+    kitti,
+    mot,
+    openimages,
+    tables,
+    voc,
+    wider,
+    yolo,
+)
 from detkit.data.formats.format import Format
 from detkit.data.image_kinds import kinds_text
 from detkit.data.paths import folder_of, suffix_of
@@ -18,7 +29,18 @@ from detkit.errors import DetkitError
 
 # In the order in which they are looked for; the first that is there is read. XML comes first
 # because the other kinds are commonly made from it.
-FORMATS: tuple[Format, ...] = (voc.FORMAT, coco.FORMAT, yolo.FORMAT, tables.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    voc.FORMAT,
+    coco.FORMAT,
+    huggingface.FORMAT,
+    openimages.FORMAT,
+    kitti.FORMAT,
+    dota.FORMAT,
+    wider.FORMAT,
+    mot.FORMAT,
+    yolo.FORMAT,
+    tables.FORMAT,
+)
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -142,8 +164,9 @@ def _not_looked_for(tree: Tree, dataset: Dataset) -> Iterator[Finding]:
 def _also_seen(tree: Tree, read: Format) -> list[str]:
     """Return notes on labels of other kinds in the folder, which are not read."""
     notes = []
+    own = set(read.files(tree))
     for form in FORMATS[FORMATS.index(read) + 1 :]:
-        if files := form.files(tree):
+        if files := [file for file in form.files(tree) if file not in own]:
             shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
             notes.append(
                 f"{form.name.upper()} labels seen too ({shown}) and not read, as {read.title} is "

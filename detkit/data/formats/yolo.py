@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
 from detkit.data.folder_splits import (
     Records,
@@ -19,7 +19,13 @@ from detkit.data.folder_splits import (
     without_union,
 )
 from detkit.data.formats.format import Format, Splits
-from detkit.data.formats.yolo_rows import parse_row, rows_text
+from detkit.data.formats.yolo_rows import (
+    are_like_poses,
+    have_poses,
+    parse_row,
+    rows_text,
+    values_of,
+)
 from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec, spec_files, spec_text
 from detkit.data.images import image_size
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
@@ -29,6 +35,7 @@ from detkit.errors import DetkitError
 from detkit.text import counted
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
+MOST_SNIFFED = 64  # ours: label files that are looked into for key points, spread over the folder
 MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 
 
@@ -44,9 +51,10 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     splits = reader.stated_splits() if spec.parts else reader.found_splits()
     if spec.file is not None and not reader.labels_used and not any(splits.values()) and not only:
         return None  # some other program's YAML
+    splits = reader.without_twins(splits)
     reader.report_places()
     reader.report_strays()
-    reader.report_polygons()
+    reader.report_shapes()
     return Dataset(
         root=tree.root,
         format="yolo",
@@ -73,6 +81,20 @@ class _Reader:
         self._records: dict[str, ImageRecord] = {}
         self._lists: set[str] = set()  # .txt files that list images
         self._polygons: list[tuple[str, int]] = []  # label file and line
+        self._poses: list[tuple[str, int]] = []  # the same of rows with key points
+        long_rows = self._long_rows()
+        self._have_poses = spec.keypoints or have_poses(long_rows)
+        self._are_like_poses = are_like_poses(long_rows)
+
+    def _long_rows(self) -> list[list[float]]:
+        """Return the rows of more than a box in some of the label files, spread over the folder."""
+        texts = [one for one in self.tree.with_suffix(".txt") if not is_name_file(one)]
+        found: list[list[float]] = []
+        for text in texts[:: 1 + len(texts) // MOST_SNIFFED]:
+            if self.tree.size(text) <= MAX_LABEL_BYTES:
+                rows = (line.split() for line in self.tree.text(text).splitlines())
+                found += [row for words in rows if len(words) > 5 and (row := values_of(words))]
+        return found
 
     def looks_like_labels(self) -> bool:
         """Return whether some image's .txt lies in "labels", or has a row that reads as one."""
@@ -255,7 +277,7 @@ class _Reader:
             if not words:
                 continue
             number += 1
-            parsed = parse_row(words, keypoints=self.spec.keypoints)
+            parsed = parse_row(words, keypoints=self._have_poses)
             if parsed is None:
                 shown = content.strip() if len(content) < 60 else f"{content.strip()[:57]}..."
                 has_score = len(words) == 6 and parse_row(words[:5], keypoints=False) is not None
@@ -266,6 +288,8 @@ class _Reader:
             index, box, is_polygon = parsed
             if is_polygon:
                 self._polygons.append((label, line))
+            elif len(words) > 5:
+                self._poses.append((label, line))
             if names is not None and index not in names:
                 known = f"0 to {max(names, default=0)}"
                 message = f"class {index} has no name (there are {known}); mend the row"
@@ -296,15 +320,57 @@ class _Reader:
             message = f"no image is called {stem_of(text)}; add it, or remove the label file"
             self._say("error", "missing-image", message, text)
 
-    def report_polygons(self) -> None:
-        """Add the one finding about all rows that are polygons."""
+    def without_twins(self, splits: dict[str, Records]) -> dict[str, Records]:
+        """Return the splits without the objects of label files that two images share.
+
+        `a.jpg` and `a.png` have one `a.txt`: which of them was labelled, nothing tells.
+        """
+        holders: dict[PurePath, dict[str, ImageRecord]] = {}
+        for record in (one for part in splits.values() for one in part):
+            if record.label_file is not None:
+                holders.setdefault(record.label_file, {})[record.image_id] = record
+        twins: set[str] = set()
+        for file, images in holders.items():
+            if len(images) > 1:
+                twins |= set(images)
+                label = PurePath(file).relative_to(self.tree.root).as_posix()
+                several = ", ".join([*images][:3])
+                message = f"may belong to several images ({several}); rename the others"
+                for image in images:
+                    self._say("error", "ambiguous-image", message, label, None, image)
+        if not twins:
+            return splits
+        return {
+            split: tuple(
+                replace(one, objects=()) if one.image_id in twins else one for one in records
+            )
+            for split, records in splits.items()
+        }
+
+    def report_shapes(self) -> None:
+        """Add the one finding about all rows that are polygons, and that about key points."""
         if self._polygons:
             rows = counted(len(self._polygons), "row")
             files = counted(len(dict(self._polygons)), "file")
             label, line = self._polygons[0]
             message = f"{rows} of polygons in {files} (the first here), read as bounding boxes"
+            if self._are_like_poses:
+                message += (
+                    ", though all are of one length: if they are a box and key points, say so by "
+                    "kpt_shape in data.yaml"
+                )
             self._say("warning", "polygon", message, label, line)
             self.notes.append(f"{rows} of polygons: only the bounding box is read")
+        if self._poses:
+            rows = counted(len(self._poses), "row")
+            label, line = self._poses[0]
+            self.notes.append(f"{rows} with key points: only the box is read")
+            if not self.spec.keypoints:
+                message = (
+                    f"{rows} (the first here) read as a box and key points, since every third "
+                    "value after the box is 0, 1 or 2; say so by kpt_shape in data.yaml"
+                )
+                self._say("warning", "keypoints", message, label, line)
 
     def class_names(self, splits: dict[str, Records]) -> tuple[str, ...]:
         """Return the classes by index; the numbers themselves where nothing names them."""
