@@ -10,8 +10,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from detkit.data.folder_splits import named_splits, unlabelled_folder, unlisted_images
+from detkit.data.folder_splits import Records, named_splits, unlabelled_folder, unlisted_images
 from detkit.data.formats.format import flag
 from detkit.data.formats.shapes import Box, told
 from detkit.data.images import image_size
@@ -125,11 +126,7 @@ class Gathered:
             beside = self.tree.find_images(f"{folder}/{stem_of(label)}", label)
             found = [one for one in beside if one.startswith(f"{folder}/")] or found
         if len(found) > 1:
-            message = f"may belong to several images ({', '.join(found[:3])}); rename the others"
-            self.findings += [
-                Finding("error", "ambiguous-image", message, self.tree.path(label), image_id=image)
-                for image in found
-            ]
+            self.findings += _of_several(self.tree.path(label), found)
             return None
         if found:
             return found[0]
@@ -286,6 +283,36 @@ class Gathered:
                 if image not in refused:
                     record = ImageRecord(image, self.tree.path(image))
                     groups.setdefault(split_in(image), {})[image] = record
+
+
+def without_twins(splits: dict[str, Records], findings: list[Finding]) -> dict[str, Records]:
+    """Return the splits without the objects of label files that two images share.
+
+    `a.jpg` and `a.png` have one `a.txt`: which of them was labelled, nothing tells. The error of
+    each is added to the findings.
+    """
+    holders: dict[Path, dict[str, ImageRecord]] = {}
+    for record in (one for part in splits.values() for one in part):
+        if record.label_file is not None:
+            holders.setdefault(record.label_file, {})[record.image_id] = record
+    twins: set[str] = set()
+    for file, images in holders.items():
+        if len(images) > 1:
+            twins |= set(images)
+            findings += _of_several(file, [*images])
+    if not twins:
+        return splits
+    return {
+        split: tuple(replace(one, objects=()) if one.image_id in twins else one for one in records)
+        for split, records in splits.items()
+    }
+
+
+def _of_several(file: Path, images: Sequence[str]) -> list[Finding]:
+    """Return the error of each image that may be the one that a label file is of."""
+    several = ", ".join(images[:3])
+    message = f"may belong to several images ({several}); rename the others"
+    return [Finding("error", "ambiguous-image", message, file, image_id=one) for one in images]
 
 
 def rows_of(text: str) -> list[tuple[int, str]]:

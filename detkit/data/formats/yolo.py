@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import PurePath, PurePosixPath
+from pathlib import PurePosixPath
 
 from detkit.data.folder_splits import (
     Records,
@@ -19,12 +19,13 @@ from detkit.data.folder_splits import (
     without_union,
 )
 from detkit.data.formats.format import Format, Splits
+from detkit.data.formats.gathered import without_twins
 from detkit.data.formats.yolo_rows import (
     are_like_poses,
     have_poses,
     parse_row,
+    rows_longer_than_boxes,
     rows_text,
-    values_of,
 )
 from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec, spec_files, spec_text
 from detkit.data.images import image_size
@@ -51,7 +52,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     splits = reader.stated_splits() if spec.parts else reader.found_splits()
     if spec.file is not None and not reader.labels_used and not any(splits.values()) and not only:
         return None  # some other program's YAML
-    splits = reader.without_twins(splits)
+    splits = without_twins(splits, reader.findings)
     reader.report_places()
     reader.report_strays()
     reader.report_shapes()
@@ -82,19 +83,16 @@ class _Reader:
         self._lists: set[str] = set()  # .txt files that list images
         self._polygons: list[tuple[str, int]] = []  # label file and line
         self._poses: list[tuple[str, int]] = []  # the same of rows with key points
-        long_rows = self._long_rows()
+        long_rows = [row for text in self._some_texts() for row in rows_longer_than_boxes(text)]
         self._have_poses = spec.keypoints or have_poses(long_rows)
         self._are_like_poses = are_like_poses(long_rows)
 
-    def _long_rows(self) -> list[list[float]]:
-        """Return the rows of more than a box in some of the label files, spread over the folder."""
+    def _some_texts(self) -> Iterator[str]:
+        """Yield what some label files hold, spread over the folder."""
         texts = [one for one in self.tree.with_suffix(".txt") if not is_name_file(one)]
-        found: list[list[float]] = []
         for text in texts[:: 1 + len(texts) // MOST_SNIFFED]:
             if self.tree.size(text) <= MAX_LABEL_BYTES:
-                rows = (line.split() for line in self.tree.text(text).splitlines())
-                found += [row for words in rows if len(words) > 5 and (row := values_of(words))]
-        return found
+                yield self.tree.text(text)
 
     def looks_like_labels(self) -> bool:
         """Return whether some image's .txt lies in "labels", or has a row that reads as one."""
@@ -319,33 +317,6 @@ class _Reader:
                 continue
             message = f"no image is called {stem_of(text)}; add it, or remove the label file"
             self._say("error", "missing-image", message, text)
-
-    def without_twins(self, splits: dict[str, Records]) -> dict[str, Records]:
-        """Return the splits without the objects of label files that two images share.
-
-        `a.jpg` and `a.png` have one `a.txt`: which of them was labelled, nothing tells.
-        """
-        holders: dict[PurePath, dict[str, ImageRecord]] = {}
-        for record in (one for part in splits.values() for one in part):
-            if record.label_file is not None:
-                holders.setdefault(record.label_file, {})[record.image_id] = record
-        twins: set[str] = set()
-        for file, images in holders.items():
-            if len(images) > 1:
-                twins |= set(images)
-                label = PurePath(file).relative_to(self.tree.root).as_posix()
-                several = ", ".join([*images][:3])
-                message = f"may belong to several images ({several}); rename the others"
-                for image in images:
-                    self._say("error", "ambiguous-image", message, label, None, image)
-        if not twins:
-            return splits
-        return {
-            split: tuple(
-                replace(one, objects=()) if one.image_id in twins else one for one in records
-            )
-            for split, records in splits.items()
-        }
 
     def report_shapes(self) -> None:
         """Add the one finding about all rows that are polygons, and that about key points."""

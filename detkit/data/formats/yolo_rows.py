@@ -24,6 +24,12 @@ def values_of(words: Sequence[str]) -> list[float] | None:
     return values if values[0] >= 0 and values[0].is_integer() else None
 
 
+def rows_longer_than_boxes(text: str) -> list[list[float]]:
+    """Return the numbers of the rows that hold more than a class and a box."""
+    rows = (values_of(line.split()) for line in text.splitlines())
+    return [row for row in rows if row is not None and len(row) > 5]
+
+
 def have_poses(rows: Sequence[Sequence[float]]) -> bool:
     """Return whether rows longer than a box's hold key points `x y visible` after it.
 
