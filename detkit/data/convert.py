@@ -53,7 +53,9 @@ def convert(
     write = form.write or _nothing
     if refusal := form.refusal(dataset.class_names):
         raise UsageError(f"--to {to}: {refusal}")
-    require_apart(dataset.root, out)
+    images = {one.path.parent for records in dataset.splits.values() for one in records}
+    for folder in (dataset.root, *sorted(images)):
+        require_apart(folder, out)
     _check_splits(dataset, form)
     _check_kinds(dataset, form)
     names = _new_names(dataset, form)
