@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from detkit.data.formats.format import Format, Labelled, Splits, number
 from detkit.data.formats.gathered import Gathered, listed_classes, numbers, rows_of
 from detkit.data.formats.shapes import Box
-from detkit.data.paths import folder_of, split_in
+from detkit.data.paths import folder_of, name_of, split_in
 from detkit.data.records import Dataset
 from detkit.data.tree import Tree
 from detkit.text import cut
@@ -44,6 +44,8 @@ def _label_folders(tree: Tree) -> set[str]:
     """Return the folders that hold labels, by what some of their texts say."""
     by_folder: dict[str, list[str]] = {}
     for file in tree.with_suffix(".txt"):
+        if name_of(folder_of(file)).lower() == "meta":
+            continue  # DOTA's headers in files of their own
         by_folder.setdefault(folder_of(file), []).append(file)
     most = max(4, MOST_SNIFFED // max(1, len(by_folder)))
     return {
