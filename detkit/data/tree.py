@@ -53,6 +53,7 @@ class Tree:
         self.root = root
         self._suffixes = PICTURE_SUFFIXES | set(label_suffixes)
         self.findings: list[Finding] = []
+        self.json_keys: dict[str, frozenset[str]] = {}  # by file: see `formats.json_file`
         self._real_root = root.resolve()
         self.files: list[str] = []
         self.folders: set[str] = {""}

@@ -15,38 +15,25 @@ from dataclasses import replace
 from typing import Any
 
 from detkit.data.formats.format import PIXEL_DIGITS, Labelled
+from detkit.data.formats.json_file import is_number, load_json, whole
 from detkit.data.paths import name_of, split_in, split_in_stem
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree
 from detkit.text import short
-
-MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
 
 _DIFFICULT = ("ignore", "difficult")
 
 
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
     """Return a JSON file's content, or None with a finding that says why there is none."""
-    path = tree.path(file)
-    content, code, line = None, "bad-json", None
-    try:
-        if tree.size(file) > MAX_JSON_BYTES:
-            code, message = "too-large", f"larger than {MAX_JSON_BYTES >> 30} GiB; not read"
-        else:
-            content = json.loads(path.read_bytes().decode("utf-8-sig"))
-            message = _misshapen(content)
-    except json.JSONDecodeError as error:
-        message, line = f"not JSON ({error.msg}); mend or remove the file", error.lineno
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8 text ({error.reason} at byte {error.start})"
-    except RecursionError:
-        message = "nested too deeply for a label file; not read"
-    except (OSError, ValueError) as error:  # ValueError: a number of thousands of digits
-        message = f"cannot be read ({error})"
-    if not message:
-        return content
-    findings.append(Finding("error", code, message, file=path, line=line))
-    return None
+    content, is_read = load_json(tree, file, findings)
+    if not is_read:
+        return None
+    if message := _misshapen(content):
+        findings.append(Finding("error", "bad-json", message, file=tree.path(file)))
+        return None
+    found: dict[str, Any] = content
+    return found
 
 
 def _misshapen(content: Any) -> str:
@@ -138,8 +125,8 @@ class Page:
         self._heads[key] = ImageRecord(
             image_id=place,
             path=self._tree.path(place),
-            width=_whole(image.get("width")),
-            height=_whole(image.get("height")),
+            width=whole(image.get("width")),
+            height=whole(image.get("height")),
             label_file=self._path,
         )
 
@@ -196,7 +183,7 @@ class Page:
     ) -> float | None:
         """Return the area that an annotation states; None, with a finding if it is no area."""
         value = annotation.get("area")
-        if isinstance(value, int | float) and _is_number(value) and value >= 0:
+        if isinstance(value, int | float) and is_number(value) and value >= 0:
             return float(value)
         if value is not None:
             message = f"{what}: area {short(value)} is no number of pixels; that of the box is read"
@@ -211,21 +198,9 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether a JSON value is a finite number of sense: no flag, no text."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < 1e300)
-    )
-
-
-def _whole(value: Any) -> int | None:
-    """Return a stated size as whole pixels, or None when it is no number of any image."""
-    return round(value) if _is_number(value) else None
-
-
 def _box(value: Any) -> tuple[float, float, float, float] | None:
     """Return the four finite numbers of a box, or None."""
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
         return None
     x, y, width, height = map(float, value)
     return x, y, width, height
@@ -239,7 +214,7 @@ def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             return None
-        if not all(map(_is_number, polygon)):
+        if not all(map(is_number, polygon)):
             return None
         values += map(float, polygon)
     left, top = min(values[0::2]), min(values[1::2])

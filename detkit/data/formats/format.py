@@ -57,6 +57,7 @@ class Format:
     images: str = "images"
     by_split: bool = False  # in a sub-folder for each split
     is_flat: bool = False  # in no further sub-folders
+    place_of: Callable[[str], str] | None = None  # the folder of a split's images, elsewhere
 
     # What it cannot keep.
     keeps_split: Callable[[str], bool] = is_common_split
@@ -75,6 +76,8 @@ class Format:
 
     def place(self, split: str) -> str:
         """Return the folder of a split's images; "all" is a set without splits."""
+        if self.place_of is not None:
+            return self.place_of(split)
         return f"{self.images}/{split}" if self.by_split and split != "all" else self.images
 
 
