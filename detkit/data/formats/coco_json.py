@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from detkit.data.formats.format import PIXEL_DIGITS, Labelled
+from detkit.data.formats.format import Labelled, json_number
 from detkit.data.formats.json_file import is_number, load_json, whole
 from detkit.data.paths import name_of, split_in, split_in_stem
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
@@ -236,14 +236,14 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
     for image_id, image in zip(ids, images):
         for one in image.objects:
             x1, y1, x2, y2 = one.box
-            box = [_json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
+            box = [json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": category[one.name],
                     "bbox": box,
-                    "area": _json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
+                    "area": json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
                     "segmentation": [],
                     "iscrowd": int(one.crowd),
                     **({"difficult": 1} if one.difficult else {}),
@@ -262,9 +262,3 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
         for key, rows in content.items()
     )
     return "{" + ",\n".join(parts) + "}\n"
-
-
-def _json_number(value: float) -> float | int:
-    """Return a number as JSON writes it best: whole ones as integers."""
-    value = round(float(value), PIXEL_DIGITS)
-    return int(value) if value.is_integer() else value

@@ -88,3 +88,9 @@ def number(value: float, digits: int = PIXEL_DIGITS) -> str:
         return str(int(value))
     text = repr(value)
     return f"{value:.{digits}f}".rstrip("0") if "e" in text else text
+
+
+def json_number(value: float) -> float | int:
+    """Return a number as JSON writes it best: whole ones as integers."""
+    value = round(float(value), PIXEL_DIGITS)
+    return int(value) if value.is_integer() else value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detkit.data.class_names import without_bad_names
 from detkit.data.folder_splits import in_order, summary
-from detkit.data.formats import coco, tables, voc, yolo
+from detkit.data.formats import coco, cvat, labelme, tables, voc, yolo
 from detkit.data.formats.format import Format
 from detkit.data.image_kinds import kinds_text
 from detkit.data.paths import folder_of, suffix_of
@@ -18,7 +18,14 @@ from detkit.errors import DetkitError
 
 # In the order in which they are looked for; the first that is there is read. XML comes first
 # because the other kinds are commonly made from it.
-FORMATS: tuple[Format, ...] = (voc.FORMAT, coco.FORMAT, yolo.FORMAT, tables.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    voc.FORMAT,
+    coco.FORMAT,
+    cvat.FORMAT,
+    labelme.FORMAT,
+    yolo.FORMAT,
+    tables.FORMAT,
+)
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 

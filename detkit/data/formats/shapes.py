@@ -113,9 +113,10 @@ def mask_of_png(data: bytes) -> np.ndarray[Any, Any] | None:
         return None
     if pixels is None:
         return None
-    if pixels.ndim == 2:
-        return pixels != 0
-    return (pixels[..., 3] if pixels.shape[2] == 4 else pixels.any(axis=2)) != 0
+    if pixels.ndim == 3:
+        pixels = pixels[..., 3] if pixels.shape[2] == 4 else pixels.max(axis=2)
+    mask: np.ndarray[Any, Any] = pixels != 0
+    return mask
 
 
 def inflated(data: bytes) -> bytes | None:

@@ -7,6 +7,7 @@ column of pixels, (0, 1) here. Fractions are accepted. A missing `<difficult>` i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from detkit.data.records import Finding, ObjectRecord
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
 
+_ROOT = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:\s+|<\?[^>]*>|<!--.*?-->|<![^>-][^>]*>)*<([A-Za-z_][\w.:-]*)", re.DOTALL
+)
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -175,6 +179,12 @@ def _add_object(found: Annotation, texts: _Object, place: int, file: Path) -> No
         finding("warning", "bad-number", f"<difficult>{difficult}</difficult> is read as 0")
     box = (xmin - 1.0, ymin - 1.0, xmax, ymax)
     found.objects.append(ObjectRecord(name, box, bool(flag), file, texts.line, place, stated))
+
+
+def root_tag(start: bytes) -> str:
+    """Return the outermost tag of an XML file, of its first bytes; "" where none is in them."""
+    found = _ROOT.match(start)
+    return found[1].decode("utf-8", "replace") if found else ""
 
 
 def _finite(text: str) -> float | None:
