@@ -8,7 +8,19 @@ from pathlib import Path
 
 from detkit.data.class_names import without_bad_names
 from detkit.data.folder_splits import in_order, summary
-from detkit.data.formats import coco, createml, cvat, label_studio, labelme, tables, voc, yolo
+from detkit.data.formats import (
+    coco,
+    createml,
+    cvat,
+    label_studio,
+    labelme,
+    supervisely,
+    tables,
+    via,
+    voc,
+    vott,
+    yolo,
+)
 from detkit.data.formats.format import Format
 from detkit.data.image_kinds import kinds_text
 from detkit.data.paths import folder_of, suffix_of
@@ -25,6 +37,9 @@ FORMATS: tuple[Format, ...] = (
     labelme.FORMAT,
     label_studio.FORMAT,
     createml.FORMAT,
+    via.FORMAT,
+    supervisely.FORMAT,
+    vott.FORMAT,
     yolo.FORMAT,
     tables.FORMAT,
 )
