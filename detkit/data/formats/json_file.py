@@ -95,8 +95,7 @@ def numbers(*values: Any) -> tuple[float, ...] | None:
 
 def whole(value: Any) -> int | None:
     """Return a stated size as whole pixels, or None when it is no number of any image."""
-    found = numbers(value)
-    return None if found is None else round(found[0])
+    return round(value) if is_number(value) else None
 
 
 def json_text(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from detkit.data.folder_splits import named_splits, unlabelled_folder, unlisted_images
 from detkit.data.formats.format import Format
-from detkit.data.formats.json_file import whole
+from detkit.data.formats.json_file import numbers
 from detkit.data.paths import folder_of, name_of, posix, split_in, split_in_stem, split_name
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree
@@ -95,7 +95,9 @@ class LabelSet:
             message = f"{what} {short(names[0])} may be {several}; write the path"
             self.say("ambiguous-image", message, file, line=line)
             return None
-        one = LabelledImage(place, file, whole(size[0]), whole(size[1]), split)
+        sides = numbers(*size)
+        width, height = (round(sides[0]), round(sides[1])) if sides else (None, None)
+        one = LabelledImage(place, file, width, height, split)
         self.images.append(one)
         return one
 

@@ -398,7 +398,8 @@ def _box_of(kind: str, shape: Mapping[str, Any]) -> tuple[Box | None, str]:
         return (x, y, x + width, y + height), stated
     if kind == "circle":
         return around_circle(*values), stated
-    return around_ellipse(*values, math.degrees(turn[0])), stated
+    x, y, rx, ry = values
+    return around_ellipse(x, y, rx, ry, math.degrees(turn[0])), stated
 
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
