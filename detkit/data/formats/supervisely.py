@@ -255,5 +255,6 @@ FORMAT = Format(
     file_suffixes=(".json",),
     files=supervisely_files,
     place_of=_place,
+    is_flat=True,  # in `img/`
     keeps_crowds=True,
 )

@@ -20,9 +20,7 @@ from detkit.data.records import Finding, ObjectRecord
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
 
-_ROOT = re.compile(
-    rb"(?:\xef\xbb\xbf)?(?:\s+|<\?[^>]*>|<!--.*?-->|<![^>-][^>]*>)*<([A-Za-z_][\w.:-]*)", re.DOTALL
-)
+_TAG = re.compile(rb"[A-Za-z_][\w.:-]*")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -183,8 +181,16 @@ def _add_object(found: Annotation, texts: _Object, place: int, file: Path) -> No
 
 def root_tag(start: bytes) -> str:
     """Return the outermost tag of an XML file, of its first bytes; "" where none is in them."""
-    found = _ROOT.match(start)
-    return found[1].decode("utf-8", "replace") if found else ""
+    rest = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    while rest.startswith((b"<?", b"<!")):
+        end = b"?>" if rest[1:2] == b"?" else b">"
+        if rest.startswith(b"<!--"):
+            end = b"-->"
+        elif b"[" in rest.partition(b">")[0]:  # a document type with declarations
+            end = b"]>" if b"]>" in rest else b"]"
+        rest = rest.partition(end)[2].lstrip().removeprefix(b">").lstrip()
+    found = _TAG.match(rest, 1) if rest.startswith(b"<") else None
+    return found[0].decode("ascii") if found else ""
 
 
 def _finite(text: str) -> float | None:
