@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +22,7 @@ from detkit.data.formats.format import Format, Labelled
 from detkit.data.image_kinds import is_image
 from detkit.data.images import image_size
 from detkit.data.output import new_folder, require_apart
-from detkit.data.records import Dataset, ImageRecord
+from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.files import fitting_name
 from detkit.text import agreed, counted
@@ -49,7 +50,12 @@ def convert(
     missing, unreadable or unlabelled.
     """
     form = format_named(to)
-    require_apart(dataset.root, out)
+    write = form.write or _nothing
+    if refusal := form.refusal(dataset.class_names):
+        raise UsageError(f"--to {to}: {refusal}")
+    images = {one.path.parent for records in dataset.splits.values() for one in records}
+    for folder in (dataset.root, *sorted(images)):
+        require_apart(folder, out)
     _check_splits(dataset, form)
     _check_kinds(dataset, form)
     names = _new_names(dataset, form)
@@ -68,8 +74,9 @@ def convert(
                     if progress is not None:
                         progress(len(copied), len(names))
                 height, width = copied[target]
-                splits[split].append(Labelled(name, width, height, record.objects, record.key))
-        for path, text in form.write(splits, dataset.class_names):
+                objects = tuple(_held(record.objects, form, dataset.class_names))
+                splits[split].append(Labelled(name, width, height, objects, record.key))
+        for path, text in write(splits, dataset.class_names):
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8", newline="\n")
@@ -77,7 +84,7 @@ def convert(
 
 def format_named(name: str) -> Format:
     """Return the format of `--to`; raise UsageError when there is none of this name."""
-    known = {form.name: form for form in reading.FORMATS}
+    known = {form.name: form for form in reading.FORMATS if form.write is not None}
     if name not in known:
         raise UsageError(f"--to {name}: no such format; choose from {', '.join(known)}")
     return known[name]
@@ -89,6 +96,8 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     records = {one.image_id: one for records in dataset.splits.values() for one in records}
     objects = [one for record in records.values() for one in record.objects]
     said = []
+    regions = [one for one in objects if one.region]
+    objects = [one for one in objects if not one.region]
     crowds = sum(one.crowd for one in objects)
     difficult = sum(one.difficult and not one.crowd for one in objects)
     if difficult and not form.keeps_difficult:
@@ -97,6 +106,7 @@ def losses(dataset: Dataset, to: str) -> list[str]:
         )
     if crowds and not form.keeps_crowds:
         kind = "difficult objects" if form.keeps_difficult else "ordinary objects"
+        kind = "regions left out for every class" if form.keeps_regions else kind
         said.append(f"{counted(crowds, 'crowd')} became {kind}: {to} has no mark for them")
     areas = sum(one.has_own_area for one in objects)
     if areas and not form.keeps_areas:
@@ -104,16 +114,59 @@ def losses(dataset: Dataset, to: str) -> list[str]:
             f"{counted(areas, 'area')} of outlines {agreed(areas, 'is', 'are')} lost: in {to} "
             "there are boxes alone, by which small, medium and large will be divided"
         )
-    if form.keeps_classes:
-        return said
+    said += _lost_regions(regions, form, dataset.class_names)
+    if form.is_numbered:
+        said.append(f"{to} calls images by their number: their names are lost")
     used = {one.name for one in objects}
     unused = [name for name in dataset.class_names if name not in used]
-    if unused:
+    if unused and not form.keeps_classes:
         said.append(f"{to} has no place for classes without objects: {', '.join(unused)}")
     order = [name for name in dataset.class_names if name in used]
-    if order != sorted(order):
+    if order != sorted(order) and not form.keeps_order:
         said.append(f"{to} has no order of classes: {', '.join(order)} will be read by name")
     return said
+
+
+def _lost_regions(
+    regions: Sequence[ObjectRecord], form: Format, class_names: Sequence[str]
+) -> list[str]:
+    """Return what becomes of regions in a format, in a sentence each."""
+    if form.keeps_regions or not regions:
+        return []
+    lost = sum(not _held([one], form, class_names) for one in regions)
+    kept = len(regions) - lost
+    what = "left out for every class"
+    kind = "a crowd of each class" if form.keeps_crowds else "difficult objects of one class"
+    said = [f"{counted(kept, 'region')} {what} became {kind}"] if kept else []
+    if lost:
+        are = agreed(lost, "is", "are")
+        said.append(
+            f"{counted(lost, 'region')} {what} {are} lost: {form.name} has no mark for them, and "
+            "what they hold counts as background"
+        )
+    return said
+
+
+def _held(
+    objects: Sequence[ObjectRecord], form: Format, class_names: Sequence[str]
+) -> list[ObjectRecord]:
+    """Return objects as a format can hold them: regions, and crowds where it has only regions."""
+    held: list[ObjectRecord] = []
+    for one in objects:
+        if one.crowd and not one.region and form.keeps_regions and not form.keeps_crowds:
+            held.append(replace(one, region=True))
+        elif not one.region or form.keeps_regions:
+            held.append(one)
+        elif form.keeps_crowds:
+            held += [replace(one, name=name, region=False, crowd=True) for name in class_names]
+        elif one.name in class_names and form.keeps_difficult:
+            held.append(replace(one, region=False, difficult=True))
+    return held
+
+
+def _nothing(*_: object) -> Iterable[tuple[str, str]]:
+    """Return no label file: of a format that is only read, which `format_named` refuses."""
+    return ()
 
 
 def _check_splits(dataset: Dataset, form: Format) -> None:
@@ -121,7 +174,8 @@ def _check_splits(dataset: Dataset, form: Format) -> None:
     to = form.name
     for split in dataset.splits:
         if not form.keeps_split(split):
-            others = [one.name for one in reading.FORMATS if one.keeps_split(split)]
+            writers = [one for one in reading.FORMATS if one.write is not None]
+            others = [one.name for one in writers if one.keeps_split(split)]
             hint = f", or write --to {' or '.join(others)}" if others else ""
             raise UsageError(
                 f'--to {to}: the split "{split}" would be lost, as {to} knows train, val, test and '
@@ -151,7 +205,12 @@ def _new_names(dataset: Dataset, form: Format) -> dict[tuple[str, Path], str]:
         for record in records:
             if (place, record.path) not in names:
                 used = taken.setdefault(place, set())
-                names[place, record.path] = _free_name(record.image_id, used, form.is_flat)
+                if form.is_numbered:
+                    name = f"{len(used) + 1:06d}{record.path.suffix.lower()}"
+                    used.add(name)
+                else:
+                    name = _free_name(record.image_id, used, form.is_flat)
+                names[place, record.path] = name
     return names
 
 

@@ -138,5 +138,6 @@ FORMAT = Format(
     by_split=True,
     keeps_difficult=False,
     keeps_classes=False,
+    keeps_order=False,
     box_hint=_box_hint,
 )

@@ -30,8 +30,8 @@ from detkit.data.formats.label_set import (
 )
 from detkit.data.formats.shapes import (
     Box,
-    around,
     around_ellipse,
+    around_points,
     around_turned,
     is_turned,
     points_in,
@@ -482,7 +482,7 @@ def _polygon(texts: dict[str, str]) -> _Read:
     points = points_in(texts.get("points", ""))
     if not points:
         return None, f"points={texts.get('points', '')[:60]}", ""
-    return around(points), f"polygon {quoted(points)}", "polygon"
+    return around_points(points), f"polygon {quoted(points)}", "polygon"
 
 
 def _cuboid(texts: dict[str, str]) -> _Read:
@@ -493,7 +493,7 @@ def _cuboid(texts: dict[str, str]) -> _Read:
     values, stated = _stated(texts, [f"{axis}{corner}" for corner in corners for axis in "xy"])
     if values is None:
         return None, stated, ""
-    return around(list(zip(values[0::2], values[1::2]))), f"cuboid {stated}", "cuboid"
+    return around_points(list(zip(values[0::2], values[1::2]))), f"cuboid {stated}", "cuboid"
 
 
 _READERS: dict[str, Callable[[dict[str, str]], _Read]] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detkit.data.folder_splits import named_splits, unlabelled_folder, unlisted_images
-from detkit.data.formats.format import Format
+from detkit.data.formats.format import Format, flag
 from detkit.data.formats.json_file import numbers
 from detkit.data.paths import folder_of, name_of, posix, split_in, split_in_stem, split_name
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
@@ -346,9 +346,7 @@ def listed_names(tree: Tree, labels: LabelSet, files: Sequence[str]) -> tuple[st
 
 def is_set(value: Any) -> bool:
     """Return whether a mark is set, whatever way it is written: true, 1, "yes", "False"."""
-    if isinstance(value, str):
-        return value.strip().lower() not in ("", "0", "0.0", "false", "no", "none", "null", "off")
-    return bool(value)
+    return bool(flag(value))
 
 
 def quoted(points: Sequence[tuple[float, float]]) -> str:

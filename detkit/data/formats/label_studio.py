@@ -33,9 +33,9 @@ from detkit.data.formats.label_set import CROWD, DIFFICULT, LabelledImage, Label
 from detkit.data.formats.shapes import (
     MAX_MASK_PIXELS,
     Box,
-    around,
     around_ellipse,
-    around_mask,
+    around_pixels,
+    around_points,
     around_turned,
     is_turned,
     mask_of_png,
@@ -354,7 +354,7 @@ def _box_of(value: dict[str, Any], size: Size) -> tuple[Box | None, str, str]:
         return None, found[0], "other"
     if "rle" in value or "imageDataURL" in value:
         mask = _brush(value["rle"], size) if "rle" in value else _painted(value["imageDataURL"])
-        return (None if mask is None else around_mask(mask)), "mask", "mask"
+        return (None if mask is None else around_pixels(mask)), "mask", "mask"
     corners = value.get("points", value.get("vertices"))
     if corners is not None:
         points = points_of(corners)
@@ -364,7 +364,7 @@ def _box_of(value: dict[str, Any], size: Size) -> tuple[Box | None, str, str]:
         if len(points) < 3 or value.get("closed") is False:
             return None, stated, "line"
         pixels = [(x * width / 100, y * height / 100) for x, y in points]
-        return tidy(around(pixels)), stated, "polygon"
+        return tidy(around_points(pixels)), stated, "polygon"
     if "radiusX" in value:
         return _ellipse(value, size)
     keys = ("x", "y", "width", "height")

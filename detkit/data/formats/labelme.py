@@ -28,9 +28,9 @@ from detkit.data.formats.label_set import (
 )
 from detkit.data.formats.shapes import (
     Box,
-    around,
     around_circle,
-    around_mask,
+    around_pixels,
+    around_points,
     mask_of_png,
     points_of,
 )
@@ -99,7 +99,7 @@ def _read_file(labels: LabelSet, file: str) -> int:
             corners = [box[:2], box[2:]]
             if key in parts:
                 corners += [parts[key][:2], parts[key][2:]]
-            parts[key] = around(corners)
+            parts[key] = around_points(corners)
     joined = 0
     done: set[tuple[str, str]] = set()
     for shape, box in zip(shapes, boxes):
@@ -170,7 +170,9 @@ def _box_of(shape: dict[str, Any]) -> Box | None:
         return around_circle(x, y, math.dist((x, y), edge))
     if kind == "mask" and shape.get("mask"):
         return _mask_box(shape["mask"], points[0])
-    return around(points) if len(points) > (1 if kind in ("rectangle", "mask") else 2) else None
+    return (
+        around_points(points) if len(points) > (1 if kind in ("rectangle", "mask") else 2) else None
+    )
 
 
 def _mask_box(text: Any, first: tuple[float, float]) -> Box | None:
@@ -179,7 +181,7 @@ def _mask_box(text: Any, first: tuple[float, float]) -> Box | None:
         mask = mask_of_png(base64.b64decode(text, validate=True))
     except (ValueError, TypeError):
         return None
-    box = None if mask is None else around_mask(mask)
+    box = None if mask is None else around_pixels(mask)
     if box is None:
         return None
     left, top = math.trunc(first[0]), math.trunc(first[1])
@@ -224,7 +226,7 @@ def _outline(kind: str, points: Sequence[tuple[float, float]]) -> str:
     """Return what a shape is called that is no plain box; "" of a rectangle."""
     if kind == "rectangle":
         corners = {(x, y) for x, y in points}
-        x1, y1, x2, y2 = around(points)
+        x1, y1, x2, y2 = around_points(points)
         is_plain = len(points) == 2 or corners <= {(x1, y1), (x1, y2), (x2, y1), (x2, y2)}
         return "" if is_plain else "rotated box"
     return "rotated box" if kind in _TURNED else kind

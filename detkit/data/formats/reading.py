@@ -12,13 +12,19 @@ from detkit.data.formats import (
     coco,
     createml,
     cvat,
+    dota,
+    huggingface,
+    kitti,
     label_studio,
     labelme,
+    mot,
+    openimages,
     supervisely,
     tables,
     via,
     voc,
     vott,
+    wider,
     yolo,
 )
 from detkit.data.formats.format import Format
@@ -40,6 +46,12 @@ FORMATS: tuple[Format, ...] = (
     via.FORMAT,
     supervisely.FORMAT,
     vott.FORMAT,
+    huggingface.FORMAT,
+    openimages.FORMAT,
+    kitti.FORMAT,
+    dota.FORMAT,
+    wider.FORMAT,
+    mot.FORMAT,
     yolo.FORMAT,
     tables.FORMAT,
 )
@@ -50,6 +62,11 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 def format_of(dataset: Dataset) -> Format:
     """Return the format of a data set or, where it has none of its own, the nearest to it."""
     return next((one for one in FORMATS if one.name == dataset.format), tables.FORMAT)
+
+
+def writable(form: Format) -> Format:
+    """Return a format if it can be written, else the one that holds most of what it does."""
+    return coco.FORMAT if form.write is None else form
 
 
 def read_folder(path: Path) -> Dataset:
@@ -161,8 +178,9 @@ def _not_looked_for(tree: Tree, dataset: Dataset) -> Iterator[Finding]:
 def _also_seen(tree: Tree, read: Format) -> list[str]:
     """Return notes on labels of other kinds in the folder, which are not read."""
     notes = []
+    own = set(read.files(tree))
     for form in FORMATS[FORMATS.index(read) + 1 :]:
-        if files := form.files(tree):
+        if files := [file for file in form.files(tree) if file not in own]:
             shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
             notes.append(
                 f"{form.name.upper()} labels seen too ({shown}) and not read, as {read.title} is "

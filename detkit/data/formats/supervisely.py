@@ -22,7 +22,14 @@ from detkit.data.formats.label_set import (
     quoted,
     stated_split,
 )
-from detkit.data.formats.shapes import Box, around, around_mask, inflated, mask_of_png, points_of
+from detkit.data.formats.shapes import (
+    Box,
+    around_pixels,
+    around_points,
+    inflated,
+    mask_of_png,
+    points_of,
+)
 from detkit.data.paths import folder_of, name_of, suffix_of
 from detkit.data.records import Dataset
 from detkit.data.tree import Tree
@@ -138,7 +145,7 @@ def _read_object(labels: LabelSet, image: LabelledImage, one: Any) -> None:
             labels.refuse(image, "bad-mask", message, name=name if isinstance(name, str) else None)
             return
     else:
-        box = around(points) if points else None
+        box = around_points(points) if points else None
         if kind == "rectangle" and len(points) == 2:
             box = (*points[0], *points[1])
         if box is None:
@@ -182,7 +189,7 @@ def _mask_box(bitmap: Any) -> tuple[Box | None, str]:
     except (ValueError, TypeError, binascii.Error):
         return None, stated
     mask = mask_of_png(data) if data is not None else None
-    box = None if mask is None else around_mask(mask)
+    box = None if mask is None else around_pixels(mask)
     if box is None:
         return None, stated
     x, y = place
@@ -254,7 +261,7 @@ FORMAT = Format(
     write=_label_files,
     file_suffixes=(".json",),
     files=supervisely_files,
-    place_of=_place,
+    images_of=_place,
     is_flat=True,  # in `img/`
     keeps_crowds=True,
 )

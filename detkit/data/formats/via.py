@@ -20,7 +20,7 @@ from typing import Any
 from detkit.data.formats.format import Format, Labelled, Splits, json_number
 from detkit.data.formats.json_file import json_files, json_keys, json_text, load_json, numbers
 from detkit.data.formats.label_set import CROWD, DIFFICULT, LabelledImage, LabelSet, is_set, quoted
-from detkit.data.formats.shapes import Box, around, around_circle, around_ellipse
+from detkit.data.formats.shapes import Box, around_circle, around_ellipse, around_points
 from detkit.data.paths import suffix_of
 from detkit.data.records import Dataset
 from detkit.data.tree import Tree
@@ -386,7 +386,7 @@ def _box_of(kind: str, shape: Mapping[str, Any]) -> tuple[Box | None, str]:
         points = _points(shape)
         if not points:
             return None, f"polygon {short(dict(shape))}"
-        return around(points), f"polygon {quoted(points)}"
+        return around_points(points), f"polygon {quoted(points)}"
     keys = _KEYS_OF_3.get(kind, ())
     stated = " ".join(f"{key}={short(shape.get(key))}" for key in keys)
     values = numbers(*(shape.get(key) for key in keys)) if keys else None

@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape
 
-from detkit.data.formats.format import number
+from detkit.data.formats.format import flag, number
 from detkit.data.records import Finding, ObjectRecord
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
@@ -172,11 +172,11 @@ def _add_object(found: Annotation, texts: _Object, place: int, file: Path) -> No
         return
     xmin, ymin, xmax, ymax = (value for value in values if value is not None)
     difficult = texts.texts.get("difficult") or "0"
-    flag = {"true": 1.0, "false": 0.0}.get(difficult.lower(), _finite(difficult))
-    if flag is None:
+    mark = flag(difficult)
+    if mark is None:
         finding("warning", "bad-number", f"<difficult>{difficult}</difficult> is read as 0")
     box = (xmin - 1.0, ymin - 1.0, xmax, ymax)
-    found.objects.append(ObjectRecord(name, box, bool(flag), file, texts.line, place, stated))
+    found.objects.append(ObjectRecord(name, box, bool(mark), file, texts.line, place, stated))
 
 
 def root_tag(start: bytes) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from detkit.data.formats.format import Format, Labelled, Splits, json_number
 from detkit.data.formats.json_file import json_files, json_keys, json_text, load_json, numbers
 from detkit.data.formats.label_set import LabelledImage, LabelSet, quoted
-from detkit.data.formats.shapes import Box, around, points_of, tidy
+from detkit.data.formats.shapes import Box, around_points, points_of, tidy
 from detkit.data.images import image_size
 from detkit.data.paths import name_of, posix
 from detkit.data.records import Dataset
@@ -139,7 +139,7 @@ def _read_region(labels: LabelSet, image: LabelledImage, region: Any) -> None:
         left, top, width, height = values
         box = (left, top, left + width, top + height)
     elif points:
-        box, stated = around(points), f"points {quoted(points)}"
+        box, stated = around_points(points), f"points {quoted(points)}"
     for name in _tags(region):
         shape = "" if kind in ("RECTANGLE", "SQUARE") else kind.lower()
         labels.add(image, name, box, stated=stated, shape=shape)
