@@ -23,6 +23,7 @@ MAX_BYTES = 64 << 20  # ours: a million rows; a large aerial image holds thousan
 MOST_SNIFFED = 64  # ours: texts that are looked into, spread over the folder
 
 _CORNERS = 8
+_MARKS = {"": "0", "0": "0", "1": "1", "2": "1"}  # 2: cut off, in the kit's own cut images
 _HEADERS = ("imagesource:", "gsd:", "acquisition dates:")  # of the versions 1.0 to 2.0
 
 
@@ -112,7 +113,7 @@ def _read_file(gathered: Gathered, file: str) -> None:
         corners, name, mark = parsed
         gathered.shapes["rotated"] += not _is_upright(corners)
         stated = " ".join(f"{value:.10g}" for value in corners)
-        difficult = mark.strip("0") != ""  # DOTA's own cut images have 2: cut off in part
+        difficult = gathered.flag(_MARKS.get(mark, mark), "difficult", part, line, name)
         gathered.add(part, name, _bounds(corners), line, stated=stated, difficult=difficult)
 
 

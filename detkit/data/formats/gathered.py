@@ -185,8 +185,13 @@ class Gathered:
             )
 
     def flag(self, value: object, what: str, part: Part, line: int | None, name: str) -> bool:
-        """Return whether a mark of the next object is set; one that is no mark is said, and no."""
+        """Return whether a mark of the next object is set; one that is no mark is said, and no.
+
+        Of numbers only 0 and 1 are marks.
+        """
         found = flag(value)
+        if found and numbers([str(value)]) not in (None, [0.0], [1.0]):
+            found = None
         if found is None:
             message = f"{what}={cut(str(value))} is read as 0; write 0 or 1"
             next_one = Part(part.image, part.file, part.split, number=part.number + 1)

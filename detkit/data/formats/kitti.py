@@ -108,7 +108,8 @@ def _read_file(gathered: Gathered, file: str) -> None:
 
 def _is_other(rows: Sequence[tuple[int, str]]) -> bool:
     """Return whether a text without one sound row is something else: no row begins like one."""
-    return not any(numbers(row.split()[1:5]) for _, row in rows)
+    words = [row.split() for _, row in rows]
+    return not any(len(row) > _FIELDS or numbers(row[1:4]) for row in words)
 
 
 def _image_folder(tree: Tree, label: str) -> str | None:

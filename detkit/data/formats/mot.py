@@ -92,8 +92,9 @@ def _has_rows(tree: Tree, file: str) -> bool:
         return False
     if not first.strip():
         return f"{_above(file)}/seqinfo.ini".lstrip("/") in tree
-    values = numbers(_cells(first))
-    return values is not None and len(values) >= 6 and values[0].is_integer() and values[0] >= 0
+    cells = _cells(first)
+    values = numbers(cells[:2])
+    return values is not None and len(cells) >= 6 and values[0].is_integer() and values[0] >= 0
 
 
 def _cells(row: str) -> list[str]:
@@ -128,12 +129,12 @@ def _add_row(
 ) -> None:
     """Add the object of a row."""
     cells = _cells(row)
-    values = numbers(cells[:6])
-    if values is None or len(values) < 6 or not values[0].is_integer():
+    frames = numbers(cells[:1])
+    if frames is None or len(cells) < 6 or not frames[0].is_integer():
         message = f"not `frame,id,left,top,width,height` ({cut(row)}); mend or remove the row"
         gathered.say("error", "bad-row", message, file, line)
         return
-    frame = int(values[0])
+    frame = int(frames[0])
     images = sequence.frames.get(frame, [])
     if len(images) > 1:
         message = f"frame {frame} may be any of {', '.join(images[:3])}; keep one"
@@ -141,10 +142,11 @@ def _add_row(
         return
     image = images[0] if images else f"{sequence.folder}/{frame:06d}{sequence.suffix}".lstrip("/")
     part = gathered.part(image, file, split, line)
-    rest = numbers(cells[6:8])
-    if rest is None:
+    values, rest = numbers(cells[:6]), numbers(cells[6:8])
+    if values is None or rest is None:
         part.number += 1
-        message = f"conf or class is no number ({cut(row)}); mend or remove the row"
+        what = "a value" if values is None else "conf or class"
+        message = f"{what} is no number ({cut(row)}); mend or remove the row"
         gathered.say("error", "bad-number", message, file, line, part)
         return
     name = _name(sequence, rest[1:])

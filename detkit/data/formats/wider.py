@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from detkit.data.formats.format import Format, Labelled, Splits, flag, number
+from detkit.data.formats.format import Format, Labelled, Splits, number
 from detkit.data.formats.gathered import Gathered, numbers, rows_of
 from detkit.data.image_kinds import PICTURE_SUFFIXES
 from detkit.data.paths import folder_of, name_of, split_in, split_in_stem, stem_of, suffix_of
@@ -56,7 +56,7 @@ def _is_list(tree: Tree, file: str) -> bool:
         return False
     if len(start) == 2 or suffix_of(start[2]) in PICTURE_SUFFIXES:
         return int(start[1]) == 0
-    return len(numbers(start[2].split()) or ()) >= 4
+    return len(start[2].split()) >= 4
 
 
 def _read_file(gathered: Gathered, file: str) -> None:
@@ -119,7 +119,8 @@ def _add_faces(
             gathered.say("error", "bad-row", message, file, row_line, part, FACE)
             continue
         x, y, width, height = values[:4]
-        invalid = bool(flag(values[_INVALID])) if len(values) > _INVALID else False
+        mark = values[_INVALID] if len(values) > _INVALID else 0
+        invalid = gathered.flag(mark, "invalid", part, row_line, FACE)
         stated_box = f"x={x:.10g} y={y:.10g} width={width:.10g} height={height:.10g}"
         box = (x, y, x + width, y + height)
         gathered.add(part, FACE, box, row_line, stated=stated_box, region=invalid)

@@ -309,11 +309,23 @@ class _Reader:
     def report_strays(self) -> None:
         """Add findings about label files without an image."""
         folders = {folder_of(label) for label in self.labels_used}
-        every = {label for image in self.tree.images for label in self._labels_of(image)}
+        of_images = {image: self._labels_of(image) for image in self.tree.images}
+        every = {label for labels in of_images.values() for label in labels}
+        used = {image: labels[0] for image, labels in of_images.items() if labels}
         for text in self.tree.with_suffix(".txt"):
             if text in every or text in self._lists or is_name_file(text):
                 continue
             if folder_of(text) not in folders and "labels" not in folder_of(text).split("/"):
+                continue
+            if image := next((one for one in self.tree.images_like(text) if one in used), None):
+                other = used[image]
+                if self.tree.text(text).split() == self.tree.text(other).split():
+                    continue
+                message = (
+                    f"{image} has other labels in {other}, which are used; these are lost: keep "
+                    "one of the two files"
+                )
+                self._say("error", "two-labels", message, text)
                 continue
             message = f"no image is called {stem_of(text)}; add it, or remove the label file"
             self._say("error", "missing-image", message, text)
