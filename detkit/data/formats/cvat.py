@@ -429,8 +429,10 @@ class _Reader:
             stated=stated,
             shape=kind,
             line=shape.line,
-            difficult=is_set(shape.marks.get(DIFFICULT)),
-            crowd=is_set(shape.marks.get(CROWD)),
+            difficult=self._labels.is_marked(
+                image, [shape.marks.get(DIFFICULT)], DIFFICULT, shape.line
+            ),
+            crowd=self._labels.is_marked(image, [shape.marks.get(CROWD)], CROWD, shape.line),
         )
 
 

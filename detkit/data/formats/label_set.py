@@ -85,7 +85,8 @@ class LabelSet:
         for name in names:
             if found := self.tree.find_images(name, file, split):
                 break
-        place = found[0] if found else self.tree.expected(_relative(names[-1]), file)
+        stated = names[0] if ".." in posix(names[0]).split("/") else names[-1]
+        place = found[0] if found else self.tree.expected(_relative(stated), file)
         if place is None:
             message = f"{what} {short(names[0])} leads out of the data folder; not used"
             self.say("path-outside", message, file, line=line)
@@ -178,6 +179,28 @@ class LabelSet:
         message = f"a {shape} has no area ({stated}) and is not read; draw the box it is for"
         named = name.strip() if isinstance(name, str) and name.strip() else None
         self.refuse(image, "no-extent", message, name=named, line=line, severity="warning")
+
+    def is_marked(
+        self, image: LabelledImage, values: Sequence[Any], mark: str, line: int | None = None
+    ) -> bool:
+        """Return whether a mark of an image's next object is set by one of the values.
+
+        A value that is no mark is said, and taken for no.
+        """
+        found = [flag(value) for value in values]
+        for value, one in zip(values, found):
+            if one is None:
+                message = f"{mark}={short(value)} is read as 0; write 0 or 1"
+                self.say(
+                    "bad-number",
+                    message,
+                    image.file,
+                    severity="warning",
+                    line=line,
+                    number=image.count + 1,
+                    image=image.image_id,
+                )
+        return any(found)
 
     def unknown(self, names: Sequence[str], file: str, listed: str) -> None:
         """Say which classes objects of a file have that its own list of classes lacks."""

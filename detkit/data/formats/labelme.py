@@ -22,7 +22,6 @@ from detkit.data.formats.label_set import (
     DIFFICULT,
     LabelledImage,
     LabelSet,
-    is_set,
     listed_names,
     quoted,
 )
@@ -217,8 +216,8 @@ def _add_shape(labels: LabelSet, image: LabelledImage, shape: Any, box: Box | No
         box,
         stated=stated,
         shape=_outline(kind, points),
-        difficult=is_set(shape.get(DIFFICULT)) or is_set(flags.get(DIFFICULT)),
-        crowd=is_set(flags.get(CROWD)),
+        difficult=labels.is_marked(image, [shape.get(DIFFICULT), flags.get(DIFFICULT)], DIFFICULT),
+        crowd=labels.is_marked(image, [flags.get(CROWD)], CROWD),
     )
 
 

@@ -366,8 +366,8 @@ def _add(labels: LabelSet, region: _Region, name: str) -> None:
         stated=stated,
         shape="" if kind == "rect" else kind,
         line=line,
-        difficult=is_set(region.attributes.get(DIFFICULT)),
-        crowd=is_set(region.attributes.get(CROWD)),
+        difficult=labels.is_marked(image, [region.attributes.get(DIFFICULT)], DIFFICULT, line),
+        crowd=labels.is_marked(image, [region.attributes.get(CROWD)], CROWD, line),
     )
 
 
