@@ -39,7 +39,14 @@ LAYOUT_FOLDERS = frozenset(
     {
         *("image", "images", "img", "imgs", "jpegimages", "pics", "pictures", "photos"),
         *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
-        *("label", "labels", "txt"),
+        *("label", "labels", "txt", "json", "jsons"),
+    }
+)
+# Those of label files alone, whose images lie beside the folder.
+LABEL_FOLDERS = frozenset(
+    {
+        *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
+        *("label", "labels", "json", "jsons", "data"),
     }
 )
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.

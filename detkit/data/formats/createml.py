@@ -33,7 +33,9 @@ def _is_createml(tree: Tree, file: str, keys: Collection[str]) -> bool:
     """Return whether a file is Create ML's: a list of images, their objects with coordinates."""
     if set(_IMAGE).isdisjoint(keys) or set(_ANNOTATIONS).isdisjoint(keys) or "data" in keys:
         return False
-    if "coordinates" not in keys and len(set(keys) - {*_IMAGE, *_ANNOTATIONS}) > 0:
+    if "coordinates" in keys:
+        return True
+    if not set(keys) <= {*_IMAGE, *_ANNOTATIONS, "verified"}:  # the last is labelImg's
         return False
     try:
         with tree.path(file).open("rb") as opened:
@@ -55,7 +57,7 @@ def read_createml(tree: Tree, only: str | None = None) -> Dataset | None:
     labels = LabelSet(tree)
     for file in files:
         content, is_read = load_json(tree, file, labels.findings)
-        for item in content if is_read else ():
+        for item in content if isinstance(content, list) else [content] * is_read:
             _read_image(labels, file, item)
     return labels.dataset(
         FORMAT, advice="list an image without objects with an empty list of annotations"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from detkit.data.folder_splits import named_splits, unlabelled_folder, unlisted_images
 from detkit.data.formats.format import Format, flag
@@ -83,7 +84,7 @@ class LabelSet:
         """
         found: list[str] = []
         for name in names:
-            if found := self.tree.find_images(name, file, split):
+            if found := self.tree.find_images(path_of(name), file, split):
                 break
         stated = names[0] if ".." in posix(names[0]).split("/") else names[-1]
         place = found[0] if found else self.tree.expected(_relative(stated), file)
@@ -334,8 +335,21 @@ def _listed(shapes: Counter[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
+def path_of(address: str) -> str:
+    """Return the path of a web or bucket address, its host first; any other text as it is."""
+    if "://" not in address:
+        return address
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address
+    return f"{parts.netloc}{parts.path}"
+
+
 def _relative(name: str) -> str:
     """Return a path without what makes it absolute: a path of another machine ends alike."""
+    if "://" in name:
+        return name_of(path_of(name))
     stated = posix(name)
     is_absolute = stated.startswith("/") or stated[1:2] == ":"
     return name_of(stated) if is_absolute else stated

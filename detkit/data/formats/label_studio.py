@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -29,7 +29,7 @@ from detkit.data.formats.json_file import (
     numbers,
     whole,
 )
-from detkit.data.formats.label_set import CROWD, DIFFICULT, LabelledImage, LabelSet, is_set
+from detkit.data.formats.label_set import CROWD, DIFFICULT, LabelledImage, LabelSet, is_set, path_of
 from detkit.data.formats.shapes import (
     MAX_MASK_PIXELS,
     Box,
@@ -455,18 +455,9 @@ def _stated_image(data: Mapping[str, Any]) -> str:
             return texts[key].strip()
     named = [text.strip() for text in texts.values() if text.strip()]
     for text in named:
-        if suffix_of(unquote(_path_of(text))) in PICTURE_SUFFIXES:
+        if suffix_of(unquote(path_of(text).partition("?")[0])) in PICTURE_SUFFIXES:
             return text
     return ""
-
-
-def _path_of(text: str) -> str:
-    """Return the path of an address, or the text where it is none."""
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return text
-    return f"{parts.netloc}{parts.path}" if parts.scheme and parts.netloc else parts.path or text
 
 
 def _names(stated: str) -> list[str]:
@@ -489,7 +480,7 @@ def _names(stated: str) -> list[str]:
                 path = stated
     names = [path]
     if "://" in path:
-        names = [_path_of(path)]
+        names = [path_of(path)]
     elif path is stated and "?" in path:
         names.append(path.partition("?")[0])
     names += [unquote(one) for one in names]

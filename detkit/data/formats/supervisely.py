@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from detkit.data.formats.shapes import (
     Box,
     around_pixels,
     around_points,
+    around_turned,
     inflated,
     mask_of_png,
     points_of,
@@ -38,6 +40,7 @@ from detkit.text import short
 MAX_SUPERVISELY_BYTES = 512 << 20  # ours: masks of one image
 
 _LINES = {"point": "point", "line": "line", "polyline": "line", "graph": "graph of key points"}
+_OUTLINES = {"rectangle": "", "oriented_bbox": "rotated box"}
 _MASKS = ("bitmap", "alpha_mask")
 _DEFAULT_SET = "dataset"  # of images without splits
 
@@ -146,8 +149,11 @@ def _read_object(labels: LabelSet, image: LabelledImage, one: Any) -> None:
             return
     else:
         box = around_points(points) if points else None
-        if kind == "rectangle" and len(points) == 2:
+        if kind in ("rectangle", "oriented_bbox") and len(points) == 2:
             box = (*points[0], *points[1])
+        if kind == "oriented_bbox" and box is not None:
+            angle = numbers(one.get("angle") or 0)  # radians
+            box = None if angle is None else around_turned(box, math.degrees(angle[0]))
         if box is None:
             stated = f"{kind} points={short(outline)}"
     labels.add(
@@ -155,7 +161,7 @@ def _read_object(labels: LabelSet, image: LabelledImage, one: Any) -> None:
         name,
         box,
         stated=stated,
-        shape="" if kind == "rectangle" else kind.replace("_", " "),
+        shape=_OUTLINES.get(kind, kind.replace("_", " ")),
         difficult=DIFFICULT in (marks := _marks(one)),
         crowd=CROWD in marks,
     )
