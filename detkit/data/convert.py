@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -218,8 +219,9 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
     """Return a new name that is not in `used`, and add it there."""
     path = PurePosixPath("/".join(map(_plain_part, image_id.split("/"))))
     folders = [part for part in path.parts[:-1] if part not in ("/", "..", ".")]
-    telling = [part for part in folders if part.lower() not in _IMAGE_FOLDERS]
-    own = [part for part in telling if re.sub(r"\d{4}$", "", part.lower()) not in _SPLIT_FOLDERS]
+    of_images, of_splits = _layout_folders(reading.FORMATS)
+    telling = [part for part in folders if part.lower() not in of_images]
+    own = [part for part in telling if re.sub(r"\d{4}$", "", part.lower()) not in of_splits]
     candidates = [path.name if is_flat else "/".join([*own, path.name])]
     candidates += ["_".join([*parts, path.name]) for parts in (own, telling, folders)]
     counted_up = (f"{path.stem}_{count}{path.suffix}" for count in range(2, len(used) + 3))
@@ -232,6 +234,17 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
             used.add(key)
             return name
     raise DetkitError(f"{image_id}: no free name for the image was found")  # pragma: no cover
+
+
+@lru_cache(maxsize=4)
+def _layout_folders(forms: tuple[Format, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the folder names that tell that images lie there, and those that tell a split."""
+    splits = ("train", "val", "test", "trainval")
+    of_images = {part for form in forms for part in form.place("all").lower().split("/")}
+    of_splits = {
+        part for form in forms for split in splits for part in form.place(split).lower().split("/")
+    }
+    return _IMAGE_FOLDERS | of_images, _SPLIT_FOLDERS | of_splits
 
 
 def _plain_part(part: str) -> str:

@@ -149,4 +149,5 @@ FORMAT = Format(
     images_of=lambda split: "images" if split == "all" else f"{split}/images",
     is_flat=True,
     names_images=False,
+    reaches_out=True,
 )

@@ -75,6 +75,8 @@ class Format:
     unlabelled_is_empty: bool = False  # an image without a label file has no objects
     # Whether a box counts pixels from 1 and names the last one: xmin = xmax was never drawn.
     is_inclusive: Callable[[ObjectRecord], bool] = lambda one: False
+    # Whether boxes are of whole objects, also of what lies outside of the image.
+    reaches_out: bool = False
     # What may be meant by a box (xyxy, own pixels) that leaves its image of (height, width).
     box_hint: Callable[[tuple[float, ...], tuple[int, int]], str] = lambda box, size: ""
 

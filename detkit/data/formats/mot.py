@@ -271,4 +271,5 @@ FORMAT = Format(
     keeps_difficult=False,
     keeps_regions=True,
     names_images=False,
+    reaches_out=True,
 )
