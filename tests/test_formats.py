@@ -149,7 +149,7 @@ def test_of_two_formats_with_one_suffix_the_one_that_knows_the_file_reads_it(
 def test_help_and_errors_name_the_new_format(voc: Path, tmp_path: Path) -> None:
     for command in ("convert", "split"):
         said = " ".join(detkit(command, "-h").stdout.split())
-        assert "voc, coco, openimages," in said and "yolo, csv or lines." in said
+        assert "voc, coco, cvat, labelme," in said and "yolo, csv or lines." in said
         assert "huggingface" not in said  # which is only read
     with pytest.raises(UsageError, match="choose from voc, coco, .*yolo, csv, lines"):
         convert(open_dataset(voc), tmp_path / "out", "xml")
@@ -197,10 +197,12 @@ def test_what_force_may_replace_is_what_the_writers_write() -> None:
 
     listed = "JPEGImages Annotations ImageSets classes.txt images labels annotations data.yaml"
     tables = "train.csv val.csv test.csv trainval.csv labels.csv"
+    tools = "annotations.xml label_config.xml labels.txt meta.json dataset train val test trainval"
+    tasks = "tasks.json train.json val.json test.json trainval.json"
     made_up = "pics labels.lines"
     systems = ".DS_Store Thumbs.db"
     road = "training validation testing trainval image_2 label_2"
     faces = "WIDER_train WIDER_val WIDER_test WIDER_trainval wider_face_split"
     frames = "train val test img1 gt seqinfo.ini labelTxt"
-    every = f"{listed} {tables} {made_up} {systems} {road} {faces} {frames}"
+    every = f"{listed} {tables} {made_up} {systems} {road} {faces} {frames} {tools} {tasks}"
     assert _own_names() == set(every.split())

@@ -39,7 +39,14 @@ LAYOUT_FOLDERS = frozenset(
     {
         *("image", "images", "img", "imgs", "jpegimages", "pics", "pictures", "photos"),
         *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
-        *("label", "labels", "txt"),
+        *("label", "labels", "txt", "json", "jsons"),
+    }
+)
+# Those of label files alone, whose images lie beside the folder.
+LABEL_FOLDERS = frozenset(
+    {
+        *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
+        *("label", "labels", "json", "jsons", "data"),
     }
 )
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
@@ -54,6 +61,7 @@ class Tree:
         self.root = root
         self._suffixes = PICTURE_SUFFIXES | set(label_suffixes)
         self.findings: list[Finding] = []
+        self.json_keys: dict[str, frozenset[str]] = {}  # by file: see `formats.json_file`
         self._real_root = root.resolve()
         self.files: list[str] = []
         self.folders: set[str] = {""}

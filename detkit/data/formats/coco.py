@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from detkit.data.folder_splits import named_splits, unlisted_images, without_union
-from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
+from detkit.data.formats.coco_json import Page, json_text, load
 from detkit.data.formats.format import Format, Splits
+from detkit.data.formats.json_file import MAX_JSON_BYTES
 from detkit.data.formats.shapes import told
 from detkit.data.paths import name_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from detkit.data.formats.format import PIXEL_DIGITS, Labelled, flag
+from detkit.data.formats.format import Labelled, flag, json_number
+from detkit.data.formats.json_file import is_number, load_json, whole
 from detkit.data.formats.shapes import (
     Box,
     around_keypoints,
@@ -27,33 +28,19 @@ from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree
 from detkit.text import short
 
-MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
-
 _DIFFICULT = ("ignore", "difficult")
 
 
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
     """Return a JSON file's content, or None with a finding that says why there is none."""
-    path = tree.path(file)
-    content, code, line = None, "bad-json", None
-    try:
-        if tree.size(file) > MAX_JSON_BYTES:
-            code, message = "too-large", f"larger than {MAX_JSON_BYTES >> 30} GiB; not read"
-        else:
-            content = json.loads(path.read_bytes().decode("utf-8-sig"))
-            message = _misshapen(content)
-    except json.JSONDecodeError as error:
-        message, line = f"not JSON ({error.msg}); mend or remove the file", error.lineno
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8 text ({error.reason} at byte {error.start})"
-    except RecursionError:
-        message = "nested too deeply for a label file; not read"
-    except (OSError, ValueError) as error:  # ValueError: a number of thousands of digits
-        message = f"cannot be read ({error})"
-    if not message:
-        return content
-    findings.append(Finding("error", code, message, file=path, line=line))
-    return None
+    content, is_read = load_json(tree, file, findings)
+    if not is_read:
+        return None
+    if message := _misshapen(content):
+        findings.append(Finding("error", "bad-json", message, file=tree.path(file)))
+        return None
+    found: dict[str, Any] = content
+    return found
 
 
 def _misshapen(content: Any) -> str:
@@ -147,8 +134,8 @@ class Page:
         self._heads[key] = ImageRecord(
             image_id=place,
             path=self._tree.path(place),
-            width=_whole(image.get("width")),
-            height=_whole(image.get("height")),
+            width=whole(image.get("width")),
+            height=whole(image.get("height")),
             label_file=self._path,
         )
 
@@ -216,7 +203,7 @@ class Page:
 def _area_of(annotation: dict[str, Any], say: Callable[[str, str], None]) -> float | None:
     """Return the area that an annotation states; None, and it is said, if it is no area."""
     value = annotation.get("area")
-    if isinstance(value, int | float) and _is_number(value) and value >= 0:
+    if isinstance(value, int | float) and is_number(value) and value >= 0:
         return float(value)
     if value is not None:
         say("bad-number", f"area {short(value)} is no number of pixels; that of the box is read")
@@ -228,18 +215,6 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether a JSON value is a finite number of sense: no flag, no text."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < 1e300)
-    )
-
-
-def _whole(value: Any) -> int | None:
-    """Return a stated size as whole pixels, or None when it is no number of any image."""
-    return round(value) if _is_number(value) else None
-
-
 def _box(annotation: dict[str, Any], shapes: Counter[str]) -> Box | None:
     """Return the box that an annotation's `bbox` states; None where it states none.
 
@@ -248,12 +223,12 @@ def _box(annotation: dict[str, Any], shapes: Counter[str]) -> Box | None:
     is four corners. CVAT states the box before it was turned, and by how much.
     """
     value = annotation.get("bbox")
-    if not isinstance(value, list) or not all(map(_is_number, value)):
+    if not isinstance(value, list) or not all(map(is_number, value)):
         return None
     numbers = [float(one) for one in value]
     attributes = annotation.get("attributes")
     rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
-    degrees = float(rotation or 0) if _is_number(rotation) and len(numbers) == 4 else 0.0
+    degrees = float(rotation or 0) if is_number(rotation) and len(numbers) == 4 else 0.0
     if len(numbers) == 5:
         box: Box | None = around_rotated(*numbers)
     elif len(numbers) == 8:
@@ -276,7 +251,7 @@ def _box(annotation: dict[str, Any], shapes: Counter[str]) -> Box | None:
 
 def _points_of(value: Any) -> list[float]:
     """Return the numbers of a list of key points or of a polygon; none where it is no such list."""
-    if not isinstance(value, list) or not all(map(_is_number, value)):
+    if not isinstance(value, list) or not all(map(is_number, value)):
         return []
     return [float(one) for one in value]
 
@@ -314,14 +289,14 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
     for image_id, image in zip(ids, images):
         for one in image.objects:
             x1, y1, x2, y2 = one.box
-            box = [_json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
+            box = [json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": category[one.name],
                     "bbox": box,
-                    "area": _json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
+                    "area": json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
                     "segmentation": [],
                     "iscrowd": int(one.crowd),
                     **({"difficult": 1} if one.difficult else {}),
@@ -340,9 +315,3 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
         for key, rows in content.items()
     )
     return "{" + ",\n".join(parts) + "}\n"
-
-
-def _json_number(value: float) -> float | int:
-    """Return a number as JSON writes it best: whole ones as integers."""
-    value = round(float(value), PIXEL_DIGITS)
-    return int(value) if value.is_integer() else value

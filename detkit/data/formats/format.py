@@ -96,6 +96,12 @@ def number(value: float, digits: int = PIXEL_DIGITS) -> str:
     return f"{value:.{digits}f}".rstrip("0") if "e" in text else text
 
 
+def json_number(value: float) -> float | int:
+    """Return a number as JSON writes it best: whole ones as integers."""
+    value = round(float(value), PIXEL_DIGITS)
+    return int(value) if value.is_integer() else value
+
+
 _FLAGS = {"": False, "0": False, "false": False, "no": False, "n": False, "f": False, "none": False}
 _FLAGS |= {"1": True, "true": True, "yes": True, "y": True, "t": True}
 

@@ -10,13 +10,20 @@ from detkit.data.class_names import without_bad_names
 from detkit.data.folder_splits import in_order, summary
 from detkit.data.formats import (
     coco,
+    createml,
+    cvat,
     dota,
     huggingface,
     kitti,
+    label_studio,
+    labelme,
     mot,
     openimages,
+    supervisely,
     tables,
+    via,
     voc,
+    vott,
     wider,
     yolo,
 )
@@ -24,7 +31,7 @@ from detkit.data.formats.format import Format
 from detkit.data.image_kinds import kinds_text
 from detkit.data.paths import folder_of, suffix_of
 from detkit.data.records import Dataset, Finding
-from detkit.data.tree import LAYOUT_FOLDERS, Tree
+from detkit.data.tree import LABEL_FOLDERS, LAYOUT_FOLDERS, Tree
 from detkit.errors import DetkitError
 
 # In the order in which they are looked for; the first that is there is read. XML comes first
@@ -32,6 +39,13 @@ from detkit.errors import DetkitError
 FORMATS: tuple[Format, ...] = (
     voc.FORMAT,
     coco.FORMAT,
+    cvat.FORMAT,
+    labelme.FORMAT,
+    label_studio.FORMAT,
+    createml.FORMAT,
+    via.FORMAT,
+    supervisely.FORMAT,
+    vott.FORMAT,
     huggingface.FORMAT,
     openimages.FORMAT,
     kitti.FORMAT,
@@ -135,7 +149,7 @@ def _of_file(path: Path) -> Dataset:
         do = "unpack it" if path.suffix.lower() in _ARCHIVES else "name a folder of labelled images"
         raise DetkitError(f"{path}: not a label file ({known}); {do}")
     root = path.parent
-    if root.name.lower() in ("annotations", "annotation", "labels", "data"):
+    if root.name.lower() in LABEL_FOLDERS:
         root = root.parent  # images are beside this folder, not in it
     tree = _tree(root)
     file = path.relative_to(root).as_posix()

@@ -15,10 +15,12 @@ from detkit.data.folder_splits import folder_splits, unlabelled_folder
 from detkit.data.formats.format import Format, Splits, is_common_split
 from detkit.data.formats.gathered import listed_classes
 from detkit.data.formats.voc_lists import ImageSets, is_class_list, split_lists
-from detkit.data.formats.voc_xml import Annotation, parse, xml_text
+from detkit.data.formats.voc_xml import Annotation, parse, root_tag, xml_text
 from detkit.data.paths import folder_of, name_of, posix, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
 from detkit.data.tree import Tree
+
+_SNIFF_BYTES = 1 << 12  # the first part of an XML file, where its outermost tag is
 
 
 def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
@@ -29,7 +31,9 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     for label in tree.with_suffix(".xml"):
         file = tree.path(label)
         try:
-            found = parse(file.read_bytes(), file)
+            data = file.read_bytes()
+            root = root_tag(data[:_SNIFF_BYTES])
+            found = Annotation(root) if root == "annotations" else parse(data, file)
         except OSError as error:
             message = f"cannot be read: {error.strerror}"
             found = Annotation(findings=[Finding("error", "bad-xml", message, file=file)])
