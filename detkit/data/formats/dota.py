@@ -56,7 +56,7 @@ def _label_folders(tree: Tree) -> set[str]:
 
 
 def _is_dota(tree: Tree, file: str) -> bool:
-    """Return whether a text begins with DOTA's header or has a row that only it writes."""
+    """Return whether a text begins with DOTA's header or with a row that only it writes."""
     try:
         if tree.size(file) > MAX_BYTES:
             return False
@@ -65,8 +65,8 @@ def _is_dota(tree: Tree, file: str) -> bool:
         return False
     if rows and rows[0][1].lower().startswith(_HEADERS[:2]):
         return True
-    parsed = (_parsed(row) for _, row in rows)
-    return any(one is not None and numbers(one[1].split()) is None for one in parsed)
+    parsed = _parsed(rows[0][1]) if rows else None
+    return parsed is not None and numbers(parsed[1].split()) is None
 
 
 def _parsed(row: str) -> tuple[list[float], str, str] | None:
