@@ -148,14 +148,16 @@ def test_of_two_formats_with_one_suffix_the_one_that_knows_the_file_reads_it(
 
 def test_help_and_errors_name_the_new_format(voc: Path, tmp_path: Path) -> None:
     for command in ("convert", "split"):
-        assert "voc, coco, yolo, csv or lines." in detkit(command, "-h").stdout
-    with pytest.raises(UsageError, match="choose from voc, coco, yolo, csv, lines"):
+        said = " ".join(detkit(command, "-h").stdout.split())
+        assert "voc, coco, cvat, labelme," in said and "yolo, csv or lines." in said
+        assert "huggingface" not in said  # which is only read
+    with pytest.raises(UsageError, match="choose from voc, coco, .*yolo, csv, lines"):
         convert(open_dataset(voc), tmp_path / "out", "xml")
     put(tmp_path / "empty", {"a.png": None})
     with pytest.raises(DetkitError, match="as CSV, LINES with image, class and corners; saw"):
         open_dataset(tmp_path / "empty")
     put(tmp_path, {"a.text": ""})
-    with pytest.raises(DetkitError, match=r"\.csv, \.lines\)"):
+    with pytest.raises(DetkitError, match=r"\.csv, .*\.lines\)"):
         open_dataset(tmp_path / "a.text")
 
 
@@ -195,6 +197,12 @@ def test_what_force_may_replace_is_what_the_writers_write() -> None:
 
     listed = "JPEGImages Annotations ImageSets classes.txt images labels annotations data.yaml"
     tables = "train.csv val.csv test.csv trainval.csv labels.csv"
+    tools = "annotations.xml label_config.xml labels.txt meta.json dataset train val test trainval"
+    tasks = "tasks.json train.json val.json test.json trainval.json"
     made_up = "pics labels.lines"
     systems = ".DS_Store Thumbs.db"
-    assert _own_names() == set(f"{listed} {tables} {made_up} {systems}".split())
+    road = "training validation testing trainval image_2 label_2"
+    faces = "WIDER_train WIDER_val WIDER_test WIDER_trainval wider_face_split"
+    frames = "train val test img1 gt seqinfo.ini labelTxt"
+    every = f"{listed} {tables} {made_up} {systems} {road} {faces} {frames} {tools} {tasks}"
+    assert _own_names() == set(every.split())

@@ -17,7 +17,7 @@ from detkit.data.formats import reading
 from detkit.data.records import ImageRecord
 from detkit.data.splits import divide
 
-FORMATS = [form.name for form in reading.FORMATS]
+FORMATS = [form.name for form in reading.FORMATS if form.write and not form.refusal(["car"])]
 ROW = "0 .5 .5 .5 .5\n"
 HEADER = "filename,class,xmin,ymin,xmax,ymax\n"
 FOLDERS: dict[str, dict[str, str | None]] = {

@@ -131,7 +131,7 @@ def test_a_file_that_holds_no_labels_is_one_line_naming_it(tmp_path):
     put(tmp_path, {"a.csv": "x,y\n1,2\n", "a.txt": "", "a.jpg": None})
     with pytest.raises(DetkitError, match=r"a\.csv: no labels in it"):
         open_dataset(tmp_path / "a.csv")
-    with pytest.raises(DetkitError, match=r"a\.txt: not a label file"):
+    with pytest.raises(DetkitError, match=r"a\.txt: no labels in it"):
         open_dataset(tmp_path / "a.txt")
 
 

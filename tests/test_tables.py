@@ -90,8 +90,8 @@ def test_a_column_of_image_ids_names_images_without_their_suffix(tmp_path):
     assert boxes(data) == {"images/a.jpg": [("car", (0, 1, 40, 20))]}
 
 
-def test_a_table_of_open_images_is_read_as_far_as_to_say_that_its_boxes_are_shares(tmp_path):
-    text = "ImageID,LabelName,XMin,XMax,YMin,YMax\na,car,.1,.4,.2,.6\nb,car,.1,.5,.1,.5\n"
+def test_a_table_of_shares_is_read_as_far_as_to_say_so(tmp_path):
+    text = "image,label,XMin,XMax,YMin,YMax\na,car,.1,.4,.2,.6\nb,car,.1,.5,.1,.5\n"
     errors = [one for one in check(open_dataset(table(tmp_path, text))) if one.severity == "error"]
     assert "normalised-boxes" in [one.code for one in errors]
 

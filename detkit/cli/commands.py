@@ -84,7 +84,7 @@ class NamingFormats(TyperCommand):
             if isinstance(option, TyperOption) and text and "FORMATS" in text:
                 from detkit.data.formats.reading import FORMATS
 
-                *names, last = [form.name for form in FORMATS]
+                *names, last = [form.name for form in FORMATS if form.write is not None]
                 option.help = text.replace("FORMATS", f"{', '.join(names)} or {last}")
         super().format_help(*args)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -177,28 +177,78 @@ def check(
 
 
 def convert(
-    data: Data,
+    data: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA", help="The labelled folder; of several, the union."),
+    ],
     out: Out,
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="FORMATS.")],
     classes: Classes = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="Call a class otherwise; two of one name become one. Repeatable.",
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Leave out a class's objects. Repeatable."),
+    ] = None,
+    min_side: Annotated[
+        float, typer.Option(metavar="N", min=0.0, help="Leave out objects under N pixels.")
+    ] = 0.0,
+    only: Annotated[
+        Path | None,
+        typer.Option(
+            "--only-images", metavar="FILE", help="Keep only images that a text names, one a line."
+        ),
+    ] = None,
     skip_bad: SkipUnread = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a labelled folder in another format.
+    """Write a labelled folder, or several as one, in another format.
 
     The images are copied; the source is only read. What the new format cannot hold (YOLO:
     difficult objects; all but COCO: crowds, masks' areas) is said. Labels or images that
     cannot be read are not dropped on the way: nothing is written then, unless --skip-bad
     leaves them out and says how many.
 
+    Of several folders, classes of one name are one, splits of one name are put together, and
+    images of one name are told apart. Classes are renamed first, then left out.
+
     \b
-    Example:
+    Examples:
       detkit convert photos photos-coco --to coco
+      detkit convert day night both --to yolo --rename automobile=car --min-side 8
     """
+    from detkit.data.merging import merge
+    from detkit.data.output import require_apart
+    from detkit.data.selection import drop_classes, drop_small, only_images, rename_classes
+    from detkit.data.splits import select_classes
+
     console = Console(quiet)
     _require_writable(out, to, force)
-    _write(console, _readable(console, data, classes, skip_bad), out, to, force)
+    pairs = _pairs("--rename", rename or ())
+    chosen = class_list(classes)
+    dataset = merge([_readable(console, one, None, skip_bad) for one in data])
+    for one in data:
+        require_apart(one if one.is_dir() else one.parent, out)
+    steps: list[tuple[bool, Callable[[Dataset], Dataset]]] = [
+        (bool(pairs), lambda it: rename_classes(it, pairs)),
+        (bool(drop), lambda it: drop_classes(it, drop or ())),
+        (chosen is not None, lambda it: select_classes(replace(it, notes=()), chosen or ())),
+        (min_side > 0, lambda it: drop_small(it, min_side)),
+        (only is not None, lambda it: only_images(it, only or Path())),
+    ]
+    if len(data) > 1:
+        tell_notes(console, dataset, findings_follow=True)
+    for is_asked, step in steps:
+        if is_asked:
+            dataset = step(dataset)
+            tell_notes(console, dataset, findings_follow=True)
+    _write(console, dataset, out, to, force)
 
 
 def split(
@@ -238,7 +288,7 @@ def split(
       detkit split photos photos-split --val .2 --test .1 --seed 0
       detkit split frames frames-split --val .2 --group '(rec[0-9]+)_'
     """
-    from detkit.data.formats.reading import format_of
+    from detkit.data.formats.reading import format_of, writable
     from detkit.data.splits import require_shares, split_dataset
 
     console = Console(quiet)
@@ -249,7 +299,7 @@ def split(
         divided = split_dataset(
             dataset, val=val, test=test, seed=seed, group=group, progress=progress
         )
-    _write(console, divided, out, to or format_of(dataset).name, force)
+    _write(console, divided, out, to or writable(format_of(dataset)).name, force)
 
 
 def _two_numbers(
@@ -265,6 +315,19 @@ def _two_numbers(
     if len(words) > 2 or not all(word.isascii() and word.isdecimal() for word in words):
         raise UsageError(f"{option} {text}: expected {form} or one number, like {example}")
     return int(words[0]), int(words[-1])
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Return {old: new} of texts `old=new`; raise UsageError for others, or one given twice."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        old, equals, new = (part.strip() for part in text.partition("="))
+        if not (old and equals and new):
+            raise UsageError(f"{option} {text}: expected OLD=NEW, like automobile=car")
+        if old in pairs:
+            raise UsageError(f"{option} {text}: {old} is given twice")
+        pairs[old] = new
+    return pairs
 
 
 def tell_notes(console: Console, dataset: Dataset, *, findings_follow: bool = False) -> None:
@@ -479,6 +542,8 @@ def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]
     ]
     if any(split.num_crowds for split in splits):
         counts.append(("  crowds", [split.num_crowds for split in splits]))
+    if any(split.num_regions for split in splits):
+        counts.append(("regions left out", [split.num_regions for split in splits]))
     known = dict.fromkeys(name for split in splits for name in split.class_counts)
     for name in known:
         counts.append((f"  {name}", [split.class_counts.get(name, 0) for split in splits]))

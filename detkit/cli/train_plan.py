@@ -173,7 +173,7 @@ def split_data(
     else:
         records, held_out, more = training_splits(dataset, plan.val, plan.seed)
         notes = (*(notes if theirs is not None else ()), *more)
-    if not any(record.objects for record in records):
+    if not any(record.counted for record in records):
         raise DetkitError(
             f"no object is labelled in the {counted(len(records), 'training image')} of "
             f"{plan.data}: there is nothing to learn"

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +23,7 @@ from detkit.data.formats.format import Format, Labelled
 from detkit.data.image_kinds import is_image
 from detkit.data.images import image_size
 from detkit.data.output import new_folder, require_apart
-from detkit.data.records import Dataset, ImageRecord
+from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.files import fitting_name
 from detkit.text import agreed, counted
@@ -49,7 +51,12 @@ def convert(
     missing, unreadable or unlabelled.
     """
     form = format_named(to)
-    require_apart(dataset.root, out)
+    write = form.write or _nothing
+    if refusal := form.refusal(dataset.class_names):
+        raise UsageError(f"--to {to}: {refusal}")
+    images = {one.path.parent for records in dataset.splits.values() for one in records}
+    for folder in (dataset.root, *sorted(images)):
+        require_apart(folder, out)
     _check_splits(dataset, form)
     _check_kinds(dataset, form)
     names = _new_names(dataset, form)
@@ -68,8 +75,9 @@ def convert(
                     if progress is not None:
                         progress(len(copied), len(names))
                 height, width = copied[target]
-                splits[split].append(Labelled(name, width, height, record.objects, record.key))
-        for path, text in form.write(splits, dataset.class_names):
+                objects = tuple(_held(record.objects, form, dataset.class_names))
+                splits[split].append(Labelled(name, width, height, objects, record.key))
+        for path, text in write(splits, dataset.class_names):
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8", newline="\n")
@@ -77,7 +85,7 @@ def convert(
 
 def format_named(name: str) -> Format:
     """Return the format of `--to`; raise UsageError when there is none of this name."""
-    known = {form.name: form for form in reading.FORMATS}
+    known = {form.name: form for form in reading.FORMATS if form.write is not None}
     if name not in known:
         raise UsageError(f"--to {name}: no such format; choose from {', '.join(known)}")
     return known[name]
@@ -89,6 +97,8 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     records = {one.image_id: one for records in dataset.splits.values() for one in records}
     objects = [one for record in records.values() for one in record.objects]
     said = []
+    regions = [one for one in objects if one.region]
+    objects = [one for one in objects if not one.region]
     crowds = sum(one.crowd for one in objects)
     difficult = sum(one.difficult and not one.crowd for one in objects)
     if difficult and not form.keeps_difficult:
@@ -97,6 +107,7 @@ def losses(dataset: Dataset, to: str) -> list[str]:
         )
     if crowds and not form.keeps_crowds:
         kind = "difficult objects" if form.keeps_difficult else "ordinary objects"
+        kind = "regions left out for every class" if form.keeps_regions else kind
         said.append(f"{counted(crowds, 'crowd')} became {kind}: {to} has no mark for them")
     areas = sum(one.has_own_area for one in objects)
     if areas and not form.keeps_areas:
@@ -104,16 +115,59 @@ def losses(dataset: Dataset, to: str) -> list[str]:
             f"{counted(areas, 'area')} of outlines {agreed(areas, 'is', 'are')} lost: in {to} "
             "there are boxes alone, by which small, medium and large will be divided"
         )
-    if form.keeps_classes:
-        return said
+    said += _lost_regions(regions, form, dataset.class_names)
+    if form.is_numbered:
+        said.append(f"{to} calls images by their number: their names are lost")
     used = {one.name for one in objects}
     unused = [name for name in dataset.class_names if name not in used]
-    if unused:
+    if unused and not form.keeps_classes:
         said.append(f"{to} has no place for classes without objects: {', '.join(unused)}")
     order = [name for name in dataset.class_names if name in used]
-    if order != sorted(order):
+    if order != sorted(order) and not form.keeps_order:
         said.append(f"{to} has no order of classes: {', '.join(order)} will be read by name")
     return said
+
+
+def _lost_regions(
+    regions: Sequence[ObjectRecord], form: Format, class_names: Sequence[str]
+) -> list[str]:
+    """Return what becomes of regions in a format, in a sentence each."""
+    if form.keeps_regions or not regions:
+        return []
+    lost = sum(not _held([one], form, class_names) for one in regions)
+    kept = len(regions) - lost
+    what = "left out for every class"
+    kind = "a crowd of each class" if form.keeps_crowds else "difficult objects of one class"
+    said = [f"{counted(kept, 'region')} {what} became {kind}"] if kept else []
+    if lost:
+        are = agreed(lost, "is", "are")
+        said.append(
+            f"{counted(lost, 'region')} {what} {are} lost: {form.name} has no mark for them, and "
+            "what they hold counts as background"
+        )
+    return said
+
+
+def _held(
+    objects: Sequence[ObjectRecord], form: Format, class_names: Sequence[str]
+) -> list[ObjectRecord]:
+    """Return objects as a format can hold them: regions, and crowds where it has only regions."""
+    held: list[ObjectRecord] = []
+    for one in objects:
+        if one.crowd and not one.region and form.keeps_regions and not form.keeps_crowds:
+            held.append(replace(one, region=True))
+        elif not one.region or form.keeps_regions:
+            held.append(one)
+        elif form.keeps_crowds:
+            held += [replace(one, name=name, region=False, crowd=True) for name in class_names]
+        elif one.name in class_names and form.keeps_difficult:
+            held.append(replace(one, region=False, difficult=True))
+    return held
+
+
+def _nothing(*_: object) -> Iterable[tuple[str, str]]:
+    """Return no label file: of a format that is only read, which `format_named` refuses."""
+    return ()
 
 
 def _check_splits(dataset: Dataset, form: Format) -> None:
@@ -121,7 +175,8 @@ def _check_splits(dataset: Dataset, form: Format) -> None:
     to = form.name
     for split in dataset.splits:
         if not form.keeps_split(split):
-            others = [one.name for one in reading.FORMATS if one.keeps_split(split)]
+            writers = [one for one in reading.FORMATS if one.write is not None]
+            others = [one.name for one in writers if one.keeps_split(split)]
             hint = f", or write --to {' or '.join(others)}" if others else ""
             raise UsageError(
                 f'--to {to}: the split "{split}" would be lost, as {to} knows train, val, test and '
@@ -151,7 +206,12 @@ def _new_names(dataset: Dataset, form: Format) -> dict[tuple[str, Path], str]:
         for record in records:
             if (place, record.path) not in names:
                 used = taken.setdefault(place, set())
-                names[place, record.path] = _free_name(record.image_id, used, form.is_flat)
+                if form.is_numbered:
+                    name = f"{len(used) + 1:06d}{record.path.suffix.lower()}"
+                    used.add(name)
+                else:
+                    name = _free_name(record.image_id, used, form.is_flat)
+                names[place, record.path] = name
     return names
 
 
@@ -159,8 +219,9 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
     """Return a new name that is not in `used`, and add it there."""
     path = PurePosixPath("/".join(map(_plain_part, image_id.split("/"))))
     folders = [part for part in path.parts[:-1] if part not in ("/", "..", ".")]
-    telling = [part for part in folders if part.lower() not in _IMAGE_FOLDERS]
-    own = [part for part in telling if re.sub(r"\d{4}$", "", part.lower()) not in _SPLIT_FOLDERS]
+    of_images, of_splits = _layout_folders(reading.FORMATS)
+    telling = [part for part in folders if part.lower() not in of_images]
+    own = [part for part in telling if re.sub(r"\d{4}$", "", part.lower()) not in of_splits]
     candidates = [path.name if is_flat else "/".join([*own, path.name])]
     candidates += ["_".join([*parts, path.name]) for parts in (own, telling, folders)]
     counted_up = (f"{path.stem}_{count}{path.suffix}" for count in range(2, len(used) + 3))
@@ -173,6 +234,17 @@ def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
             used.add(key)
             return name
     raise DetkitError(f"{image_id}: no free name for the image was found")  # pragma: no cover
+
+
+@lru_cache(maxsize=4)
+def _layout_folders(forms: tuple[Format, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the folder names that tell that images lie there, and those that tell a split."""
+    splits = ("train", "val", "test", "trainval")
+    of_images = {part for form in forms for part in form.place("all").lower().split("/")}
+    of_splits = {
+        part for form in forms for split in splits for part in form.place(split).lower().split("/")
+    }
+    return _IMAGE_FOLDERS | of_images, _SPLIT_FOLDERS | of_splits
 
 
 def _plain_part(part: str) -> str:

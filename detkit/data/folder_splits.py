@@ -95,7 +95,7 @@ def without_union(splits: dict[str, Records], union: str) -> tuple[dict[str, Rec
 
 def summary(dataset: Dataset) -> str:
     """Return the line that says what was found: format, images, boxes, classes, splits."""
-    images = {one.image_id: len(one.objects) for part in dataset.splits.values() for one in part}
+    images = {one.image_id: len(one.counted) for part in dataset.splits.values() for one in part}
     counts = [
         counted(len(images), "image"),
         counted(sum(images.values()), "box"),

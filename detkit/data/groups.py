@@ -144,7 +144,7 @@ def _by_names_and_times(
 ) -> list[str]:
     """Join images by folder, stem, export and burst; return the rules that told."""
     rules = []
-    classes = {fold(one.name) for record in records for one in record.objects}
+    classes = {fold(one.name) for record in records for one in record.counted}
     for name, key_of in (("folders", _folder), ("stems before a number", _stem)):
         keys = [key_of(record.image_id) for record in records]
         if _tells(keys, records, classes, looks):

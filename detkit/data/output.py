@@ -60,8 +60,9 @@ def _own_names() -> frozenset[str]:
     """
     image = Labelled("image.jpg", 1, 1, ())
     splits = {split: [image] for split in ("all", "train", "val", "test", "trainval")}
-    written = {path for form in reading.FORMATS for path, _ in form.write(splits, ())}
-    written |= {form.images for form in reading.FORMATS} | _BY_SYSTEMS
+    written = {path for form in reading.FORMATS if form.write for path, _ in form.write(splits, ())}
+    written |= {form.place(split) for form in reading.FORMATS if form.write for split in splits}
+    written |= _BY_SYSTEMS
     return frozenset(path.partition("/")[0] for path in written)
 
 

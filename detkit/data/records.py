@@ -32,6 +32,8 @@ class ObjectRecord:
     stated: str = ""  # the values as written there, for messages: "xmin=231 xmax=500"
     crowd: bool = False  # COCO's `iscrowd`: one box around many objects
     area: float | None = None  # square pixels, where the file states it (COCO: of the mask)
+    # No object but a place that is left out for every class (KITTI's DontCare): a crowd of each.
+    region: bool = False
 
     @property
     def has_own_area(self) -> bool:
@@ -51,6 +53,11 @@ class ImageRecord:
     height: int | None = None
     label_file: Path | None = None  # None: the image has no label file at all
     key: str | None = None  # another name for the image: COCO's numeric id
+
+    @property
+    def counted(self) -> tuple[ObjectRecord, ...]:
+        """The objects that are of a class: regions are not."""
+        return tuple(one for one in self.objects if not one.region)
 
 
 def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:
@@ -99,8 +106,18 @@ class Dataset:
 
 
 def truth_of(record: ImageRecord, class_index: dict[str, int]) -> Truth:
-    """Return one image's objects of the known classes as arrays."""
-    objects = [one for one in record.objects if one.name in class_index]
+    """Return one image's objects of the known classes as arrays.
+
+    A region, which is of no class, becomes a crowd of each.
+    """
+    known = [one for one in record.objects if not one.region and one.name in class_index]
+    regions = [
+        replace(one, name=name, crowd=True)
+        for one in record.objects
+        for name in class_index
+        if one.region
+    ]
+    objects = [*known, *regions]
     crowd = np.array([one.crowd for one in objects], np.bool_)
     areas = np.array([math.nan if one.area is None else one.area for one in objects], np.float64)
     return Truth(

@@ -39,7 +39,7 @@ def select_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     for split, records in dataset.splits.items():
         kept = []
         for record in records:
-            objects = tuple(one for one in record.objects if one.name in chosen)
+            objects = tuple(one for one in record.objects if one.region or one.name in chosen)
             same = len(objects) == len(record.objects)
             kept.append(record if same else replace(record, objects=objects))
         splits[split] = tuple(kept)
@@ -213,7 +213,7 @@ def _from_folder(dataset: Dataset, path: Path) -> tuple[Records, tuple[str, ...]
         notes.append(f"classes of {path} that are not trained, left out: {', '.join(strange)}")
     known = set(dataset.class_names)
     kept = tuple(
-        replace(one, objects=tuple(thing for thing in one.objects if thing.name in known))
+        replace(one, objects=tuple(it for it in one.objects if it.region or it.name in known))
         for one in records
     )
     return kept, tuple(notes)
@@ -312,7 +312,7 @@ def _require_fit(
 def _balance(splits: Mapping[str, Records], shares: Mapping[str, float]) -> list[str]:
     """Return the note on how far classes are from having their shares in each split."""
     counts = {
-        name: Counter(one.name for record in splits[name] for one in record.objects)
+        name: Counter(one.name for record in splits[name] for one in record.counted)
         for name in shares
     }
     total = sum(counts.values(), Counter[str]())
@@ -348,7 +348,7 @@ def _deal(
     groups: list[list[ImageRecord]], sizes: dict[str, int], shares: dict[str, float]
 ) -> dict[str, str]:
     """Return the split of each image by its id."""
-    counts = [Counter(one.name for record in group for one in record.objects) for group in groups]
+    counts = [Counter(one.name for record in group for one in record.counted) for group in groups]
     total = sum(counts, Counter[str]())
     wanted = {name: {one: total[one] * shares[name] for one in total} for name in sizes}
     waiting = dict.fromkeys(range(len(groups)))

@@ -27,6 +27,7 @@ class SplitSummary:
     num_objects: int
     num_difficult: int
     num_crowds: int
+    num_regions: int  # that are left out for every class
     class_counts: dict[str, int]  # objects a class, in the data set's class order
     size_counts: tuple[int, ...]  # objects in each bin of SIZE_EDGES
 
@@ -48,6 +49,7 @@ def summary_to_json(summary: Sequence[SplitSummary]) -> dict[str, Any]:
             "objects": split.num_objects,
             "difficult": split.num_difficult,
             "crowds": split.num_crowds,
+            "regions": split.num_regions,
             "classes": split.class_counts,
             "box_sizes": {f"{edge}+": count for edge, count in zip(SIZE_EDGES, split.size_counts)},
         }
@@ -73,7 +75,7 @@ def _summarize_split(
     name: str, records: Sequence[ImageRecord], class_names: Sequence[str]
 ) -> SplitSummary:
     """Return the counts of one split."""
-    objects = [one for record in records for one in record.objects]
+    objects = [one for record in records for one in record.counted]
     found = Counter(one.name for one in objects)
     sizes = [0] * len(SIZE_EDGES)
     for one in objects:
@@ -85,10 +87,11 @@ def _summarize_split(
     return SplitSummary(
         name=name,
         num_images=len(records),
-        num_empty=sum(not record.objects for record in records),
+        num_empty=sum(not record.counted for record in records),
         num_objects=len(objects),
         num_difficult=sum(one.difficult for one in objects),
         num_crowds=sum(one.crowd for one in objects),
+        num_regions=sum(len(record.objects) - len(record.counted) for record in records),
         class_counts={one: found[one] for one in names},
         size_counts=tuple(sizes),
     )
@@ -102,6 +105,7 @@ def _plain(record: ImageRecord) -> list[Any]:
             bool(one.difficult),
             *(repr(float(value)) for value in one.box),
             *(["crowd"] if one.crowd else []),
+            *(["region"] if one.region else []),
             *([f"area {one.area!r}"] if one.has_own_area else []),
         ]
         for one in record.objects

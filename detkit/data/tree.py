@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import unquote
 
 from detkit.data.image_kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_image
 from detkit.data.paths import (
@@ -38,7 +39,14 @@ LAYOUT_FOLDERS = frozenset(
     {
         *("image", "images", "img", "imgs", "jpegimages", "pics", "pictures", "photos"),
         *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
-        *("label", "labels", "txt"),
+        *("label", "labels", "txt", "json", "jsons"),
+    }
+)
+# Those of label files alone, whose images lie beside the folder.
+LABEL_FOLDERS = frozenset(
+    {
+        *("annotation", "annotations", "anno", "annos", "ann", "anns", "xml", "xmls"),
+        *("label", "labels", "json", "jsons", "data"),
     }
 )
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
@@ -53,6 +61,7 @@ class Tree:
         self.root = root
         self._suffixes = PICTURE_SUFFIXES | set(label_suffixes)
         self.findings: list[Finding] = []
+        self.json_keys: dict[str, frozenset[str]] = {}  # by file: see `formats.json_file`
         self._real_root = root.resolve()
         self.files: list[str] = []
         self.folders: set[str] = {""}
@@ -67,6 +76,9 @@ class Tree:
         self.images: list[str] = []
         self.other_images: list[str] = []  # not read here; a file of labels may still name one
         self.videos: list[str] = []
+        # The same by the names that are left of percent-encoded ones: "a%20b.jpg" is "a b.jpg".
+        self._by_decoded: dict[str, list[str]] = {}
+        self._by_decoded_stem: dict[tuple[str, bool], list[str]] = {}
         for file in self.files:
             suffix = suffix_of(file)
             is_picture = not _is_mask(file)
@@ -86,12 +98,17 @@ class Tree:
         """Let an image be found by its name, and by that with its folder's."""
         name, parent = fold(name_of(image)), fold(name_of(folder_of(image)))
         self._by_name.setdefault(name, []).append(image)
+        if "%" in name:
+            self._by_decoded.setdefault(fold(unquote(name_of(image))), []).append(image)
         self._by_parent.setdefault((parent, name), []).append(image)
 
     def _add_stem(self, file: str, *, is_image: bool) -> None:
         """Let an image or text be found by its stem, and by that with its place."""
         stem = fold(stem_of(file))
         self._by_stem.setdefault((stem, is_image), []).append(file)
+        if "%" in stem:
+            decoded = fold(unquote(stem_of(file)))
+            self._by_decoded_stem.setdefault((decoded, is_image), []).append(file)
         self._by_place.setdefault((stem, is_image, _place(folder_of(file))), []).append(file)
 
     def _list(self, folder: str, above: set[Path]) -> None:
@@ -219,13 +236,20 @@ class Tree:
 
         Looked for from the folder of `near` up to the root, then with the first parts of
         the stated path cut off one by one: "data/train.txt" of a folder that was called
-        "data" where the labels were made, "../train/images" of an export.
+        "data" where the labels were made, "../train/images" of an export. A percent-encoded path
+        is decoded where it names nothing as it stands.
         """
-        return self._find(text, near, self._exact, None)
+        found = self._find(text, near, self._exact, None)
+        if found is None and (decoded := unquote(text)) != text:
+            return self._find(decoded, near, self._exact, None)
+        return found
 
     def find_folder(self, text: str, near: str = "") -> str | None:
         """Return the folder that a path written in the file `near` means, or None."""
-        return self._find(text, near, self.folders, "")
+        found = self._find(text, near, self.folders, "")
+        if found is None and (decoded := unquote(text)) != text:
+            return self._find(decoded, near, self.folders, "")
+        return found
 
     def _find(self, text: str, near: str, known: set[str], empty: str | None) -> str | None:
         stated = self._inside(text)
@@ -260,8 +284,16 @@ class Tree:
         """Return the images that a path written in the label file `near` may mean, best ones.
 
         None: there is no such image. Several: the name alone does not decide. An image in
-        the folder of another split is never meant.
+        the folder of another split is never meant. A name that is percent-encoded, in the label
+        file or as the image's own, means what it says decoded where it names nothing as it stands.
         """
+        found = self._images_named(text, near, split)
+        if not found and (decoded := unquote(text)) != text:
+            found = self._images_named(decoded, near, split)
+        return found
+
+    def _images_named(self, text: str, near: str, split: str | None) -> list[str]:
+        """Return the images that a path means as it is written."""
         stated = self._inside(text)
         if stated is None:
             return []
@@ -277,14 +309,26 @@ class Tree:
         found = self._by_name.get(name, [])
         if not found and not is_image(suffix_of(stated)):
             found = self._by_stem.get((name, True), [])
+        found = found or self._by_decoded.get(name, [])
+        if not found and not is_image(suffix_of(stated)):
+            found = self._by_decoded_stem.get((name, True), [])
         return self._best(found, near, stated, split)
 
     def images_like(self, label: str, split: str | None = None) -> list[str]:
         """Return the images that a label file belongs to by its own name, best ones."""
         stem = fold(stem_of(label))
         beside = self._by_place.get((stem, True, _place(folder_of(label))), [])
-        best = self._best(beside, label, "", split)
-        return best or self._best(self._by_stem.get((stem, True), []), label, "", split)
+        if best := self._best(beside, label, "", split):
+            return best
+        return self._best(self._with_stem(stem_of(label), is_image=True), label, "", split)
+
+    def _with_stem(self, stem: str, *, is_image: bool) -> list[str]:
+        """Return the images, or texts, of a stem; where there are none, percent-decoded ones."""
+        if found := self._by_stem.get((fold(stem), is_image)):
+            return found
+        decoded = fold(unquote(stem))
+        plain = self._by_stem.get((decoded, is_image), []) if "%" in stem else []
+        return plain or self._by_decoded_stem.get((decoded, is_image), [])
 
     def is_near(self, image: str, label: str) -> bool:
         """Return whether an image lies beside a label file or in its counterpart folder."""
@@ -298,9 +342,15 @@ class Tree:
         """
         stem = fold(stem_of(image))
         near = self._by_place.get((stem, False, _place(folder_of(image))), [])
-        if anywhere:
-            found = self._by_stem.get((stem, False), [])
-            near = [text for text in found if split_in(text) == split_in(image)]
+        if anywhere or not near:
+            others = self._with_stem(stem_of(image), is_image=False)
+            near = [text for text in others if split_in(text) == split_in(image)]
+            if not anywhere:  # but for how the name is written, it must lie where others do
+                near = [
+                    text
+                    for text in near
+                    if self.is_near(image, text) and fold(stem_of(text)) != stem
+                ]
         return self._best(near, image, "", None)
 
     def _best(self, found: list[str], near: str, stated: str, split: str | None) -> list[str]:

@@ -43,7 +43,9 @@ def difficult_note(
     Raises DetkitError when nothing is left to be learnt.
     """
     known = set(class_names)
-    objects = [one for record in records for one in record.objects if one.name in known]
+    every = [one for record in records for one in record.objects]
+    regions = sum(one.region for one in every)
+    objects = [one for one in every if one.name in known and not one.region]
     crowds = sum(one.crowd for one in objects)
     difficult = sum(one.difficult and not one.crowd for one in objects)
     said = []
@@ -52,6 +54,8 @@ def difficult_note(
         said.append(f"{what} {IN_WORDS[rule]} (--set train_difficult=yes|no|ignore)")
     if crowds:
         said.append(f"{counted(crowds, 'crowd')} {agreed(crowds, 'is', 'are')} ignored")
+    if regions:
+        said.append(f"{counted(regions, 'region')} {agreed(regions, 'is', 'are')} ignored")
     note = "; ".join(said)
     if objects and len(objects) == crowds + (0 if rule == "yes" else difficult):
         raise DetkitError(

@@ -64,7 +64,7 @@ def train(
     options.validate()
     if not records:
         raise DetkitError("no images to train on: the training split is empty")
-    labelled = {one.name for record in records for one in record.objects}
+    labelled = {one.name for record in records for one in record.counted}
     if labelled and labelled.isdisjoint(detector.class_names):
         raise DetkitError(
             f"nothing to learn: the detector's classes are {', '.join(detector.class_names)}, "

@@ -62,6 +62,9 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
         if x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
             hint = "swapped x and y, or made for the image before its EXIF rotation?"
         hint = form.box_hint(one.box, size) or hint
+        if form.reaches_out and not wholly:
+            message = f"reaches out of the image, {width}x{height} ({values}), as {form.title} may"
+            return "warning", "outside-image", f"{message}: nothing can be found there"
         reach = "lies outside" if wholly else "reaches out of"
         return "error", "outside-image", f"{reach} the image, {width}x{height} ({values}); {hint}"
     return None

@@ -49,7 +49,7 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
     """Yield splits without objects, images listed in several splits or twice in one."""
     members = {name: {one.path for one in records} for name, records in dataset.splits.items()}
     for name, records in dataset.splits.items():
-        if not any(record.objects for record in records):
+        if not any(record.counted for record in records):
             what = "holds no object" if records else "holds no image"
             yield Finding("warning", "empty-split", f'split "{name}" {what}', split=name)
         for path, count in Counter(record.path for record in records).items():
@@ -81,9 +81,9 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
                 )
                 message += f"{one.image_id}); a score on {second} would be too good"
                 yield Finding("warning", "shared-image", message, split=second)
-    train = {one.name for record in dataset.splits.get("train", ()) for one in record.objects}
+    train = {one.name for record in dataset.splits.get("train", ()) for one in record.counted}
     for name in names:
-        new = {one.name for record in dataset.splits[name] for one in record.objects} - train
+        new = {one.name for record in dataset.splits[name] for one in record.counted} - train
         if train and new:
             listed = ", ".join(sorted(new))
             message = f"classes in {name} that train does not hold ({listed}); they have AP 0"
@@ -97,7 +97,7 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
     images: dict[str, str] = {}
     for records in dataset.splits.values():
         for record in records:
-            for one in record.objects:
+            for one in record.counted:
                 counts[one.name] += 1
                 if first.setdefault(one.name, one) is one:
                     images[one.name] = record.image_id

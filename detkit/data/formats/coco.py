@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from detkit.data.folder_splits import named_splits, unlisted_images, without_union
-from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
+from detkit.data.formats.coco_json import Page, json_text, load
 from detkit.data.formats.format import Format, Splits
+from detkit.data.formats.json_file import MAX_JSON_BYTES
+from detkit.data.formats.shapes import told
 from detkit.data.paths import name_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
 from detkit.data.tree import Tree
@@ -32,8 +35,7 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
         if content is not None:
             pages.append(Page(tree, file, content))
             findings += pages[-1].findings
-    if outlined := sum(page.outlined for page in pages):
-        notes.append(f"{counted(outlined, 'object')} with an outline: only box and area are read")
+    notes += told(sum((page.shapes for page in pages), Counter[str]()))
     if not pages and not findings:
         return None
     groups, seen = _grouped(tree, pages, findings)

@@ -10,43 +10,37 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from detkit.data.formats.format import PIXEL_DIGITS, Labelled
+from detkit.data.formats.format import Labelled, flag, json_number
+from detkit.data.formats.json_file import is_number, load_json, whole
+from detkit.data.formats.shapes import (
+    Box,
+    around_keypoints,
+    around_mask,
+    around_pairs,
+    around_rotated,
+)
 from detkit.data.paths import name_of, split_in, split_in_stem
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree
 from detkit.text import short
-
-MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
 
 _DIFFICULT = ("ignore", "difficult")
 
 
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
     """Return a JSON file's content, or None with a finding that says why there is none."""
-    path = tree.path(file)
-    content, code, line = None, "bad-json", None
-    try:
-        if tree.size(file) > MAX_JSON_BYTES:
-            code, message = "too-large", f"larger than {MAX_JSON_BYTES >> 30} GiB; not read"
-        else:
-            content = json.loads(path.read_bytes().decode("utf-8-sig"))
-            message = _misshapen(content)
-    except json.JSONDecodeError as error:
-        message, line = f"not JSON ({error.msg}); mend or remove the file", error.lineno
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8 text ({error.reason} at byte {error.start})"
-    except RecursionError:
-        message = "nested too deeply for a label file; not read"
-    except (OSError, ValueError) as error:  # ValueError: a number of thousands of digits
-        message = f"cannot be read ({error})"
-    if not message:
-        return content
-    findings.append(Finding("error", code, message, file=path, line=line))
-    return None
+    content, is_read = load_json(tree, file, findings)
+    if not is_read:
+        return None
+    if message := _misshapen(content):
+        findings.append(Finding("error", "bad-json", message, file=tree.path(file)))
+        return None
+    found: dict[str, Any] = content
+    return found
 
 
 def _misshapen(content: Any) -> str:
@@ -70,7 +64,7 @@ class Page:
         self.categories: dict[Any, str] = {}  # class name by id
         self.groups: set[str] = set()  # what the categories name as supercategory
         self.used: set[str] = set()  # classes with objects
-        self.outlined = 0  # objects with a segmentation beside their box
+        self.shapes: Counter[str] = Counter()  # what lies beside a box, or is rotated
         self._tree = tree
         self._path = tree.path(file)
         self._heads: dict[Any, ImageRecord | None] = {}  # by id; None: refused
@@ -114,7 +108,9 @@ class Page:
             self._say("duplicate-id", f"category id {short(category['id'])} is given twice")
         else:
             self.categories[category["id"]] = name.strip()
-            self.groups.add(str(category.get("supercategory", "")))
+            above = str(category.get("supercategory", "")).strip()
+            if above != name.strip():  # what groups no other is no group
+                self.groups.add(above)
 
     def _add_image(self, image: Any) -> None:
         name = image.get("file_name") if isinstance(image, dict) else None
@@ -138,8 +134,8 @@ class Page:
         self._heads[key] = ImageRecord(
             image_id=place,
             path=self._tree.path(place),
-            width=_whole(image.get("width")),
-            height=_whole(image.get("height")),
+            width=whole(image.get("width")),
+            height=whole(image.get("height")),
             label_file=self._path,
         )
 
@@ -162,48 +158,56 @@ class Page:
             self._say("unknown-class", message, image=image, number=number)
             return
         name = self.categories[category]
-        box = _box(annotation.get("bbox"))
-        self.outlined += box is not None and bool(annotation.get("segmentation"))
+
+        def say(code: str, message: str, severity: str = "warning") -> None:
+            message = f"{what}: {message}"
+            self._say(code, message, severity=severity, image=image, number=number, name=name)
+
+        def flagged(flag_name: str) -> bool:
+            found = flag(annotation.get(flag_name))
+            if found is None:
+                stated = f'"{flag_name}": {short(annotation[flag_name])}'
+                say("bad-number", f"{stated} is read as 0; write 0 or 1")
+            return bool(found)
+
+        box = _box(annotation, self.shapes)
         if box is None and not annotation.get("bbox"):
-            box = _bounds(annotation.get("segmentation"))
+            box, shape = _bounds(annotation)
             if box is not None:
-                message = f"{what}: has no bbox; read as the bounds of its polygon"
-                self._say(
-                    "polygon", message, severity="warning", image=image, number=number, name=name
-                )
+                say("polygon", f"has no bbox; read as the bounds of its {shape}")
+            elif shape:
+                self.used.add(name)
+                say("no-extent", f"its {shape} span no box; not read: draw a box")
+                return
         if box is None:
             stated = short(annotation.get("bbox"))
-            message = f"{what}: bbox {stated} is not four numbers [x, y, width, height]"
-            self._say("bad-number", message, image=image, number=number, name=name)
+            say("bad-number", f"bbox {stated} is not four numbers [x, y, width, height]", "error")
             return
-        x, y, width, height = box
         self.used.add(name)
+        x1, y1, x2, y2 = box
+        numbers = (x1, y1, x2 - x1, y2 - y1)
         self._objects[key].append(
             ObjectRecord(
                 name=name,
-                box=(x, y, x + width, y + height),
-                difficult=any(annotation.get(flag) for flag in _DIFFICULT),
-                crowd=bool(annotation.get("iscrowd")),
-                area=self._area_of(annotation, what, image=image, number=number, name=name),
+                box=box,
+                difficult=any([flagged(one) for one in _DIFFICULT]),
+                crowd=flagged("iscrowd"),
+                area=_area_of(annotation, say),
                 file=self._path,
                 number=number,
-                stated=f"bbox=[{', '.join(f'{value:.10g}' for value in box)}]",
+                stated=f"bbox=[{', '.join(f'{value:.10g}' for value in numbers)}]",
             )
         )
 
-    def _area_of(
-        self, annotation: dict[str, Any], what: str, *, image: str, number: int, name: str
-    ) -> float | None:
-        """Return the area that an annotation states; None, with a finding if it is no area."""
-        value = annotation.get("area")
-        if isinstance(value, int | float) and _is_number(value) and value >= 0:
-            return float(value)
-        if value is not None:
-            message = f"{what}: area {short(value)} is no number of pixels; that of the box is read"
-            self._say(
-                "bad-number", message, severity="warning", image=image, number=number, name=name
-            )
-        return None
+
+def _area_of(annotation: dict[str, Any], say: Callable[[str, str], None]) -> float | None:
+    """Return the area that an annotation states; None, and it is said, if it is no area."""
+    value = annotation.get("area")
+    if isinstance(value, int | float) and is_number(value) and value >= 0:
+        return float(value)
+    if value is not None:
+        say("bad-number", f"area {short(value)} is no number of pixels; that of the box is read")
+    return None
 
 
 def _is_id(value: Any) -> bool:
@@ -211,39 +215,63 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether a JSON value is a finite number of sense: no flag, no text."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < 1e300)
-    )
+def _box(annotation: dict[str, Any], shapes: Counter[str]) -> Box | None:
+    """Return the box that an annotation's `bbox` states; None where it states none.
 
-
-def _whole(value: Any) -> int | None:
-    """Return a stated size as whole pixels, or None when it is no number of any image."""
-    return round(value) if _is_number(value) else None
-
-
-def _box(value: Any) -> tuple[float, float, float, float] | None:
-    """Return the four finite numbers of a box, or None."""
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+    What lies beside it, or is read as its bounding box, is counted in `shapes`. A `bbox` of five
+    numbers is a rotated box [cx, cy, width, height, degrees], as detectron2 has it; one of eight
+    is four corners. CVAT states the box before it was turned, and by how much.
+    """
+    value = annotation.get("bbox")
+    if not isinstance(value, list) or not all(map(is_number, value)):
         return None
-    x, y, width, height = map(float, value)
-    return x, y, width, height
-
-
-def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
-    """Return (x, y, width, height) around an object's polygons, or None."""
-    if not isinstance(segmentation, list) or not segmentation:
+    numbers = [float(one) for one in value]
+    attributes = annotation.get("attributes")
+    rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
+    degrees = float(rotation or 0) if is_number(rotation) and len(numbers) == 4 else 0.0
+    if len(numbers) == 5:
+        box: Box | None = around_rotated(*numbers)
+    elif len(numbers) == 8:
+        box = around_pairs(numbers)
+    elif len(numbers) != 4:
         return None
-    values: list[float] = []
-    for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            return None
-        if not all(map(_is_number, polygon)):
-            return None
-        values += map(float, polygon)
-    left, top = min(values[0::2]), min(values[1::2])
-    return left, top, max(values[0::2]) - left, max(values[1::2]) - top
+    else:
+        x, y, width, height = numbers
+        box = (x, y, x + width, y + height)
+        if degrees % 180:
+            box = around_rotated(x + width / 2, y + height / 2, width, height, degrees)
+    if len(numbers) > 4 or degrees % 180:
+        shapes["rotated"] += box is not None
+    elif annotation.get("segmentation"):
+        shapes["outline"] += 1
+    if _points_of(annotation.get("keypoints")):
+        shapes["key points"] += 1
+    return box
+
+
+def _points_of(value: Any) -> list[float]:
+    """Return the numbers of a list of key points or of a polygon; none where it is no such list."""
+    if not isinstance(value, list) or not all(map(is_number, value)):
+        return []
+    return [float(one) for one in value]
+
+
+def _bounds(annotation: dict[str, Any]) -> tuple[Box | None, str]:
+    """Return the box around what an annotation has instead of a `bbox`, and what that is.
+
+    (None, "") where it has nothing.
+    """
+    outline = annotation.get("segmentation")
+    if isinstance(outline, dict):
+        return around_mask(outline), "mask"
+    if isinstance(outline, list) and outline:
+        flat = _points_of(outline)  # one polygon, without the list around it
+        polygons = [flat] if flat else [_points_of(polygon) for polygon in outline]
+        if all(len(polygon) % 2 == 0 and polygon for polygon in polygons):
+            return around_pairs([value for polygon in polygons for value in polygon]), "polygon"
+    if points := _points_of(annotation.get("keypoints")):
+        return around_keypoints(points), "key points"
+    return None, ""
 
 
 def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
@@ -261,14 +289,14 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
     for image_id, image in zip(ids, images):
         for one in image.objects:
             x1, y1, x2, y2 = one.box
-            box = [_json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
+            box = [json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": category[one.name],
                     "bbox": box,
-                    "area": _json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
+                    "area": json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
                     "segmentation": [],
                     "iscrowd": int(one.crowd),
                     **({"difficult": 1} if one.difficult else {}),
@@ -287,9 +315,3 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
         for key, rows in content.items()
     )
     return "{" + ",\n".join(parts) + "}\n"
-
-
-def _json_number(value: float) -> float | int:
-    """Return a number as JSON writes it best: whole ones as integers."""
-    value = round(float(value), PIXEL_DIGITS)
-    return int(value) if value.is_integer() else value

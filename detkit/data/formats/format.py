@@ -45,8 +45,8 @@ class Format:
     suffixes: tuple[str, ...]  # of the files that hold labels, lower case
     # Returns the data set of a folder, or None where it has none; given a file, of that alone.
     read: Callable[[Tree, str | None], Dataset | None]
-    # Yields the path, relative to the new folder, and the text of each label file.
-    write: Callable[[Splits, Sequence[str]], Iterable[tuple[str, str]]]
+    # Yields the path, relative to the new folder, and the text of each label file; None: only read.
+    write: Callable[[Splits, Sequence[str]], Iterable[tuple[str, str]]] | None = None
 
     # Files that stand for a whole data set: one may be named instead of a folder.
     file_suffixes: tuple[str, ...] = ()
@@ -56,25 +56,34 @@ class Format:
     # Where `write` expects the images.
     images: str = "images"
     by_split: bool = False  # in a sub-folder for each split
+    images_of: Callable[[str], str] | None = None  # by the split's name, where it is not `images`
     is_flat: bool = False  # in no further sub-folders
+    is_numbered: bool = False  # called by their number in the split: 000001.jpg
 
     # What it cannot keep.
     keeps_split: Callable[[str], bool] = is_common_split
     keeps_difficult: bool = True
     keeps_crowds: bool = False
+    keeps_regions: bool = False  # what is left out for every class
     keeps_areas: bool = False  # that are not their boxes'
-    keeps_classes: bool = True  # their order, and those without objects
+    keeps_classes: bool = True  # those without objects
+    keeps_order: bool = True  # that of the classes
+    refusal: Callable[[Sequence[str]], str] = lambda names: ""  # why not a set of these classes
     names_images: bool = True  # else only images of the usual kinds are found again
 
     # What `check` has to know.
     unlabelled_is_empty: bool = False  # an image without a label file has no objects
     # Whether a box counts pixels from 1 and names the last one: xmin = xmax was never drawn.
     is_inclusive: Callable[[ObjectRecord], bool] = lambda one: False
+    # Whether boxes are of whole objects, also of what lies outside of the image.
+    reaches_out: bool = False
     # What may be meant by a box (xyxy, own pixels) that leaves its image of (height, width).
     box_hint: Callable[[tuple[float, ...], tuple[int, int]], str] = lambda box, size: ""
 
     def place(self, split: str) -> str:
         """Return the folder of a split's images; "all" is a set without splits."""
+        if self.images_of is not None:
+            return self.images_of(split)
         return f"{self.images}/{split}" if self.by_split and split != "all" else self.images
 
 
@@ -85,3 +94,33 @@ def number(value: float, digits: int = PIXEL_DIGITS) -> str:
         return str(int(value))
     text = repr(value)
     return f"{value:.{digits}f}".rstrip("0") if "e" in text else text
+
+
+def json_number(value: float) -> float | int:
+    """Return a number as JSON writes it best: whole ones as integers."""
+    value = round(float(value), PIXEL_DIGITS)
+    return int(value) if value.is_integer() else value
+
+
+_FLAGS = {"": False, "0": False, "false": False, "no": False, "n": False, "f": False, "none": False}
+_FLAGS |= {"1": True, "true": True, "yes": True, "y": True, "t": True}
+
+
+def flag(value: object) -> bool | None:
+    """Return whether a mark is set, be it a flag, a number or a text; None where that is no mark.
+
+    "0", "false", "no" and what is not there are no; any number but 0 is yes.
+    """
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, int | float):
+        return value != 0 if value == value else None
+    if not isinstance(value, str):
+        return None
+    text = value.strip().lower()
+    if text in _FLAGS:
+        return _FLAGS[text]
+    try:
+        return flag(float(text))
+    except ValueError:
+        return None

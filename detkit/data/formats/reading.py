@@ -8,17 +8,53 @@ from pathlib import Path
 
 from detkit.data.class_names import without_bad_names
 from detkit.data.folder_splits import in_order, summary
-from detkit.data.formats import coco, tables, voc, yolo
+from detkit.data.formats import (
+    coco,
+    createml,
+    cvat,
+    dota,
+    huggingface,
+    kitti,
+    label_studio,
+    labelme,
+    mot,
+    openimages,
+    supervisely,
+    tables,
+    via,
+    voc,
+    vott,
+    wider,
+    yolo,
+)
 from detkit.data.formats.format import Format
 from detkit.data.image_kinds import kinds_text
 from detkit.data.paths import folder_of, suffix_of
 from detkit.data.records import Dataset, Finding
-from detkit.data.tree import LAYOUT_FOLDERS, Tree
+from detkit.data.tree import LABEL_FOLDERS, LAYOUT_FOLDERS, Tree
 from detkit.errors import DetkitError
 
 # In the order in which they are looked for; the first that is there is read. XML comes first
 # because the other kinds are commonly made from it.
-FORMATS: tuple[Format, ...] = (voc.FORMAT, coco.FORMAT, yolo.FORMAT, tables.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    voc.FORMAT,
+    coco.FORMAT,
+    cvat.FORMAT,
+    labelme.FORMAT,
+    label_studio.FORMAT,
+    createml.FORMAT,
+    via.FORMAT,
+    supervisely.FORMAT,
+    vott.FORMAT,
+    huggingface.FORMAT,
+    openimages.FORMAT,
+    wider.FORMAT,
+    mot.FORMAT,
+    kitti.FORMAT,
+    dota.FORMAT,
+    yolo.FORMAT,
+    tables.FORMAT,
+)
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -26,6 +62,11 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 def format_of(dataset: Dataset) -> Format:
     """Return the format of a data set or, where it has none of its own, the nearest to it."""
     return next((one for one in FORMATS if one.name == dataset.format), tables.FORMAT)
+
+
+def writable(form: Format) -> Format:
+    """Return a format if it can be written, else the one that holds most of what it does."""
+    return coco.FORMAT if form.write is None else form
 
 
 def read_folder(path: Path) -> Dataset:
@@ -108,7 +149,7 @@ def _of_file(path: Path) -> Dataset:
         do = "unpack it" if path.suffix.lower() in _ARCHIVES else "name a folder of labelled images"
         raise DetkitError(f"{path}: not a label file ({known}); {do}")
     root = path.parent
-    if root.name.lower() in ("annotations", "annotation", "labels", "data"):
+    if root.name.lower() in LABEL_FOLDERS:
         root = root.parent  # images are beside this folder, not in it
     tree = _tree(root)
     file = path.relative_to(root).as_posix()
@@ -137,8 +178,9 @@ def _not_looked_for(tree: Tree, dataset: Dataset) -> Iterator[Finding]:
 def _also_seen(tree: Tree, read: Format) -> list[str]:
     """Return notes on labels of other kinds in the folder, which are not read."""
     notes = []
+    own = set(read.files(tree))
     for form in FORMATS[FORMATS.index(read) + 1 :]:
-        if files := form.files(tree):
+        if files := [file for file in form.files(tree) if file not in own]:
             shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
             notes.append(
                 f"{form.name.upper()} labels seen too ({shown}) and not read, as {read.title} is "

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from detkit.data.folder_splits import named_splits, unlisted_images
-from detkit.data.formats.format import Format, Labelled, Splits, number
+from detkit.data.formats.format import Format, Labelled, Splits, flag, number
 from detkit.data.image_kinds import PICTURE_SUFFIXES
 from detkit.data.paths import name_of, split_in, split_in_stem, split_name, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
@@ -349,12 +349,16 @@ class _Reader:
                 message = f"not four numbers ({stated}); mend or remove the row"
                 self._say("bad-number", message, line, image, one.number, name)
             else:
-                flag = cells[columns["difficult"]] if "difficult" in columns else ""
+                stated_flag = cells[columns["difficult"]] if "difficult" in columns else ""
+                is_difficult = flag(stated_flag)
+                if is_difficult is None:
+                    message = f"difficult={stated_flag} is read as 0; write 0 or 1"
+                    self._say("bad-number", message, line, image, one.number, name, "warning")
                 one.objects.append(
                     ObjectRecord(
                         name=name,
                         box=(values[0] - shift, values[1] - shift, values[2], values[3]),
-                        difficult=flag.lower() in ("1", "1.0", "true", "yes"),
+                        difficult=bool(is_difficult),
                         file=self._path,
                         line=line,
                         number=one.number,
@@ -458,5 +462,6 @@ FORMAT = Format(
     files=table_files,
     hint=_hint,
     keeps_classes=False,
+    keeps_order=False,
     is_inclusive=_is_inclusive,
 )

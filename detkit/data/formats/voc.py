@@ -13,11 +13,14 @@ from pathlib import PurePosixPath
 
 from detkit.data.folder_splits import folder_splits, unlabelled_folder
 from detkit.data.formats.format import Format, Splits, is_common_split
+from detkit.data.formats.gathered import listed_classes
 from detkit.data.formats.voc_lists import ImageSets, is_class_list, split_lists
-from detkit.data.formats.voc_xml import Annotation, parse, xml_text
+from detkit.data.formats.voc_xml import Annotation, parse, root_tag, xml_text
 from detkit.data.paths import folder_of, name_of, posix, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
 from detkit.data.tree import Tree
+
+_SNIFF_BYTES = 1 << 12  # the first part of an XML file, where its outermost tag is
 
 
 def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
@@ -28,7 +31,9 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     for label in tree.with_suffix(".xml"):
         file = tree.path(label)
         try:
-            found = parse(file.read_bytes(), file)
+            data = file.read_bytes()
+            root = root_tag(data[:_SNIFF_BYTES])
+            found = Annotation(root) if root == "annotations" else parse(data, file)
         except OSError as error:
             message = f"cannot be read: {error.strerror}"
             found = Annotation(findings=[Finding("error", "bad-xml", message, file=file)])
@@ -54,7 +59,7 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     return Dataset(
         root=tree.root,
         format="voc",
-        class_names=_class_names(tree, used, notes),
+        class_names=listed_classes(tree, used, notes),
         splits=splits,
         findings=tuple(findings),
         notes=tuple(notes),
@@ -162,19 +167,6 @@ def _of_its_tree(tree: Tree, label: str, images: list[str]) -> list[str]:
     if last.lower() != "annotations" or own.rstrip("/") not in tree.folders:
         return images
     return [image for image in images if image.startswith(own)]
-
-
-def _class_names(tree: Tree, used: set[str], notes: list[str]) -> tuple[str, ...]:
-    """Return the classes in the order of a names file that has them all, else sorted."""
-    for file in tree.with_suffix(".txt", ".names"):
-        if "/" in file or (file != "classes.txt" and suffix_of(file) != ".names"):
-            continue
-        text = tree.text(file)
-        names = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-        if used and used <= set(names):
-            notes.append(f"classes in the order of {file}")
-            return names
-    return tuple(sorted(used))
 
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ column of pixels, (0, 1) here. Fractions are accepted. A missing `<difficult>` i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape
 
-from detkit.data.formats.format import number
+from detkit.data.formats.format import flag, number
 from detkit.data.records import Finding, ObjectRecord
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
 
+_TAG = re.compile(rb"[A-Za-z_][\w.:-]*")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -170,11 +172,25 @@ def _add_object(found: Annotation, texts: _Object, place: int, file: Path) -> No
         return
     xmin, ymin, xmax, ymax = (value for value in values if value is not None)
     difficult = texts.texts.get("difficult") or "0"
-    flag = {"true": 1.0, "false": 0.0}.get(difficult.lower(), _finite(difficult))
-    if flag is None:
+    mark = flag(difficult)
+    if mark is None:
         finding("warning", "bad-number", f"<difficult>{difficult}</difficult> is read as 0")
     box = (xmin - 1.0, ymin - 1.0, xmax, ymax)
-    found.objects.append(ObjectRecord(name, box, bool(flag), file, texts.line, place, stated))
+    found.objects.append(ObjectRecord(name, box, bool(mark), file, texts.line, place, stated))
+
+
+def root_tag(start: bytes) -> str:
+    """Return the outermost tag of an XML file, of its first bytes; "" where none is in them."""
+    rest = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    while rest.startswith((b"<?", b"<!")):
+        end = b"?>" if rest[1:2] == b"?" else b">"
+        if rest.startswith(b"<!--"):
+            end = b"-->"
+        elif b"[" in rest.partition(b">")[0]:  # a document type with declarations
+            end = b"]>" if b"]>" in rest else b"]"
+        rest = rest.partition(end)[2].lstrip().removeprefix(b">").lstrip()
+    found = _TAG.match(rest, 1) if rest.startswith(b"<") else None
+    return found[0].decode("ascii") if found else ""
 
 
 def _finite(text: str) -> float | None:

@@ -19,7 +19,14 @@ from detkit.data.folder_splits import (
     without_union,
 )
 from detkit.data.formats.format import Format, Splits
-from detkit.data.formats.yolo_rows import parse_row, rows_text
+from detkit.data.formats.gathered import without_twins
+from detkit.data.formats.yolo_rows import (
+    are_like_poses,
+    have_poses,
+    parse_row,
+    rows_longer_than_boxes,
+    rows_text,
+)
 from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec, spec_files, spec_text
 from detkit.data.images import image_size
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
@@ -29,6 +36,7 @@ from detkit.errors import DetkitError
 from detkit.text import counted
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
+MOST_SNIFFED = 64  # ours: label files that are looked into for key points, spread over the folder
 MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 
 
@@ -44,9 +52,10 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     splits = reader.stated_splits() if spec.parts else reader.found_splits()
     if spec.file is not None and not reader.labels_used and not any(splits.values()) and not only:
         return None  # some other program's YAML
+    splits = without_twins(splits, reader.findings)
     reader.report_places()
     reader.report_strays()
-    reader.report_polygons()
+    reader.report_shapes()
     return Dataset(
         root=tree.root,
         format="yolo",
@@ -73,6 +82,17 @@ class _Reader:
         self._records: dict[str, ImageRecord] = {}
         self._lists: set[str] = set()  # .txt files that list images
         self._polygons: list[tuple[str, int]] = []  # label file and line
+        self._poses: list[tuple[str, int]] = []  # the same of rows with key points
+        long_rows = [row for text in self._some_texts() for row in rows_longer_than_boxes(text)]
+        self._have_poses = spec.keypoints or have_poses(long_rows)
+        self._are_like_poses = are_like_poses(long_rows)
+
+    def _some_texts(self) -> Iterator[str]:
+        """Yield what some label files hold, spread over the folder."""
+        texts = [one for one in self.tree.with_suffix(".txt") if not is_name_file(one)]
+        for text in texts[:: 1 + len(texts) // MOST_SNIFFED]:
+            if self.tree.size(text) <= MAX_LABEL_BYTES:
+                yield self.tree.text(text)
 
     def looks_like_labels(self) -> bool:
         """Return whether some image's .txt lies in "labels", or has a row that reads as one."""
@@ -255,7 +275,7 @@ class _Reader:
             if not words:
                 continue
             number += 1
-            parsed = parse_row(words, keypoints=self.spec.keypoints)
+            parsed = parse_row(words, keypoints=self._have_poses)
             if parsed is None:
                 shown = content.strip() if len(content) < 60 else f"{content.strip()[:57]}..."
                 has_score = len(words) == 6 and parse_row(words[:5], keypoints=False) is not None
@@ -266,6 +286,8 @@ class _Reader:
             index, box, is_polygon = parsed
             if is_polygon:
                 self._polygons.append((label, line))
+            elif len(words) > 5:
+                self._poses.append((label, line))
             if names is not None and index not in names:
                 known = f"0 to {max(names, default=0)}"
                 message = f"class {index} has no name (there are {known}); mend the row"
@@ -287,24 +309,51 @@ class _Reader:
     def report_strays(self) -> None:
         """Add findings about label files without an image."""
         folders = {folder_of(label) for label in self.labels_used}
-        every = {label for image in self.tree.images for label in self._labels_of(image)}
+        of_images = {image: self._labels_of(image) for image in self.tree.images}
+        every = {label for labels in of_images.values() for label in labels}
+        used = {image: labels[0] for image, labels in of_images.items() if labels}
         for text in self.tree.with_suffix(".txt"):
             if text in every or text in self._lists or is_name_file(text):
                 continue
             if folder_of(text) not in folders and "labels" not in folder_of(text).split("/"):
                 continue
+            if image := next((one for one in self.tree.images_like(text) if one in used), None):
+                other = used[image]
+                if self.tree.text(text).split() == self.tree.text(other).split():
+                    continue
+                message = (
+                    f"{image} has other labels in {other}, which are used; these are lost: keep "
+                    "one of the two files"
+                )
+                self._say("error", "two-labels", message, text)
+                continue
             message = f"no image is called {stem_of(text)}; add it, or remove the label file"
             self._say("error", "missing-image", message, text)
 
-    def report_polygons(self) -> None:
-        """Add the one finding about all rows that are polygons."""
+    def report_shapes(self) -> None:
+        """Add the one finding about all rows that are polygons, and that about key points."""
         if self._polygons:
             rows = counted(len(self._polygons), "row")
             files = counted(len(dict(self._polygons)), "file")
             label, line = self._polygons[0]
             message = f"{rows} of polygons in {files} (the first here), read as bounding boxes"
+            if self._are_like_poses:
+                message += (
+                    ", though all are of one length: if they are a box and key points, say so by "
+                    "kpt_shape in data.yaml"
+                )
             self._say("warning", "polygon", message, label, line)
             self.notes.append(f"{rows} of polygons: only the bounding box is read")
+        if self._poses:
+            rows = counted(len(self._poses), "row")
+            label, line = self._poses[0]
+            self.notes.append(f"{rows} with key points: only the box is read")
+            if not self.spec.keypoints:
+                message = (
+                    f"{rows} (the first here) read as a box and key points, since every third "
+                    "value after the box is 0, 1 or 2; say so by kpt_shape in data.yaml"
+                )
+                self._say("warning", "keypoints", message, label, line)
 
     def class_names(self, splits: dict[str, Records]) -> tuple[str, ...]:
         """Return the classes by index; the numbers themselves where nothing names them."""

@@ -13,17 +13,60 @@ from detkit.data.formats.format import Labelled, number
 SHARE_DIGITS = 14  # a share times the longest side is then exact to a billionth of a pixel
 
 
-def parse_row(
-    words: list[str], *, keypoints: bool
-) -> tuple[int, tuple[float, float, float, float], bool] | None:
-    """Return (class, xyxy in shares, whether it was a polygon) of a row, or None."""
+def values_of(words: Sequence[str]) -> list[float] | None:
+    """Return a row's finite numbers, of which the first is a class's index; else None."""
     try:
         values = [float(word) for word in words]
     except ValueError:
         return None
-    if not all(math.isfinite(value) for value in values):
+    if not values or not all(math.isfinite(value) for value in values):
         return None
-    if len(values) < 5 or values[0] < 0 or not values[0].is_integer():
+    return values if values[0] >= 0 and values[0].is_integer() else None
+
+
+def rows_longer_than_boxes(text: str) -> list[list[float]]:
+    """Return the numbers of the rows that hold more than a class and a box."""
+    rows = (values_of(line.split()) for line in text.splitlines())
+    return [row for row in rows if row is not None and len(row) > 5]
+
+
+def have_poses(rows: Sequence[Sequence[float]]) -> bool:
+    """Return whether rows longer than a box's hold key points `x y visible` after it.
+
+    They do when all are of one length, every third value is 0, 1 or 2 (COCO's marks), and their
+    length is none of a polygon's or some mark is 2, which no share is.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or (length := lengths.pop()) % 3 != 2:
+        return False
+    marks = {value for row in rows for value in row[7::3]}
+    return marks <= {0.0, 1.0, 2.0} and (length % 2 == 0 or 2.0 in marks)
+
+
+def are_like_poses(rows: Sequence[Sequence[float]]) -> bool:
+    """Return whether rows that may be polygons may be boxes with key points `x y` after them, too.
+
+    They may when all are of one length that is more than four corners', and the points of each
+    lie in its box.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or (length := lengths.pop()) % 2 == 0 or length <= 9:
+        return False
+    return all(_points_in_box(row) for row in rows)
+
+
+def _points_in_box(row: Sequence[float]) -> bool:
+    cx, cy, width, height = row[1:5]
+    xs, ys = row[5::2], row[6::2]
+    return all(abs(x - cx) <= width / 2 for x in xs) and all(abs(y - cy) <= height / 2 for y in ys)
+
+
+def parse_row(
+    words: list[str], *, keypoints: bool
+) -> tuple[int, tuple[float, float, float, float], bool] | None:
+    """Return (class, xyxy in shares, whether it was a polygon) of a row, or None."""
+    values = values_of(words)
+    if values is None or len(values) < 5:
         return None
     if len(values) == 5 or keypoints:
         cx, cy, width, height = values[1:5]
