@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("evaluate:evaluate", "Score a model, or any tool's detections."),
     "detect": ("detect:detect", "Find objects in images, videos and streams."),
     "compare": ("compare:compare", "Compare models on one labelled folder."),
+    "enough": ("enough:enough", "Say what more images or minutes would bring."),
     "convert": ("data:convert", "Write a labelled folder in another format."),
     "split": ("data:split", "Divide a labelled folder into train, val and test."),
     "propose": ("propose:propose", "Propose boxes that may hold an object."),

@@ -63,11 +63,11 @@ class Curve:
 
     def value(self, x: float) -> Interval:
         """Return y at x: the median of the draws, and what 95 % of them lie between."""
-        return _interval(self.at(x))
+        return interval_of(self.at(x))
 
     def gain(self, x: float) -> Interval:
         """Return what x brings over `here`."""
-        return _interval(self.at(x) - np.clip(self.level, 0.0, 1.0))
+        return interval_of(self.at(x) - np.clip(self.level, 0.0, 1.0))
 
 
 def noise_of(levels: Sequence[Hashable], figures: Floats) -> Noise | None:
@@ -130,10 +130,12 @@ def _one_each(fits: Floats, random: np.random.Generator) -> NDArray[np.intp]:
     """Return a column for each row of log likelihoods (S, E), drawn as often as it is likely."""
     weights = np.exp(fits - fits.max(axis=1, keepdims=True))
     steps = np.cumsum(weights, axis=1) / weights.sum(axis=1, keepdims=True)
-    return (steps < random.random((len(fits), 1))).sum(axis=1).clip(max=fits.shape[1] - 1)
+    columns = (steps < random.random((len(fits), 1))).sum(axis=1)
+    return np.asarray(columns.clip(max=fits.shape[1] - 1), np.intp)
 
 
-def _interval(draws: Floats) -> Interval:
+def interval_of(draws: Floats) -> Interval:
+    """Return the median of draws (S,), and what 95 % of them lie between."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, middle, high = np.percentile(draws, [tail, 50, 100 - tail])
     return Interval(float(middle), float(low), float(high))
