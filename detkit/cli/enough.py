@@ -348,20 +348,15 @@ def _tell(console: Console, gains: Gains) -> None:
     console.text("")
     if not any(one.is_told for one in gains.gains):
         console.text(
-            "no gain can be told from none: more time or images to judge on would say more"
+            "no gain can be told from none; more minutes, or more images to judge on, tell more"
         )
     if gains.forecast is not None:
         console.text(forecast_in_words(gains.forecast))
-    spread = (
-        "" if gains.noise is None else f"; trainings alike spread by {gains.noise.deviation:.3f}"
-    )
+    spread = "" if gains.noise is None else f", +-{gains.noise.deviation:.3f} a training"
+    mean = figure(None if gains.mean is None else gains.mean.value)
     console.text(
-        f"mAP is {figure(None if gains.mean is None else gains.mean.value)} with all there is"
-        f"{spread}"
-    )
-    console.text(
-        f"{gains.protocol}; {counted(gains.num_judged, 'image')}, drawn in "
-        f"{counted(gains.num_groups, 'group')}"
+        f"mAP {mean} with all there is{spread}; {gains.protocol}; "
+        f"{counted(gains.num_judged, 'image')}, drawn in {counted(gains.num_groups, 'group')}"
     )
 
 
