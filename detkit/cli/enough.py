@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detkit.cli.console import Console, figure, reader_may_leave
+from detkit.cli.console import Console, duration, figure, reader_may_leave
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
@@ -198,7 +199,10 @@ def enough(
     ]
     words += [word for setting in settings or () for word in ("--set", setting)]
     words += [word for place in plugins for word in ("--plugin", place)]
+    began = time.monotonic()
     outcomes = _run(console, runs, out, seed, words, device, plugins, resume, force)
+    if not any(one.kept for one in outcomes):
+        console.note(f"took {duration(time.monotonic() - began)} of {duration(60 * max_minutes)}")
     judged, groups = _judged(out, held)
     number = len(held.pool)
     asked = more or [max(1, number // 2), number]
@@ -289,9 +293,14 @@ def _run(
     cells = cells_of(runs, out, seed, words)
     conditions = conditions_of(runs, out, device, plugins)
     outcomes = []
-    for number, one in enumerate(
-        compare(cells, conditions, resume=resume, force=force, say=console.note), start=1
-    ):
+
+    def say(line: str) -> None:
+        words = line.partition(": ")[2]
+        if words != "next:" and not words.startswith("  detkit "):  # what to type after a training
+            console.note(line)
+
+    found = compare(cells, conditions, resume=resume, force=force, say=say)
+    for number, one in enumerate(found, start=1):
         name = one.cell.result.stem
         if one.error is not None:
             console.error(f"{name}: {one.error}")

@@ -35,7 +35,7 @@ LEAST_SECONDS = 5.0  # of the shortest training
 GOOD_MINUTES = 5.0  # of a whole training: with more, the time goes into further draws
 DRAWS = (2, 5)  # at least, since one run does not tell of chance; and at most
 NUM_SEEN = 20  # images that a training without a validation split of its own is watched on
-JUDGED, VALIDATED = "judged.json", "val.json"
+JUDGED, VALIDATED = "judged.json", "watched.json"
 IMAGES = "images"
 
 
