@@ -35,6 +35,9 @@ from detkit.data.groups import Groups
 from detkit.data.nested_parts import hold_out
 from detkit.data.records import Dataset
 from detkit.errors import DetkitError, Interrupted, UsageError
+from detkit.evaluation.bootstrap import Interval, bootstrap_map
+from detkit.evaluation.pairing import pair
+from detkit.predictions.readers import read_predictions
 
 SHARES = (0.25, 0.5, 1.0)
 
@@ -126,6 +129,14 @@ def test_what_is_judged_is_test_else_val_else_cut_off(data: Path) -> None:
     assert held("train") == [train - round(0.2 * train), round(0.2 * train), 0]
     chosen = hold_out(dataset, "val", "none", 0)
     assert [len(chosen.pool), len(chosen.judged), len(chosen.val)] == [train, val, 0]
+
+
+def test_images_of_two_splits_are_not_trained_on(data: Path) -> None:
+    dataset = open_dataset(data)
+    train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
+    both = dataset.with_splits({"train": train + val[:3] + test[:2], "val": val, "test": test})
+    held = hold_out(both, None, "none", 0)
+    assert (held.pool, held.val, held.judged) == (train, val, test)
 
 
 def test_a_group_is_never_both_trained_on_and_judged(data: Path) -> None:
@@ -338,6 +349,25 @@ def test_the_whole_is_foretold_from_the_smaller_parts(one_class: Dataset, tmp_pa
         assert forecast is not None
         assert forecast.holds is holds
         assert forecast.num_images == plan.runs[1].num_images
+
+
+def test_chance_in_the_judged_images_is_the_bootstraps(one_class: Dataset, tmp_path: Path) -> None:
+    plan = planned(one_class, Budget(20, 2, SHARES, 2.0))
+    judged, together = judged_of(plan, tmp_path)
+    found = {(run.share, run.time_share): [10, 10] for run in plan.runs}  # no chance in training
+    outcomes = outcomes_of(plan, judged, tmp_path, found)
+    gains = gains_of(plan, outcomes, judged, together, [9], samples=4000)
+    records, names = judged.splits["all"], judged.class_names
+    detections = pair(
+        read_predictions(outcomes[0].cell.found, class_names=names), records, names
+    ).detections
+    own = bootstrap_map(detections, judged.truths("all"), names, samples=4000, seed=5).mean
+    assert gains.mean is not None and own is not None
+    assert own.high - own.low > 0.2
+    assert gains.mean.low == pytest.approx(own.low, abs=0.03)
+    assert gains.mean.high == pytest.approx(own.high, abs=0.03)
+    for one in gains.gains:  # what all have in common is no doubt about a difference
+        assert one.gain == Interval(0.0, 0.0, 0.0)
 
 
 def test_trainings_that_failed_are_left_out_while_enough_are_left(
