@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -368,6 +369,34 @@ def test_chance_in_the_judged_images_is_the_bootstraps(one_class: Dataset, tmp_p
     assert gains.mean.high == pytest.approx(own.high, abs=0.03)
     for one in gains.gains:  # what all have in common is no doubt about a difference
         assert one.gain == Interval(0.0, 0.0, 0.0)
+
+
+def test_trainings_that_are_too_short_to_tell_of_images_are_told(
+    one_class: Dataset, tmp_path: Path
+) -> None:
+    plan = planned(one_class, Budget(20, 2, SHARES, 2.0))
+    judged, together = judged_of(plan, tmp_path)
+    same, rising = [10, 10], {1.0: [10, 10], 0.5: [7, 7], 0.25: [5, 5]}
+    slow = {(share, 1.0): same for share in SHARES} | {(1.0, one): rising[one] for one in SHARES}
+    fast = {(one, 1.0): rising[one] for one in SHARES} | {(1.0, share): same for share in SHARES}
+    for found, is_short in ((slow, True), (fast, False)):
+        outcomes = outcomes_of(plan, judged, tmp_path, found)
+        gains = gains_of(plan, outcomes, judged, together, [9], metric="voc12")
+        assert gains.is_short is is_short
+
+
+def test_the_class_whose_objects_bring_most_is_first(data: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(data)
+    plan = planned(dataset, Budget(20, 2, SHARES, 2.0))
+    judged, together = judged_of(plan, tmp_path)
+    found = {(run.share, run.time_share): [int(10 * run.share)] * 2 for run in plan.runs}
+    gains = gains_of(plan, outcomes_of(plan, judged, tmp_path, found), judged, together, [1])
+    classes = [one for one in gains.gains if one.of == "objects"]
+    assert {one.class_name for one in classes} == set(dataset.class_names)
+    values = [one.value for one in classes]
+    assert values == sorted(values, reverse=True)
+    train = [thing.name for one in dataset.splits["train"] for thing in one.objects]
+    assert {one.class_name: one.now for one in classes} == Counter(train)
 
 
 def test_trainings_that_failed_are_left_out_while_enough_are_left(

@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from detkit.data.records import Dataset
 
 PARTS = ".25,.5,1"
+SHORT = (
+    "more minutes bring more than more images: trainings this short say little of images; "
+    "ask again with a larger --max-minutes"
+)
 LEARNT = 0.05  # mAP, ours: below this a training has learnt too little to tell of images
 
 
@@ -359,6 +363,8 @@ def _tell(console: Console, gains: Gains) -> None:
         console.text(
             "no gain can be told from none; more minutes, or more images to judge on, tell more"
         )
+    if gains.is_short:
+        console.text(SHORT)
     if gains.forecast is not None:
         console.text(forecast_in_words(gains.forecast))
     spread = "" if gains.noise is None else f", +-{gains.noise.deviation:.3f} a training"

@@ -49,6 +49,11 @@ class Gain:
     gain: Interval | None  # of that score; None where too few runs tell
 
     @property
+    def value(self) -> float:
+        """The gain, less than any where too few runs tell of it."""
+        return -np.inf if self.gain is None else self.gain.value
+
+    @property
     def is_told(self) -> bool:
         """Whether it can be told apart from none at all."""
         return self.gain is not None and not self.gain.low <= 0 <= self.gain.high
@@ -100,6 +105,15 @@ class Gains:
     forecast: Forecast | None
     curves: Mapping[str, tuple[Point, ...]]  # over images, over minutes
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the trainings are so short that twice their minutes bring more than images do."""
+        images = max(one.value for one in self.gains if one.of == "images")
+        return any(
+            one.of == "minutes" and one.is_told and one.value > max(images, 0.0)
+            for one in self.gains
+        )
+
 
 def gains_of(
     plan: PartRuns,
@@ -149,12 +163,14 @@ def gains_of(
     minutes = _curve([run.minutes for run in runs], runs, means, whole.minutes, "minutes")
     gains = [_gain("images", None, whole.num_images, number, whole_mean, images) for number in more]
     gains.append(_gain("minutes", None, whole.minutes, whole.minutes, whole_mean, minutes))
+    by_object = []
     for index, name in enumerate(names) if len(names) > 1 else ():
         own, now = by_class[:, :, index], whole.objects[name]
         xs = [run.objects[name] for run in runs]
         curve = _curve(xs, runs, own, now, "images") if now else None
         value = _mean_at(runs, own[:, 0], whole)
-        gains.append(_gain("objects", name, now, now, value, curve))
+        by_object.append(_gain("objects", name, now, now, value, curve))
+    gains += sorted(by_object, key=lambda one: one.value, reverse=True)
     return Gains(
         protocol,
         len(records),
