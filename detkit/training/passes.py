@@ -34,6 +34,7 @@ def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
     if stage.fit is not None and not run.at.stage_step:
         if stage.begin is not None:
             stage.begin()
+        run.log.note(run.validation.foresee(run.at, None, run.clock.max_seconds))
         run.clock.begin_pass()
         began = time.monotonic()
         for figures in stage.fit(_Passes(run, stage)):
