@@ -297,13 +297,7 @@ def _run(
     cells = cells_of(runs, out, seed, words)
     conditions = conditions_of(runs, out, device, plugins)
     outcomes = []
-
-    def say(line: str) -> None:
-        words = line.partition(": ")[2]
-        if words != "next:" and not words.startswith("  detkit "):  # what to type after a training
-            console.note(line)
-
-    found = compare(cells, conditions, resume=resume, force=force, say=say)
+    found = compare(cells, conditions, resume=resume, force=force, say=console.note)
     for number, one in enumerate(found, start=1):
         name = one.cell.result.stem
         if one.error is not None:

@@ -154,8 +154,9 @@ def gains_of(
             "too many trainings failed to tell what more would bring: one on all images and two "
             "alike are needed; mend what is told above and go on with --resume"
         )
-    by_class = np.stack(figures)  # (R, 1 + S, C)
-    means = np.stack([mean_of_classes(one) for one in figures])  # (R, 1 + S)
+    widening = widening_of(together.num_groups, samples)
+    by_class = _widened(np.stack(figures), widening[:, None])  # (R, 1 + S, C)
+    means = _widened(np.stack([mean_of_classes(one) for one in figures]), widening)  # (R, 1 + S)
     noise = noise_of(levels, means[:, 0])
     whole = next(run for run in runs if (run.share, run.time_share) == (1.0, 1.0))
     whole_mean = _mean_at(runs, means[:, 0], whole)
@@ -192,6 +193,25 @@ def draw_groups(groups: Sequence[int], samples: int, seed: int = 0) -> Draws:
     """
     numbers, place = np.unique(np.asarray(groups, np.int64), return_inverse=True)
     return draw_images(len(numbers), samples, seed)[:, place]
+
+
+def widening_of(num_groups: int, samples: int, seed: int = 2) -> Floats:
+    """Return by how much more than the draws do (S,), figures of a few groups vary.
+
+    The draws vary among the groups there are. Times sqrt(G / (G - 1)), and with Student's t of
+    G - 1 degrees of freedom for the normal curve, they vary as those that the groups were taken
+    from (after Hesterberg 2015, "What teachers should know about the bootstrap").
+    """
+    degrees = num_groups - 1
+    random = np.random.default_rng(seed)
+    widening: Floats = np.sqrt(num_groups / random.chisquare(degrees, samples))
+    return widening
+
+
+def _widened(figures: Floats, widening: Floats) -> Floats:
+    """Return figures (R, 1 + S, ...) with their draws further from the first by `widening`."""
+    own = figures[:, :1]
+    return np.concatenate([own, own + (figures[:, 1:] - own) * widening], axis=1)
 
 
 def gains_to_json(gains: Gains) -> dict[str, Any]:

@@ -68,6 +68,13 @@ def hold_out(
             f"{dataset.root}: no object is labelled in the {counted(len(judged), 'image')} of "
             f"{chosen or 'what was cut off'}: there is nothing to judge trainings on"
         )
+    if len({together.number_of[one.path] for one in judged}) < 2:
+        images = counted(len(judged), "image")
+        raise DetkitError(
+            f"{dataset.root}: the {images} of {chosen or 'what was cut off'} "
+            "belong to one group, which does not tell of others; name another part by --split, or "
+            "finer groups by --group"
+        )
     origin = chosen or f"cut off {name}, seed {seed}"
     note = f"judged on {counted(len(judged), 'image')} ({origin}), never trained on"
     if val:
@@ -113,7 +120,7 @@ def nested_parts(
         )
     ends = [round(count * share) for share in shares]
     sizes = {name: end - start for name, end, start in zip(rings, ends, (0, *ends))}
-    groups = sorted(ranked(records, together, seed), key=lambda group: -len(group))
+    groups = sorted(ranked(tuple(records), together, seed), key=lambda group: -len(group))
     place = deal(groups, sizes, rings)
     parts = [
         tuple(one for one in records if int(place[one.image_id]) <= number)

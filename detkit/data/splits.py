@@ -277,7 +277,7 @@ def split_dataset(
     return dataset.with_splits(splits, *notes, *_balance(splits, shares))
 
 
-def ranked(records: Sequence[ImageRecord], together: Groups, seed: int) -> list[list[ImageRecord]]:
+def ranked(records: Records, together: Groups, seed: int) -> list[list[ImageRecord]]:
     """Return the images by group, the groups in an order of the seed's."""
     members: dict[int, list[ImageRecord]] = {}
     for record in records:
@@ -347,10 +347,9 @@ def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
 def deal(
     groups: list[list[ImageRecord]], sizes: dict[str, int], shares: dict[str, float]
 ) -> dict[str, str]:
-    """Return the split of each image by its id: groups whole, classes in their shares.
+    """Return the split of each image by its id: whole groups, each class by its share.
 
-    `sizes` are the images that each split takes, as far as groups allow; `shares` are the same
-    as parts of 1.
+    `sizes` are images of each split, `shares` of all objects; larger groups are to come first.
     """
     counts = [Counter(one.name for record in group for one in record.objects) for group in groups]
     total = sum(counts, Counter[str]())
