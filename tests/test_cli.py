@@ -33,6 +33,7 @@ COMMANDS = (
     "export",
     "compress",
     "compare",
+    "enough",
     "plot",
     "models",
     "schema",

@@ -12,9 +12,14 @@ from browser import Page, find_chromium, open_page
 from report_samples import HOSTILE, write_folder, write_found
 from running import detkit
 
+from detkit.comparison.gains import Forecast, Gain, Gains, Point, Scored, gains_to_json
+from detkit.comparison.part_runs import PartRun
+from detkit.comparison.power_law import Noise
 from detkit.comparison.table import Comparison, Row
 from detkit.data import open_dataset
+from detkit.evaluation.bootstrap import Interval
 from detkit.report.comparison_page import write_comparison
+from detkit.report.enough_page import write_enough
 
 CHROMIUM = find_chromium()
 pytestmark = [
@@ -78,6 +83,51 @@ def test_the_page_of_a_comparison_loads_and_draws(browser: Page, tmp_path: Path)
     assert browser.run("document.querySelectorAll('#speed circle').length") == 6
     names = browser.run("[...document.querySelectorAll('#speed text')].map(t => t.textContent)")
     assert HOSTILE in names
+
+
+def test_the_page_of_what_more_would_bring_draws_a_dot_a_training(
+    browser: Page, tmp_path: Path
+) -> None:
+    runs = [
+        PartRun(f"r{n}", n, share, time, int(80 * share), 2 * time, {HOSTILE: 9}, "a", "b")
+        for n in range(2)
+        for share, time in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5))
+    ]
+    scored = tuple(Scored(run, 0.5 * run.share * run.time_share, {HOSTILE: 0.4}) for run in runs)
+    told, open_ = Interval(0.1, 0.05, 0.2), Interval(0.0, -0.1, 0.1)
+    gains = Gains(
+        "VOC 2007",
+        20,
+        18,
+        1000,
+        scored,
+        told,
+        Noise(0.01, 3),
+        (
+            Gain("images", None, 80, 40, 0.5, told),
+            Gain("minutes", None, 2.0, 2.0, 0.5, open_),
+            Gain("objects", HOSTILE, 9, 9, None, None),
+        ),
+        Forecast(40, told, 0.5),
+        {
+            "images": (Point(20.0, told), Point(160.0, told)),
+            "minutes": (Point(0.5, open_), Point(4.0, told)),
+        },
+    )
+    facts = {"data": "d", "data_hash": "0", "model": "ssd", "max_minutes": 9}
+    report = {**facts, "training_minutes": 2.0, "draws": 2, **gains_to_json(gains)}
+    write_enough(tmp_path / "e.html", gains, report)
+    browser.errors.clear()
+    browser.open(tmp_path / "e.html")
+    assert browser.errors == []
+    assert browser.run("document.querySelectorAll('#by-images circle').length") == 4
+    assert browser.run("document.querySelectorAll('#by-minutes circle').length") == 4
+    cells = browser.run(
+        "[...document.querySelectorAll('#gains tbody tr')].map(r => r.lastElementChild.textContent)"
+    )
+    assert cells == ["", "may be none", "too few to tell"]
+    assert HOSTILE in browser.run("document.querySelector('#gains').textContent")
+    assert "trust" in browser.run("document.querySelector('.note').textContent")
 
 
 def tick(page: Page, selector: str) -> None:

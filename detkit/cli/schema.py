@@ -10,7 +10,7 @@ import typer
 from detkit.cli.console import Console
 from detkit.cli.options import nearest
 
-NAMES = ("eval", "check", "detect", "compare", "propose")
+NAMES = ("eval", "check", "detect", "compare", "enough", "propose")
 
 
 def schema(
