@@ -83,7 +83,7 @@ def _divide(records: Records, fraction: float, seed: int) -> tuple[Records, Reco
         together = Groups({one.path: place for place, one in enumerate(records)}, ())
         words = "all images belong to one group, which is divided: the score will flatter"
     cut_ids: set[str] = set()
-    groups = _ranked(records, together, seed)
+    groups = ranked(records, together, seed)
     for group in groups:
         if len(cut_ids) + len(group) <= number:
             cut_ids.update(one.image_id for one in group)
@@ -257,11 +257,11 @@ def split_dataset(
     }
     records = tuple(pool.values())
     together = find_groups(records, group, progress)
-    groups = sorted(_ranked(records, together, seed), key=lambda group: -len(group))
+    groups = sorted(ranked(records, together, seed), key=lambda group: -len(group))
     shares = {"train": 1.0 - val - test, "val": val, "test": test}
     shares = {name: share for name, share in shares.items() if share > 0}
     sizes = _sizes(len(pool), shares)
-    place = _deal(groups, sizes, shares)
+    place = deal(groups, sizes, shares)
     splits = {
         name: tuple(record for record in records if place[record.image_id] == name)
         for name in sizes
@@ -277,7 +277,7 @@ def split_dataset(
     return dataset.with_splits(splits, *notes, *_balance(splits, shares))
 
 
-def _ranked(records: Records, together: Groups, seed: int) -> list[list[ImageRecord]]:
+def ranked(records: Records, together: Groups, seed: int) -> list[list[ImageRecord]]:
     """Return the images by group, the groups in an order of the seed's."""
     members: dict[int, list[ImageRecord]] = {}
     for record in records:
@@ -344,10 +344,13 @@ def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
     return {"train": count - sum(sizes.values()), **sizes}
 
 
-def _deal(
+def deal(
     groups: list[list[ImageRecord]], sizes: dict[str, int], shares: dict[str, float]
 ) -> dict[str, str]:
-    """Return the split of each image by its id."""
+    """Return the split of each image by its id: whole groups, each class by its share.
+
+    `sizes` are images of each split, `shares` of all objects; larger groups are to come first.
+    """
     counts = [Counter(one.name for record in group for one in record.objects) for group in groups]
     total = sum(counts, Counter[str]())
     wanted = {name: {one: total[one] * shares[name] for one in total} for name in sizes}
