@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from detkit.comparison.table import Comparison, Row, comparison_to_json
@@ -17,8 +18,17 @@ def _intervals(table: Comparison) -> str:
     return f"95 %, from {table.samples:,} paired draws of {drawn}the images"
 
 
-def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash: str) -> None:
-    """Write the page of a comparison on a data set; DetkitError when it cannot be written."""
+def write_comparison(
+    path: Path,
+    table: Comparison,
+    dataset: Dataset,
+    data_hash: str,
+    sentences: Sequence[str] = (),
+) -> None:
+    """Write the page of a comparison on a data set; DetkitError when it cannot be written.
+
+    `sentences` say what its intervals tell of.
+    """
     measured = [row for row in table.rows if row.maps]
     page = render(
         "compare.html.j2",
@@ -31,6 +41,8 @@ def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash:
             ("Intervals", _intervals(table)),
         ],
         table=table,
+        sentences=sentences,
+        folds=_by_fold(table),
         measured=measured,
         stages=list(dict.fromkeys(stage for row in measured for stage in row.stages)),
         class_names=list(dataset.class_names),
@@ -38,6 +50,20 @@ def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash:
         figures={"data": str(dataset.root), "data_hash": data_hash, **comparison_to_json(table)},
     )
     write_bytes(path, page.encode("utf-8", errors="replace"))
+
+
+def _by_fold(table: Comparison) -> list[dict[str, object]]:
+    """Return a line a model and seed: the mAP of each fold, None where it failed, and pooled."""
+    lines: list[dict[str, object]] = []
+    for row in table.rows:
+        by_place = {(one.seed, one.fold): one.mean for one in row.folds}
+        pooled = dict(zip(row.seeds, row.maps))
+        for seed in dict.fromkeys(one.seed for one in row.folds):
+            means = [by_place.get((seed, fold)) for fold in range(1, (table.num_folds or 0) + 1)]
+            lines.append(
+                {"name": row.name, "seed": seed, "means": means, "pooled": pooled.get(seed)}
+            )
+    return lines
 
 
 def _point(row: Row) -> dict[str, object]:
