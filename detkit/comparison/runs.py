@@ -32,6 +32,7 @@ from detkit.files import write_bytes
 from detkit.text import counted, cut
 
 ERROR = "detkit: error: "  # how the command begins the line that says why it failed
+NEXT = "next:"  # the line after which it says what to do with the model, here done by us
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +212,14 @@ def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str]
         start_new_session=os.name != "nt",
     )
     reason = ""
+    ended = False
     try:
         for line in process.stderr or ():
             text = line.rstrip("\n")
             reason = text if text.strip() else reason
-            say(f"{cell.result.stem}: {text}")
+            ended = ended or text == NEXT
+            if not ended:
+                say(f"{cell.result.stem}: {text}")
         code = process.wait()
     except KeyboardInterrupt:
         if os.name != "nt":  # there the console has told it already

@@ -57,7 +57,6 @@ class Row:
     maps: tuple[float | None, ...] = ()  # mAP of each seed
     mean: float | None = None  # of those
     spread: float | None = None  # their standard deviation; None with one seed
-    interval: Interval | None = None  # of the mean, over draws of the images; None: too few
     difference: Interval | None = None  # of the mean to the best model's; None for the best
     classes: Mapping[str, float | None] = field(default_factory=dict)  # AP
     sizes: Mapping[str, float | None] = field(default_factory=dict)  # COCO's AP, IoU .5 to .95
@@ -67,8 +66,9 @@ class Row:
     model_bytes: int | None = None
     training_seconds: float | None = None
     training_memory_mib: float | None = None
-    folds: tuple[FoldScore, ...] = ()  # in cross-validation, of each training
     errors: tuple[str, ...] = ()  # a line a training that failed
+    interval: Interval | None = None  # of the mean, over draws of the images; None: too few
+    folds: tuple[FoldScore, ...] = ()  # in cross-validation, of each training
     warnings: tuple[str, ...] = ()  # what may make a score mean something else
 
 
@@ -222,12 +222,7 @@ def _row(
         f"{one.cell.result.stem}: {one.error}" for one in outcomes if one.error is not None
     )
     measured = [one.measured for one in outcomes if one.measured is not None]
-    warnings = tuple(
-        f"{one.cell.result.stem}: {warning}"
-        for one in outcomes
-        if one.measured is not None
-        for warning in one.measured.warnings
-    )
+    warnings = _warnings(name, outcomes)
     if not scored:
         return Row(name, errors=errors, warnings=warnings)
     maps = tuple(scores.mean for _, scores, _ in scored)
@@ -257,6 +252,18 @@ def _row(
         training_memory_mib=max(one.training_memory_mib or 0.0 for one in measured) or None,
         errors=errors,
         warnings=warnings,
+    )
+
+
+def _warnings(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """Return the warnings of a model's trainings; one that several have is told once."""
+    places: dict[str, list[str]] = {}
+    for one in outcomes:
+        for warning in () if one.measured is None else one.measured.warnings:
+            places.setdefault(warning, []).append(one.cell.result.stem)
+    return tuple(
+        f"{stems[0] if len(stems) == 1 else f'{name}, {len(stems)} trainings'}: {warning}"
+        for warning, stems in places.items()
     )
 
 

@@ -34,7 +34,7 @@ def write_comparison(
         "compare.html.j2",
         title=f"{dataset.root.name}: {counted(len(table.rows), 'model')}",
         facts=[
-            ("Data", f"{dataset.root} ({dataset.format}), split {table.split}"),
+            ("Data", f"{dataset.root} ({dataset.format}), {_images_of(table)}"),
             ("Data hash (SHA-256)", data_hash),
             ("Protocol", table.protocol),
             ("Images", f"{table.num_images:,}"),
@@ -50,6 +50,13 @@ def write_comparison(
         figures={"data": str(dataset.root), "data_hash": data_hash, **comparison_to_json(table)},
     )
     write_bytes(path, page.encode("utf-8", errors="replace"))
+
+
+def _images_of(table: Comparison) -> str:
+    """Return which images are scored, in words."""
+    if table.num_folds is None:
+        return f"split {table.split}"
+    return f"all images, out of {table.num_folds} folds"
 
 
 def _by_fold(table: Comparison) -> list[dict[str, object]]:
