@@ -42,6 +42,7 @@ def main(data: Path, out: Path, seed: int, mode: str) -> int:
         return 4
     if mode == "fail-once" and not (out.parent / "failed").exists():
         (out.parent / "failed").touch()
+        (out / "detections.csv").touch()  # in the way of a second run
         return 1
     if mode == "kill":
         signal.raise_signal(signal.SIGKILL)

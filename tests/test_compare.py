@@ -112,6 +112,9 @@ def test_results_are_neither_overwritten_nor_mixed_with_others(
     longer = [dataclasses.replace(one, training=("data", "--max-steps", "9")) for one in wanted]
     with pytest.raises(UsageError, match="--max-steps 9"):
         list(compare(longer, CONDITIONS, resume=True))
+    some = [dataclasses.replace(one, images=("a.jpg",)) for one in wanted]
+    with pytest.raises(UsageError, match="images None, not 1 image"):
+        list(compare(some, CONDITIONS, resume=True))
     wanted[0].result.write_text("{}")
     with pytest.raises(DetkitError, match="not a result of this detkit"):
         list(compare(wanted, CONDITIONS, resume=True))
