@@ -112,9 +112,69 @@ def test_results_are_neither_overwritten_nor_mixed_with_others(
     longer = [dataclasses.replace(one, training=("data", "--max-steps", "9")) for one in wanted]
     with pytest.raises(UsageError, match="--max-steps 9"):
         list(compare(longer, CONDITIONS, resume=True))
+    some = [dataclasses.replace(one, images=("a.jpg",)) for one in wanted]
+    with pytest.raises(UsageError, match="images None, not 1 image"):
+        list(compare(some, CONDITIONS, resume=True))
     wanted[0].result.write_text("{}")
     with pytest.raises(DetkitError, match="not a result of this detkit"):
         list(compare(wanted, CONDITIONS, resume=True))
+
+
+def test_models_by_folds_are_trained_on_the_rest_and_measured_on_the_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = write_folder(tmp_path / "data"), tmp_path / "out"
+    asked: list[tuple[str, Cell]] = []
+
+    def train(cell: Cell, training: Sequence[str], force: bool, say: object) -> None:
+        assert open_dataset(Path(training[0])).splits.keys() == {"train", "val", "test"}
+        asked.append(("train", cell))
+        if cell.fold == 2 and cell.name.endswith("3") and len(asked) < 14:
+            raise DetkitError("the loss is not finite")
+
+    def measure(cell: Cell, conditions: Conditions) -> Measured:
+        asked.append(("measure", cell))
+        write_found(cell.found)
+        lines = cell.found.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["image"] in (cell.images or ())]
+        cell.found.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        return MEASURED
+
+    monkeypatch.setattr(runs, "_train", train)
+    monkeypatch.setattr(runs, "_measure", measure)
+    words = ("--models", "ssd", "--set", "lr=.001,.003", "--set", "size=64", "--set", "mean=0,0,0")
+    fixed = ("--folds", "3", "--max-steps", "5", "--group", "none", "-o", out, "--json")
+    done = detkit("compare", data, *words, *fixed)
+    assert done.returncode == 3
+    assert "ssd-lr=.003-0-fold-2: the loss is not finite" in done.stderr.splitlines()[-1]
+    first, second = json.loads(done.stdout)["models"]
+    dataset = open_dataset(data)
+    found = read_predictions(write_found(tmp_path / "f.jsonl"), class_names=dataset.class_names)
+    paired = pair(found, dataset.splits["test"], dataset.class_names).detections
+    assert first["name"] == "ssd lr=.001"
+    whole = score(paired, dataset.truths("test"), dataset.class_names).mean
+    assert first["mAP"] == pytest.approx(whole)
+    assert (second["name"], second["mAP"], len(second["folds"])) == ("ssd lr=.003", None, 2)
+    assert (out / "ssd-lr=.001-0.jsonl").exists()
+    assert not (out / "ssd-lr=.003-0.jsonl").exists()
+    trained = [cell for what, cell in asked if what == "train"]
+    assert [(one.name, one.fold) for one in trained] == [
+        (f"ssd lr={lr}", fold) for fold in (1, 2, 3) for lr in (".001", ".003")
+    ]
+    for cell in trained:
+        assert cell.training is not None
+        assert Path(cell.training[0]) == out / "data" / f"fold-{cell.fold}"
+        given = open_dataset(Path(cell.training[0]))
+        held = {Path(name).name for name in cell.images or ()}
+        assert {one.path.name for one in given.splits["test"]} == held
+        text = " ".join(cell.training)
+        assert "--val val" in text
+        assert f"--set lr={cell.name[-4:]} --set size=64 --set mean=0,0,0" in text
+    asked += [("", trained[0])] * 4
+    again = detkit("compare", data, *words, *fixed, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert [one.name for what, one in asked[15:] if what] == ["ssd lr=.003"] * 2
+    assert json.loads(again.stdout)["models"][1]["mAP"] == pytest.approx(whole)
 
 
 class FakeProcess:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from running import process
 
 from detkit.data.demo.pictures import write_demo
 
@@ -32,6 +36,25 @@ def test_train_from_python_trains_scores_and_detects(tmp_path: Path) -> None:
     assert "step 2: loss" in done.stdout
     assert "VOC 2007 11-point AP" in done.stdout
     assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_train_torchvision_leaves_detections_of_the_test_images_for_compare(
+    tmp_path: Path,
+) -> None:
+    write_demo(tmp_path / "data", num_images=12)
+    script = shlex.join([sys.executable, str(EXAMPLES / "train_torchvision.py")])
+    done = process(
+        *("compare", tmp_path / "data", "-o", tmp_path / "out", "--max-minutes", ".001", "--json"),
+        *("--command", f"torchvision={script} {{data}} {{out}} {{minutes}} {{seed}}"),
+    )
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(done.stdout)["models"]
+    assert row["mAP"] is not None
+    found = json.loads((tmp_path / "out" / "torchvision-0" / "detections.json").read_text())
+    assert {"image_id", "category_id", "bbox", "score"} == set(found[0])
+    log = (tmp_path / "out" / "torchvision-0.log").read_text(encoding="utf-8")
+    assert log.startswith("step 1: loss ")
 
 
 def test_count_objects_counts_by_class_above_a_score() -> None:

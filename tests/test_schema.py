@@ -18,7 +18,7 @@ from running import detkit, process
 from test_markdown import write_found
 
 from detkit.cli.schema import NAMES
-from detkit.comparison.table import Comparison, Row, comparison_to_json
+from detkit.comparison.table import Comparison, FoldScore, Row, comparison_to_json
 from detkit.data.demo.pictures import write_demo
 from detkit.evaluation.bootstrap import Interval
 from detkit.evaluation.misses import Miss, misses_to_json
@@ -191,6 +191,7 @@ def test_what_compare_writes_has_its_schema_with_a_model_that_failed() -> None:
         maps=(0.5, None),
         mean=0.5,
         spread=0.1,
+        interval=Interval(0.5, 0.4, 0.6),
         difference=Interval(-0.1, -0.2, 0.0),
         classes={"car": None},
         sizes={"small": 0.1, "large": None},
@@ -200,8 +201,11 @@ def test_what_compare_writes_has_its_schema_with_a_model_that_failed() -> None:
         model_bytes=7,
         training_seconds=1.0,
         training_memory_mib=2.0,
+        folds=(FoldScore(0, 1, 2, 0.5), FoldScore(None, 2, 2, None)),
+        warnings=("2 images have no predictions",),
     )
-    table = Comparison("VOC 2007", "test", 4, 1000, (best, Row("lost", errors=("no memory",))))
+    rows = (best, Row("lost", errors=("no memory",)))
+    table = Comparison("VOC 2007", "test", 4, 1000, 3, rows, 2)
     report = {"data": "data", "data_hash": "00", **comparison_to_json(table)}
     assert faults("compare", json.loads(json.dumps(report))) == []
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detkit.cli.console import Console, duration, figure, reader_may_leave
-from detkit.cli.data import tell_notes, warn_of_unread
-from detkit.cli.detect import STAGES
-from detkit.cli.judged import choose_split
+from detkit.cli.compare_tables import sentences, tell, tell_plan
+from detkit.cli.compared import (
+    backends,
+    command_limit_of,
+    named_commands,
+    pooled_place,
+    require_places,
+    require_valid,
+    to_run,
+    to_train,
+    trained,
+    variants_of,
+)
+from detkit.cli.console import Console, reader_may_leave
+from detkit.cli.division import divide, open_to_compare
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
@@ -22,24 +33,21 @@ from detkit.cli.options import (
     Data,
     Device,
     Force,
+    Group,
     IoU,
     Metric,
     Page,
     Plugin,
     Quiet,
     class_list,
-    nearest,
     require_free,
     require_one_form,
 )
 from detkit.cli.train_plan import in_full
-from detkit.errors import DetkitError, ExitCode, UsageError
-from detkit.inference.models import starting_config
-from detkit.text import counted
+from detkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome
-    from detkit.comparison.table import Comparison, Row
     from detkit.data.records import Dataset
 
 
@@ -57,6 +65,26 @@ def compare(
             help="A trained run or model to measure too; repeatable, one NAME is one row.",
         ),
     ] = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COMMAND",
+            help="Any other trainer, './train.sh {data} {out} {minutes} {seed}': run without a "
+            "shell; repeatable.",
+        ),
+    ] = None,
+    command_format: Annotated[
+        str,
+        typer.Option(metavar="FORMAT", help="Of the folder {data}: coco, voc or yolo."),
+    ] = "coco",
+    command_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Minutes after which a command is stopped, detecting included. [default: twice "
+            "--max-minutes, and 10]",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="The folder for the runs and results."),
@@ -71,6 +99,15 @@ def compare(
     seeds: Annotated[
         int, typer.Option(min=1, metavar="K", help="Train each with the seeds 0 to K - 1.")
     ] = 1,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="K",
+            help="Cross-validation: train K times, each time without a part of all images, and "
+            "score what is found in those.",
+        ),
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of all models. [default: each one's own]")
     ] = None,
@@ -79,18 +116,30 @@ def compare(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of all models; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE[,VALUE]",
+            help="A setting of all models; repeatable. With several values each is a row. A key "
+            "that takes several numbers, like milestones, takes the commas too: repeat it instead.",
+        ),
     ] = None,
     val: Annotated[
         str | None,
-        typer.Option(metavar="SPLIT|SHARE|PATH", help="What to validate on, as for `train`."),
+        typer.Option(
+            metavar="SPLIT|SHARE|PATH",
+            help="What to validate on, as for `train`; with --folds a share.",
+        ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The part to compare on. [default: test, else val]"),
+        typer.Option(
+            metavar="NAME",
+            help="The part to compare on. [default: test, else val; with --folds all images]",
+        ),
     ] = None,
     metric: Metric = "voc07",
     iou: IoU = None,
+    group: Group = "auto",
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images a step when the time is measured.")
     ] = 1,
@@ -110,6 +159,9 @@ def compare(
     as_json: AsJson = False,
     markdown: AsMarkdown = False,
     page: Page = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, and how long at most.")
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -123,26 +175,36 @@ def compare(
     """Compare models on one labelled folder.
 
     Each model is trained with each seed, on the same images and the same budget, in a process
-    of its own; then all are measured on the same split. The table has mAP (the spread over
-    seeds, and the difference to the best with its 95 % interval over draws of the images), AP
-    by size of object, time, memory, size and training time.
+    of its own; then all are measured on the same split. The table has mAP, what other images of
+    this kind would give (95 % interval over draws of the images, those that belong together as
+    one), what other trainings give (the spread over seeds), the difference to the best, AP by
+    size of object, time, memory, size and training time.
 
-    DIR holds a run folder for each; --resume keeps those that are finished and goes on with
-    the others. A model that fails is a row with its error, and the exit code is 3 at the end;
-    an option that no training could work with is told before the first begins.
+    With --folds each image is judged once by a model that was not trained on it, nor on what
+    belongs to it; one mAP is taken over all. DIR keeps these detections: NAME-SEED.jsonl.
+
+    A command finds in {data} train, val and test, the latter without labels, and leaves in {out}
+    detections.jsonl, .json or .csv, or a folder detections, of the images of test.
+
+    DIR holds a run folder for each training; --resume keeps those that are finished and goes on
+    with the others. A model that fails is a row with its error, and the exit code is 3 at the
+    end; an option that no training could work with is told before the first begins.
 
     \b
     Examples:
       detkit compare photos --models ssd,faster-rcnn,yolov1 --max-minutes 20 -o compared
-      detkit compare photos --models ssd,yolov1 --max-minutes 20 --seeds 3 -o compared --resume
+      detkit compare photos --models ssd,yolov1 --folds 5 --seeds 2 --max-minutes 5 -o folds
+      detkit compare photos --models ssd --set lr=.001,.003 --max-minutes 20 -o rates
       detkit compare photos --run ssd=run --run tuned=run-2 -o compared --report compared.html
+      detkit compare photos --models ssd --max-minutes 20 -o compared \\
+        --command 'other=./train.sh {data} {out} {minutes} {seed}'
     """
     _require_one_folder([str(data), *context.args])
     if out is None:
         raise UsageError("-o DIR is missing: the folder for the runs and what was measured")
-    if not models and not run:
+    if not models and not run and not command:
         raise UsageError("nothing to compare: name --models to train, or a trained --run")
-    if models and max_minutes is None and max_steps is None:
+    if (models or command) and max_minutes is None and max_steps is None:
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
     require_one_form(as_json=as_json, markdown=markdown)
     console = Console(quiet, markdown=markdown)
@@ -150,21 +212,42 @@ def compare(
     from detkit.evaluation.scores import score
 
     load_plugins(plugin)
-    names = _backends(models)
-    dataset, conditions = _conditions(
-        console, data, class_list(classes), split, device, batch_size, plugin, names != []
-    )
+    names = backends(models)
+    commands = named_commands(command or (), names)
+    if settings and not names:
+        raise UsageError(f"--set {settings[0]}: is for --models, of which there are none")
+    rows = variants_of(names, settings or ())
+    limit = command_limit_of(command_format, command_limit, max_minutes, commands)
+    if folds is not None and run:
+        raise UsageError("--run: may be trained on what --folds would judge it by; leave it out")
+    chosen = class_list(classes)
+    dataset, part = open_to_compare(console, data, chosen, split, folds, bool(names or commands))
     if data.is_dir():
         require_apart(data, out)
     require_free("--report", page, force=force or resume, data=data, made=out)
     score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
-    _require_valid(names, dataset, backbone, weights, settings or (), val, max_steps, max_minutes)
+    own_val = val if folds is None else None
+    require_valid(rows, dataset, backbone, weights, own_val, max_steps, max_minutes)
+    division = divide(
+        console,
+        dataset,
+        part,
+        out,
+        data=data,
+        seeds=seeds,
+        folds=folds,
+        val=in_full(val),
+        group=group,
+        skip_bad=skip_bad,
+        for_commands=command_format if commands else None,
+    )
+    dataset = division.dataset
+    conditions = _conditions(data, dataset, part, chosen, device, batch_size, plugin, division.name)
     options = {
         "--max-minutes": max_minutes,
         "--max-steps": max_steps,
         "--backbone": backbone,
         "--weights": in_full(weights),
-        "--val": in_full(val),
         "--classes": classes,
         "--num-workers": num_workers,
         "--threads": threads,
@@ -173,19 +256,57 @@ def compare(
     shared = [str(data.absolute())]
     for option, value in options.items():
         shared += [] if value is None else [option, str(value)]
-    shared += [word for setting in settings or () for word in ("--set", setting)]
     shared += [word for place in conditions.plugins for word in ("--plugin", place)]
     shared += ["--skip-bad"] if skip_bad else []
-    cells = [*_to_train(names, seeds, shared, out), *_trained(run or (), out)]
-    outcomes = _run(console, cells, conditions, resume=resume, force=force)
+    cells = [
+        *to_train(rows, division.parts, shared, out),
+        *to_run(
+            commands,
+            division.parts,
+            out,
+            class_names=dataset.class_names,
+            minutes=max_minutes,
+            limit=limit,
+            threads=threads,
+        ),
+        *trained(run or (), out),
+    ]
+    require_places(cells)
+    budget = f"{max_steps} steps" if max_minutes is None else f"{max_minutes:g} min"
+    tell_plan(
+        console,
+        cells,
+        conditions,
+        budget,
+        max_minutes,
+        resume=resume,
+        force=force,
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return
+    if division.folds is not None:
+        from detkit.comparison.out_of_fold import FOLDS_FILE, write_folds
+
+        write_folds(out / FOLDS_FILE, division.folds)
+    outcomes = _run(console, cells, conditions, division.write, resume=resume, force=force)
+    if division.folds is not None:
+        _pool(console, outcomes, out)
 
     from detkit.comparison.table import comparison_to_json, summarise
 
-    table = summarise(outcomes, dataset, conditions.split, metric=metric, iou_thresh=iou)
+    table = summarise(
+        outcomes,
+        dataset,
+        part,
+        metric=metric,
+        iou_thresh=iou,
+        groups=division.group_numbers(console, dataset.splits[part], group),
+    )
     if page is not None:
         from detkit.report.comparison_page import write_comparison
 
-        write_comparison(page, table, dataset, conditions.data_hash)
+        write_comparison(page, table, dataset, conditions.data_hash, sentences(table))
         console.note(f"report: {page}")
     with reader_may_leave():  # what failed is told all the same
         if as_json:
@@ -196,7 +317,10 @@ def compare(
             }
             console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
         else:
-            _tell(console, table)
+            tell(console, table)
+    for row in table.rows:
+        for warning in row.warnings:
+            console.warn(warning)
     failed = [one for one in outcomes if one.error is not None]
     for one in failed:
         console.error(f"{one.cell.result.stem}: {one.error}")
@@ -226,124 +350,37 @@ def _is_run(word: str) -> bool:
     return any(Path(word, f"{name}.safetensors").is_file() for name in ("best", "last"))
 
 
-def _backends(models: str | None) -> list[str]:
-    """Return the backends of `--models`, each once."""
-    from detkit.detectors import backend_names
-
-    names = [word.strip() for word in (models or "").split(",") if word.strip()]
-    for name in names:
-        nearest("--models", name, backend_names())
-    return list(dict.fromkeys(names))
-
-
 def _conditions(
-    console: Console,
     data: Path,
+    dataset: Dataset,
+    split: str,
     classes: Sequence[str] | None,
-    split: str | None,
     device: str,
     batch_size: int,
     plugin: Sequence[str] | None,
-    trains: bool,
-) -> tuple[Dataset, Conditions]:
-    """Return the data set, and what all models have in common.
-
-    Raises UsageError when models would be measured on the images they are trained on.
-    """
+    division: str | None,
+) -> Conditions:
+    """Return what all models have in common."""
     from detkit.comparison.runs import Conditions
-    from detkit.data import open_dataset
-    from detkit.data.splits import training_name
     from detkit.data.summary import data_hash
 
-    dataset = open_dataset(data, classes=classes)
-    part = choose_split(dataset, split)
-    if trains and part == training_name(dataset):
-        raise UsageError(
-            f"{data}: models would be compared on {part}, which they are trained on; cut off a "
-            f"test split first: detkit split {data} OUT --test .2"
-        )
-    tell_notes(console, dataset)
-    warn_of_unread(console, dataset)
-    conditions = Conditions(
+    return Conditions(
         data=data,
         data_hash=data_hash(dataset),
-        split=part,
+        split=split,
         classes=None if classes is None else tuple(classes),
         device=device,
         batch_size=batch_size,
         plugins=tuple(str(in_full(place)) for place in plugin or ()),
+        division=division,
     )
-    return dataset, conditions
-
-
-def _require_valid(
-    names: Sequence[str],
-    dataset: Dataset,
-    backbone: str | None,
-    weights: str | None,
-    settings: Sequence[str],
-    val: str | None,
-    max_steps: int | None,
-    max_minutes: float | None,
-) -> None:
-    """Raise what each training would end with at once, before the first of them has begun."""
-    from detkit.config import override, parse_settings
-    from detkit.data.splits import training_splits
-    from detkit.detectors import load_backend
-    from detkit.training.options import TrainOptions
-
-    if names:
-        TrainOptions(max_steps=max_steps, max_minutes=max_minutes).validate()
-        training_splits(dataset, val, 0)
-    for name in names:
-        backend = load_backend(name)
-        try:
-            config = starting_config(backend, backbone, weights or "none")
-            config, _ = override(config, backend.short_recipe, parse_settings(settings))
-            backend(config, dataset.class_names)
-        except UsageError as error:
-            raise UsageError(f"{name}: {error}") from error
-
-
-def _to_train(names: Sequence[str], seeds: int, shared: Sequence[str], out: Path) -> list[Cell]:
-    """Return the models to train, seed by seed: an interrupted comparison has all models."""
-    from detkit.comparison.runs import Cell
-
-    return [
-        Cell(
-            name=name,
-            run=out / f"{name}-{seed}",
-            result=out / f"{name}-{seed}.json",
-            seed=seed,
-            training=(*shared, "--model", name, "--seed", str(seed)),
-        )
-        for seed in range(seeds)
-        for name in names
-    ]
-
-
-def _trained(runs: Sequence[str], out: Path) -> list[Cell]:
-    """Return the models of `--run`; those of one name are numbered."""
-    from detkit.comparison.runs import Cell
-
-    cells: list[Cell] = []
-    for word in runs:
-        name, equals, place = word.partition("=")
-        if Path(word).exists() or not equals:
-            place, name = word, Path(word).resolve().name.removesuffix(".safetensors")
-        if not name.strip() or Path(name).name != name:
-            raise UsageError(f"--run {word}: expected DIR or NAME=DIR, NAME without slashes")
-        if not Path(place).exists():
-            raise DetkitError(f"--run {word}: there is no {place}")
-        number = sum(one.name == name for one in cells)
-        cells.append(Cell(name, Path(place), out / f"{name}.run-{number}.json"))
-    return cells
 
 
 def _run(
     console: Console,
     cells: Sequence[Cell],
     conditions: Conditions,
+    prepare: Callable[[Cell], None],
     *,
     resume: bool,
     force: bool,
@@ -352,7 +389,9 @@ def _run(
     from detkit.comparison.runs import compare as outcomes_of
 
     outcomes = []
-    found = outcomes_of(cells, conditions, resume=resume, force=force, say=console.note)
+    found = outcomes_of(
+        cells, conditions, resume=resume, force=force, say=console.note, prepare=prepare
+    )
     for number, one in enumerate(found, start=1):
         state = "kept" if one.kept else "done" if one.error is None else f"failed: {one.error}"
         console.note(f"{one.cell.result.stem}: {state} ({number} of {len(cells)})")
@@ -360,56 +399,14 @@ def _run(
     return outcomes
 
 
-def _tell(console: Console, table: Comparison) -> None:
-    """Write the table of accuracy and cost, and the one of time by stage."""
-    header = (
-        *("model", "seeds", "mAP", "spread", "to the best", "95 % from", "to"),
-        *("small", "medium", "large", "s an image", "MiB", "model MB", "trained", "MiB trained"),
-    )
-    console.table(header, [_cells(row) for row in table.rows], right=tuple(range(1, len(header))))
-    console.text("")
-    console.text(
-        f"{table.protocol}; {table.split}, {counted(table.num_images, 'image')}; "
-        "small, medium, large: COCO's AP, IoU .5 to .95"
-    )
-    stages = dict.fromkeys(stage for row in table.rows for stage in row.stages)
-    if stages:
-        rows = [
-            (row.name, *(_seconds(row.stages.get(stage)) for stage in stages))
-            for row in table.rows
-            if row.stages
-        ]
-        console.text("")
-        console.text(
-            f"seconds an image by stage; {', '.join(STAGES.values())} pass beside the others"
-        )
-        console.table(
-            ("model", *(STAGES.get(stage, stage) for stage in stages)),
-            rows,
-            right=tuple(range(1, 1 + len(stages))),
-        )
+def _pool(console: Console, outcomes: Sequence[Outcome], out: Path) -> None:
+    """Put the detections of each name's and seed's folds into one file."""
+    from detkit.comparison.out_of_fold import write_pooled
 
-
-def _cells(row: Row) -> tuple[str, ...]:
-    """Return a row of the table as text."""
-    gap = row.difference
-    return (
-        row.name,
-        str(len(row.maps)),
-        figure(row.mean) if row.maps else "failed",
-        "" if row.spread is None else f"{row.spread:.3f}",
-        *(("", "", "") if gap is None else (f"{v:+.3f}" for v in (gap.value, gap.low, gap.high))),
-        *(
-            figure(row.sizes.get(name)) if row.sizes else ""
-            for name in ("small", "medium", "large")
-        ),
-        _seconds(row.seconds),
-        "" if row.memory_mib is None else f"{row.memory_mib:.0f}",
-        "" if row.model_bytes is None else f"{row.model_bytes / 1e6:.1f}",
-        "" if row.training_seconds is None else duration(row.training_seconds),
-        "" if row.training_memory_mib is None else f"{row.training_memory_mib:.0f}",
-    )
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    by_place: dict[Path, list[Outcome]] = {}
+    for one in outcomes:
+        by_place.setdefault(pooled_place(out, one.cell), []).append(one)
+    for place, own in by_place.items():
+        write_pooled(own, place)
+        if place.exists():
+            console.note(f"detections of all images, each out of its fold: {place}")

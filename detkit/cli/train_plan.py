@@ -113,10 +113,19 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
     Raises DetkitError naming the first errors.
     """
     from detkit.data import open_dataset
-    from detkit.data.checks.check import check, drop_bad, format_finding
 
     dataset = open_dataset(Path(str(plan.data)), classes=plan.classes)
     tell_notes(console, dataset)
+    return without_errors(console, dataset, str(plan.data), skip_bad=plan.skip_bad)
+
+
+def without_errors(console: Console, dataset: Dataset, data: str, *, skip_bad: bool) -> Dataset:
+    """Return the data set of the folder `data` without errors, saying what else is odd.
+
+    Raises DetkitError naming the first errors when there are some and `skip_bad` is not given.
+    """
+    from detkit.data.checks.check import check, drop_bad, format_finding
+
     with console.counting("checking") as progress:
         findings = check(dataset, progress=progress)
     errors = [finding for finding in findings if finding.severity == "error"]
@@ -127,14 +136,14 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
         images = counted(len(copies), "image")
         console.warn(
             f"{images} to be judged on {agreed(len(copies), 'shows', 'show')} what training images "
-            f"show, so scores will be too good: detkit check {plan.data}"
+            f"show, so scores will be too good: detkit check {data}"
         )
     num_warnings = len(findings) - len(errors)
     if num_warnings:
-        console.note(f"{counted(num_warnings, 'warning')}: detkit check {plan.data}")
+        console.note(f"{counted(num_warnings, 'warning')}: detkit check {data}")
     if not errors:
         return dataset
-    if plan.skip_bad:
+    if skip_bad:
         dataset, dropped = drop_bad(dataset, findings)
         what = agreed(dropped, "object or image", "objects or images")
         console.note(f"--skip-bad: {dropped} {what} with errors left out")
@@ -142,9 +151,9 @@ def sound_data(console: Console, plan: Plan) -> Dataset:
     for finding in errors[:FINDINGS_SHOWN]:
         console.error(format_finding(finding, dataset.root))
     more = len(errors) - FINDINGS_SHOWN
-    rest = f" ({more} more: detkit check {plan.data})" if more > 0 else ""
+    rest = f" ({more} more: detkit check {data})" if more > 0 else ""
     raise DetkitError(
-        f"{plan.data}: {counted(len(errors), 'error')} in the labels{rest}; mend them, or leave "
+        f"{data}: {counted(len(errors), 'error')} in the labels{rest}; mend them, or leave "
         "those objects and images out with --skip-bad"
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detkit.data import open_dataset
+from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError
 from detkit.predictions.writers import open_writer
 
@@ -21,14 +22,15 @@ class Measured:
 
     backend: str
     num_images: int
-    seconds: float  # for all images, from file to boxes
+    seconds: float | None  # for all images, from file to boxes; None where a command looked
     stages: dict[str, float]  # seconds for all images; those in threads pass beside the others
     memory_mib: float  # the most while detecting: on the GPU, or by the process; 0 if unknown
-    model_bytes: int
+    model_bytes: int | None  # None where a command keeps its own
     training_seconds: float | None  # None where the run folder does not say
     training_memory_mib: float | None
     training_steps: int | None
     trained_on: str | None  # the data's hash in the model file
+    warnings: tuple[str, ...] = ()  # what may make the score mean something else
 
 
 def measure(
@@ -37,6 +39,7 @@ def measure(
     split: str,
     out: Path,
     *,
+    images: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     device: str = "auto",
     batch_size: int = 1,
@@ -44,7 +47,8 @@ def measure(
 ) -> Measured:
     """Return what was measured of a run's model on a split; its detections go to `out`.
 
-    They are written as JSON Lines. The first image is looked at once before the
+    With `images`, their ids, it is measured on those, of whatever split. The detections are
+    written as JSON Lines. The first image is looked at once before the
     clock starts. Raises DetkitError when the model or an image cannot be read.
     """
     from detkit.inference.models import model_of, open_model
@@ -54,7 +58,7 @@ def measure(
 
     model = model_of(run)
     dataset = open_dataset(data, classes=classes)
-    records = dataset.splits[split]
+    records = dataset.splits[split] if images is None else with_ids(dataset, images)
     detector = open_model(model, device, plugins=plugins)
     paths = [record.path for record in records]
     for _ in predict(detector, paths[:1], batch_size=1):  # compiles, loads proposals' code
@@ -81,3 +85,12 @@ def measure(
         training_steps=trained[2],
         trained_on=model_info(model)["data_hash"],
     )
+
+
+def with_ids(dataset: Dataset, images: Sequence[str]) -> list[ImageRecord]:
+    """Return the records of these ids, whatever their splits; DetkitError where one is missing."""
+    known = {one.image_id: one for members in dataset.splits.values() for one in members}
+    for name in images:
+        if name not in known:
+            raise DetkitError(f"{dataset.root}: image {name} is there no more")
+    return [known[name] for name in images]

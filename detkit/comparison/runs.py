@@ -1,16 +1,17 @@
 """Several models on one data set: trained one after the other, measured in the same way.
 
-A cell is one model with one seed. Beside its run folder `NAME-SEED/` lie `NAME-SEED.json`, what
-was asked and measured, and `NAME-SEED.jsonl`, what the model found. A cell that is measured is
-kept; a training that was interrupted goes on. Training and measuring run in processes of their
-own: one that fails, or is killed for its memory, is a result with an error, and the memory of
-one is not that of the next.
+A cell is one model with one seed, in cross-validation of one fold. Beside its run folder
+`NAME-SEED/` lie `NAME-SEED.json`, what was asked and measured, and `NAME-SEED.jsonl`, what the
+model found. A cell that is measured is kept; a training that was interrupted goes on, a command
+of the user's begins anew. Training and measuring run in processes of their own: one that fails, or
+is killed for its memory, is a result with an error, and the memory of one is not that of the next.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -24,23 +25,28 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from detkit.comparison.commands import Command, run_command
 from detkit.comparison.measure import Measured, measure
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import write_bytes
-from detkit.text import cut
+from detkit.text import counted, cut
 
 ERROR = "detkit: error: "  # how the command begins the line that says why it failed
+NEXT = "next:"  # the line after which it says what to do with the model, here done by us
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model with one seed, to be trained and measured."""
+    """One model with one seed, to be trained and measured; of a fold where there are folds."""
 
     name: str  # of the row it is part of
     run: Path  # its run folder; a model file, when it is trained already
     result: Path  # where what was measured is kept, as .json
     seed: int | None = None
     training: tuple[str, ...] | None = None  # words of `detkit train`; None: trained already
+    command: Command | None = None  # of the user's, which trains and detects
+    fold: int | None = None  # in cross-validation, from 1 on
+    images: tuple[str, ...] | None = None  # ids of those to measure on; None: all of the split
 
     @property
     def found(self) -> Path:
@@ -69,6 +75,7 @@ class Conditions:
     device: str = "auto"
     batch_size: int = 1  # images a step of the network, when measuring
     plugins: tuple[str, ...] = ()
+    division: str | None = None  # into folds, in words
 
 
 def compare(
@@ -78,14 +85,16 @@ def compare(
     resume: bool = False,
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    prepare: Callable[[Cell], None] = lambda cell: None,
 ) -> Iterator[Outcome]:
     """Yield what becomes of each cell; those already measured under these conditions are kept.
 
-    `say` gets the lines that training writes. Raises UsageError when there are results and
-    neither `resume` nor `force` was given, or they were measured under other conditions, and
-    Interrupted after Ctrl-C or SIGTERM, with everything kept.
+    `say` gets the lines that training writes; `prepare` makes what a cell is trained on, and is
+    called just before. Raises UsageError when there are results and neither `resume` nor `force`
+    was given, or they were measured under other conditions, and Interrupted after Ctrl-C or
+    SIGTERM, with everything kept.
     """
-    earlier = {cell: _earlier(cell, conditions, resume, force) for cell in cells}
+    earlier = earlier_results(cells, conditions, resume=resume, force=force)
     for cell in cells:
         known = earlier[cell]
         if known is not None:
@@ -94,10 +103,14 @@ def compare(
         cell.result.parent.mkdir(parents=True, exist_ok=True)
         _keep(cell, conditions, None)
         try:
-            if cell.training is not None:
-                _train(cell, cell.training, force, say)
-            say(f"{cell.result.stem}: measuring")
-            measured = _measure(cell, conditions)
+            prepare(cell)
+            if cell.command is not None:
+                measured = run_command(cell.command, cell.run, cell.result, say)
+            else:
+                if cell.training is not None:
+                    _train(cell, cell.training, force, say)
+                say(f"{cell.result.stem}: measuring")
+                measured = _measure(cell, conditions)
         except Interrupted:
             raise
         except DetkitError as error:
@@ -107,20 +120,40 @@ def compare(
         yield Outcome(cell, measured=measured)
 
 
+def earlier_results(
+    cells: Sequence[Cell], conditions: Conditions, *, resume: bool = False, force: bool = False
+) -> dict[Cell, Measured | None]:
+    """Return what was measured of each cell before, None where that is still to be done.
+
+    Raises as `compare` does.
+    """
+    return {cell: _earlier(cell, conditions, resume, force) for cell in cells}
+
+
 def _asked(cell: Cell, conditions: Conditions) -> dict[str, Any]:
     """Return what a result depends on, as JSON values."""
     values = {
         "training": None if cell.training is None else list(cell.training),
-        "run": str(cell.run.absolute()) if cell.training is None else None,
+        "run": str(cell.run.absolute()) if cell.training is None and not cell.command else None,
+        **({} if cell.command is None else cell.command.asked()),
+        "fold": cell.fold,
+        "images": None if cell.images is None else _digest(cell.images),
         **dataclasses.asdict(conditions),
         "data": str(conditions.data.absolute()),
     }
     return dict(json.loads(json.dumps(values)))
 
 
+def _digest(images: Sequence[str]) -> str:
+    """Return what tells these images from others, in a line."""
+    digest = hashlib.sha256("\n".join(images).encode("utf-8", errors="surrogateescape"))
+    return f"{counted(len(images), 'image')} {digest.hexdigest()[:16]}"
+
+
 def _earlier(cell: Cell, conditions: Conditions, resume: bool, force: bool) -> Measured | None:
     """Return what was measured before; None when there is nothing, or nothing whole."""
-    if force or not (cell.result.exists() or (cell.training and cell.run.exists())):
+    makes_run = cell.training is not None or cell.command is not None
+    if force or not (cell.result.exists() or (makes_run and cell.run.exists())):
         return None
     if not resume:
         raise UsageError(
@@ -130,9 +163,11 @@ def _earlier(cell: Cell, conditions: Conditions, resume: bool, force: bool) -> M
     if not cell.result.exists():
         return None
     try:
-        kept = json.loads(cell.result.read_text(encoding="utf-8"))
-        before, values = kept["asked"], kept["measured"]
+        record = json.loads(cell.result.read_text(encoding="utf-8"))
+        before, values = record["asked"], record["measured"]
         measured = None if values is None else Measured(**values)
+        if measured is not None:  # JSON has no tuples
+            measured = dataclasses.replace(measured, warnings=tuple(measured.warnings))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DetkitError(
             f"{cell.result}: not a result of this detkit ({error}); begin anew with --force"
@@ -177,11 +212,14 @@ def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str]
         start_new_session=os.name != "nt",
     )
     reason = ""
+    ended = False
     try:
         for line in process.stderr or ():
             text = line.rstrip("\n")
             reason = text if text.strip() else reason
-            say(f"{cell.result.stem}: {text}")
+            ended = ended or text == NEXT
+            if not ended:
+                say(f"{cell.result.stem}: {text}")
         code = process.wait()
     except KeyboardInterrupt:
         if os.name != "nt":  # there the console has told it already
@@ -234,6 +272,7 @@ def _answer(sender: Connection, cell: Cell, conditions: Conditions) -> None:
             conditions.data,
             conditions.split,
             cell.found,
+            images=cell.images,
             classes=conditions.classes,
             device=conditions.device,
             batch_size=conditions.batch_size,

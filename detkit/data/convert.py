@@ -42,13 +42,15 @@ def convert(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write the data set as a folder `out` in the format called `to`.
+    copy: Callable[[Path, Path], object] = shutil.copyfile,
+) -> dict[str, Path]:
+    """Write the data set as a folder `out` in the format called `to`; return each image's source.
 
-    `out` appears when everything is written, or not at all. `progress` hears (images done,
-    images in all). Raises UsageError for an unknown format, a split that the format cannot name
-    or an `out` that is not empty or overlaps the source; DetkitError for an image that is
-    missing, unreadable or unlabelled.
+    The sources are by the images' new paths, relative to `out`, with "/". `out` appears when
+    everything is written, or not at all. `progress` hears (images done, images in all), and
+    `copy` puts the file of an image, its first argument, to its second. Raises UsageError for an
+    unknown format, a split that the format cannot name or an `out` that is not empty or overlaps
+    the source; DetkitError for an image that is missing, unreadable or unlabelled.
     """
     form = format_named(to)
     write = form.write or _nothing
@@ -60,6 +62,7 @@ def convert(
     _check_splits(dataset, form)
     _check_kinds(dataset, form)
     names = _new_names(dataset, form)
+    sources: dict[str, Path] = {}
     with new_folder(out, force=force) as root:
         copied: dict[Path, tuple[int, int]] = {}
         splits: dict[str, list[Labelled]] = {}
@@ -71,7 +74,8 @@ def convert(
                 name = names[place, record.path]
                 target = root / place / name
                 if target not in copied:
-                    copied[target] = _copy(dataset, record, target)
+                    copied[target] = _copy(dataset, record, target, copy)
+                    sources[f"{place}/{name}"] = record.path
                     if progress is not None:
                         progress(len(copied), len(names))
                 height, width = copied[target]
@@ -81,6 +85,7 @@ def convert(
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8", newline="\n")
+    return sources
 
 
 def format_named(name: str) -> Format:
@@ -253,7 +258,9 @@ def _plain_part(part: str) -> str:
     return f"{stem.strip(' .')}{dot}{suffix.strip()}" if stem.strip(" .") else part.strip(" .")
 
 
-def _copy(dataset: Dataset, record: ImageRecord, target: Path) -> tuple[int, int]:
+def _copy(
+    dataset: Dataset, record: ImageRecord, target: Path, copy: Callable[[Path, Path], object]
+) -> tuple[int, int]:
     """Copy an image; return its upright (height, width)."""
     if not record.path.is_file():
         raise DetkitError(
@@ -266,5 +273,5 @@ def _copy(dataset: Dataset, record: ImageRecord, target: Path) -> tuple[int, int
         )
     size = image_size(record.path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(record.path, target)
+    copy(record.path, target)
     return size

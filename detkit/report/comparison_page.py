@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from detkit.comparison.table import Comparison, Row, comparison_to_json
@@ -11,20 +12,37 @@ from detkit.report.page import render
 from detkit.text import counted
 
 
-def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash: str) -> None:
-    """Write the page of a comparison on a data set; DetkitError when it cannot be written."""
+def _intervals(table: Comparison) -> str:
+    """Return what was drawn for the intervals, in words."""
+    drawn = f"{table.num_groups:,} groups of " if table.num_groups < table.num_images else ""
+    return f"95 %, from {table.samples:,} paired draws of {drawn}the images"
+
+
+def write_comparison(
+    path: Path,
+    table: Comparison,
+    dataset: Dataset,
+    data_hash: str,
+    sentences: Sequence[str] = (),
+) -> None:
+    """Write the page of a comparison on a data set; DetkitError when it cannot be written.
+
+    `sentences` say what its intervals tell of.
+    """
     measured = [row for row in table.rows if row.maps]
     page = render(
         "compare.html.j2",
         title=f"{dataset.root.name}: {counted(len(table.rows), 'model')}",
         facts=[
-            ("Data", f"{dataset.root} ({dataset.format}), split {table.split}"),
+            ("Data", f"{dataset.root} ({dataset.format}), {_images_of(table)}"),
             ("Data hash (SHA-256)", data_hash),
             ("Protocol", table.protocol),
             ("Images", f"{table.num_images:,}"),
-            ("Intervals", f"95 % of {table.samples:,} paired draws of the images"),
+            ("Intervals", _intervals(table)),
         ],
         table=table,
+        sentences=sentences,
+        folds=_by_fold(table),
         measured=measured,
         stages=list(dict.fromkeys(stage for row in measured for stage in row.stages)),
         class_names=list(dataset.class_names),
@@ -32,6 +50,27 @@ def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash:
         figures={"data": str(dataset.root), "data_hash": data_hash, **comparison_to_json(table)},
     )
     write_bytes(path, page.encode("utf-8", errors="replace"))
+
+
+def _images_of(table: Comparison) -> str:
+    """Return which images are scored, in words."""
+    if table.num_folds is None:
+        return f"split {table.split}"
+    return f"all images, out of {table.num_folds} folds"
+
+
+def _by_fold(table: Comparison) -> list[dict[str, object]]:
+    """Return a line a model and seed: the mAP of each fold, None where it failed, and pooled."""
+    lines: list[dict[str, object]] = []
+    for row in table.rows:
+        by_place = {(one.seed, one.fold): one.mean for one in row.folds}
+        pooled = dict(zip(row.seeds, row.maps))
+        for seed in dict.fromkeys(one.seed for one in row.folds):
+            means = [by_place.get((seed, fold)) for fold in range(1, (table.num_folds or 0) + 1)]
+            lines.append(
+                {"name": row.name, "seed": seed, "means": means, "pooled": pooled.get(seed)}
+            )
+    return lines
 
 
 def _point(row: Row) -> dict[str, object]:
