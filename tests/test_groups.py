@@ -12,7 +12,7 @@ from PIL import Image
 
 from detkit.data import open_dataset
 from detkit.data.groups import find_groups
-from detkit.data.images import write_image
+from detkit.data.images import read_small_grey, write_image
 from detkit.data.near_duplicates import MIN_ALIKE, find_copies, likeness, look_at, num_differing
 from detkit.data.records import Dataset, ImageRecord
 from detkit.data.splits import split_dataset, training_splits
@@ -215,3 +215,28 @@ def test_when_all_images_are_one_group_a_share_is_cut_all_the_same_and_said(tmp_
     train, val, notes = training_splits(open_dataset(tmp_path), None, 0)
     assert (len(train), len(val)) == (4, 1)
     assert "one group, which is divided: the score will flatter" in notes[0]
+
+
+def test_a_second_look_takes_no_decoding_and_a_changed_image_is_looked_at_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "cache"))
+    paths = [save(tmp_path / f"{n}.jpg", picture(n), []) for n in range(3)]
+    first = look_at(paths).grey
+    read: list[Path] = []
+
+    def counted(path: Path, side: int) -> np.ndarray:
+        read.append(path)
+        return read_small_grey(path, side)
+
+    monkeypatch.setattr("detkit.data.near_duplicates.read_small_grey", counted)
+    assert np.array_equal(look_at(paths).grey, first) and read == []
+    save(paths[1], picture(9), [])
+    again = look_at(paths).grey
+    assert read == [paths[1]] and not np.array_equal(again[1], first[1])
+    for kept in (tmp_path / "cache").rglob("*.grey"):  # as a full disk leaves them
+        kept.write_bytes(kept.read_bytes()[:10])
+    assert np.array_equal(look_at(paths).grey, again) and len(read) == 4
+    monkeypatch.setenv("DETKIT_CACHE_GIB", "0")
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "none"))
+    assert np.array_equal(look_at(paths).grey, again) and not (tmp_path / "none").exists()
