@@ -22,6 +22,7 @@ from detkit.cli.options import (
     Data,
     Device,
     Force,
+    Group,
     IoU,
     Metric,
     Page,
@@ -91,6 +92,7 @@ def compare(
     ] = None,
     metric: Metric = "voc07",
     iou: IoU = None,
+    group: Group = "auto",
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images a step when the time is measured.")
     ] = 1,
@@ -124,7 +126,8 @@ def compare(
 
     Each model is trained with each seed, on the same images and the same budget, in a process
     of its own; then all are measured on the same split. The table has mAP (the spread over
-    seeds, and the difference to the best with its 95 % interval over draws of the images), AP
+    seeds, and the difference to the best with its 95 % interval over draws of the images, those
+    that belong together by the rule --group of `detkit split` as one), AP
     by size of object, time, memory, size and training time.
 
     DIR holds a run folder for each; --resume keeps those that are finished and goes on with
@@ -180,13 +183,20 @@ def compare(
     outcomes = _run(console, cells, conditions, resume=resume, force=force)
 
     from detkit.comparison.table import comparison_to_json, summarise
+    from detkit.evaluation.leakage import groups_of_split
 
-    table = summarise(outcomes, dataset, conditions.split, metric=metric, iou_thresh=iou)
+    with console.counting("looking for groups") as progress:
+        groups = groups_of_split(dataset, conditions.split, group, progress)
+
+    table = summarise(
+        outcomes, dataset, conditions.split, metric=metric, iou_thresh=iou, groups=groups[0]
+    )
     if page is not None:
         from detkit.report.comparison_page import write_comparison
 
         write_comparison(page, table, dataset, conditions.data_hash)
         console.note(f"report: {page}")
+    console.note(f"intervals over {groups[1]}")
     with reader_may_leave():  # what failed is told all the same
         if as_json:
             report = {

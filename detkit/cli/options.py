@@ -34,6 +34,14 @@ Seed = Annotated[
         metavar="N", min=0, help="What chance depends on: the same seed, the same result."
     ),
 ]
+Group = Annotated[
+    str,
+    typer.Option(
+        metavar="RULE",
+        help="Which images belong together: auto, none, an expression whose first group names an "
+        "image's group (like '^([^/]*)_'), or a .csv file of image,group.",
+    ),
+]
 Classes = Annotated[
     str | None,
     typer.Option(metavar="A,B,...", help="Keep these classes only, in this order. [default: all]"),

@@ -64,6 +64,7 @@ class Comparison:
     num_images: int
     samples: int  # draws of the bootstrap
     rows: tuple[Row, ...]
+    num_groups: int  # that were drawn: as many as images, where none belong together
 
 
 def summarise(
@@ -74,13 +75,16 @@ def summarise(
     metric: str = "voc07",
     iou_thresh: float | None = None,
     samples: int = 1000,
+    groups: Sequence[int] | None = None,
 ) -> Comparison:
     """Return the table of what became of the cells, a row a name.
 
-    Raises UsageError for an unknown metric, DetkitError when kept detections cannot be read.
+    `groups` are those of the images, for the draws, as in `bootstrap.draw_images`. Raises
+    UsageError for an unknown metric, DetkitError when kept detections cannot be read.
     """
     truths = dataset.truths(split)
-    draws = draw_images(len(truths), samples)
+    draws = draw_images(len(truths), samples, groups=groups)
+    num_groups = len(truths) if groups is None else len(set(groups))
     rows: list[Row] = []
     drawn: dict[str, Figures] = {}
     protocol = "nothing could be measured"
@@ -104,7 +108,8 @@ def summarise(
             drawn[name] = drawn[name] / len(scored)
         rows.append(_row(name, own, scored))
     rows.sort(key=lambda row: -1.0 if row.mean is None else row.mean, reverse=True)
-    return Comparison(protocol, split, len(truths), samples, tuple(_with_differences(rows, drawn)))
+    with_differences = tuple(_with_differences(rows, drawn, num_groups))
+    return Comparison(protocol, split, len(truths), samples, with_differences, num_groups)
 
 
 def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
@@ -120,6 +125,7 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
         "split": comparison.split,
         "num_images": comparison.num_images,
         "bootstrap_samples": comparison.samples,
+        "bootstrap_groups": comparison.num_groups,
         "models": rows,
     }
 
@@ -161,15 +167,17 @@ def _row(
     )
 
 
-def _with_differences(rows: Sequence[Row], drawn: Mapping[str, Figures]) -> Iterable[Row]:
+def _with_differences(
+    rows: Sequence[Row], drawn: Mapping[str, Figures], num_groups: int
+) -> Iterable[Row]:
     """Yield the rows with the intervals of their differences to the first."""
     for row in rows:
         if row.mean is None or row is rows[0]:
             yield row
             continue
         figures = drawn[row.name] - drawn[rows[0].name]
-        value = float(figures[0])  # all there is where no draw has objects
-        yield replace(row, difference=interval(figures) or Interval(value, value, value))
+        unknown = Interval(float(figures[0]), -1.0, 1.0)  # of one group, or without objects
+        yield replace(row, difference=interval(figures, num_groups) or unknown)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

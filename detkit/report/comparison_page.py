@@ -11,6 +11,12 @@ from detkit.report.page import render
 from detkit.text import counted
 
 
+def _intervals(table: Comparison) -> str:
+    """Return what was drawn for the intervals, in words."""
+    drawn = f"{table.num_groups:,} groups of " if table.num_groups < table.num_images else ""
+    return f"95 %, from {table.samples:,} paired draws of {drawn}the images"
+
+
 def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash: str) -> None:
     """Write the page of a comparison on a data set; DetkitError when it cannot be written."""
     measured = [row for row in table.rows if row.maps]
@@ -22,7 +28,7 @@ def write_comparison(path: Path, table: Comparison, dataset: Dataset, data_hash:
             ("Data hash (SHA-256)", data_hash),
             ("Protocol", table.protocol),
             ("Images", f"{table.num_images:,}"),
-            ("Intervals", f"95 % of {table.samples:,} paired draws of the images"),
+            ("Intervals", _intervals(table)),
         ],
         table=table,
         measured=measured,
