@@ -131,9 +131,14 @@ def test_consecutive_frames_that_look_alike_belong_together_by_any_name(tmp_path
     }
 
 
-def test_one_stem_for_all_images_joins_none(tmp_path: Path) -> None:
-    folder(tmp_path, {f"rec1_{n}.png": picture(n) for n in range(4)})
-    assert together(tmp_path) == set()
+def test_one_stem_for_all_images_joins_none_unless_neighbours_look_alike(tmp_path: Path) -> None:
+    folder(tmp_path / "photos", {f"rec1_{n}.png": picture(n) for n in range(12)})
+    assert together(tmp_path / "photos") == set()
+    first, last = (picture(n).astype(np.float32) for n in (1, 2))
+    frames = {f"IMG_{n}.png": (first + (last - first) * n / 11).astype(np.uint8) for n in range(12)}
+    folder(tmp_path / "film", frames)
+    (group,) = together(tmp_path / "film")
+    assert len(group) == 12
 
 
 def test_exports_of_one_picture_belong_together(tmp_path: Path) -> None:

@@ -258,6 +258,8 @@ def split(
         divided = split_dataset(
             dataset, val=val, test=test, seed=seed, group=group, progress=progress
         )
+    for note in divided.notes[len(dataset.notes) :]:
+        console.note(note)
     _write(console, divided, out, to or format_of(dataset).name, force)
 
 
