@@ -245,3 +245,20 @@ def test_a_second_look_takes_no_decoding_and_a_changed_image_is_looked_at_anew(
     monkeypatch.setenv("DETKIT_CACHE_GIB", "0")
     monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "none"))
     assert np.array_equal(look_at(paths).grey, again) and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_class_of_one_recording_is_learnt_and_said_to_be_missing_elsewhere(
+    tmp_path: Path, seed: int
+) -> None:
+    for clip in range(10):
+        thing = "rare" if clip == 3 else "car"
+        names = [f"rec{clip}_{frame}.png" for frame in range(4)]
+        folder(tmp_path, {name: picture(clip * 4 + n) for n, name in enumerate(names)}, thing)
+    divided = split_dataset(open_dataset(tmp_path), val=0.2, test=0.2, seed=seed)
+    held = {
+        name: {one.name for record in part for one in record.objects}
+        for name, part in divided.splits.items()
+    }
+    assert held == {"train": {"car", "rare"}, "val": {"car"}, "test": {"car"}}
+    assert divided.notes[-2:] == ("val has no object of rare", "test has no object of rare")
