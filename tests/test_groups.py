@@ -262,3 +262,14 @@ def test_a_class_of_one_recording_is_learnt_and_said_to_be_missing_elsewhere(
     }
     assert held == {"train": {"car", "rare"}, "val": {"car"}, "test": {"car"}}
     assert divided.notes[-2:] == ("val has no object of rare", "test has no object of rare")
+
+
+def test_one_bold_thing_in_two_pictures_does_not_make_them_copies() -> None:
+    stripes = np.where(np.arange(96) // 4 % 2, 255, 0).astype(np.uint8)
+    pictures = []
+    for seed in (1, 2):
+        grey = cv2.resize(picture(seed), (96, 96), interpolation=cv2.INTER_AREA)[:, :, 0]
+        grey[20:60, 30:66] = stripes[30:66]
+        pictures.append(grey)
+    assert likeness(*pictures) < 0.7 * MIN_ALIKE
+    assert likeness(pictures[0], np.clip(pictures[0] * 0.8 + 9, 0, 255).astype(np.uint8)) > 0.95
