@@ -103,6 +103,24 @@ def test_every_option_and_argument_has_a_help_text() -> None:
             assert getattr(parameter, "help", None), f"detkit {name}: {parameter.name}"
 
 
+def test_the_list_of_commands_has_the_first_line_of_each_help_text() -> None:
+    from detkit.cli.commands import COMMANDS as TABLE
+    from detkit.cli.commands import function_of
+
+    for name, (_, line) in TABLE.items():
+        assert line == (function_of(name).__doc__ or "").strip().partition("\n")[0]
+
+
+def test_the_list_of_commands_is_printed_without_reading_a_command() -> None:
+    code = (
+        "import sys; from detkit.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('detkit.cli.train' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
 def test_help_imports_neither_torch_nor_opencv_nor_rich() -> None:
     code = (
         "import sys; from detkit.cli import main\n"

@@ -15,6 +15,7 @@ from detkit.data.records import Dataset, ImageRecord, ObjectRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.evaluate import evaluate
 from detkit.evaluation.gates import Gate, check_gates, parse_gate
+from detkit.evaluation.held_out import HeldOut
 from detkit.evaluation.metrics import METRICS
 from detkit.evaluation.pairing import pair
 from detkit.evaluation.scores import score, scores_to_json
@@ -23,6 +24,7 @@ from detkit.predictions.image import ImagePredictions
 from detkit.predictions.readers import read_predictions
 from detkit.report.plots import save_pr_curve
 from detkit.structures import Detections, Truth
+from detkit.training.validation import HeldOutImages
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -399,3 +401,15 @@ def test_a_plot_of_an_unknown_kind_or_place_is_refused(tmp_path):
         save_pr_curve(score(*toy()), tmp_path / "curve.txt")
     with pytest.raises(DetkitError, match="cannot be written"):
         save_pr_curve(score(*toy()), tmp_path / "no" / "curve.png")
+
+
+def test_a_part_of_held_out_images_is_spread_over_all_of_them() -> None:
+    records = tuple(record(f"{n}.png") for n in range(10))
+    dataset = Dataset(
+        root=Path("/data"), format="voc", class_names=("a",), splits={"val": records}, findings=()
+    )
+    held_out = HeldOut(dataset, "val")
+    assert held_out.num_images == 10
+    part = held_out.part(3)
+    assert [one.image_id for one in part.dataset.splits["val"]] == ["0.png", "3.png", "6.png"]
+    assert isinstance(part, HeldOutImages)

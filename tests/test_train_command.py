@@ -13,7 +13,7 @@ from labelled_folders import put, xml
 from running import detkit
 from runs import hold
 
-from detkit.cli import train
+from detkit.cli.train import train
 from detkit.cli.train_plan import Plan, read_plan
 from detkit.data.checks import check
 from detkit.data.demo.pictures import write_demo

@@ -191,6 +191,38 @@ def test_validations_count_in_a_budget_of_minutes(
     assert 1 <= sum(step.scores is not None for step in steps) < 4
 
 
+@dataclass(frozen=True)
+class SlowImages:
+    """A validation whose images take an eighth of a second each by a watch that is set by hand."""
+
+    watch: HandWatch
+    num_images: int
+    judged: list[int]
+
+    def part(self, num_images: int) -> SlowImages:
+        return replace(self, num_images=num_images)
+
+    def __call__(self, toy: Detector, /) -> Any:
+        self.watch.seconds += 0.125 * self.num_images
+        self.judged.append(self.num_images)
+        return scores_of(0.5)
+
+
+@pytest.mark.parametrize(("whole", "part"), [(100, 12), (12, 12)])
+def test_a_budget_of_time_holds_with_its_validation_which_may_judge_a_part_of_the_images(
+    tmp_path: Path, records: list[ImageRecord], watch: HandWatch, whole: int, part: int
+) -> None:
+    began, judged, notes = watch.seconds, [], ""
+    validation = SlowImages(watch, whole, judged)
+    for step in run(records, tmp_path / "run", max_minutes=10 / 60, validation=validation):
+        watch.seconds += 0.02
+        notes += "".join(step.notes)
+    assert 9 <= watch.seconds - began <= 10.1
+    assert judged[:2] == [1, 1]  # what measures it
+    assert set(judged[2:]) == {part}
+    assert (f"{part} of {whole} are judged" in notes) == (part < whole)
+
+
 def test_validations_missed_while_they_cost_too_much_are_not_made_up_for_in_a_row(
     tmp_path: Path, records: list[ImageRecord], watch: HandWatch
 ) -> None:

@@ -1,36 +1,25 @@
 """The `detkit` command: a table of its sub-commands and what becomes of their errors.
 
-Each sub-command is a plain function in a file of this package, grouped by noun; torch and
-OpenCV are imported inside them, so that `detkit --help` answers at once.
+Each sub-command is a plain function in a file of this package, grouped by noun and named in
+`commands`; torch and OpenCV are imported inside them, so that help answers at once.
 """
 
 from __future__ import annotations
 
-import errno
-import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from detkit import __version__
-from detkit.cli.anchors import anchors
-from detkit.cli.compare import compare
+from detkit.cli.commands import COMMANDS, CommandGroup, function_of
 from detkit.cli.console import Console, send_nowhere, sound_streams
-from detkit.cli.data import WritesFormats, check, convert, demo, split
-from detkit.cli.detect import detect
-from detkit.cli.evaluate import evaluate
-from detkit.cli.export import compress, export
-from detkit.cli.models import models
-from detkit.cli.plot import plot
-from detkit.cli.propose import propose, recall
-from detkit.cli.schema import schema
-from detkit.cli.train import train
-from detkit.errors import DetkitError, ExitCode, is_out_of_memory, naming_extras
+from detkit.cli.guard import explain
+from detkit.errors import ExitCode
 
 EPILOG = """
 \b
@@ -46,6 +35,7 @@ environment; 130 interrupted. `detkit COMMAND -h` explains a command.
 
 app = typer.Typer(
     name="detkit",
+    cls=CommandGroup,
     # Typer's rich help takes .15 s to import, half of what `--help` may take in all.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -68,8 +58,8 @@ def _show_tree(context: typer.Context, wanted: bool) -> None:
 
     from detkit.cli.command_tree import tree_of
 
-    callbacks = {str(one.name): one.callback for one in app.registered_commands if one.callback}
-    tree = tree_of(context.command, {"": root, **callbacks})
+    functions = {name: function_of(name) for name in COMMANDS}
+    tree = tree_of(context.command, {"": root, **functions})
     Console().data(json.dumps(tree, indent=2, ensure_ascii=False))
     raise typer.Exit
 
@@ -97,91 +87,6 @@ def root(
     ] = False,
 ) -> None:
     """Train, run and judge object detectors on a folder of labelled images."""
-
-
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with every failure told in one line and given its exit code."""
-
-    name = "eval" if command is evaluate else command.__name__
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        _show_logging(quiet=bool(kwargs.get("quiet")))
-        try:
-            with naming_extras(f"detkit {name}"):
-                command(*args, **kwargs)
-            sys.stdout.flush()
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
-        except BrokenPipeError:
-            send_nowhere(sys.stdout)
-        except KeyboardInterrupt:
-            Console().error("interrupted")
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except Exception as error:
-            if _debug_wanted():
-                import traceback
-
-                traceback.print_exc()
-            message, code = _explain(error)
-            Console().error(message)
-            raise typer.Exit(code) from None
-
-    return run
-
-
-def _show_logging(*, quiet: bool) -> None:
-    """Send what the package logs (a download, a choice it made) to stderr."""
-    import logging
-
-    class ToConsole(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console = Console()
-            say = console.warn if record.levelno >= logging.WARNING else console.note
-            say(self.format(record))
-
-    logger = logging.getLogger("detkit")
-    logger.handlers = [ToConsole()]
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-
-
-def _explain(error: Exception) -> tuple[str, ExitCode]:
-    """Return the line and the exit code for an exception that ended a command."""
-    if isinstance(error, DetkitError):
-        return str(error), error.exit_code
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
-        advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
-        return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
-    if is_out_of_memory(error):
-        return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT
-    return (
-        f"unexpected {type(error).__name__}: {error}; this is a defect in detkit: "
-        "please report it with the output of the same command and --debug",
-        ExitCode.BAD_INPUT,
-    )
-
-
-def _debug_wanted() -> bool:
-    return bool(os.environ.get("DETKIT_DEBUG"))
-
-
-app.command("demo")(guarded(demo))
-app.command("check")(guarded(check))
-app.command("train")(guarded(train))
-app.command("eval")(guarded(evaluate))
-app.command("detect")(guarded(detect))
-app.command("compare", context_settings={"allow_extra_args": True})(guarded(compare))
-app.command("convert", cls=WritesFormats)(guarded(convert))
-app.command("split", cls=WritesFormats)(guarded(split))
-app.command("propose")(guarded(propose))
-app.command("recall")(guarded(recall))
-app.command("anchors")(guarded(anchors))
-app.command("export")(guarded(export))
-app.command("compress")(guarded(compress))
-app.command("plot")(guarded(plot))
-app.command("models")(guarded(models))
-app.command("schema")(guarded(schema))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -220,7 +125,7 @@ def _run(words: Sequence[str]) -> int | str | None:
     except BrokenPipeError:
         send_nowhere(sys.stdout)
     except OSError as error:  # a full disk; commands are guarded, help texts are not
-        message, code = _explain(error)
+        message, code = explain(error)
         Console().error(message)
     return code
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
 
 from detkit.cli.console import Console, reader_may_leave
 from detkit.cli.model_choice import load_plugins
@@ -44,20 +43,6 @@ SkipUnread = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out labels and images that cannot be read.")
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
-
-
-class WritesFormats(TyperCommand):
-    """A command whose help names the label formats, asked for then: reading them takes time."""
-
-    def format_help(self, *args: Any) -> None:
-        """Write the help text, with the names of the formats instead of FORMATS."""
-        from detkit.data.formats.reading import FORMATS
-
-        *names, last = [form.name for form in FORMATS]
-        for option in self.params:
-            if isinstance(option, TyperOption) and option.help:
-                option.help = option.help.replace("FORMATS", f"{', '.join(names)} or {last}")
-        super().format_help(*args)
 
 
 def demo(

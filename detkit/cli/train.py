@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 import os
@@ -467,12 +466,9 @@ def _validation(
     """Return what scores a detector on the images held out; None when there are none."""
     if not held_out:
         return None
-    from detkit.evaluation.evaluate import evaluate
+    from detkit.evaluation.held_out import HeldOut
 
-    part = dataset.with_splits({"val": tuple(held_out)})
-    return functools.partial(
-        evaluate, dataset=part, split="val", batch_size=batch_size, proposals=proposals
-    )
+    return HeldOut(dataset.with_splits({"val": tuple(held_out)}), "val", batch_size, proposals)
 
 
 def _tell_end(console: Console, out: Path, data: Path, splits: Sequence[str]) -> None:

@@ -113,6 +113,7 @@ class Trainer:
         """Yield the steps of one stage; what it has learnt is in the detector afterwards."""
         at = self.at
         learner, stream = self._begin(stage)
+        self.log.note(self.validation.foresee(at, learner, self.clock.max_seconds))
         watch = ContentionWatch(self.folder if self.fabric.device.type == "cpu" else None)
         stopped = self.is_stopped()
         self._require_time()

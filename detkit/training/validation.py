@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Protocol, runtime_checkable
 
 from lightning_fabric import Fabric
 
@@ -17,6 +18,23 @@ from detkit.training.resume import random_state, set_random_state
 from detkit.training.schedule import StageBudget
 
 TIME_SHARE = 0.1  # of the time used that validations on the way may take
+LAST_SHARE = 0.15  # of a budget of time that the last one may take
+FEWEST_JUDGED = 8  # images, however long they take
+
+
+@runtime_checkable
+class HeldOutImages(Protocol):
+    """A validation whose images can be counted, so that its time is foreseen."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images are judged."""
+
+    def part(self, num_images: int) -> HeldOutImages:
+        """Return the validation on so many of them, spread over all."""
+
+    def __call__(self, detector: Detector, /) -> Scores:
+        """Return the scores of a detector."""
 
 
 class Validation:
@@ -29,11 +47,47 @@ class Validation:
         self.fabric = fabric
         self.detector = detector
         self.options = options
+        self.score = options.validation
         self.epoch_steps = epoch_steps
+        self.is_foreseen = False
+
+    def foresee(self, at: Position, learner: Learner | None, max_seconds: float | None) -> str:
+        """Measure on an image what a validation will take; return what there is to tell of it.
+
+        Where all images would take more than `LAST_SHARE` of a budget of time, a part of them is
+        judged from now on, and that is told. It is measured once a process: of a run that goes on
+        anew.
+        """
+        whole = self.options.validation
+        if self.is_foreseen or max_seconds is None or not isinstance(whole, HeldOutImages):
+            return ""
+        self.is_foreseen = True
+        seconds, random = 0.0, random_state()
+        if self.fabric.global_rank == 0:
+            with averaged(learner):
+                self.detector.eval()
+                for _ in range(2):  # much is only made ready by the first
+                    began = time.monotonic()
+                    whole.part(1)(self.detector)
+                    seconds = time.monotonic() - began
+        if learner is not None:
+            learner.set_train()
+        set_random_state(random)
+        each = float(self.fabric.broadcast(seconds))
+        number = whole.num_images
+        few = min(number, max(FEWEST_JUDGED, int(LAST_SHARE * max_seconds / max(each, 1e-9))))
+        at.last_validation = at.last_validation or few * each
+        if few == number:
+            return ""
+        self.score = whole.part(few)
+        return (
+            f"validation: an image takes {each:.1f} s, so {few} of {number} are judged, to keep "
+            f"within {max_seconds / 60:g} minutes; detkit eval judges all"
+        )
 
     def is_due(self, at: Position, budget: StageBudget, seconds: float) -> bool:
         """Return whether to validate now, of a run that has taken `seconds` in all."""
-        if self.options.validation is None:
+        if self.score is None:
             return False
         if at.progress >= 1:
             return True
@@ -51,10 +105,10 @@ class Validation:
         What is learnt afterwards does not depend on it.
         """
         scores, random, started = None, random_state(), time.monotonic()
-        if self.fabric.global_rank == 0 and self.options.validation is not None:
+        if self.fabric.global_rank == 0 and self.score is not None:
             with averaged(learner):
                 self.detector.eval()
-                scores = self.options.validation(self.detector)
+                scores = self.score(self.detector)
         if learner is not None:
             learner.set_train()
         set_random_state(random)
