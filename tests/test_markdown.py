@@ -96,7 +96,9 @@ def test_eval_has_the_figures_of_its_json_the_protocol_the_change_and_the_gates(
     for row, one in zip(change[1:], [*told["classes"], {"name": "mAP", "AP": told["mAP"]}]):
         gain = f"{1 - one['AP']:+.3f}"
         assert row == [one["name"], "1.000", f"{one['AP']:.3f}", gain]
-    assert re.search(r"paired bootstrap draws of the images: mAP \+0\.\d{3} to \+\d", done.stdout)
+    assert re.search(
+        r"interval over \d+ images, paired bootstrap: mAP \+0\.\d{3} to \+\d", done.stdout
+    )
     assert [row[1] for row in gates] == ["outcome", "met", "met", "met"]
 
 

@@ -301,7 +301,7 @@ def compare(
         part,
         metric=metric,
         iou_thresh=iou,
-        groups=division.group_numbers(console, dataset.splits[part], group),
+        groups=division.group_numbers(console, part, group),
     )
     if page is not None:
         from detkit.report.comparison_page import write_comparison

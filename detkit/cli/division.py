@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from detkit.comparison.runs import Cell
     from detkit.comparison.trainer_folders import TrainerFolder
     from detkit.data.folds import Folds
-    from detkit.data.records import Dataset, ImageRecord
+    from detkit.data.records import Dataset
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,19 @@ class Division:
             fold = Fold(tuple(train), tuple(val), self.given.splits[self.split])
         write_folder(folder, as_dataset(self.given, fold))
 
-    def group_numbers(
-        self, console: Console, records: Sequence[ImageRecord], rule: str
-    ) -> list[int]:
-        """Return the number of each image's group, by the rule, for the draws of intervals."""
-        from detkit.data.groups import find_groups
+    def group_numbers(self, console: Console, split: str, rule: str) -> list[int]:
+        """Return the number of each image's group in a split, for the draws of intervals.
+
+        By the folds where there are some, else by the rule, which is told.
+        """
+        from detkit.evaluation.leakage import groups_of_split
 
         if self.folds is not None:
-            return [self.folds.groups.number_of[one.path] for one in records]
-        with console.counting("looking") as progress:
-            groups = find_groups(records, rule, progress)
-        return [groups.number_of[one.path] for one in records]
+            return [self.folds.groups.number_of[one.path] for one in self.dataset.splits[split]]
+        with console.counting("looking for groups") as progress:
+            numbers, words = groups_of_split(self.dataset, split, rule, progress)
+        console.note(f"intervals over {words}")
+        return numbers
 
 
 def open_to_compare(
