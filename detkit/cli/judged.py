@@ -220,6 +220,7 @@ def reference_of(dataset: Dataset, split: str, images: SplitImages) -> Reference
 
     return Reference(
         class_names=dataset.class_names,
+        is_data_set=True,
         ids=dataset.ids_of(split),
         is_coco=dataset.format == "coco",
         image_ids=frozenset(images.names.keys),

@@ -56,6 +56,7 @@ class Table:
     named_at: int | None = None  # the column that class names stand before; None: numbers
     has_class: bool = True  # False: the file itself is of one class
     knows_class: Callable[[set[int]], bool] = bool  # whether numbers are those of classes
+    is_guess: bool = False  # no data set is known: the most usual of several readings is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,9 @@ def find_reading(table: Table, scores: str = "unit") -> Reading:
             f"`{likely.layout(table)}`, {share} reach out; made for images of another size? "
             "else say what the columns are: --layout"
         )
+    if table.is_guess:
+        usual = [one for one in found if one.outside <= max(DOUBTED, best)]
+        return min(usual, key=lambda one: RANKS[one.form, one.unit])
     fitting = [one for one in found if one.outside <= best + ALIKE]
     rank = min(RANKS[one.form, one.unit] for one in fitting)
     chosen = _distinct([one for one in fitting if RANKS[one.form, one.unit] == rank], table)
@@ -237,7 +241,8 @@ def outside(corners: DoubleArray, sizes: DoubleArray, unit: str) -> BoolArray:
     else:
         scale = np.where(np.isnan(sizes), np.inf, sizes)
         slack = np.maximum(PIXEL, SHARE * np.where(np.isinf(scale), 0.0, scale))
-    bad = (corners[:, 2:] < corners[:, :2]) | (corners[:, :2] < -slack)
+    rounding = 1e-6 if unit == "shares" else 1e-3
+    bad = (corners[:, 2:] < corners[:, :2] - rounding) | (corners[:, :2] < -slack)
     bad |= corners[:, 2:] > scale + slack
     result: BoolArray = np.asarray(bad.any(axis=1))
     return result

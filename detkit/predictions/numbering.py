@@ -107,7 +107,7 @@ def find_numbering(
         raise DetkitError(_none_fits(used, known, reference, place))
     first = fitting[0]
     other = next((one for one in fitting if one.meaning(used) != first.meaning(used)), None)
-    if other is not None:
+    if other is not None and reference.is_data_set:
         number = next(one for one in used if first.names[one] != other.names[one])
         raise DetkitError(
             f"{place}: a class is given as {number}, which may be {first.names[number]} "

@@ -18,6 +18,8 @@ class Reference:
     """The data set that detections are scored on, as far as it says what they mean."""
 
     class_names: tuple[str, ...] = ()
+    # False: names alone. What may be read in two ways is then taken as it is usual.
+    is_data_set: bool = False
     # Class name by the number that the data set's own files have for it; empty where they have
     # names only.
     ids: Mapping[Id, str] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def to_unit_scores(
     if scale is None:
         if low >= 0 and high <= 1:
             return images
-        if is_own and high <= LARGEST_MARGIN:
+        if is_own and (low < 0 or high <= LARGEST_MARGIN):
             logger.info("%s: margins, no probabilities; taken for their order alone", between)
             return images
         raise DetkitError(f"{between}, not within 0 and 1; {_likely(low, high)}")

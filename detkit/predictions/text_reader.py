@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from detkit.errors import DetkitError
-from detkit.predictions.columns import ALIKE, SHARE, Reading, Table, find_reading, outside
+from detkit.predictions.columns import ALIKE, SHARE, WRONG, Reading, Table, find_reading, outside
 from detkit.predictions.layout import FORMS, Layout
 from detkit.predictions.numbering import chosen_numbering, find_numbering, numberings
 from detkit.predictions.reference import Reference
@@ -21,6 +21,7 @@ from detkit.text import counted, short
 
 logger = logging.getLogger(__name__)
 
+ONE_BASED = np.array([1, 1, 0, 0])  # what VOC's corners, both inside, lie from half-open ones
 MOST_CLASSES = 10_000  # ours: a larger number is no class
 YOLO = Layout(("class", *FORMS["centres"], "score"), unit="shares")
 VOC = Layout(("image", "score", *FORMS["corners"]), unit="pixels")
@@ -155,7 +156,7 @@ class TextReader:
         else:
             names = [self._only_class()] * len(rows)
         four = found.boxes
-        if usual is VOC and "cx" not in found.words:  # counted from 1, both ends inside
+        if usual is VOC and found.unit == "pixels" and "cx" not in found.words:
             four = four - np.array([word in ("x", "y", "x1", "y1") for word in found.words])
         for image, name, score, box, place in zip(
             owners, names, found.scores.tolist(), four.tolist(), split.places, strict=True
@@ -213,6 +214,7 @@ class TextReader:
             rows.named_at,
             has_class,
             self._knows_class,
+            not self.reference.is_data_set,
         )
         reading = _usual(table) if usual is VOC else None
         if reading is None:
@@ -285,7 +287,10 @@ def names_of(
         return []
     for label, place in zip(labels, places, strict=True):
         if len(label) > 9:
-            raise DetkitError(f"{place}: class number of {len(label)} digits")
+            count = counted(len(reference.class_names), "class")
+            raise DetkitError(
+                f"{place}: class number of {len(label)} digits, but there are {count}"
+            )
     if layout.numbering:
         numbering = chosen_numbering(layout.numbering, reference)
     else:
@@ -322,5 +327,7 @@ def _usual(table: Table) -> Reading | None:
     """Return VOC's reading of comp4 rows where it fits."""
     if table.values.shape[1] != 5:
         return None
-    share = float(outside(table.values[:, 1:], table.sizes, "pixels").mean())
-    return Reading(0, 1, "corners", "pixels", None, share) if share <= ALIKE else None
+    corners = table.values[:, 1:] - ONE_BASED
+    share = float(outside(corners, table.sizes, "pixels").mean())
+    most = WRONG if table.is_guess else ALIKE
+    return Reading(0, 1, "corners", "pixels", None, share) if share <= most else None
