@@ -278,6 +278,7 @@ def evaluate_file(
     paired = pair(found, records, dataset.class_names, images, strict=strict)
     truths = dataset.truths(part)
     doubts = check_boxes_mean(
+        predictions,
         paired.predictions,
         paired.detections,
         records,

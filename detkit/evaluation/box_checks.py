@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -70,6 +71,7 @@ class Problem:
 
 
 def check_boxes_mean(
+    path: Path,
     predictions: Sequence[ImagePredictions | None],
     detections: Sequence[Detections],
     records: Sequence[ImageRecord],
@@ -77,7 +79,7 @@ def check_boxes_mean(
     *,
     is_stated: bool = False,
 ) -> list[str]:
-    """Return warnings about boxes that may mean something else than they were read as.
+    """Return warnings about boxes of a file that may mean something else than they were read as.
 
     `predictions` are those of each record as its file has them, `detections` the same in own
     pixels. Raises DetkitError where another reading is far better; not if the user said what
@@ -101,8 +103,8 @@ def check_boxes_mean(
             return []
     assert problem is not None
     if problem.is_error and not is_stated:
-        raise DetkitError(problem.message)
-    return [problem.message]
+        raise DetkitError(f"{path}: {problem.message}")
+    return [f"{path}: {problem.message}"]
 
 
 def _stated_size(record: ImageRecord) -> Size | None:

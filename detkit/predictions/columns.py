@@ -18,30 +18,26 @@ from itertools import permutations
 import numpy as np
 
 from detkit.errors import DetkitError
-from detkit.predictions.layout import FORMS, Layout, to_corners
+from detkit.predictions.layout import FORMS, UNITS, Layout, to_corners
 from detkit.structures import BoolArray, DoubleArray, IntArray
 from detkit.text import counted
 
 # How usual a box is in rows of text: YOLO's shares and pixels of VOC or R. Padilla come first.
 RANKS = {
-    ("centres", "shares"): 0,
-    ("corners", "pixels"): 0,
-    ("sizes", "pixels"): 0,
-    ("corners", "shares"): 1,
-    ("sizes", "shares"): 1,
-    ("centres", "pixels"): 1,
-    ("y before x", "shares"): 2,
-    ("y before x", "pixels"): 2,
-    ("y before x, sizes", "shares"): 2,
-    ("y before x, sizes", "pixels"): 2,
-    ("x before y", "shares"): 2,
-    ("x before y", "pixels"): 2,
+    (FORMS["centres"], "shares"): 0,
+    (FORMS["corners"], "pixels"): 0,
+    (FORMS["sizes"], "pixels"): 0,
+    (FORMS["corners"], "shares"): 1,
+    (FORMS["sizes"], "shares"): 1,
+    (FORMS["centres"], "pixels"): 1,
 }
+UNUSUAL = 2  # y before x, and the like
 PIXEL = 1.5  # how far a box may reach out of its image: a rounding, and a count from 1
 SHARE = 0.01  # the same as a share of the image's side
 ALIKE = 0.02  # readings of which so much more of the boxes reach out fit as well as the best
 DOUBTED = 0.1  # a more usual reading of which no more reach out is not passed over in silence
 WRONG = 0.25  # no reading of which more reach out is one: detectors that do not clip stay below
+MOST_SCORE = 100  # percentages, and beyond any logit
 MAX_EXTRAS = 3  # columns beside class, score and box: more would be guessing
 
 
@@ -56,6 +52,7 @@ class Table:
     named_at: int | None = None  # the column that class names stand before; None: numbers
     has_class: bool = True  # False: the file itself is of one class
     knows_class: Callable[[set[int]], bool] = bool  # whether numbers are those of classes
+    stated: Layout = Layout()  # what is said of the box's numbers
     is_guess: bool = False  # no data set is known: the most usual of several readings is taken
 
 
@@ -65,16 +62,21 @@ class Reading:
 
     score: int
     box: int  # the first of its four
-    form: str
+    words: tuple[str, ...]
     unit: str
     label: int | None  # None: class names, or no class at all
     outside: float  # the share of boxes that reach out of their images
+
+    @property
+    def rank(self) -> int:
+        """How unusual such a box is in rows of text, from 0."""
+        return RANKS.get((self.words, self.unit), UNUSUAL)
 
     def layout(self, table: Table) -> Layout:
         """Return the columns in words."""
         words = ["_"] * table.values.shape[1]
         words[self.score] = "score"
-        words[self.box : self.box + 4] = FORMS[self.form]
+        words[self.box : self.box + 4] = self.words
         if self.label is not None:
             words[self.label] = "class"
         elif table.named_at is not None:
@@ -83,23 +85,26 @@ class Reading:
 
     def boxes(self, table: Table) -> DoubleArray:
         """Return (N, 4) corners, as shares or in pixels."""
-        return to_corners(table.values[:, self.box : self.box + 4], FORMS[self.form])
+        return to_corners(table.values[:, self.box : self.box + 4], self.words)
 
 
-def find_reading(table: Table, scores: str = "unit") -> Reading:
+def find_reading(table: Table, scores: str = "unit", *, only: bool = False) -> Reading:
     """Return the one reading that fits all rows.
 
-    `scores` says what scores are: "unit" (in [0, 1]), "percent" (in [0, 100]) or "any".
+    `scores` says what scores are: "unit" (in [0, 1]), "percent" (in [0, 100]) or "any". Where
+    no column can hold unit scores, percentages and logits are looked for, unless `only`.
     Raises DetkitError, with the layouts, where none or more than one fits.
     """
     found = list(_readings(table, scores))
-    if not found and scores == "unit":  # whoever looks at the scores' scale will tell of it
+    if (
+        not found and scores == "unit" and not only
+    ):  # whoever looks at the scores' scale will tell of it
         found = list(_readings(table, "no ids"))
     if not found:
         raise DetkitError(_nothing_fits(table))
     best = min(one.outside for one in found)
     if best > WRONG:
-        likely = min(found, key=lambda one: (one.outside, RANKS[one.form, one.unit]))
+        likely = min(found, key=lambda one: (one.outside, one.rank))
         share = f"{likely.outside:.0%}"
         raise DetkitError(
             f"in no order of their columns do the boxes lie inside their images: read as "
@@ -108,11 +113,11 @@ def find_reading(table: Table, scores: str = "unit") -> Reading:
         )
     if table.is_guess:
         usual = [one for one in found if one.outside <= max(DOUBTED, best)]
-        return min(usual, key=lambda one: RANKS[one.form, one.unit])
+        return min(usual, key=lambda one: one.rank)
     fitting = [one for one in found if one.outside <= best + ALIKE]
-    rank = min(RANKS[one.form, one.unit] for one in fitting)
-    chosen = _distinct([one for one in fitting if RANKS[one.form, one.unit] == rank], table)
-    doubts = [one for one in found if one.outside <= DOUBTED and RANKS[one.form, one.unit] < rank]
+    rank = min(one.rank for one in fitting)
+    chosen = _distinct([one for one in fitting if one.rank == rank], table)
+    doubts = [one for one in found if one.outside <= DOUBTED and one.rank < rank]
     several = [*chosen, *_distinct(doubts, table)]
     if len(several) > 1:
         first, second = (f"--layout '{one.layout(table)}'" for one in several[:2])
@@ -170,8 +175,8 @@ def _readings(table: Table, scores: str) -> Iterator[Reading]:
                 continue
             if boxes is None:
                 boxes = list(_boxes(table, box))
-            for form, unit, outside in boxes:
-                yield Reading(score, box, form, unit, label, outside)
+            for words, unit, share in boxes:
+                yield Reading(score, box, words, unit, label, share)
 
 
 def _kind_of(table: Table, column: int, scores: str) -> set[str]:
@@ -186,7 +191,8 @@ def _kind_of(table: Table, column: int, scores: str) -> set[str]:
     elif scores == "percent":
         may_score = bool(((values >= 0) & (values <= 100)).all())
     else:
-        may_score = scores == "any" or not (whole and is_unique)
+        is_scale = bool(((values >= -MOST_SCORE) & (values <= MOST_SCORE)).all())
+        may_score = scores == "any" or (is_scale and not is_unique)
     if may_score:
         kinds.add("score")
     if bool((values == np.round(values)).all()) and bool((np.abs(values) < 1e9).all()):
@@ -208,27 +214,28 @@ def _place(table: Table, column: int) -> int:
     return column + 1 + int(table.named_at is not None and column >= table.named_at)
 
 
-def _boxes(table: Table, start: int) -> Iterator[tuple[str, str, float]]:
-    """Yield form, unit, and share outside their images, of what four columns may be."""
+def _boxes(table: Table, start: int) -> Iterator[tuple[tuple[str, ...], str, float]]:
+    """Yield words, unit, and share outside their images, of what four columns may be."""
     four = table.values[:, start : start + 4]
     if not np.isfinite(four).all():
         return
-    for form, words in FORMS.items():
+    for words in [table.stated.box] if table.stated.box else FORMS.values():
         corners = to_corners(four, words)
         sides = corners[:, 2:] - corners[:, :2]
         if "w" in words and (sides < 0).any():
             continue
-        for unit in ("shares", "pixels"):
-            if not _may_be(unit, corners, sides, four):
+        for unit in [table.stated.unit] if table.stated.unit else UNITS:
+            if not (table.stated.unit or _may_be(unit, sides, four)):
                 continue
-            yield form, unit, float(outside(corners, table.sizes, unit).mean())
+            yield words, unit, float(outside(corners, table.sizes, unit).mean())
 
 
-def _may_be(unit: str, corners: DoubleArray, sides: DoubleArray, four: DoubleArray) -> bool:
+def _may_be(unit: str, sides: DoubleArray, four: DoubleArray) -> bool:
     """Return whether boxes can be shares, or pixels: those are no specks within the first."""
     if unit == "shares":
         return bool((np.abs(four) <= 1.5).all())
-    return not bool((np.abs(four) <= 1.0 + SHARE).all()) and float(np.median(sides)) >= 1.0
+    are_shares = (np.abs(four) <= 1.0).all(axis=0) & (four != np.round(four)).any(axis=0)
+    return not bool(are_shares.any()) and float(np.median(sides)) >= 1.0
 
 
 def outside(corners: DoubleArray, sizes: DoubleArray, unit: str) -> BoolArray:

@@ -214,6 +214,7 @@ class TextReader:
             rows.named_at,
             has_class,
             self._knows_class,
+            Layout() if usual is VOC else self.hints,
             not self.reference.is_data_set,
         )
         reading = _usual(table) if usual is VOC else None
@@ -230,7 +231,7 @@ class TextReader:
         if reading.label is not None:
             labels = [str(int(value)) for value in values[:, reading.label].tolist()]
         four = values[:, reading.box : reading.box + 4]
-        return Found(labels, values[:, reading.score], four, FORMS[reading.form], reading.unit)
+        return Found(labels, values[:, reading.score], four, reading.words, reading.unit)
 
     def _find(self, table: Table, rows: Rows) -> Reading:
         """Return the one reading that fits; errors begin with where the rows are."""
@@ -239,7 +240,8 @@ class TextReader:
         except DetkitError as error:
             # Numbers that no class has: said as such, where nothing else is wrong.
             try:
-                return find_reading(replace(table, knows_class=_may_be_classes), self.scores)
+                known = replace(table, knows_class=_may_be_classes)
+                return find_reading(known, self.scores, only=True)
             except DetkitError:
                 raise DetkitError(f"{rows.places[0]}: {error}") from error
 
@@ -330,4 +332,4 @@ def _usual(table: Table) -> Reading | None:
     corners = table.values[:, 1:] - ONE_BASED
     share = float(outside(corners, table.sizes, "pixels").mean())
     most = WRONG if table.is_guess else ALIKE
-    return Reading(0, 1, "corners", "pixels", None, share) if share <= most else None
+    return Reading(0, 1, FORMS["corners"], "pixels", None, share) if share <= most else None
