@@ -33,8 +33,8 @@ SUSPECT = 0.1  # so many boxes reach out of their images where they may mean som
 BETTER = 5  # and read otherwise so many times fewer do
 BEYOND = 0.05  # no detector places more of its boxes wholly out of the image
 REACHING = 0.25  # more reach out than of detectors that do not clip their boxes
-FOUND = 0.25  # another reading must find so much of the objects ...
-LEAST_FOUND = 3  # ... and so many of them, ...
+FOUND = 0.25  # another reading must find so much of the objects it could ...
+LEAST_FOUND = 2  # ... and so many of them, ...
 TIMES_FOUND = 3  # which are so many times more than as read
 NETWORK_SIDES = (224, 256, 300, 320, 416, 448, 512, 608, 640, 800, 1024, 1280)
 MATCHED = 0.5  # the IoU that counts as found
@@ -219,6 +219,10 @@ class _Finder:
             for number in with_some[:MOST_IMAGES]
         }
         self.total = sum(map(len, self.objects.values()))
+        # A few detections cannot find many objects.
+        self.most = sum(
+            min(len(boxes), len(detections[number].boxes)) for number, boxes in self.objects.items()
+        )
 
     def __call__(self, corners: DoubleArray) -> int:
         """Return how many objects (N, 4) boxes find."""
@@ -235,8 +239,8 @@ def _finds_more(
     read: Read, others: Sequence[tuple[str, DoubleArray]], found: _Finder, as_read: int
 ) -> Problem | None:
     """Return the suspicion that boxes read otherwise find far more objects, whatever class."""
-    least = max(LEAST_FOUND, FOUND * found.total, as_read * TIMES_FOUND)
-    if found.total < least:
+    least = max(LEAST_FOUND, FOUND * found.most, as_read * TIMES_FOUND)
+    if found.most < least:
         return None
     ways = [*others, *_resized(read)]
     hits = [found(corners) for _, corners in ways]

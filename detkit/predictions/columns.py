@@ -23,7 +23,7 @@ from detkit.structures import BoolArray, DoubleArray, IntArray
 from detkit.text import counted
 
 # How usual a box is in rows of text: YOLO's shares and pixels of VOC or R. Padilla come first.
-RANKS = {
+RANKS: dict[tuple[tuple[str, ...], str], int] = {
     (FORMS["centres"], "shares"): 0,
     (FORMS["corners"], "pixels"): 0,
     (FORMS["sizes"], "pixels"): 0,
@@ -192,7 +192,7 @@ def _kind_of(table: Table, column: int, scores: str) -> set[str]:
         may_score = bool(((values >= 0) & (values <= 100)).all())
     else:
         is_scale = bool(((values >= -MOST_SCORE) & (values <= MOST_SCORE)).all())
-        may_score = scores == "any" or (is_scale and not is_unique)
+        may_score = scores == "any" or (is_scale and not whole)
     if may_score:
         kinds.add("score")
     if bool((values == np.round(values)).all()) and bool((np.abs(values) < 1e9).all()):
@@ -270,8 +270,10 @@ def _nothing_fits(table: Table) -> str:
     if ids and num_columns <= needed + MAX_EXTRAS:
         place = ids[-1]
         shown = ", ".join(f"{value:g}" for value in table.values[:3, place])
+        percent = bool((table.values[:, place] <= MOST_SCORE).all())
+        or_what = " Or percentages: --scores percent?" if percent else ""
         return (
-            f"column {_place(table, place)} holds whole numbers ({shown}): track ids? no column of "
-            f"scores is left; write the scores (Ultralytics: save_conf=True), or {say}"
+            f"column {_place(table, place)} holds whole numbers ({shown}): track ids?{or_what} No "
+            f"column of scores is left; write the scores (Ultralytics: save_conf=True), or {say}"
         )
     return f"the {counted(num_columns, 'column')} of numbers are no score and box; {say}"
