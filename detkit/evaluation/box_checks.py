@@ -28,7 +28,7 @@ from detkit.structures import BoolArray, Detections, DoubleArray, IntArray, Trut
 from detkit.text import agreed, counted
 
 # Ours, tried on published detections of SSD, Faster R-CNN and YOLO, and on those of detkit's own
-# backends, clipped and not: see "Foreign detections" in docs/evaluation.md.
+# backends, clipped and not: see "Detections of other tools" in docs/data-formats.md.
 SUSPECT = 0.1  # so many boxes reach out of their images where they may mean something else
 BETTER = 5  # and read otherwise so many times fewer do
 BEYOND = 0.05  # no detector places more of its boxes wholly out of the image
