@@ -206,7 +206,7 @@ def test_track_ids_are_no_scores(row, yolo, tmp_path):
 
 def test_a_single_whole_number_may_be_a_score_or_an_id(yolo, tmp_path):
     first = [one for one in with_boxes(detections(), shares, centred) if one.label == "kite"]
-    path = write_text(tmp_path / "found", first, "n box 1")
+    path = write_text(tmp_path / "found", first, "class box 1")
     assert "scores or track ids?" in refusal(judge(path, yolo))
     done = judge(path, yolo, "--layout", "class cx cy w h score")
     assert done.returncode == 0
@@ -299,7 +299,7 @@ def test_scores_on_another_scale_are_refused_until_it_is_said(scale, name, coco,
     assert is_right(done), done.stderr
     classes = {one["name"]: one for one in json.loads(done.stdout)["classes"]}
     if word != "raw":  # back in [0, 1], as they were: kite's lowest that is right
-        assert classes["kite"]["threshold"] == pytest.approx(0.95 - 0.14, abs=1e-5)
+        assert classes["kite"]["best_threshold"] == pytest.approx(0.95 - 0.14, abs=1e-5)
 
 
 @pytest.mark.parametrize(("scale", "message"), [("percent", "no percentages"), ("logits", "alr")])
@@ -584,14 +584,14 @@ def test_names_that_are_spelt_otherwise_are_found(name, tmp_path):
 
 
 def test_a_name_in_another_spelling_of_two_images_is_refused(tmp_path):
-    files = {f"images/{name}": (HEIGHT, WIDTH) for name in ("a.jpg", "A.jpg", "b.jpg")}
-    labels = {f"labels/{name}.txt": "0 .5 .5 .2 .2\n" for name in ("a", "A", "b")}
+    files = {f"images/{name}": (HEIGHT, WIDTH) for name in ("ab.jpg", "AB.jpg", "c.jpg")}
+    labels = {f"labels/{name}.txt": "0 .5 .5 .2 .2\n" for name in ("ab", "AB", "c")}
     data = put(tmp_path / "data", {"classes.txt": "kite\n", **files, **labels})
     path = tmp_path / "found.jsonl"
     box = '"detections": [{"label": "kite", "score": 0.9, "box": [64, 40, 96, 60]}]'
-    path.write_text(f'{{"image": "a.jpg", {box}}}\n{{"image": "A.JPG", {box}}}')
+    path.write_text(f'{{"image": "aB.jpg", {box}}}\n{{"image": "c", {box}}}')
     line = refusal(judge(path, data))
-    assert "A.jpg and images/a.jpg may be meant" in line or "a.jpg" in line
+    assert "both images/AB.jpg and images/ab.jpg may be meant" in line
 
 
 def test_sizes_that_predictions_state_must_be_the_images(coco, tmp_path):
@@ -619,9 +619,11 @@ def test_a_detector_that_is_merely_bad_is_scored_as_it_is(coco, tmp_path):
             box = (
                 max(0, x1 + dx),
                 max(0, y1 + dy),
-                min(WIDTH, max(x2 + dx, 1)),
-                min(HEIGHT, max(y2 + dy, 1)),
+                min(WIDTH, x2 + dx),
+                min(HEIGHT, y2 + dy),
             )
+            if box[2] <= box[0] or box[3] <= box[1]:
+                continue
             found.append(replace(one, box=box))
         path = write_jsonl(tmp_path / "found.jsonl", found)
         assert judge(path, coco).returncode == 0
@@ -631,7 +633,7 @@ def test_boxes_that_are_not_cut_at_the_border_are_no_mistake(coco, tmp_path):
     found = []
     for number, one in enumerate(detections()):
         x1, y1, x2, y2 = one.box
-        reach = 12 if number % 4 == 0 else 0
+        reach = 12 if number % 5 == 0 else 0
         found.append(replace(one, box=(x1, y1, max(x2, WIDTH) + reach if reach else x2, y2)))
     for name, (write, changes) in FORMATS.items():
         path = write(tmp_path / name, with_boxes(found, *changes))

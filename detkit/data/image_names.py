@@ -53,17 +53,18 @@ class ImageNames:
             return self.keys.get(image) or self.closest(image)[1]
         return self.closest(image)[1] or self.keys.get(image, [])
 
-    def closest(self, image: str) -> tuple[int, list[int]]:
+    def closest(self, image: str, *, is_number: bool = False) -> tuple[int, list[int]]:
         """Return the numbers of the records that `image` names by the closest way, and its rank.
 
-        The ranks of one name compare over several data sets; 0 is its whole path.
+        `is_number` says that 7 may stand for 0007.jpg also where the images have ids. The ranks
+        of one name compare over several data sets; 0 is its whole path.
         """
         path = PurePosixPath(_slashed(image))
         parts = path.parts
         ways = [self.exact.get(_slashed(image), [])]
         ways += [self.ends.get("/".join(parts[first:]), []) for first in range(len(parts))]
         ways += [self.stems.get(path.name, []), self.stems.get(path.stem, [])]
-        numbers = image.isdecimal() and not self.has_keys
+        numbers = image.isdecimal() and (is_number or not self.has_keys)
         ways.append(self.numbers.get(image.lstrip("0") or "0", []) if numbers else [])
         ways.append(self.folded.get(_folded(path.name), []))
         ways.append(self.folded.get(_folded(path.stem), []))

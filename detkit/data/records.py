@@ -87,7 +87,8 @@ class Dataset:
     splits: dict[str, tuple[ImageRecord, ...]]
     findings: tuple[Finding, ...] = ()  # what the reader itself could not make sense of
     notes: tuple[str, ...] = field(default=())  # said on stderr: what was found, what was cut
-    # Class name by category id, for each split's COCO file; other formats state no ids.
+    # Class name by the number that a split's files have for it: COCO's category ids, YOLO's
+    # numbers; the other formats state names.
     category_ids: Mapping[str, Mapping[int | str, str]] = field(default_factory=dict)
 
     def truths(self, split: str) -> list[Truth]:
@@ -96,9 +97,9 @@ class Dataset:
         return [truth_of(record, index) for record in self.splits[split]]
 
     def ids_of(self, split: str) -> Mapping[int | str, str]:
-        """Return the class name of each category id of a split's COCO file.
+        """Return the class name of each number that a split's files have for a class.
 
-        A split that was cut here has the ids on which all files agree; other formats have none.
+        A split that was cut here has the numbers on which all files agree.
         """
         if split in self.category_ids:
             return self.category_ids[split]

@@ -62,18 +62,19 @@ class SplitImages:
                     found.append(ImageRecord(place, path))
         return ImageNames(found)
 
-    def find(self, image: str, *, is_id: bool = False) -> int:
+    def find(self, image: str, *, is_id: bool = False, is_number: bool = False) -> int:
         """Return the number of the split's image that a name means, `OUTSIDE` for another's.
 
-        `is_id` says that it is COCO's id, and no name. Raises DetkitError, with the names, for
+        `is_id` says that it is COCO's id, and no name, `is_number` that it is the number in a
+        file name. Raises DetkitError, with the names, for
         one that fits nothing at all, or several images.
         """
         if is_id:
             if image in self.names.keys:
                 return self.names.find(image)
             return OUTSIDE if image in self.other_names.keys else self.names.find(image)
-        rank, here = self.names.closest(image)
-        other_rank, there = self.other_names.closest(image)
+        rank, here = self.names.closest(image, is_number=is_number)
+        other_rank, there = self.other_names.closest(image, is_number=is_number)
         if here and there and rank == other_rank:
             # As close: the one that shares more folders with the name, else the split's.
             shared, elsewhere = (
@@ -139,8 +140,8 @@ class SplitImages:
                     f"image ids like {foreign[0]} are no ids of this split, but all are of "
                     f"{split!r}: --split {split}"
                 )
-        by_name = (self.names.closest(one)[1] or self.other_names.closest(one)[1] for one in ids)
-        return not all(by_name)
+        both = (self.names, self.other_names)
+        return not all(any(names.closest(one, is_number=True)[1] for names in both) for one in ids)
 
     def splits_of(self, images: Collection[tuple[str, bool]]) -> str:
         """Return of what splits images outside this one are, given as names or (True) as ids."""

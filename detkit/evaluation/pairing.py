@@ -59,7 +59,8 @@ def pair(
     outside: list[tuple[str, bool]] = []
     for one in predictions:
         is_id = are_keys and _is_by_id(one)
-        index = images.find(one.image, is_id=is_id)
+        is_number = not are_keys and _is_by_id(one)
+        index = images.find(one.image, is_id=is_id, is_number=is_number)
         if index == OUTSIDE:
             outside.append((one.image, is_id))
             continue

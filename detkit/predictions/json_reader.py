@@ -11,7 +11,7 @@ from typing import Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.predictions.layout import FORMS, Layout
-from detkit.predictions.numbering import Numbering, chosen_numbering, find_numbering
+from detkit.predictions.numbering import Numbering, chosen_numbering, find_numbering, ids_of
 from detkit.predictions.reference import Id, Reference
 from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
 from detkit.text import counted, short
@@ -230,14 +230,23 @@ class JsonReader:
                 ):
                     image.labels[index] = number
                     numbers.add(number)
-        numbers |= {one for image in images for one in image.labels if _is_id(one) and one in own}
+        known = own or self.reference.ids
+        numbers |= {
+            one
+            for image in images
+            for one in image.labels
+            if isinstance(one, str) and one in known and one not in classes
+        }
         if not numbers:
             return
         whole = {one for one in numbers if isinstance(one, int)}
+        texts = numbers - whole
         if own:
             numbering = Numbering("the file's own", _with_whole(own), "")
         elif self.layout.numbering:
             numbering = chosen_numbering(self.layout.numbering, self.reference)
+        elif texts:
+            numbering = ids_of(self.reference)
         else:
             numbering, said = find_numbering(whole, kind, self.reference, str(self.path))
             if said:

@@ -81,7 +81,7 @@ def numberings(kind: str, reference: Reference) -> list[Numbering]:
         return [from_1, *ids]
     official = [Numbering("COCO's own ids", _coco_names(names), "")] if len(names) == 80 else []
     if kind == "results":
-        return [*official, from_1, from_0]
+        return [*official, from_1, from_0, *ids]
     if kind == "labels":
         return [*(ids if reference.is_coco else []), *official, from_1, from_0]
     if reference.ids and not reference.is_coco:

@@ -22,6 +22,8 @@ from detkit.text import counted, short
 logger = logging.getLogger(__name__)
 
 ONE_BASED = np.array([1, 1, 0, 0])  # what VOC's corners, both inside, lie from half-open ones
+BETTER = 5  # so many times fewer boxes leave their images where rows of comp4 are no corners
+INVERTED = 0.5  # of which so many leave them are none, whatever else they are
 MOST_CLASSES = 10_000  # ours: a larger number is no class
 YOLO = Layout(("class", *FORMS["centres"], "score"), unit="shares")
 VOC = Layout(("image", "score", *FORMS["corners"]), unit="pixels")
@@ -214,10 +216,12 @@ class TextReader:
             rows.named_at,
             has_class,
             self._knows_class,
-            Layout() if usual is VOC else self.hints,
+            self.hints,
             not self.reference.is_data_set,
         )
-        reading = _usual(table) if usual is VOC else None
+        reading = None
+        if usual is VOC and not (self.hints.box or self.hints.unit):
+            reading = self._of_voc(table)
         if reading is None:
             reading = self._find(table, rows)
             unit = f" in {reading.unit}" + " of width and height" * (reading.unit == "shares")
@@ -232,6 +236,20 @@ class TextReader:
             labels = [str(int(value)) for value in values[:, reading.label].tolist()]
         four = values[:, reading.box : reading.box + 4]
         return Found(labels, values[:, reading.score], four, reading.words, reading.unit)
+
+    def _of_voc(self, table: Table) -> Reading | None:
+        """Return the reading of comp4 rows as VOC defines it, None where another is far better."""
+        if table.values.shape[1] != 5 or unit_of(table.values[:, 1:]) == "shares":
+            return None
+        corners = table.values[:, 1:] - ONE_BASED
+        share = float(outside(corners, table.sizes, "pixels").mean())
+        usual = Reading(0, 1, FORMS["corners"], "pixels", None, share)
+        if share <= (WRONG if table.is_guess else ALIKE):
+            return usual
+        try:
+            return None if find_reading(table, self.scores).outside * BETTER <= share else usual
+        except DetkitError:
+            return usual if share < INVERTED else None
 
     def _find(self, table: Table, rows: Rows) -> Reading:
         """Return the one reading that fits; errors begin with where the rows are."""
@@ -323,13 +341,3 @@ def say_unit(path: Path, unit: str) -> None:
 def _may_be_classes(numbers: set[int]) -> bool:
     """Return whether numbers could be those of classes, of whatever data set."""
     return min(numbers) >= 0 and max(numbers) < MOST_CLASSES
-
-
-def _usual(table: Table) -> Reading | None:
-    """Return VOC's reading of comp4 rows where it fits."""
-    if table.values.shape[1] != 5:
-        return None
-    corners = table.values[:, 1:] - ONE_BASED
-    share = float(outside(corners, table.sizes, "pixels").mean())
-    most = WRONG if table.is_guess else ALIKE
-    return Reading(0, 1, FORMS["corners"], "pixels", None, share) if share <= most else None

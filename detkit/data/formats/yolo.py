@@ -51,6 +51,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
         root=tree.root,
         format="yolo",
         class_names=reader.class_names(splits),
+        category_ids=dict.fromkeys(splits, {**(reader.spec.names or {})}),
         splits=splits,
         findings=tuple(reader.findings),
         notes=tuple(reader.notes),
