@@ -51,7 +51,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
         root=tree.root,
         format="yolo",
         class_names=reader.class_names(splits),
-        category_ids=dict.fromkeys(splits, {**(reader.spec.names or {})}),
+        category_ids=dict.fromkeys(splits, reader.numbers()),
         splits=splits,
         findings=tuple(reader.findings),
         notes=tuple(reader.notes),
@@ -306,6 +306,10 @@ class _Reader:
             message = f"{rows} of polygons in {files} (the first here), read as bounding boxes"
             self._say("warning", "polygon", message, label, line)
             self.notes.append(f"{rows} of polygons: only the bounding box is read")
+
+    def numbers(self) -> dict[int | str, str]:
+        """Return the class name of each number; none where nothing names them."""
+        return {} if self.spec.names is None else {**dict(self.spec.names.items())}
 
     def class_names(self, splits: dict[str, Records]) -> tuple[str, ...]:
         """Return the classes by index; the numbers themselves where nothing names them."""
