@@ -36,6 +36,7 @@ from detkit.cli.options import (
     Force,
     Group,
     IoU,
+    Layout,
     Metric,
     Overlap,
     Page,
@@ -43,6 +44,7 @@ from detkit.cli.options import (
     Precision,
     ProposalsFrom,
     Quiet,
+    ScoresAre,
     Settings,
     Threads,
     class_list,
@@ -73,6 +75,14 @@ def evaluate(
             metavar="FILE", help="Score these detections instead of a model's: any tool's."
         ),
     ] = None,
+    layout: Layout = None,
+    scores_are: ScoresAre = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Detections of images that are not of the split are an error."
+        ),
+    ] = False,
     split: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The part to score on. [default: test, else val]"),
@@ -173,6 +183,16 @@ def evaluate(
     Where images of the split are known from training (the same, copies, or of one recording with
     training images), their share stands under the mAP, and what it is without them: mAP-unseen.
 
+    Detections of other tools are read by what the data set says: ids of its
+    COCO file, names and sizes of its images. What was inferred is one line on
+    stderr; what may be read in two ways is an error. --layout then says what
+    the values of a row are: image, class (class0 or class1: numbers counted
+    from there, classid: ids of the data set), score, id or _ (not read), and
+    a box: x1 y1 x2 y2, x y w h or cx cy w h, in any order; shares or pixels
+    may follow. Commas or semicolons between the words part the values, too.
+    Of JSON and of tables with a header, it names a box's four numbers, or
+    class0, class1 or classid alone.
+
     A baseline that was written with --with-detections is scored again on today's labels, and the
     drop gets a 95 % interval. Intervals draw what belongs together, by the rule --group of `detkit
     split`. Under GitHub Actions a gate that is not met annotates the run.
@@ -182,6 +202,9 @@ def evaluate(
       detkit eval run/best.safetensors photos
       detkit eval run/best.safetensors photos --fail-under mAP=.6 --fail-under car=.7
       detkit eval --predictions found.jsonl photos --metric coco --json
+      detkit eval --predictions labels photos --layout "class score cx cy w h"
+      detkit eval --predictions results.json photos --layout class0
+      detkit eval --predictions found.csv photos --scores percent
       detkit eval run/best.safetensors photos --json --with-detections > old.json
       detkit eval new/best.safetensors photos --baseline old.json --max-drop .01
       detkit eval run/best.safetensors photos --explain --errors
@@ -224,6 +247,10 @@ def evaluate(
 
         old = read_baseline(baseline)
     if predictions is None:
+        files = {"--layout": layout, "--scores": scores_are, "--strict": strict}
+        if any(files.values()):
+            option = next(name for name, value in files.items() if value)
+            raise UsageError(f"{option} is for --predictions; a model's are known")
         load_plugins(plugin)
         judged = evaluate_model(
             console,
@@ -255,7 +282,18 @@ def evaluate(
         if any(given.values()):
             option = next(name for name, value in given.items() if value)
             raise UsageError(f"{option} is for a model; --predictions are scored as they are")
-        judged = evaluate_file(console, predictions, data, names, split, metric, iou)
+        judged = evaluate_file(
+            console,
+            predictions,
+            data,
+            names,
+            split,
+            metric,
+            iou,
+            layout=layout,
+            scale=scores_are,
+            strict=strict,
+        )
     scores = judged.scores
     leakage = leakage_of(console, judged, places[0] if predictions is None else None, group)
     outcomes = least_outcomes(with_unseen(scores, leakage), gates)

@@ -214,13 +214,30 @@ def evaluate_file(
     split: str | None,
     metric: str,
     iou: float | None,
+    *,
+    layout: str | None = None,
+    scale: str | None = None,
+    strict: bool = False,
 ) -> Judged:
-    """Return the scores of a file of detections on a split of a data set; without torch."""
+    """Return the scores of a file of detections on a split of a data set; without torch.
+
+    `layout` and `scale` say what its columns, numbers and scores are (`--layout`, `--scores`);
+    with `strict`, detections of images outside the split are an error.
+    """
     from detkit.data import open_dataset
+    from detkit.data.split_images import SplitImages
     from detkit.data.splits import select_classes
+    from detkit.evaluation.box_checks import check_boxes_mean
     from detkit.evaluation.pairing import pair
+    from detkit.evaluation.reference import reference_of
     from detkit.evaluation.scores import score
+    from detkit.predictions.layout import parse_layout
     from detkit.predictions.readers import read_predictions
+    from detkit.predictions.score_scales import SCALES
+
+    stated = None if layout is None else parse_layout(layout)
+    if scale is not None and scale not in SCALES:
+        raise UsageError(f"--scores {scale}: choose from {', '.join(SCALES)}")
 
     # A file's numbers and labels are those of all classes, not of the ones chosen here.
     whole = open_dataset(data)
@@ -228,12 +245,26 @@ def evaluate_file(
     part = choose_split(dataset, split)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
-    found = read_predictions(predictions, class_names=whole.class_names)
+    records = dataset.splits[part]
+    others = {name: images for name, images in dataset.splits.items() if name != part}
+    images = SplitImages(records, others, dataset.root)
+    found = read_predictions(
+        predictions, reference=reference_of(whole, part, images), layout=stated, scores=scale
+    )
     not_chosen = set(whole.class_names) - set(dataset.class_names)
     found = [one.of_classes(set(one.labels) - not_chosen) for one in found]
-    paired = pair(found, dataset.splits[part], dataset.class_names)
-    for warning in paired.warnings:
-        console.warn(warning)
+    paired = pair(found, records, dataset.class_names, images, strict=strict)
     truths = dataset.truths(part)
+    doubts = check_boxes_mean(
+        predictions,
+        paired.predictions,
+        paired.detections,
+        records,
+        truths,
+        is_stated=stated is not None and bool(stated.box),
+    )
+    warnings = (*paired.warnings, *doubts)
+    for warning in warnings:
+        console.warn(warning)
     scores = score(paired.detections, truths, dataset.class_names, metric, iou)
-    return Judged(dataset, part, truths, paired.detections, scores, iou, warnings=paired.warnings)
+    return Judged(dataset, part, truths, paired.detections, scores, iou, warnings=warnings)

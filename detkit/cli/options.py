@@ -51,6 +51,23 @@ IoU = Annotated[
     float | None,
     typer.Option(metavar="X", help=f"The IoU that counts as found. [default: {ious_in_words()}]"),
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORDS",
+        help="What the values of a row of --predictions are, like 'class score cx cy w h', "
+        "'class0' or 'x y w h'. [default: seen from the file]",
+    ),
+]
+ScoresAre = Annotated[
+    str | None,
+    typer.Option(
+        "--scores",
+        metavar="percent|logits|raw",
+        help="What scores of --predictions outside 0 to 1 are: scaled, or (raw) taken for their "
+        "order alone.",
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
 ProposalsFrom = Annotated[
     str | None,

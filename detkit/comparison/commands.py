@@ -25,8 +25,10 @@ from detkit.comparison.measure import Measured
 from detkit.comparison.trainer_folders import TrainerFolder, sources
 from detkit.data import open_dataset
 from detkit.data.images import image_size
+from detkit.data.split_images import SplitImages
 from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.evaluation.pairing import pair
+from detkit.evaluation.reference import reference_of
 from detkit.predictions.image import from_detections
 from detkit.predictions.readers import read_predictions
 from detkit.predictions.writers import open_writer
@@ -220,11 +222,11 @@ def _collect(command: Command, out: Path, log: Path, found: Path) -> tuple[int, 
     detections, or they are not those of the test images.
     """
     made = _detections_in(out, log)
-    records = open_dataset(command.folder.path).splits["test"]
+    dataset = open_dataset(command.folder.path)
+    records, names = dataset.splits["test"], command.class_names
+    images = SplitImages(records, root=dataset.root)
     own_names = sources(command.folder)
-    names = command.class_names
-    numbers = range(1, len(names) + 1) if command.folder.format == "coco" else None
-    read = read_predictions(made, class_names=names, category_ids=numbers)
+    read = read_predictions(made, reference=reference_of(dataset, "test", images))
     paired = pair(read, records, names)
     if paired.num_missing == len(records) or (paired.num_missing and made.suffix in NAMES_ALL):
         lacking = counted(paired.num_missing, "test image")

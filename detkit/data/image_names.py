@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError
@@ -23,6 +25,7 @@ class ImageNames:
         self.exact: dict[str, list[int]] = {}
         self.ends: dict[str, list[int]] = {}  # "c.jpg", "b/c.jpg", "a/b/c.jpg"
         self.stems: dict[str, list[int]] = {}
+        self.folded: dict[str, list[int]] = {}  # names and stems without case and signs' forms
         self.keys: dict[str, list[int]] = {}
         self.numbers: dict[str, list[int]] = {}  # of names like 000000000139.jpg
         for index, record in enumerate(records):
@@ -33,6 +36,8 @@ class ImageNames:
                 self.exact.setdefault(name, []).append(index)
             stem = PurePosixPath(parts[-1]).stem if parts else record.image_id
             self.stems.setdefault(stem, []).append(index)
+            for name in {parts[-1] if parts else record.image_id, stem}:
+                self.folded.setdefault(_folded(name), []).append(index)
             number = COCO_NUMBER.fullmatch(stem)
             if number:
                 self.numbers.setdefault(number[1], []).append(index)
@@ -44,16 +49,33 @@ class ImageNames:
 
         A bare number is first of all a COCO id, where the data set has such ids.
         """
+        if image.isdecimal():
+            return self.keys.get(image) or self.closest(image)[1]
+        return self.closest(image)[1] or self.keys.get(image, [])
+
+    def closest(self, image: str, *, is_number: bool = False) -> tuple[int, list[int]]:
+        """Return the numbers of the records that `image` names by the closest way, and its rank.
+
+        `is_number` says that 7 may stand for 0007.jpg also where the images have ids. The ranks
+        of one name compare over several data sets; 0 is its whole path.
+        """
         path = PurePosixPath(_slashed(image))
         parts = path.parts
         ways = [self.exact.get(_slashed(image), [])]
         ways += [self.ends.get("/".join(parts[first:]), []) for first in range(len(parts))]
         ways += [self.stems.get(path.name, []), self.stems.get(path.stem, [])]
-        by_key = self.keys.get(image, [])
-        ways = [by_key, *ways] if image.isdecimal() else [*ways, by_key]
-        if image.isdecimal() and not self.has_keys:
-            ways.append(self.numbers.get(image.lstrip("0") or "0", []))
-        return next((indices for indices in ways if indices), [])
+        numbers = image.isdecimal() and (is_number or not self.has_keys)
+        ways.append(self.numbers.get(image.lstrip("0") or "0", []) if numbers else [])
+        ways.append(self.folded.get(_folded(path.name), []))
+        ways.append(self.folded.get(_folded(path.stem), []))
+        found = ((rank, indices) for rank, indices in enumerate(ways) if indices)
+        return next(found, (len(ways), []))
+
+    def is_folded(self, image: str) -> bool:
+        """Return whether a name fits without regard to case, or to how its signs are written."""
+        path = PurePosixPath(_slashed(image))
+        rank, indices = self.closest(image)
+        return bool(indices) and rank >= len(path.parts) + 4
 
     def find(self, image: str) -> int:
         """Return the number of the record that `image` names.
@@ -78,6 +100,12 @@ class ImageNames:
 
     def _file_names(self) -> list[str]:
         return [PurePosixPath(_slashed(record.image_id)).name for record in self.records]
+
+
+def _folded(name: str) -> str:
+    """Return a file name without case, with signs for %20 and the like, accents in one form."""
+    plain = unquote(name.split("?", 1)[0]) if "%" in name or "?" in name else name
+    return unicodedata.normalize("NFC", plain).casefold()
 
 
 def _slashed(name: str) -> str:

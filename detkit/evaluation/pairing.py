@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from detkit.data.image_names import ImageNames
 from detkit.data.records import ImageRecord
+from detkit.data.split_images import OUTSIDE, SplitImages
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
 from detkit.structures import Detections
 from detkit.text import agreed, counted, nearest_hint
+
+logger = logging.getLogger(__name__)
 
 # Above this a cut costs AP: at .5 it was 6 points of mAP on a VOC-like set, at .05 none.
 HARMLESS_CUT = 0.05
@@ -26,26 +29,41 @@ class Paired:
     detections: list[Detections]  # one an image of the split, in its order
     num_missing: int  # images of the split of which the predictions say nothing
     warnings: tuple[str, ...]  # what may make the score mean something else
+    predictions: tuple[ImagePredictions | None, ...] = ()  # of each image as the file has them
 
 
 def pair(
     predictions: Sequence[ImagePredictions],
     records: Sequence[ImageRecord],
     class_names: Sequence[str],
+    images: SplitImages | None = None,
+    *,
+    strict: bool = False,
 ) -> Paired:
     """Return the detections of each record, best first, in the records' order.
 
     Images are known by their path in the data set, the longest end of a path that fits, the
-    stem, or COCO's id; an image the predictions do not name has no detections. Raises
-    DetkitError for an image that is not among the records or fits several, one predicted
-    twice, and a label that is not a class, each by name.
+    stem, or COCO's id; an image the predictions do not name has no detections. `images` are the
+    records among all of their data set: detections of others of these are left out, and with
+    `strict` they are an error. Raises DetkitError for an image that the data set does not have
+    or that fits several, one predicted twice, and a label that is not a class, each by name.
     """
-    names = ImageNames(records)
+    images = images or SplitImages(records)
     class_index = {name: number for number, name in enumerate(class_names)}
     _check_labels(predictions, class_names)
+    by_id = [one.image for one in predictions if _is_by_id(one)]
+    are_keys = images.ids_are_keys(by_id)
+    if by_id and images.names.has_keys and not are_keys:
+        logger.info("image ids are no ids of the data set's; read as numbers in file names")
     found: dict[int, ImagePredictions] = {}
+    outside: list[tuple[str, bool]] = []
     for one in predictions:
-        index = names.find(one.image)
+        is_id = are_keys and _is_by_id(one)
+        is_number = not are_keys and _is_by_id(one)
+        index = images.find(one.image, is_id=is_id, is_number=is_number)
+        if index == OUTSIDE:
+            outside.append((one.image, is_id))
+            continue
         if index in found:
             first = found[index].image
             both = f"{one.image!r} twice" if first == one.image else f"{first!r} and {one.image!r}"
@@ -65,8 +83,66 @@ def pair(
         )
         for index, record in enumerate(records)
     ]
+    _tell_outside(outside, len(predictions), images, strict=strict)
+    _tell_odd_names(found, records, images)
     missing = [record for index, record in enumerate(records) if index not in found]
-    return Paired(detections, len(missing), tuple(_warnings(predictions, records, missing)))
+    own = tuple(found.get(index) for index in range(len(records)))
+    warnings = _warnings([one for one in own if one], records, missing)
+    return Paired(detections, len(missing), tuple(warnings), own)
+
+
+def _is_by_id(one: ImagePredictions) -> bool:
+    """Return whether predictions say by COCO's id alone which image they are of."""
+    return one.image_id is not None and one.image == one.image_id
+
+
+def _tell_outside(
+    outside: Sequence[tuple[str, bool]], number: int, images: SplitImages, *, strict: bool
+) -> None:
+    """Say how many images were predicted that are not of the split; DetkitError if that is bad."""
+    if not outside:
+        return
+    first = outside[0][0]
+    what = (
+        f"predictions for {counted(len(outside), 'image')} that {agreed(len(outside), 'is', 'are')}"
+        f" not of the split ({images.splits_of(outside)}; first: {first})"
+    )
+    if strict:
+        raise DetkitError(f"{what}; --strict allows none")
+    if len(outside) == number:
+        raise DetkitError(f"{what}, and none for its own; choose another --split")
+    logger.info("%s left out", what)
+
+
+def _tell_odd_names(
+    found: Mapping[int, ImagePredictions], records: Sequence[ImageRecord], images: SplitImages
+) -> None:
+    """Say of which images the name fits only loosely, or says another image than the id."""
+    loose = [one for one in found.values() if images.names.is_folded(one.image)]
+    if loose and not _is_by_id(loose[0]):
+        logger.info(
+            "%s by another spelling (case, %%20, accents) than the data set's (first: %s)",
+            f"{counted(len(loose), 'image')} {agreed(len(loose), 'is', 'are')} named",
+            loose[0].image,
+        )
+    contradicted = [
+        (index, one, images.names.keys[one.image_id])
+        for index, one in found.items()
+        if one.image_id is not None
+        and one.image_id in images.names.keys
+        and not _is_by_id(one)
+        and index not in images.names.keys[one.image_id]
+    ]
+    if contradicted:
+        index, one, others = contradicted[0]
+        logger.warning(
+            "%s: file names and image ids contradict each other, and the file name decides: "
+            "%s has the image_id %s, which is %s in the data set",
+            counted(len(contradicted), "image"),
+            records[index].image_id,
+            one.image_id,
+            records[others[0]].image_id,
+        )
 
 
 def _check_labels(predictions: Sequence[ImagePredictions], class_names: Sequence[str]) -> None:

@@ -23,6 +23,8 @@ class ImagePredictions:
     boxes: FloatArray  # (N, 4) own pixels
     error: str | None = None  # the image could not be read, and why
     normalised: bool = False  # boxes are shares of a width and height the file does not state
+    box_words: tuple[str, ...] = ("x1", "y1", "x2", "y2")  # as the file has its boxes
+    image_id: str | None = None  # COCO's id, where the file states one
     seconds: float | None = None  # of a video's frame: its time from the beginning
 
     def of_classes(self, class_names: Collection[str]) -> ImagePredictions:

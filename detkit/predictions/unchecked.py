@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
+from detkit.predictions.layout import FORMS, to_corners
 from detkit.text import short
 
 IMAGE_KEYS = ("image", "file_name", "filename", "image_id", "path", "file")
@@ -35,7 +36,8 @@ class Unchecked:
     places: list[str] = field(default_factory=list)
     error: str | None = None
     normalised: bool = False
-    is_sized: bool = False  # boxes are x y w h
+    box_words: tuple[str, ...] = FORMS["corners"]  # what the four numbers of a box are
+    image_id: str | None = None  # COCO's, beside a name or as the name
 
     def add(self, label: Any, score: Any, box: Any, place: str) -> None:
         """Add a detection."""
@@ -48,15 +50,16 @@ class Unchecked:
         """Return the detections as arrays; raise DetkitError for one that makes no sense."""
         # As float32 first: -1 and back of a 1-based format must not put corners out of order.
         wide = _numbers(self.boxes, 4, "box", self.places)
-        if self.is_sized:
-            wide[:, 2:] += wide[:, :2]
-        boxes = wide.astype(np.float32)
+        boxes = to_corners(wide, self.box_words).astype(np.float32)
         scores = _numbers([[score] for score in self.scores], 1, "score", self.places)[:, 0]
         for number in np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1)):
             x1, y1, x2, y2 = boxes[number].tolist()
+            what = "the second corner lies before the first; corners swapped, or is it x y w h?"
+            if "w" in self.box_words:
+                what = "a width or height below 0"
             raise DetkitError(
-                f"{self.places[number]}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}): the second corner "
-                "lies before the first; corners swapped, or is it x y w h?"
+                f"{self.places[number]}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}): {what} "
+                "--layout says what the four numbers are, like 'x y w h'"
             )
         for place, label in zip(self.places, self.labels, strict=True):
             if not isinstance(label, str):
@@ -70,6 +73,8 @@ class Unchecked:
             boxes=boxes,
             error=self.error,
             normalised=self.normalised,
+            box_words=self.box_words,
+            image_id=self.image_id,
         )
 
 

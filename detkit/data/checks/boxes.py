@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from detkit.data.formats.format import Format
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.text import agreed, counted
 
 PIXEL = 1.0  # how far a box may reach over the border: rounding, and labels counted from 0
+TURNED = "swapped x and y, or made for the image before its EXIF rotation?"
 ROUNDING = 1e-6  # pixels: what subtracting 1 from a fraction may cost
 Size = tuple[int, int]  # (height, width)
 
@@ -56,18 +57,30 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
     if 0 in sides or (inclusive and any(abs(side - 1) < ROUNDING for side in sides)):
         return "error", "zero-area", f"no area ({values}); draw the box again or delete the object"
     if size is not None and not fits(one, size):
-        height, width = size
-        wholly = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+        text, wholly = outside_text(one.box, size, values)
         hint = "is it the right image? draw the box again" if wholly else "cut it at the border"
-        if x2 <= height + PIXEL and y2 <= width + PIXEL and min(x1, y1) >= -PIXEL:
-            hint = "swapped x and y, or made for the image before its EXIF rotation?"
+        if is_turned(one.box, size):
+            hint = TURNED
         hint = form.box_hint(one.box, size) or hint
         if form.reaches_out and not wholly:
-            message = f"reaches out of the image, {width}x{height} ({values}), as {form.title} may"
-            return "warning", "outside-image", f"{message}: nothing can be found there"
-        reach = "lies outside" if wholly else "reaches out of"
-        return "error", "outside-image", f"{reach} the image, {width}x{height} ({values}); {hint}"
+            message = f"{text}, as {form.title} may: nothing can be found there"
+            return "warning", "outside-image", message
+        return "error", "outside-image", f"{text}; {hint}"
     return None
+
+
+def outside_text(box: Sequence[float], size: Size, values: str) -> tuple[str, bool]:
+    """Return how a box leaves its image of (height, width), and whether it does so wholly."""
+    x1, y1, x2, y2 = box
+    height, width = size
+    wholly = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+    reach = "lies outside" if wholly else "reaches out of"
+    return f"{reach} the image, {width}x{height} ({values})", wholly
+
+
+def is_turned(box: Sequence[float], size: Size) -> bool:
+    """Return whether a box would lie in the image if its width were the height."""
+    return box[2] <= size[0] + PIXEL and box[3] <= size[1] + PIXEL and min(box[:2]) >= -PIXEL
 
 
 def _values(one: ObjectRecord) -> str:
@@ -106,11 +119,18 @@ def check_shares(records: Iterable[ImageRecord]) -> Iterator[Finding]:
         yield Finding(
             "error",
             "normalised-boxes",
-            f"all {len(objects)} boxes lie within the first pixel ({_values(one)}): shares of the "
-            "image's width and height? write pixels",
+            f"{shares_text(len(objects), _values(one))} write pixels",
             file=one.file or record.label_file,
             line=one.line,
         )
+
+
+def shares_text(number: int, values: str) -> str:
+    """Return the suspicion that so many boxes in pixels are shares."""
+    return (
+        f"all {number} boxes lie within the first pixel ({values}): shares of the image's width "
+        "and height?"
+    )
 
 
 def fits(one: ObjectRecord, size: Size) -> bool:

@@ -11,7 +11,7 @@ from detkit.data.formats.format import Format, Splits
 from detkit.data.formats.json_file import MAX_JSON_BYTES
 from detkit.data.formats.shapes import told
 from detkit.data.paths import name_of
-from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
+from detkit.data.records import Dataset, Finding, ImageRecord, agreed_ids, labels_differ
 from detkit.data.tree import Tree
 from detkit.text import counted
 
@@ -51,6 +51,7 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
         splits=splits,
         findings=tuple(findings),
         notes=tuple(notes),
+        category_ids=_category_ids(pages, splits),
     )
 
 
@@ -123,6 +124,19 @@ def _class_names(pages: Sequence[Page], notes: list[str]) -> tuple[str, ...]:
                 continue
             names.append(name)
     return tuple(names)
+
+
+def _category_ids(
+    pages: Sequence[Page], splits: Mapping[str, object]
+) -> dict[str, Mapping[int | str, str]]:
+    """Return the class name of each category id, for each split by the files it is read from."""
+    named = {page.split for page in pages if page.split in splits}
+    return {
+        split: agreed_ids(
+            page.categories for page in pages if page.split == split or split not in named
+        )
+        for split in splits
+    }
 
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:

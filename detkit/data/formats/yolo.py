@@ -60,6 +60,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
         root=tree.root,
         format="yolo",
         class_names=reader.class_names(splits),
+        category_ids=dict.fromkeys(splits, reader.numbers()),
         splits=splits,
         findings=tuple(reader.findings),
         notes=tuple(reader.notes),
@@ -354,6 +355,10 @@ class _Reader:
                     "value after the box is 0, 1 or 2; say so by kpt_shape in data.yaml"
                 )
                 self._say("warning", "keypoints", message, label, line)
+
+    def numbers(self) -> dict[int | str, str]:
+        """Return the class name of each number; none where nothing names them."""
+        return {} if self.spec.names is None else {**dict(self.spec.names.items())}
 
     def class_names(self, splits: dict[str, Records]) -> tuple[str, ...]:
         """Return the classes by index; the numbers themselves where nothing names them."""
