@@ -169,3 +169,34 @@ def test_the_format_is_read_and_not_written(tmp_path):
     done = detkit("split", root, tmp_path / "cut", "--val", ".5", "--group", "none")
     assert done.returncode == 0
     assert open_dataset(tmp_path / "cut").format == "coco"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "coverall\nmask\n"),
+        (
+            "dataset_infos.json",
+            json.dumps(
+                {
+                    "default": {
+                        "features": {
+                            "objects": {
+                                "feature": {
+                                    "category": {
+                                        "names": ["coverall", "mask"],
+                                        "_type": "ClassLabel",
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            ),
+        ),
+    ],
+)
+def test_names_may_stand_in_other_files(tmp_path, name, text):
+    line = {"file_name": "a.png", "annotations": [{"bbox": [4, 2, 16, 10], "category_id": 1}]}
+    data = open_dataset(folder(tmp_path, line, more={name: text}))
+    assert boxes(data, "train")["train/a.png"] == [("mask", FIRST)]

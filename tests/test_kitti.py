@@ -147,3 +147,23 @@ def test_crowds_of_one_class_become_regions(tmp_path):
     convert(data, tmp_path / "new", "kitti")
     rows = (tmp_path / "new" / "label_2" / "a.txt").read_text().splitlines()
     assert [row.split()[0] for row in rows] == ["DontCare", "car"]
+
+
+def test_lists_in_imagesets_say_the_split(tmp_path):
+    files = {f"training/image_2/{one}.png": None for one in "abc"}
+    files |= {f"training/label_2/{one}.txt": f"{CAR}\n" for one in "abc"}
+    lists = {"train": "a\n", "val": "b\nc\n", "trainval": "a\nb\nc\n"}
+    put(tmp_path, {**files, **{f"ImageSets/{name}.txt": text for name, text in lists.items()}})
+    data = open_dataset(tmp_path)
+    assert sizes(data) == {"train": 1, "val": 2}
+    assert codes(data) == []
+
+
+def test_a_score_is_none_of_a_type_of_two_words(tmp_path):
+    assert parsed(f"traffic {CAR} 0.5")[0] == "traffic Car"
+
+
+def test_rows_of_the_tracking_labels_are_told_apart(tmp_path):
+    data = open_dataset(kitti(tmp_path, f"0 7 {CAR}\n"))
+    assert codes(data, "error") == ["bad-row"]
+    assert "tracking" in data.findings[0].message

@@ -103,3 +103,21 @@ def test_what_is_written_counts_from_one_and_names_its_classes(tmp_path):
     assert (tmp_path / "new/gt/labels.txt").read_text() == "Car\n"
     info = (tmp_path / "new/seqinfo.ini").read_text()
     assert "seqLength=2\nimWidth=40\nimHeight=20\nimExt=.png\nboxOrigin=1\n" in info
+
+
+def test_frames_from_one_are_the_images_from_zero_where_only_that_fits(tmp_path):
+    files = {"img1/000000.png": None, "img1/000001.png": None}
+    put(tmp_path, {**files, "gt/gt.txt": "1,1,5,3,16,10,1,1,1\n2,1,5,3,9,9,1,1,1\n"})
+    data = open_dataset(tmp_path)
+    assert [len(one) for one in boxes(data).values()] == [1, 1]
+    assert boxes(data)["img1/000000.png"] == [("Pedestrian", (4, 2, 20, 12))]
+    assert "gt/gt.txt: frame 1 is the image called 0" in data.notes
+
+
+def test_a_header_is_no_row(tmp_path):
+    rows = (
+        "frame,id,bb_left,bb_top,bb_width,bb_height,conf,x,y,z\n1, 1, 5, 3, 16, 10, 1, -1, -1, -1\n"
+    )
+    data = open_dataset(sequence(tmp_path, rows))
+    assert codes(data) == []
+    assert boxes(data)["img1/000001.png"] == [("pedestrian", (4, 2, 20, 12))]

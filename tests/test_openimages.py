@@ -79,3 +79,16 @@ def test_what_is_written_is_the_official_header_with_names_and_images(tmp_path):
     assert lines == [HEADER.strip(), "a,xclick,/m/1,1,0.25,0.5,0.25,0.5,-1,-1,1,-1,-1"]
     described = tmp_path / "new/annotations/class-descriptions-boxable.csv"
     assert described.read_text() == "/m/1,/m/1\n"
+
+
+def test_fiftyones_names_of_the_files_are_found_by_what_they_hold(tmp_path):
+    files = {
+        "data/a.jpg": (20, 40),
+        "labels/detections.csv": f"{HEADER}a,x,/m/1,1,.1,.5,.2,.9,0,0,0,0,0\n",
+        "labels/classifications.csv": "ImageID,Source,LabelName,Confidence\na,x,/m/1,1\n",
+        "metadata/classes.csv": "/m/1,Cat\n/m/2,Dog\n",
+    }
+    data = open_dataset(put(tmp_path, files))
+    assert data.class_names == ("Cat",)
+    assert codes(data) == []
+    assert "1 described class without objects left out" in data.notes

@@ -58,3 +58,17 @@ def test_what_is_written_is_what_was_read(tmp_path):
     convert(data, tmp_path / "new", "wider")
     assert (tmp_path / "new" / LIST).read_text() == text
     assert (tmp_path / "new" / "WIDER_train" / "images" / "b.jpg").is_file()
+
+
+def test_datumaros_rows_may_hold_a_class_and_marks_that_are_not_known(tmp_path):
+    text = "a.jpg\n4\n1 1 5 5\n2 2 5 5 - - - - - - cat\n3 3 5 5 dog\n4 4 5 5 0 0 0 1 0 0 cat\n"
+    data = open_dataset(folder(tmp_path, text, "a.jpg"))
+    (record,) = data.splits["train"]
+    assert [(one.name, one.region) for one in record.objects] == [
+        ("face", False),
+        ("cat", False),
+        ("dog", False),
+        ("cat", True),
+    ]
+    assert data.class_names == ("face", "cat", "dog")
+    assert codes(data) == []

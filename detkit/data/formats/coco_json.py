@@ -265,7 +265,8 @@ def _bounds(annotation: dict[str, Any]) -> tuple[Box | None, str]:
     if isinstance(outline, dict):
         return around_mask(outline), "mask"
     if isinstance(outline, list) and outline:
-        polygons = [_points_of(polygon) for polygon in outline]
+        flat = _points_of(outline)  # one polygon, without the list around it
+        polygons = [flat] if flat else [_points_of(polygon) for polygon in outline]
         if all(len(polygon) % 2 == 0 and polygon for polygon in polygons):
             return around_pairs([value for polygon in polygons for value in polygon]), "polygon"
     if points := _points_of(annotation.get("keypoints")):

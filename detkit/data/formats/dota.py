@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from detkit.data.formats.format import Format, Labelled, Splits, number
 from detkit.data.formats.gathered import Gathered, listed_classes, numbers, rows_of
 from detkit.data.formats.shapes import Box
-from detkit.data.paths import folder_of, split_in
+from detkit.data.paths import folder_of, name_of, split_in
 from detkit.data.records import Dataset
 from detkit.data.tree import Tree
 from detkit.text import cut
@@ -44,6 +44,8 @@ def _label_folders(tree: Tree) -> set[str]:
     """Return the folders that hold labels, by what some of their texts say."""
     by_folder: dict[str, list[str]] = {}
     for file in tree.with_suffix(".txt"):
+        if name_of(folder_of(file)).lower() == "meta":
+            continue  # DOTA's headers in files of their own
         by_folder.setdefault(folder_of(file), []).append(file)
     most = max(4, MOST_SNIFFED // max(1, len(by_folder)))
     return {
@@ -54,7 +56,7 @@ def _label_folders(tree: Tree) -> set[str]:
 
 
 def _is_dota(tree: Tree, file: str) -> bool:
-    """Return whether a text begins with DOTA's header or has a row that only it writes."""
+    """Return whether a text begins with DOTA's header or with a row that only it writes."""
     try:
         if tree.size(file) > MAX_BYTES:
             return False
@@ -63,8 +65,8 @@ def _is_dota(tree: Tree, file: str) -> bool:
         return False
     if rows and rows[0][1].lower().startswith(_HEADERS[:2]):
         return True
-    parsed = (_parsed(row) for _, row in rows)
-    return any(one is not None and numbers(one[1].split()) is None for one in parsed)
+    parsed = _parsed(rows[0][1]) if rows else None
+    return parsed is not None and numbers(parsed[1].split()) is None
 
 
 def _parsed(row: str) -> tuple[list[float], str, str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from detkit.data.folder_splits import Records, named_splits, unlabelled_folder, 
 from detkit.data.formats.format import flag
 from detkit.data.formats.shapes import Box, told
 from detkit.data.images import image_size
-from detkit.data.paths import folder_of, name_of, split_in, stem_of, suffix_of
+from detkit.data.paths import folder_of, name_of, split_in, split_name, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, labels_differ
 from detkit.data.tree import Tree
 from detkit.errors import DetkitError
@@ -316,8 +316,11 @@ def without_twins(splits: dict[str, Records], findings: list[Finding]) -> dict[s
 def _of_several(file: Path, images: Sequence[str]) -> list[Finding]:
     """Return the error of each image that may be the one that a label file is of."""
     several = ", ".join(images[:3])
-    message = f"may belong to several images ({several}); rename the others"
-    return [Finding("error", "ambiguous-image", message, file, image_id=one) for one in images]
+    message = f"may belong to several images ({several}), so it is not used for"
+    return [
+        Finding("error", "ambiguous-image", f"{message} {one}; rename one", file, image_id=one)
+        for one in images
+    ]
 
 
 def rows_of(text: str) -> list[tuple[int, str]]:
@@ -332,6 +335,36 @@ def numbers(words: Sequence[str]) -> list[float] | None:
     except ValueError:
         return None
     return values if all(map(math.isfinite, values)) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSplits:
+    """Which split lists of stems put an image in: `ImageSets/train.txt`, one a line."""
+
+    files: frozenset[str]
+    stems: Mapping[str, str]  # split by stem
+
+    def of(self, image: str, otherwise: str | None) -> str | None:
+        """Return the split of an image; where no list has it, or there is none, `otherwise`."""
+        return self.stems.get(stem_of(image), otherwise)
+
+
+def listed_splits(tree: Tree) -> ListedSplits:
+    """Return the splits that lists in a folder called ImageSets, or below it, put images in.
+
+    A list of all of train and val is no split beside them.
+    """
+    lists: dict[str, list[str]] = {}
+    files = []
+    for file in tree.with_suffix(".txt"):
+        split = split_name(stem_of(file))
+        if split and "imagesets" in file.lower().split("/")[:-1]:
+            files.append(file)
+            lists.setdefault(split, []).extend(row for _, row in rows_of(tree.text(file)))
+    if {"train", "val"} <= set(lists):
+        lists.pop("trainval", None)
+    stems = {stem_of(row): split for split, rows in lists.items() for row in rows}
+    return ListedSplits(frozenset(files), stems)
 
 
 def listed_classes(tree: Tree, used: set[str], notes: list[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ A row an image: `{"file_name": "a.jpg", "objects": {"bbox": [[x, y, width, heigh
 lists may be called otherwise (`categories`, `label`), `objects` may be a list of objects, and a
 table holds it as a text. Nothing states the kind of box: the one in which all boxes lie in their
 images is read, COCO's where it fits, and it is said. Class names of numbers are those of the
-README's `dataset_info`, if it names them.
+README's `dataset_info`, of `dataset_infos.json` or of `classes.txt`, if there is one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detkit.data.formats.format import Format
-from detkit.data.formats.gathered import Gathered, Part
+from detkit.data.formats.gathered import Gathered, Part, rows_of
 from detkit.data.formats.shapes import Box
 from detkit.data.paths import folder_of, name_of, split_in, suffix_of
 from detkit.data.records import Dataset
@@ -26,10 +26,13 @@ from detkit.data.tree import Tree
 from detkit.text import short
 
 MAX_BYTES = 1 << 30  # ours: some ten million images
+MAX_CARD_BYTES = 1 << 20  # ours: names and features
 MAX_CELL_BYTES = 16 << 20  # ours: the objects of one image in a table
 
+_CARDS = ("readme.md", "dataset_infos.json", "classes.txt")
 _FILES = ("metadata.jsonl", "metadata.csv")
 _NAMES = ("file_name", "image_file_name", "image", "path")
+_OBJECTS = ("objects", "annotations")
 _BOXES = ("bbox", "bboxes", "boxes", "box")
 _CLASSES = (
     *("category", "categories", "label", "labels", "class", "classes", "class_label", "name"),
@@ -108,7 +111,8 @@ def metadata_files(tree: Tree) -> list[str]:
 def _has_boxes(gathered: Gathered, file: str) -> bool:
     """Return whether one of a file's first rows holds boxes, or one is broken."""
     for place, (_, row) in enumerate(_rows(gathered, file)):
-        if _named(row, _NAMES) is not None and ("objects" in row or _named(row, _BOXES)):
+        holds = any(key in row for key in _OBJECTS) or _named(row, _BOXES) is not None
+        if _named(row, _NAMES) is not None and holds:
             return True
         if place > 20:
             break
@@ -200,7 +204,7 @@ def _objects(gathered: Gathered, file: str, names: Sequence[str]) -> Iterator[_S
             continue
         part = gathered.part(image, file, split_in(file), line)
         part.width, part.height = _whole(row.get("width")), _whole(row.get("height"))
-        for one in _listed(gathered, part, row.get("objects", row), line):
+        for one in _listed(gathered, part, _objects_of(row), line):
             numbers = _four(_named(one, _BOXES))
             label = _named(one, _CLASSES)
             name = _class_name(label, names)
@@ -214,6 +218,11 @@ def _objects(gathered: Gathered, file: str, names: Sequence[str]) -> Iterator[_S
                 gathered.say("error", "bad-number", message, file, line, part, name)
             else:
                 yield _Stated(part, part.number, line, name, numbers, one)
+
+
+def _objects_of(row: Mapping[str, Any]) -> Any:
+    """Return what a row says of its objects, in a value of their own or in the row itself."""
+    return next((row[key] for key in _OBJECTS if key in row), row)
 
 
 def _listed(gathered: Gathered, part: Part, objects: Any, line: int) -> list[dict[str, Any]]:
@@ -334,38 +343,48 @@ def _size(gathered: Gathered, part: Part) -> tuple[float, float] | None:
 
 
 def _card_names(gathered: Gathered) -> list[str]:
-    """Return the class names that README.md's `dataset_info` lists, by number; none if it does not.
+    """Return the class names by number that the folder states; none where it states none.
 
-    They are the `names` of the one `class_label` that is there.
+    They stand in README.md's `dataset_info`, in `dataset_infos.json`, or a line each in
+    `classes.txt`.
     """
-    import yaml
-
     tree = gathered.tree
-    for file in tree.files:
-        if name_of(file).lower() != "readme.md" or tree.size(file) > 1 << 20:
+    for file in sorted(tree.files, key=lambda one: one.count("/")):
+        name = name_of(file).lower()
+        if name not in _CARDS or tree.size(file) > MAX_CARD_BYTES:
             continue
-        parts = tree.text(file).split("---", 2)
-        if len(parts) < 3 or parts[0].strip():
-            continue
-        try:
-            content = yaml.load(parts[1], Loader=yaml.BaseLoader)
-        except (yaml.YAMLError, RecursionError):
-            continue
-        info = content.get("dataset_info") if isinstance(content, dict) else None
-        for names in _class_labels(info, set()):
-            values = list(names.values()) if isinstance(names, dict) else names
-            if isinstance(values, list) and all(isinstance(one, str) for one in values):
-                gathered.notes.append(f"class names from {file}")
-                return [one.strip() for one in values]
+        if name == "classes.txt":
+            found: list[str] = [row for _, row in rows_of(tree.text(file))]
+        else:
+            labels = _class_labels(_card(name, tree.text(file)), set())
+            found = next(filter(None, map(_by_number, labels)), [])
+        if found:
+            gathered.notes.append(f"class names from {file}")
+            return found
     return []
 
 
+def _card(name: str, text: str) -> Any:
+    """Return what a card says in YAML or JSON; None where it says nothing that can be read."""
+    import yaml
+
+    try:
+        if name.endswith(".json"):
+            return json.loads(text)
+        parts = text.split("---", 2)
+        return yaml.load(parts[1], Loader=yaml.BaseLoader) if len(parts) == 3 else None
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return None
+
+
 def _class_labels(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Yield the `names` of every `class_label` in a YAML value, each part of it visited once."""
+    """Yield the `names` of every `class_label`, or ClassLabel, each part of a card visited once."""
     if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, dict):
+        if value.get("_type") == "ClassLabel":
+            yield value.get("names")
         for key, inner in value.items():
             if key == "class_label" and isinstance(inner, dict):
                 yield inner.get("names")
@@ -374,6 +393,15 @@ def _class_labels(value: Any, seen: set[int]) -> Iterator[Any]:
     elif isinstance(value, list):
         for inner in value:
             yield from _class_labels(inner, seen)
+
+
+def _by_number(names: Any) -> list[str]:
+    """Return class names by their number out of a list, or of a map from 0 without gaps."""
+    if isinstance(names, dict):
+        names = [names.get(str(place)) for place in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        return []
+    return [one.strip() for one in names]
 
 
 def _hint(tree: Tree) -> str:

@@ -4,7 +4,8 @@
 (the development kit's readme): 15 columns, results have a sixteenth. left to bottom are 0-based
 pixels, and the kit's own evaluation takes right - left for the width, so they are the half-open
 box. `DontCare` is a region that is left out for every class. A type may hold blanks. Images lie
-in `training/image_2`, labels in `training/label_2`; other tools have `images` and `labels`.
+in `training/image_2`, labels in `training/label_2`; other tools have `images` and `labels`. Lists
+of images (`ImageSets/train.txt`) say which split an image is of.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from detkit.data.formats.format import Format, Labelled, Splits, number
-from detkit.data.formats.gathered import Gathered, listed_classes, numbers, rows_of
+from detkit.data.formats.gathered import (
+    Gathered,
+    ListedSplits,
+    listed_classes,
+    listed_splits,
+    numbers,
+    rows_of,
+)
 from detkit.data.paths import folder_of, name_of, split_in
 from detkit.data.records import Dataset, ObjectRecord
 from detkit.data.tree import Tree
@@ -36,9 +44,10 @@ def read_kitti(tree: Tree, _: str | None = None) -> Dataset | None:
     if not folders:
         return None
     gathered = Gathered(tree)
+    splits = listed_splits(tree)
     for file in tree.with_suffix(".txt"):
-        if name_of(folder_of(file)) in folders and file != "classes.txt":
-            _read_file(gathered, file)
+        if name_of(folder_of(file)) in folders and file not in {"classes.txt", *splits.files}:
+            _read_file(gathered, file, splits)
     names = listed_classes(tree, gathered.used(), gathered.notes)
     return gathered.dataset("kitti", names)
 
@@ -67,20 +76,23 @@ def _has_row(tree: Tree, file: str) -> bool:
 def _parsed(row: str) -> tuple[str, list[float]] | None:
     """Return a row's type and its 14 or 15 numbers, or None.
 
-    Where the last number may be a score or the type may end in a number, a type of one word
-    decides, and that no tool writes a score after a 3D box that there is not.
+    A type that ends in a number may be one before a score, as 16 columns of a type in one word are.
+    That no tool writes a score after a 3D box that there is not decides, and which box can be one.
     """
     words = row.split()
     values = numbers(words[-_FIELDS:])
     if len(words) <= _FIELDS or values is None:
         return None
-    with_score = numbers(words[1:]) if len(words) == _FIELDS + 2 else None
-    if with_score is not None and tuple(values[-7:]) != _NO_3D:
-        return words[0], with_score
+    scored = numbers(words[-_FIELDS - 1 :]) if len(words) > _FIELDS + 1 else None
+    if scored is not None and tuple(values[-7:]) != _NO_3D:
+        _, occluded, _, x1, y1, x2, y2, *_ = scored
+        is_box = occluded in (-1, 0, 1, 2, 3) and -1 <= x1 < x2 and y1 < y2
+        if is_box or len(words) == _FIELDS + 2:
+            return row.rsplit(maxsplit=_FIELDS + 1)[0], scored
     return row.rsplit(maxsplit=_FIELDS)[0], values
 
 
-def _read_file(gathered: Gathered, file: str) -> None:
+def _read_file(gathered: Gathered, file: str, splits: ListedSplits) -> None:
     """Add what a label file says of its image."""
     text = gathered.text(file, MAX_BYTES)
     rows = rows_of(text or "")
@@ -89,9 +101,13 @@ def _read_file(gathered: Gathered, file: str) -> None:
     image = gathered.of_label(file, _image_folder(gathered.tree, file), ".png")
     if image is None:
         return
-    part = gathered.part(image, file, split_in(file))
+    part = gathered.part(image, file, splits.of(image, split_in(file)))
     for line, row in rows:
         parsed = _parsed(row)
+        if parsed is not None and re.match(r"\d+ -?\d+ \D", parsed[0]):
+            message = f"a row of KITTI's tracking labels, which are not read ({cut(row)})"
+            gathered.say("error", "bad-row", message, file, line, part)
+            continue
         if parsed is None:
             part.number += 1
             message = f"not `type` and 14 or 15 numbers ({cut(row)}); mend or remove the row"
@@ -115,7 +131,7 @@ def _is_other(rows: Sequence[tuple[int, str]]) -> bool:
 def _image_folder(tree: Tree, label: str) -> str | None:
     """Return the folder of the left colour camera's images beside a folder of KITTI's labels."""
     above, _, last = folder_of(label).rpartition("/")
-    folder = f"{above}/{re.sub('^label', 'image', last)}".lstrip("/")
+    folder = f"{above}/{re.sub('(?i)^label', 'image', last)}".lstrip("/")
     return folder if folder != folder_of(label) and folder in tree.folders else None
 
 

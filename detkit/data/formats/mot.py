@@ -34,6 +34,7 @@ _CLASSES = (
 _ONLY = "pedestrian"  # where rows state no class
 _FIELDS = ("left", "top", "width", "height")
 _NAMES = ("gt.txt", "det.txt")
+_HEADERS = ("frame", "frame_id", "#frame", "frame_number")  # of the first column
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ def _has_rows(tree: Tree, file: str) -> bool:
     if not first.strip():
         return f"{_above(file)}/seqinfo.ini".lstrip("/") in tree
     cells = _cells(first)
+    if cells[0].lower() in _HEADERS:
+        return len(cells) >= 6
     values = numbers(cells[:2])
     return values is not None and len(cells) >= 6 and values[0].is_integer() and values[0] >= 0
 
@@ -111,9 +114,23 @@ def _read_sequence(gathered: Gathered, file: str) -> _Sequence:
     for images in sequence.frames.values():  # those without rows have no objects
         if len(images) == 1:
             _add_size(gathered, images[0], file, split, sequence)
+    if rows and _cells(rows[0][1])[0].lower() in _HEADERS:
+        rows = rows[1:]
+    shift = _shift(sequence, rows)
+    if shift:
+        gathered.notes.append(f"{file}: frame 1 is the image called 0")
     for line, row in rows:
-        _add_row(gathered, file, split, sequence, line, row)
+        _add_row(gathered, file, split, sequence, line, row, shift)
     return sequence
+
+
+def _shift(sequence: _Sequence, rows: Sequence[tuple[int, str]]) -> int:
+    """Return 1 where frames count from 1 and the images that were cut out of a video from 0."""
+    first = [numbers(_cells(row)[:1]) for _, row in rows]
+    frames = {int(one[0]) for one in first if one is not None}
+    if 0 not in sequence.frames or not frames or 0 in frames or frames <= set(sequence.frames):
+        return 0
+    return int({frame - 1 for frame in frames} <= set(sequence.frames))
 
 
 def _add_size(
@@ -125,7 +142,13 @@ def _add_size(
 
 
 def _add_row(
-    gathered: Gathered, file: str, split: str | None, sequence: _Sequence, line: int, row: str
+    gathered: Gathered,
+    file: str,
+    split: str | None,
+    sequence: _Sequence,
+    line: int,
+    row: str,
+    shift: int,
 ) -> None:
     """Add the object of a row."""
     cells = _cells(row)
@@ -134,7 +157,7 @@ def _add_row(
         message = f"not `frame,id,left,top,width,height` ({cut(row)}); mend or remove the row"
         gathered.say("error", "bad-row", message, file, line)
         return
-    frame = int(frames[0])
+    frame = int(frames[0]) - shift
     images = sequence.frames.get(frame, [])
     if len(images) > 1:
         message = f"frame {frame} may be any of {', '.join(images[:3])}; keep one"

@@ -1,17 +1,17 @@
 """OpenImages: `*-annotations-bbox.csv`, a row an object, and `class-descriptions*.csv`.
 
 `ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,...` (the
-data set's own description): shares of the image's sides, in this order; found by the header. The
-image's file is called like ImageID. LabelName is a machine's id (/m/0cmf2), which the descriptions
-name. IsGroupOf is a crowd; a drawn object (IsDepiction) is one like others; -1 is unknown. An image
-that only `image_ids_and_rotation.csv` lists has no objects.
+data set's own description; FiftyOne calls it `labels/detections.csv`): shares of the image's sides,
+in this order; found by the header. The image's file is called like ImageID. LabelName is a
+machine's id (/m/0cmf2), which a table with "class" in its name (`class-descriptions-boxable.csv`,
+`classes.csv`) gives a name. IsGroupOf is a crowd; a drawn object (IsDepiction) is one like others;
+-1 is unknown. An image that only `image_ids_and_rotation.csv` lists has no objects.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Sequence
 
 from detkit.data.formats.format import Format, Labelled, Splits, number
@@ -110,7 +110,7 @@ def _descriptions(gathered: Gathered) -> dict[str, str]:
     """Return the classes' names by the machine's id, in the order of the files."""
     names: dict[str, str] = {}
     for file in gathered.tree.with_suffix(".csv"):
-        if not re.search("class.*descri|descri.*class", name_of(file).lower()):
+        if "class" not in name_of(file).lower() or "imageid" in _header(gathered.tree, file):
             continue
         for line, cells in _rows(gathered, file):
             if len(cells) < 2 or not all(cells[:2]):

@@ -48,10 +48,10 @@ FORMATS: tuple[Format, ...] = (
     vott.FORMAT,
     huggingface.FORMAT,
     openimages.FORMAT,
-    kitti.FORMAT,
-    dota.FORMAT,
     wider.FORMAT,
     mot.FORMAT,
+    kitti.FORMAT,
+    dota.FORMAT,
     yolo.FORMAT,
     tables.FORMAT,
 )

@@ -2,7 +2,9 @@
 
 `x y width height blur expression illumination invalid occlusion pose` (the data set's readme), in
 0-based pixels. A face that is `invalid` is left out of every score: a region here. An image
-without faces has the number 0 and a row of zeros all the same. The only class is `face`.
+without faces has the number 0 and a row of zeros all the same. The only class is `face`; datumaro,
+which writes other classes in this form, too, puts a name at the end of the row, and "-" for a mark
+that is not known.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def read_wider(tree: Tree, only: str | None = None) -> Dataset | None:
     for file in files:
         _read_file(gathered, file)
     message = "in no list; not used: list images without faces with the number 0"
-    return gathered.dataset("wider", (FACE,), message)
+    others = sorted(gathered.used() - {FACE})
+    names = (FACE, *others) if FACE in gathered.used() or not others else others
+    return gathered.dataset("wider", names, message)
 
 
 def wider_files(tree: Tree) -> list[str]:
@@ -112,18 +116,19 @@ def _add_faces(
         gathered.say("warning", "face-count", message, file, rows[0][0])
     for row_line, row in faces:
         words = row.split()
-        values = numbers(words)
-        if values is None or not len(values) >= 4:
+        values = numbers(words[:4])
+        if values is None or len(values) < 4:
             part.number += 1
             message = f"not `x y width height` and marks ({cut(row)}); mend or remove the row"
             gathered.say("error", "bad-row", message, file, row_line, part, FACE)
             continue
-        x, y, width, height = values[:4]
-        mark = values[_INVALID] if len(values) > _INVALID else 0
-        invalid = gathered.flag(mark, "invalid", part, row_line, FACE)
+        x, y, width, height = values
+        name = words[-1] if len(words) in (5, 11) else FACE
+        mark = words[_INVALID].replace("-", "0") if len(words) >= 10 else "0"
+        invalid = gathered.flag(mark, "invalid", part, row_line, name)
         stated_box = f"x={x:.10g} y={y:.10g} width={width:.10g} height={height:.10g}"
         box = (x, y, x + width, y + height)
-        gathered.add(part, FACE, box, row_line, stated=stated_box, region=invalid)
+        gathered.add(part, name, box, row_line, stated=stated_box, region=invalid)
 
 
 def _list_text(images: Sequence[Labelled]) -> str:
