@@ -157,6 +157,26 @@ def test_frames_are_found_by_their_number_and_missing_ones_are_named(tmp_path):
     assert "ffmpeg -i clip.mp4" in said.message
 
 
+@pytest.mark.parametrize(
+    ("names", "stop", "found"),
+    [
+        (["v_0.jpg", "v_1.jpg", "v_2.jpg"], 2, {"v_0.jpg": [0], "v_1.jpg": [4], "v_2.jpg": []}),
+        # counted from 1: their numbers are no frames, so their order counts
+        (["v_1.jpg", "v_2.jpg", "v_3.jpg"], 2, {"v_1.jpg": [0], "v_2.jpg": [4], "v_3.jpg": []}),
+        (["a.jpg", "b.jpg", "c.jpg"], 2, {"a.jpg": [0], "b.jpg": [4], "c.jpg": []}),
+    ],
+)
+def test_frames_of_other_names_are_found_by_number_or_order_and_it_is_said(
+    tmp_path, names, stop, found
+):
+    task = f"<start_frame>0</start_frame><stop_frame>{stop}</stop_frame>"
+    text = cvat(track(at(0, 0), at(1, 4), at(2, 4, outside=1)), task=task)
+    data = open_dataset(put(tmp_path, {**dict.fromkeys(names), "x.xml": text}))
+    places = {image: [box[0] for _, box in one] for image, one in boxes(data).items()}
+    assert places == found
+    assert any("frames are " in note for note in data.notes)
+
+
 def test_shapes_of_tracks_without_area_are_named_frame_by_frame(tmp_path):
     text = cvat(track(at(0, tag="points"), at(1, tag="points", outside=1), label="bus"))
     data = open_dataset(put(tmp_path, {**frames(0, 1), "x.xml": text}))

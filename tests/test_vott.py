@@ -98,3 +98,13 @@ def test_what_is_written_is_an_export_of_version_2(tmp_path):
     assert one["asset"]["size"] == {"width": 40, "height": 20}
     assert one["regions"][0]["boundingBox"] == {"left": 4, "top": 2, "width": 10, "height": 6}
     assert one["regions"][0]["points"][2] == {"x": 14, "y": 8}
+
+
+def test_the_table_of_vott_counts_pixels_from_0_and_it_is_said(tmp_path):
+    text = '"image","xmin","ymin","xmax","ymax","label"\n"a.jpg",4.5,2,14,8,"car"\n'
+    data = open_dataset(put(tmp_path, {"a.jpg": None, "p-export.csv": text}))
+    assert boxes(data) == {"a.jpg": [("car", (4.5, 2, 14, 8))]}
+    assert any("whose pixels count from 0" in note for note in data.notes)
+    other = text.replace('"image"', '"filename"')
+    data = open_dataset(put(tmp_path, {"p-export.csv": other}))
+    assert boxes(data) == {"a.jpg": [("car", (3.5, 1, 14, 8))]}

@@ -37,7 +37,7 @@ from detkit.data.formats.shapes import (
     points_in,
 )
 from detkit.data.formats.voc_xml import root_tag
-from detkit.data.paths import stem_of
+from detkit.data.paths import folder_of, stem_of
 from detkit.data.records import Dataset, Finding
 from detkit.data.tree import Tree
 from detkit.text import counted
@@ -49,7 +49,8 @@ _SNIFF_BYTES = 1 << 12
 _LINES = {"points": "point", "polyline": "polyline", "skeleton": "skeleton", "tag": "tag"}
 _SHAPES = frozenset({"box", "polygon", "ellipse", "mask", "cuboid", *_LINES})
 _NO_BOX_TYPES = frozenset({"points", "polyline", "skeleton", "tag"})  # of labels
-_FACTS = ("id", "start_frame", "stop_frame")
+_FACTS = ("id", "start_frame", "stop_frame", "frame_filter")
+_STEP = re.compile(r"step=([1-9]\d{0,8})")
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")
 _FRAME = re.compile(r"frame_(\d{6,})", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
@@ -79,8 +80,9 @@ class _Group:
 class _Task:
     """What the head of a file says of a task or job."""
 
-    start: int | None = None
+    start: int = 0
     stop: int | None = None
+    step: int = 1  # every how many frames were taken
     width: str | None = None
     height: str | None = None
 
@@ -149,8 +151,10 @@ class _Target:
             int(facts[key]) if facts.get(key, "").isdecimal() else None
             for key in ("start_frame", "stop_frame")
         )
+        step = _STEP.search(facts.get("frame_filter", ""))
         self.size = facts.get("width"), facts.get("height")
-        self.tasks[facts.get("id", "")] = _Task(start, stop, *self.size)
+        every = int(step[1]) if step else 1
+        self.tasks[facts.get("id", "")] = _Task(start or 0, stop, every, *self.size)
 
     def close(self) -> None:
         """Do nothing: the parser asks for this."""
@@ -230,7 +234,7 @@ class _Reader:
         self._tree = labels.tree
         self._types: dict[str, str] = {}
         self._without_box: set[str] = set()
-        self._numbered: dict[int, list[str]] | None = None
+        self._images: dict[int, str] = {}  # by frame, of the file that is read
 
     def class_names(self) -> tuple[str, ...]:
         """Return the labels in their order, without those that only mark points and lines."""
@@ -253,6 +257,8 @@ class _Reader:
         }
         frames: dict[tuple[str, int], LabelledImage | None] = {}
         before = len(self._labels.images)
+        if any(group.tag == "track" for group in target.groups):
+            self._images = self._frames_of(file, target)
         for group in target.groups:
             if group.tag == "image":
                 self._read_image(file, group)
@@ -345,8 +351,7 @@ class _Reader:
             two = one  # it stays where it was until it leaves
         turn = (two[4] - one[4] + 180) % 360 - 180  # the shorter way round
         two = (*two[:4], one[4] + turn)
-        known = self._numbers_of_images()
-        for frame in sorted(one for one in known if start < one < stop):
+        for frame in sorted(one for one in self._images if start < one < stop):
             share = (frame - start) / (stop - start)
             values = (a + (b - a) * share for a, b in zip(one, two))
             texts = {**first.texts, "frame": str(frame)}
@@ -365,21 +370,38 @@ class _Reader:
         """Return the image of a frame: called `frame_000012`, else ending in its number."""
         name = f"frame_{frame:06d}"
         names = [name]
-        if not self._tree.find_images(name, file, split):
-            names += self._numbers_of_images().get(frame, [])
+        if not self._tree.find_images(name, file, split) and frame in self._images:
+            names.append(self._images[frame])
         folder = "images/" if "images" in self._tree.folders else ""
         return self._labels.image(
             file, *names, f"{folder}{name}.png", what="frame", split=split, size=size, line=line
         )
 
-    def _numbers_of_images(self) -> dict[int, list[str]]:
-        """Return the images by the number that their names end in."""
-        if self._numbered is None:
-            self._numbered = {}
-            for image in self._tree.images:
-                if found := _LAST_NUMBER.search(stem_of(image)):
-                    self._numbered.setdefault(int(found[1]), []).append(image)
-        return self._numbered
+    def _frames_of(self, file: str, target: _Target) -> dict[int, str]:
+        """Return the images of a video's frames by their number.
+
+        They are called `frame_000012`. Where none is, the numbers at the ends of the names count
+        if all are frames of the task; else the images in their order, if they are as many.
+        """
+        near = f"{folder_of(file)}/".removeprefix("/")
+        images = [image for image in self._tree.images if image.startswith(near)]
+        named = {image: _FRAME.fullmatch(stem_of(image)) for image in images}
+        if found := {int(one[1]): image for image, one in named.items() if one}:
+            return found
+        if len(target.tasks) > 1:
+            return {}
+        task = next(iter(target.tasks.values()), _Task())
+        ends = [_LAST_NUMBER.search(stem_of(image)) for image in images]
+        numbered = {int(end[1]): image for end, image in zip(ends, images) if end}
+        if len(numbered) == len(images) > 0 and all(
+            task.start <= frame and (task.stop is None or frame <= task.stop) for frame in numbered
+        ):
+            self._labels.notes.append("frames are found by the numbers at the ends of the names")
+            return numbered
+        if task.stop is not None and len(images) == (task.stop - task.start) // task.step + 1:
+            self._labels.notes.append("frames are the images in the order of their names")
+            return {task.start + place * task.step: one for place, one in enumerate(images)}
+        return {}
 
     def _add_empty_frames(
         self, file: str, target: _Target, frames: dict[tuple[str, int], LabelledImage | None]
@@ -390,12 +412,10 @@ class _Reader:
         task = next(iter(target.tasks.values()), _Task())
         used = {one.image_id for one in self._labels.images}
         known = {frame for _, frame in frames}
-        for image in self._tree.images:
-            found = _FRAME.fullmatch(stem_of(image))
-            if not found or image in used or int(found[1]) in known:
+        for frame, image in self._images.items():
+            if image in used or frame in known:
                 continue
-            frame = int(found[1])
-            if (task.start or 0) <= frame and (task.stop is None or frame <= task.stop):
+            if task.start <= frame and (task.stop is None or frame <= task.stop):
                 self._labels.image(file, image, what="frame", size=target.size)
         if (
             self._tree.videos

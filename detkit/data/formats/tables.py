@@ -40,6 +40,7 @@ _IMAGE = (
 _CLASS = ("class", "label", "name", "classname", "category", "labelname")
 _ONE_BASED = ("xmin", "ymin", "xmax", "ymax")
 _ZERO_BASED = ("x1", "y1", "x2", "y2")
+_VOTT = ("image", *_ONE_BASED, "label")  # all columns of VoTT's CSV, in its order
 _SIZE = ("width", "height")
 _DECIMAL = re.compile(r"\A(-?\d+),(\d+)\Z")
 _MATRIX = re.compile(r"\[?[-+.\deE,;\s]*\]?")
@@ -70,6 +71,7 @@ class _Table:
     rows: list[_Row]  # without the header
     classes: dict[str, list[int]] = field(default_factory=dict)  # MATLAB: class -> its places
     one_based: bool = True
+    note: str = ""  # what the header told of its exporter
 
 
 def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
@@ -112,6 +114,7 @@ def read_tables(tree: Tree, only: str | None = None) -> Dataset | None:
         class_names=names or tuple(sorted(used)),
         splits=named_splits(tree, ordered, findings),
         findings=tuple(findings),
+        notes=tuple(f"{table.file}: {table.note}" for table in tables if table.note),
     )
 
 
@@ -198,7 +201,11 @@ def _understood(file: str, rows: list[_Row]) -> _Table | None:
             columns |= dict(zip(_ONE_BASED, (header.index(corner) for corner in corners)))
             optional = (*_SIZE, "difficult", "split")
             columns |= {name: header.index(name) for name in optional if name in header}
-            return _Table(file, "csv", columns, rows[1:], one_based=corners is _ONE_BASED)
+            table = _Table(file, "csv", columns, rows[1:], one_based=corners is _ONE_BASED)
+            if tuple(header) == _VOTT:
+                table.one_based = False
+                table.note = "the columns are those of VoTT's export, whose pixels count from 0"
+            return table
     if "image" in columns and len(header) > 1:
         return _matlab(file, columns["image"], rows)
     first = rows[0][1]
