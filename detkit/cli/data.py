@@ -212,7 +212,7 @@ def convert(
     """Write a labelled folder, or several as one, in another format.
 
     The images are copied; the source is only read. What the new format cannot hold (YOLO:
-    difficult objects; all but COCO: crowds, masks' areas) is said. Labels or images that
+    difficult objects; most: crowds; all but COCO: masks' areas) is said. Labels or images that
     cannot be read are not dropped on the way: nothing is written then, unless --skip-bad
     leaves them out and says how many.
 

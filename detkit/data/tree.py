@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote
@@ -79,8 +80,10 @@ class Tree:
         # The same by the names that are left of percent-encoded ones: "a%20b.jpg" is "a b.jpg".
         self._by_decoded: dict[str, list[str]] = {}
         self._by_decoded_stem: dict[tuple[str, bool], list[str]] = {}
+        self._by_suffix: dict[str, list[str]] = {}  # a dozen formats ask for theirs
         for file in self.files:
             suffix = suffix_of(file)
+            self._by_suffix.setdefault(suffix, []).append(file)
             is_picture = not _is_mask(file)
             if is_picture and is_image(suffix):
                 self.images.append(file)
@@ -193,7 +196,8 @@ class Tree:
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Return the files with one of these lower-case suffixes, sorted."""
-        return [file for file in self.files if suffix_of(file) in suffixes]
+        found = [self._by_suffix.get(suffix, []) for suffix in dict.fromkeys(suffixes)]
+        return sorted(chain.from_iterable(found)) if len(found) > 1 else list(*found)
 
     def _is_inside(self, *parts: str) -> bool:
         """Return whether a path below the root stays there when its links are followed."""

@@ -316,8 +316,11 @@ def without_twins(splits: dict[str, Records], findings: list[Finding]) -> dict[s
 def _of_several(file: Path, images: Sequence[str]) -> list[Finding]:
     """Return the error of each image that may be the one that a label file is of."""
     several = ", ".join(images[:3])
-    message = f"may belong to several images ({several}); rename the others"
-    return [Finding("error", "ambiguous-image", message, file, image_id=one) for one in images]
+    message = f"may belong to several images ({several}), so it is not used for"
+    return [
+        Finding("error", "ambiguous-image", f"{message} {one}; rename one", file, image_id=one)
+        for one in images
+    ]
 
 
 def rows_of(text: str) -> list[tuple[int, str]]:

@@ -98,6 +98,11 @@ def whole(value: Any) -> int | None:
     return round(value) if is_number(value) else None
 
 
+def objects_in(value: Any) -> list[dict[str, Any]]:
+    """Return the objects of a JSON list; none where it is no list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 def json_text(value: Any) -> str:
     """Return a JSON value as a file holds it: readable, letters as they are."""
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"

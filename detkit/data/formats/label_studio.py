@@ -341,7 +341,8 @@ def _marks_of(region: dict[str, Any]) -> set[str]:
     """Return the words of a region's note, where a mark that has no field stands."""
     meta = region.get("meta")
     text = meta.get("text") if isinstance(meta, dict) else None
-    return {one.strip().lower() for one in text if isinstance(one, str)} if text else set()
+    words = text if isinstance(text, list) else [text]
+    return {one.strip().lower() for one in words if isinstance(one, str)}
 
 
 def _box_of(value: dict[str, Any], size: Size) -> tuple[Box | None, str, str]:

@@ -14,7 +14,14 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from detkit.data.formats.format import Format, Labelled, Splits, json_number
-from detkit.data.formats.json_file import json_files, json_keys, json_text, load_json, numbers
+from detkit.data.formats.json_file import (
+    json_files,
+    json_keys,
+    json_text,
+    load_json,
+    numbers,
+    objects_in,
+)
 from detkit.data.formats.label_set import (
     CROWD,
     DIFFICULT,
@@ -86,7 +93,7 @@ def _classes(labels: LabelSet, file: str) -> tuple[str, ...]:
     """Return the classes that a project's meta.json lists."""
     content, is_read = load_json(labels.tree, file, labels.findings)
     found = content.get("classes") if is_read and isinstance(content, dict) else None
-    names = [one.get("title") for one in found or () if isinstance(one, dict)]
+    names = [one.get("title") for one in objects_in(found)]
     return tuple(name.strip() for name in names if isinstance(name, str) and name.strip())
 
 
@@ -121,8 +128,7 @@ def _read_file(labels: LabelSet, file: str) -> None:
 
 def _split(content: dict[str, Any]) -> str | None:
     """Return the split that an image's tags name, or None."""
-    tags = content.get("tags")
-    words = [one.get("name") for one in tags if isinstance(one, dict)] if tags else []
+    words = [one.get("name") for one in objects_in(content.get("tags"))]
     return next(filter(None, map(stated_split, words)), None)
 
 
@@ -178,8 +184,7 @@ def _kind_of(one: dict[str, Any]) -> str:
 
 def _marks(one: dict[str, Any]) -> set[str]:
     """Return the names of an object's tags."""
-    tags = one.get("tags")
-    return {str(tag.get("name")) for tag in tags if isinstance(tag, dict)} if tags else set()
+    return {str(tag.get("name")) for tag in objects_in(one.get("tags"))}
 
 
 def _mask_box(bitmap: Any) -> tuple[Box | None, str]:

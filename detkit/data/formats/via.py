@@ -212,7 +212,8 @@ def _named_attributes(values: Any, attributes: Mapping[str, Any]) -> dict[str, A
 
 def _shape_of_3(values: Any) -> dict[str, Any]:
     """Return a shape of VIA 3 as versions 1 and 2 write it."""
-    if not isinstance(values, list) or not values or values[0] not in _KINDS_OF_3:
+    known = isinstance(values, list) and values and isinstance(values[0], int)
+    if not known or values[0] not in _KINDS_OF_3:
         return {"name": short(values)}
     kind, values = _KINDS_OF_3[values[0]], values[1:]
     if kind in _KEYS_OF_3:

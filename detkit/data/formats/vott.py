@@ -13,7 +13,14 @@ from typing import Any
 from urllib.parse import unquote
 
 from detkit.data.formats.format import Format, Labelled, Splits, json_number
-from detkit.data.formats.json_file import json_files, json_keys, json_text, load_json, numbers
+from detkit.data.formats.json_file import (
+    json_files,
+    json_keys,
+    json_text,
+    load_json,
+    numbers,
+    objects_in,
+)
 from detkit.data.formats.label_set import LabelledImage, LabelSet, quoted
 from detkit.data.formats.shapes import Box, around_points, points_of, tidy
 from detkit.data.images import image_size
@@ -88,8 +95,7 @@ def _read_version_2(
     if not isinstance(items, list):
         labels.say("bad-json", 'no VoTT file: "assets" is no object', file)
         return ()
-    tags = content.get("tags")
-    listed = [one.get("name") for one in tags if isinstance(one, dict)] if tags else []
+    listed = [one.get("name") for one in objects_in(content.get("tags"))]
     names = [one.strip() for one in listed if isinstance(one, str) and one.strip()]
     for item in items:
         head = item.get("asset") if isinstance(item, dict) else None
