@@ -1,4 +1,8 @@
-"""COCO's average precision, computed by pycocotools, under the same signature as `voc_map`.
+"""COCO's average precision, computed by hotcoco, under the same signature as `voc_map`.
+
+hotcoco is pycocotools in Rust: the same figures and matches on random sets of every kind in a
+twentieth of the time (`benchmarks/coco_engines.py`). Where it is not installed, as on a system it
+has no wheel for, pycocotools computes them.
 
 Shape shorthand: T IoU thresholds, Q recall points, C classes, A area ranges, M limits on the
 number of detections, I images.
@@ -16,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +60,9 @@ def coco_map(
     precision: NDArray[np.float64] = evaluator.eval["precision"]  # (T, Q, C, A, M)
     recall: NDArray[np.float64] = evaluator.eval["recall"]  # (T, C, A, M)
     classes = []
+    images = _matched(evaluator, len(class_names))
     for index, name in enumerate(class_names):
-        ranked = _ranked(evaluator, index)[0]  # at the lowest threshold
+        ranked = _ranked(images[index], 0)  # at the lowest threshold
         wanted = (((one.labels == index) & ~one.difficult).sum() for one in truths)
         classes.append(
             class_score(
@@ -103,7 +108,11 @@ def ranked_hits(
     Ignored detections are left out. Raises as `coco_map` does.
     """
     evaluator = _evaluated(detections, truths, num_classes, iou_thresh)
-    return [_ranked(evaluator, index) for index in range(num_classes)]
+    thresholds = range(len(evaluator.params.iouThrs))
+    return [
+        [_ranked(images, thresh) for thresh in thresholds]
+        for images in _matched(evaluator, num_classes)
+    ]
 
 
 def _rules_of(truths: Sequence[Truth]) -> str:
@@ -121,26 +130,30 @@ def _rules_of(truths: Sequence[Truth]) -> str:
     return words
 
 
-def _ranked(evaluator: Any, index: int) -> list[RankedHits]:
-    """Return COCO's matches of one class at each of the T IoU thresholds."""
-    num_images = len(evaluator.params.imgIds)
-    first = index * len(AREAS) * num_images
-    images = [one for one in evaluator.evalImgs[first : first + num_images] if one is not None]
+def _matched(evaluator: Any, num_classes: int) -> list[list[dict[str, Any]]]:
+    """Return the evaluator's matches of each class, an entry an image; of objects of any size."""
+    every = list(evaluator.params.areaRng[AREAS["all"]])
+    images: list[list[dict[str, Any]]] = [[] for _ in range(num_classes)]
+    for one in evaluator.evalImgs:  # which hotcoco makes anew each time
+        if one is not None and list(one["aRng"]) == every:
+            images[one["category_id"]].append(one)
+    return images
+
+
+def _ranked(images: Sequence[dict[str, Any]], thresh: int) -> RankedHits:
+    """Return COCO's matches of one class at one of the T IoU thresholds."""
     where = np.repeat(
         np.array([one["image_id"] for one in images], np.int64),
         [len(one["dtScores"]) for one in images],
     )
     scores = np.array([score for one in images for score in one["dtScores"]], np.float32)
     order = np.argsort(-scores, kind="mergesort")  # COCO's
-    rows = []
-    for thresh in range(len(evaluator.params.iouThrs)):
-        hits, ignored = (
-            np.concatenate([np.empty(0), *(one[key][thresh] for one in images)]) > 0
-            for key in ("dtMatches", "dtIgnore")
-        )
-        ranked = order[~ignored[order]]
-        rows.append(RankedHits(where[ranked], hits[ranked], scores[ranked]))
-    return rows
+    hits, ignored = (
+        np.concatenate([np.empty(0), *(one[key][thresh] for one in images)]) > 0
+        for key in ("dtMatches", "dtIgnore")
+    )
+    ranked = order[~ignored[order]]
+    return RankedHits(where[ranked], hits[ranked], scores[ranked])
 
 
 def _evaluated(
@@ -149,14 +162,13 @@ def _evaluated(
     num_classes: int,
     iou_thresh: float | None,
 ) -> Any:
-    """Return pycocotools' COCOeval after `evaluate` and `accumulate`, its chatter swallowed."""
+    """Return the COCOeval after `evaluate` and `accumulate`, its chatter swallowed."""
     require_scorable(detections, truths, num_classes)
-    from pycocotools.cocoeval import COCOeval
-
+    engine = coco_engine()
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(
-            as_coco(truth_rows(truths), len(truths), num_classes),
-            as_coco(detection_rows(detections), len(truths), num_classes),
+        evaluator = engine.COCOeval(
+            as_coco(truth_rows(truths), len(truths), num_classes, engine),
+            as_coco(detection_rows(detections), len(truths), num_classes, engine),
             "bbox",
         )
         evaluator.params.imgIds = list(range(len(truths)))
@@ -169,14 +181,33 @@ def _evaluated(
     return evaluator
 
 
-def as_coco(rows: list[dict[str, Any]], num_images: int, num_classes: int) -> Any:
-    """Return pycocotools' COCO of these annotations; images and classes are numbered from 0."""
-    from pycocotools.coco import COCO
+class Engine(NamedTuple):
+    """The two classes of a package that computes COCO's scores."""
 
-    coco = COCO()
+    COCO: Any
+    COCOeval: Any
+
+
+def coco_engine() -> Engine:
+    """Return hotcoco's classes, or pycocotools' where it is not installed."""
+    try:
+        import hotcoco
+    except ImportError:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return Engine(COCO, COCOeval)
+    return Engine(hotcoco.COCO, hotcoco.COCOeval)
+
+
+def as_coco(
+    rows: list[dict[str, Any]], num_images: int, num_classes: int, engine: Engine | None = None
+) -> Any:
+    """Return an engine's COCO of these annotations; images and classes are numbered from 0."""
+    coco = (engine or coco_engine()).COCO()
     coco.dataset = {
         "images": [{"id": number} for number in range(num_images)],
-        "categories": [{"id": number} for number in range(num_classes)],
+        "categories": [{"id": number, "name": str(number)} for number in range(num_classes)],
         "annotations": rows,
     }
     coco.createIndex()
