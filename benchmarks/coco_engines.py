@@ -92,7 +92,9 @@ def large_set(num_images: int, seed: int = 0) -> tuple[dict[str, Any], Rows]:
     results: Rows = []
     for image in range(1, num_images + 1):
         number = int(rng.poisson(7.3))
-        boxes = np.concatenate([rng.uniform(0, 400, (number, 2)), rng.uniform(8, 200, (number, 2))], 1)
+        boxes = np.concatenate(
+            [rng.uniform(0, 400, (number, 2)), rng.uniform(8, 200, (number, 2))], 1
+        )
         categories = rng.integers(1, 81, number)
         for box, category in zip(boxes.tolist(), categories.tolist(), strict=True):
             annotations.append(
