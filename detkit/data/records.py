@@ -8,7 +8,7 @@ A reader (`formats`) turns a folder into a `Dataset` of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,15 +87,35 @@ class Dataset:
     splits: dict[str, tuple[ImageRecord, ...]]
     findings: tuple[Finding, ...] = ()  # what the reader itself could not make sense of
     notes: tuple[str, ...] = field(default=())  # said on stderr: what was found, what was cut
+    # Class name by category id, for each split's COCO file; other formats state no ids.
+    category_ids: Mapping[str, Mapping[int | str, str]] = field(default_factory=dict)
 
     def truths(self, split: str) -> list[Truth]:
         """Return the objects of each image of a split as arrays, in the split's order."""
         index = {name: number for number, name in enumerate(self.class_names)}
         return [truth_of(record, index) for record in self.splits[split]]
 
+    def ids_of(self, split: str) -> Mapping[int | str, str]:
+        """Return the class name of each category id of a split's COCO file.
+
+        A split that was cut here has the ids on which all files agree; other formats have none.
+        """
+        if split in self.category_ids:
+            return self.category_ids[split]
+        return agreed_ids(self.category_ids.values())
+
     def with_splits(self, splits: dict[str, tuple[ImageRecord, ...]], *notes: str) -> Dataset:
         """Return the same data set divided otherwise."""
         return replace(self, splits=splits, notes=self.notes + notes)
+
+
+def agreed_ids(several: Iterable[Mapping[int | str, str]]) -> dict[int | str, str]:
+    """Return the class names of the category ids that mean the same wherever they are stated."""
+    meant: dict[int | str, set[str]] = {}
+    for ids in several:
+        for number, name in ids.items():
+            meant.setdefault(number, set()).add(name)
+    return {number: next(iter(names)) for number, names in meant.items() if len(names) == 1}
 
 
 def truth_of(record: ImageRecord, class_index: dict[str, int]) -> Truth:

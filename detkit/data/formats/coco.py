@@ -8,7 +8,7 @@ from detkit.data.folder_splits import named_splits, unlisted_images, without_uni
 from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
 from detkit.data.formats.format import Format, Splits
 from detkit.data.paths import name_of
-from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
+from detkit.data.records import Dataset, Finding, ImageRecord, agreed_ids, labels_differ
 from detkit.data.tree import Tree
 from detkit.text import counted
 
@@ -49,6 +49,7 @@ def read_coco(tree: Tree, only: str | None = None) -> Dataset | None:
         splits=splits,
         findings=tuple(findings),
         notes=tuple(notes),
+        category_ids=_category_ids(pages, splits),
     )
 
 
@@ -121,6 +122,19 @@ def _class_names(pages: Sequence[Page], notes: list[str]) -> tuple[str, ...]:
                 continue
             names.append(name)
     return tuple(names)
+
+
+def _category_ids(
+    pages: Sequence[Page], splits: Mapping[str, object]
+) -> dict[str, Mapping[int | str, str]]:
+    """Return the class name of each category id, for each split by the files it is read from."""
+    named = {page.split for page in pages if page.split in splits}
+    return {
+        split: agreed_ids(
+            page.categories for page in pages if page.split == split or split not in named
+        )
+        for split in splits
+    }
 
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
