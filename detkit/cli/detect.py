@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detkit.cli.coco_ids import open_ids
 from detkit.cli.console import Console, printable
 from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins, open_on_free_cores, open_proposals
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from detkit.data.sources import ImageSource
     from detkit.inference.predict import Prediction
     from detkit.inference.strips import Strips
+    from detkit.predictions.coco_results import CocoIds
     from detkit.predictions.image import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
@@ -78,6 +80,14 @@ def detect(
     draw: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Draw the boxes and write the images into DIR."),
+    ] = None,
+    ids: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DATA",
+            help="For -f coco: number images and classes as this COCO file, or labelled folder, "
+            "does. [default: from 1]",
+        ),
     ] = None,
     score: Annotated[
         float | None,
@@ -125,12 +135,14 @@ def detect(
       detkit detect run/best.safetensors photos/*.jpg --draw drawn --score .5
       find . -name '*.jpg' | detkit detect run/best.safetensors - | jq -c '.detections[]'
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
+      detkit detect run/best.safetensors val/*.jpg -f coco --ids instances_val.json > found.json
       detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
       detkit detect ssd300-coco camera:0 --every 5 | jq -c '.detections[]'
     """
     require_model(model)
     from detkit.data.sources import find_images, is_live
     from detkit.inference.predict import detect_images
+    from detkit.predictions.writers import images_file
 
     console = Console(quiet)
     form = form_of(form, out)
@@ -138,6 +150,7 @@ def detect(
     _check_out(out, model, sources)
     _check_drawn(draw, sources, force)
     load_plugins(plugin)
+    coco_ids = open_ids(console, ids, form)
     images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
     detector = open_on_free_cores(console, model, device, settings, precision, threads)
     names = detector.class_names
@@ -165,7 +178,7 @@ def detect(
     num_images = num_bad = num_undrawn = 0
     is_stopped = False
     began = time.perf_counter()
-    with contextlib.closing(found), _opened(console, form, out, names, force) as write:
+    with contextlib.closing(found), _opened(console, form, out, names, coco_ids, force) as write:
         try:
             for one in _tracked(console, found, out):
                 write(one.predictions)
@@ -185,7 +198,8 @@ def detect(
     if draw is not None:
         console.note(f"{counted(drawn.count, 'image')} drawn into {draw}, {look_words(look)}")
     if out is not None:
-        console.note(f"detections: {out}")
+        beside = "" if form != "coco" or coco_ids else f", images: {images_file(out)}"
+        console.note(f"detections: {out}{beside}")
     wrong = [f"{counted(num_bad, 'image')} could not be read"] if num_bad else []
     wrong += [f"{counted(num_undrawn, 'image')} could not be drawn"] if num_undrawn else []
     if wrong:
@@ -380,7 +394,12 @@ def _tracked(
 
 @contextlib.contextmanager
 def _opened(
-    console: Console, form: str, out: Path | None, class_names: Sequence[str], force: bool
+    console: Console,
+    form: str,
+    out: Path | None,
+    class_names: Sequence[str],
+    ids: CocoIds | None,
+    force: bool,
 ) -> Iterator[Callable[[ImagePredictions], None]]:
     """Yield what writes one image's detections, to `out` or to stdout."""
     if form == "table":
@@ -391,8 +410,10 @@ def _opened(
     from detkit.predictions.writers import open_writer
 
     target = sys.stdout if out is None else out
-    with open_writer(form, target, class_names=class_names, force=force) as writer:
+    with open_writer(form, target, class_names=class_names, ids=ids, force=force) as writer:
         yield writer.write
+    for words in writer.left_out:
+        console.warn(words)
 
 
 def _tell(console: Console, found: ImagePredictions, width: int) -> None:

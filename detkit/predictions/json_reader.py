@@ -122,10 +122,12 @@ class JsonReader:
                     f"{place}: no {missing[0]!r}; a COCO result has image_id, category_id, bbox "
                     "[x, y, w, h] and score"
                 )
-            key = str(_id(row, "image_id", place))
+            # A name says what an id means, wherever a row has one.
+            key = str(_id(row, "file_name" if "file_name" in row else "image_id", place))
             if key not in images:
                 images[key] = Unchecked(key, is_sized=True)
-            images[key].add(row["category_id"], row["score"], row["bbox"], place)
+            label = row.get("category_name", row["category_id"])
+            images[key].add(label, row["score"], row["bbox"], place)
         found = list(images.values())
         ids = {
             _id(one, "id", place): str(_id(one, "name", place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from detkit.data.folder_splits import named_splits, unlisted_images, without_union
-from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load
+from detkit.data.formats.coco_json import MAX_JSON_BYTES, Page, json_text, load, numbered
 from detkit.data.formats.format import Format, Splits
 from detkit.data.paths import name_of
 from detkit.data.records import Dataset, Finding, ImageRecord, agreed_ids, labels_differ
@@ -139,9 +139,10 @@ def _category_ids(
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield a JSON file for each split."""
+    ids = numbered(splits)
     for split, images in splits.items():
         name = "instances" if split == "all" else f"instances_{split}"
-        yield f"annotations/{name}.json", json_text(images, class_names)
+        yield f"annotations/{name}.json", json_text(images, class_names, ids[split])
 
 
 def _box_hint(box: tuple[float, ...], size: tuple[int, int]) -> str:

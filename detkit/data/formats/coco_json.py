@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from detkit.data.formats.format import PIXEL_DIGITS, Labelled
 from detkit.data.paths import name_of, split_in, split_in_stem
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree
+from detkit.errors import DetkitError
 from detkit.text import short
 
 MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
@@ -246,19 +248,49 @@ def _bounds(segmentation: Any) -> tuple[float, float, float, float] | None:
     return left, top, max(values[0::2]) - left, max(values[1::2]) - top
 
 
-def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
+def numbered(
+    splits: Mapping[str, Sequence[Labelled] | Sequence[ImageRecord]],
+) -> dict[str, list[int]]:
+    """Return the ids that images are written with, by split.
+
+    Those they were read with, where each of a split's is a number of its own, else counted from 1
+    over all splits, so that no two images share one.
+    """
+    ids: dict[str, list[int]] = {}
+    last = 0
+    for split, images in splits.items():
+        keys = [int(one.key) for one in images if one.key is not None and one.key.isdecimal()]
+        if images and len(set(keys)) == len(images):
+            ids[split] = keys
+        else:
+            ids[split] = list(range(last + 1, last + len(images) + 1))
+            last += len(images)
+    return ids
+
+
+def stated_ids(path: Path) -> dict[str, int | str]:
+    """Return the image ids of a COCO file as it states them, numbers or texts, by their text.
+
+    Raises DetkitError where it cannot be read.
+    """
+    try:
+        images = json.loads(path.read_bytes().decode("utf-8-sig"))["images"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DetkitError(f"{path}: cannot be read as COCO's JSON ({error})") from error
+    found = [one["id"] for one in images if isinstance(one, dict) and _is_id(one.get("id"))]
+    return {str(one): one for one in found}
+
+
+def json_text(images: Sequence[Labelled], class_names: Sequence[str], ids: Sequence[int]) -> str:
     """Return COCO's JSON: boxes 0-based `[x, y, width, height]`, category ids from 1.
 
     Crowds and stated areas stay; where none is stated it is that of the box. COCO has no
     "difficult"; a difficult object gets the further key `"difficult": 1` and stays
-    `"iscrowd": 0`, since a crowd is something else to COCO's own evaluation. Images keep the
-    numeric id they were read with when no two are the same.
+    `"iscrowd": 0`, since a crowd is something else to COCO's own evaluation. `ids` are the images'.
     """
-    keys = [int(one.key) for one in images if one.key is not None and one.key.isdecimal()]
-    ids = keys if len(set(keys)) == len(images) else range(1, len(images) + 1)
     category = {name: place for place, name in enumerate(class_names, start=1)}
     annotations: list[dict[str, Any]] = []
-    for image_id, image in zip(ids, images):
+    for image_id, image in zip(ids, images, strict=True):
         for one in image.objects:
             x1, y1, x2, y2 = one.box
             box = [_json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
@@ -277,7 +309,7 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
     content = {
         "images": [
             {"id": image_id, "file_name": image.name, "width": image.width, "height": image.height}
-            for image_id, image in zip(ids, images)
+            for image_id, image in zip(ids, images, strict=True)
         ],
         "annotations": annotations,
         "categories": [{"id": place, "name": name} for name, place in category.items()],
