@@ -84,17 +84,22 @@ def format_named(name: str) -> Format:
 
 
 def losses(dataset: Dataset, to: str) -> list[str]:
-    """Return what the format called `to` cannot hold of the data set, a sentence each."""
+    """Return what the format called `to` cannot hold of the data set, or not as it is.
+
+    A sentence each.
+    """
     form = format_named(to)
     records = {one.image_id: one for records in dataset.splits.values() for one in records}
     objects = [one for record in records.values() for one in record.objects]
     said = []
-    crowds = sum(one.crowd for one in objects)
-    difficult = sum(one.difficult and not one.crowd for one in objects)
+    crowds = sum(one.is_crowd for one in objects)
+    difficult = sum(one.difficult for one in objects)
     if difficult and not form.keeps_difficult:
         said.append(
             f"{counted(difficult, 'difficult object')} became ordinary: {to} has no mark for them"
         )
+    if difficult and form.difficult_as:
+        said.append(f"{counted(difficult, 'difficult object')}: {form.difficult_as}")
     if crowds and not form.keeps_crowds:
         kind = "difficult objects" if form.keeps_difficult else "ordinary objects"
         said.append(f"{counted(crowds, 'crowd')} became {kind}: {to} has no mark for them")

@@ -30,8 +30,13 @@ class ObjectRecord:
     line: int | None = None  # ... the line in it (JSON: None), and ...
     number: int = 0  # ... the 1-based position among the image's objects
     stated: str = ""  # the values as written there, for messages: "xmin=231 xmax=500"
-    crowd: bool = False  # COCO's `iscrowd`: one box around many objects
+    crowd: bool = False  # COCO's `iscrowd`: one box around many objects, unless it is difficult
     area: float | None = None  # square pixels, where the file states it (COCO: of the mask)
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether it is a box around many objects; COCO's files mark difficult ones alike."""
+        return self.crowd and not self.difficult
 
     @property
     def has_own_area(self) -> bool:
@@ -56,7 +61,7 @@ class ImageRecord:
 def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:
     """Return whether two files state other objects, whatever their order."""
     first, second = (
-        sorted((one.name, one.box, one.difficult, one.crowd) for one in each)
+        sorted((one.name, one.box, one.difficult, one.is_crowd) for one in each)
         for each in (objects, others)
     )
     return first != second
@@ -121,7 +126,7 @@ def agreed_ids(several: Iterable[Mapping[int | str, str]]) -> dict[int | str, st
 def truth_of(record: ImageRecord, class_index: dict[str, int]) -> Truth:
     """Return one image's objects of the known classes as arrays."""
     objects = [one for one in record.objects if one.name in class_index]
-    crowd = np.array([one.crowd for one in objects], np.bool_)
+    crowd = np.array([one.is_crowd for one in objects], np.bool_)
     areas = np.array([math.nan if one.area is None else one.area for one in objects], np.float64)
     return Truth(
         boxes=np.array([one.box for one in objects], np.float32).reshape(-1, 4),

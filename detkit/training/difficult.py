@@ -44,8 +44,8 @@ def difficult_note(
     """
     known = set(class_names)
     objects = [one for record in records for one in record.objects if one.name in known]
-    crowds = sum(one.crowd for one in objects)
-    difficult = sum(one.difficult and not one.crowd for one in objects)
+    crowds = sum(one.is_crowd for one in objects)
+    difficult = sum(one.difficult for one in objects)
     said = []
     if difficult:
         what = f"{counted(difficult, 'difficult object')} {agreed(difficult, 'is', 'are')}"

@@ -157,6 +157,7 @@ FORMAT = Format(
     name="coco",
     title="COCO JSON",
     looked_for="COCO JSON",
+    difficult_as="marked as crowds (iscrowd), too, which pycocotools leaves out",
     keeps_crowds=True,
     keeps_areas=True,
     suffixes=(".json",),

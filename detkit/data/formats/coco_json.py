@@ -4,6 +4,11 @@ Boxes in these files are 0-based `[x, y, width, height]`. `area` is the mask's, 
 divides objects into small, medium and large. `iscrowd` marks a crowd, `ignore` and `difficult` a
 difficult object; a score counts neither. JSON has no line numbers here; findings name the
 annotation by its id.
+
+COCO has no difficult objects, and pycocotools leaves nothing out but crowds (it overwrites `ignore`
+by `iscrowd`). So a difficult object is written as both, `"iscrowd": 1, "difficult": 1`, which
+pycocotools does not count and which is read back as difficult, no crowd. A crowd with `ignore`
+stays a crowd.
 """
 
 from __future__ import annotations
@@ -23,8 +28,6 @@ from detkit.errors import DetkitError
 from detkit.text import short
 
 MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
-
-_DIFFICULT = ("ignore", "difficult")
 
 
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
@@ -180,12 +183,14 @@ class Page:
             return
         x, y, width, height = box
         self.used.add(name)
+        crowd = bool(annotation.get("iscrowd"))
+        is_difficult = bool(annotation.get("difficult") or (annotation.get("ignore") and not crowd))
         self._objects[key].append(
             ObjectRecord(
                 name=name,
                 box=(x, y, x + width, y + height),
-                difficult=any(annotation.get(flag) for flag in _DIFFICULT),
-                crowd=bool(annotation.get("iscrowd")),
+                difficult=is_difficult,
+                crowd=crowd,
                 area=self._area_of(annotation, what, image=image, number=number, name=name),
                 file=self._path,
                 number=number,
@@ -284,9 +289,8 @@ def stated_ids(path: Path) -> dict[str, int | str]:
 def json_text(images: Sequence[Labelled], class_names: Sequence[str], ids: Sequence[int]) -> str:
     """Return COCO's JSON: boxes 0-based `[x, y, width, height]`, category ids from 1.
 
-    Crowds and stated areas stay; where none is stated it is that of the box. COCO has no
-    "difficult"; a difficult object gets the further key `"difficult": 1` and stays
-    `"iscrowd": 0`, since a crowd is something else to COCO's own evaluation. `ids` are the images'.
+    Crowds and stated areas stay; where none is stated it is that of the box. A difficult object
+    is also marked as a crowd (see the head of this file). `ids` are the images'.
     """
     category = {name: place for place, name in enumerate(class_names, start=1)}
     annotations: list[dict[str, Any]] = []
@@ -302,7 +306,7 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str], ids: Seque
                     "bbox": box,
                     "area": _json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
                     "segmentation": [],
-                    "iscrowd": int(one.crowd),
+                    "iscrowd": int(one.crowd or one.difficult),
                     **({"difficult": 1} if one.difficult else {}),
                 }
             )
