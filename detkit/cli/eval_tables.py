@@ -41,6 +41,10 @@ def tell_scores(console: Console, scores: Scores, split: str) -> None:
         f"mAP {figure(scores.mean)}  {scores.protocol}; {split}, "
         f"{counted(scores.num_images, 'image')}"
     )
+    at = "" if scores.best_threshold is None else f" at score {figure(scores.best_threshold)}"
+    console.text(
+        f"best F1 {figure(scores.best_f1)}{at}; calibration error (ECE) {figure(scores.ece)}"
+    )
     for name, value in scores.extra.items():
         console.text(f"{name} {figure(value)}")
     without = [one.name for one in scores.classes if one.ap is None]

@@ -20,7 +20,7 @@ from detkit.cli.eval_tables import (
     tell_rules,
     tell_scores,
 )
-from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
+from detkit.cli.gates import drop_outcome, gate_outcomes, leave, tell_drop, write_junit
 from detkit.cli.judged import Judged, evaluate_file, evaluate_model
 from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins
@@ -81,7 +81,14 @@ def evaluate(
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=X", help="Leave with 1 when mAP, or a class, is below X; repeatable."
+            metavar="NAME=X",
+            help="Leave with 1 when mAP, F1 or a class is below X; repeatable.",
+        ),
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=X", help="Leave with 1 when ECE, the calibration error, is above X."
         ),
     ] = None,
     baseline: Annotated[
@@ -160,10 +167,12 @@ def evaluate(
 ) -> None:
     """Score a model, or any tool's detections.
 
-    With --fail-under or --baseline it is a gate for pipelines.
+    With --fail-under, --fail-over or --baseline it is a gate for pipelines.
 
     The table has each class's AP, its objects (no difficult ones, no crowds), its detections
-    and the score threshold with the best F1. The protocol stands beside every number.
+    and the score threshold with the best F1. The protocol stands beside every number. Below are the
+    best F1 with one threshold for all classes, and the calibration error (ECE): how far scores are
+    from the share that is right.
 
     A baseline that was written with --with-detections is scored again on today's labels, and the
     drop gets a 95 % interval. Under GitHub Actions a gate that is not met annotates the run.
@@ -172,6 +181,7 @@ def evaluate(
     Examples:
       detkit eval run/best.safetensors photos
       detkit eval run/best.safetensors photos --fail-under mAP=.6 --fail-under car=.7
+      detkit eval run/best.safetensors photos --fail-under F1=.6 --fail-over ECE=.1
       detkit eval --predictions found.jsonl photos --metric coco --json
       detkit eval run/best.safetensors photos --json --with-detections > old.json
       detkit eval new/best.safetensors photos --baseline old.json --max-drop .01
@@ -208,6 +218,7 @@ def evaluate(
     looking = looking_of(tile, overlap, tta, comparable=True)
     names = class_list(classes)
     gates = [parse_gate(word) for word in fail_under or ()]
+    gates += [parse_gate(word, "--fail-over", at_most=True) for word in fail_over or ()]
     old = None
     if baseline is not None:
         from detkit.evaluation.baseline import read_baseline
@@ -247,7 +258,7 @@ def evaluate(
             raise UsageError(f"{option} is for a model; --predictions are scored as they are")
         judged = evaluate_file(console, predictions, data, names, split, metric, iou)
     scores = judged.scores
-    outcomes = least_outcomes(scores, gates)
+    outcomes = gate_outcomes(scores, gates)
     report: dict[str, Any] = {}
     if pr_curve is not None:
         from detkit.report.plots import save_pr_curve

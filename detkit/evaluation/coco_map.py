@@ -34,7 +34,12 @@ from detkit.evaluation.average_precision import (
     newly_reached,
 )
 from detkit.evaluation.metrics import Rules
-from detkit.evaluation.precision_recall import RankedHits, class_score, require_scorable
+from detkit.evaluation.precision_recall import (
+    RankedHits,
+    class_score,
+    overall,
+    require_scorable,
+)
 from detkit.structures import Detections, FloatArray, IntArray, Scores, Truth
 
 AREAS = {"all": 0, "S": 1, "M": 2, "L": 3}  # pycocotools' order
@@ -64,8 +69,8 @@ def coco_map(
     recall: NDArray[np.float64] = evaluator.eval["recall"]  # (T, C, A, M)
     classes = []
     images = _matched(evaluator, len(class_names), evaluator.params.iouThrs[:1])
-    for index, name in enumerate(class_names):
-        ranked = _ranked(images[index], 0)  # at the lowest threshold
+    rankings = [_ranked(one, 0) for one in images]  # at the lowest threshold
+    for index, (name, ranked) in enumerate(zip(class_names, rankings, strict=True)):
         wanted = (((one.labels == index) & ~one.difficult).sum() for one in truths)
         classes.append(
             class_score(
@@ -97,6 +102,7 @@ def coco_map(
         classes=classes,
         num_images=len(truths),
         extra=extra,
+        **overall(rankings, sum(one.num_truths for one in classes)),
     )
 
 

@@ -36,7 +36,7 @@ from detkit.evaluation import average_precision as ap
 from detkit.evaluation.average_precision import RankedAp, average_precision, ranked_ap
 from detkit.evaluation.iou import iou
 from detkit.evaluation.metrics import Rules
-from detkit.evaluation.precision_recall import RankedHits, class_score, require_scorable
+from detkit.evaluation.precision_recall import RankedHits, class_score, overall, require_scorable
 from detkit.structures import Detections, IntArray, Scores, Truth
 
 PAIRS_AT_ONCE = 1_000_000  # bounds the memory of matching at some 100 MB, whatever the data
@@ -91,6 +91,7 @@ def voc_map(
         mean=sum(aps) / len(aps) if aps else None,
         classes=classes,
         num_images=len(truths),
+        **overall(ranked, sum(num_truths)),
     )
 
 
