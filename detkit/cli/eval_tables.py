@@ -143,10 +143,10 @@ def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]
 
 def tell_rules(console: Console, rules: Sequence[Rule]) -> None:
     """Write the mean AP under each rule, and by how much it differs from the one asked for."""
-    rows = [(rule.name, figure(rule.mean), signed(rule.difference)) for rule in rules]
+    rows = [(rule.name, figure(rule.mean), signed(rule.difference), rule.options) for rule in rules]
     console.text("")
     console.text("the same detections by other rules")
-    console.table(("rule", "mAP", "difference"), rows, right=(1, 2))
+    console.table(("rule", "mAP", "difference", "options"), rows, right=(1, 2))
 
 
 def tell_errors(console: Console, errors: ErrorBreakdown) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from detkit.cli.eval_tables import (
 )
 from detkit.cli.gates import drop_outcome, gate_outcomes, leave, tell_drop, write_junit
 from detkit.cli.judged import Judged, evaluate_file, evaluate_model
+from detkit.cli.like import tell_like
 from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
@@ -108,6 +110,14 @@ def evaluate(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each rule of other protocols changes.")
     ] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOOL",
+            help="With --explain: the number of ultralytics, pycocotools, voc-devkit or tidecv, "
+            "and the command that repeats it.",
+        ),
+    ] = None,
     errors: Annotated[
         bool,
         typer.Option(
@@ -174,6 +184,9 @@ def evaluate(
     best F1 with one threshold for all classes, and the calibration error (ECE): how far scores are
     from the share that is right.
 
+    Behind a metric may stand conventions of other tools, like voc07+count-difficult; --explain
+    lists them, with what each changes.
+
     A baseline that was written with --with-detections is scored again on today's labels, and the
     drop gets a 95 % interval. Under GitHub Actions a gate that is not met annotates the run.
 
@@ -186,6 +199,7 @@ def evaluate(
       detkit eval run/best.safetensors photos --json --with-detections > old.json
       detkit eval new/best.safetensors photos --baseline old.json --max-drop .01
       detkit eval run/best.safetensors photos --explain --errors
+      detkit eval --predictions found.json photos --explain --like pycocotools
       detkit eval run/best.safetensors photos --tile compare=640
       detkit eval --predictions found.jsonl photos --markdown >> "$GITHUB_STEP_SUMMARY"
     """
@@ -202,6 +216,12 @@ def evaluate(
         from detkit.evaluation.scores import require_error_rules
 
         require_error_rules(tide)
+    if like is not None:
+        from detkit.evaluation.other_tools import require_tool
+
+        if not explain:
+            raise UsageError("--like says how --explain's rules make another tool's number: add it")
+        require_tool(like)
     if max_drop is not None and baseline is None:
         raise UsageError("--max-drop is how far mAP may fall below --baseline OLD.json: add it")
     data = Path(places[-1])
@@ -292,6 +312,22 @@ def evaluate(
             report["interval"] = _interval(console, judged, as_json)
         if explain:
             report["explain"] = _explain(console, judged, as_json)
+        if like is not None:
+            words = _words(
+                places,
+                {
+                    "--predictions": predictions,
+                    "--split": split,
+                    "--classes": classes,
+                    "--tile": tile,
+                    "--overlap": overlap,
+                    "--tta": tta,
+                    "--proposals": proposals,
+                    "--set": settings,
+                    "--plugin": plugin,
+                },
+            )
+            report["like"] = tell_like(console, judged, like, words, as_json=as_json)
         if errors:
             report |= _errors(console, judged, as_json, tide)
     if old is not None:
@@ -377,6 +413,15 @@ def _explain(console: Console, judged: Judged, as_json: bool) -> list[dict[str, 
     if not as_json:
         tell_rules(console, rules)
     return rules_to_json(rules)
+
+
+def _words(places: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command with these options, those that were given."""
+    words = ["detkit", "eval"]
+    for name, value in options.items():
+        given = value if isinstance(value, list) else [value]
+        words += [word for one in given if one is not None for word in (name, str(one))]
+    return [*words, *places]
 
 
 def _errors(console: Console, judged: Judged, as_json: bool, tide: str | None) -> dict[str, Any]:
