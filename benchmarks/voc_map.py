@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from detkit.evaluation.coco_map import as_coco, detection_rows, truth_rows
+from detkit.evaluation.coco_map import Engine, as_coco, detection_rows, truth_rows
 from detkit.evaluation.voc_map import voc_map
 from detkit.structures import Detections, Truth
 
@@ -67,11 +67,13 @@ def main() -> None:
     if options.skip_pycocotools:
         return
 
+    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    engine = Engine(COCO, COCOeval)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = as_coco(truth_rows(truths), len(truths), NUM_CLASSES)
-        found = as_coco(detection_rows(detections), len(truths), NUM_CLASSES)
+        truth = as_coco(truth_rows(truths), len(truths), NUM_CLASSES, engine)
+        found = as_coco(detection_rows(detections), len(truths), NUM_CLASSES, engine)
         started = time.perf_counter()
         evaluator = COCOeval(truth, found, "bbox")
         evaluator.params.iouThrs = np.array([0.5])

@@ -190,6 +190,7 @@ class ClassScore:
     precision: FloatArray  # (n,) after each ranked detection that counts
     recall: FloatArray  # (n,)
     scores: FloatArray  # (n,) the score of that detection
+    ece: float | None = None  # in [0, 1]; None without detections, or scores beyond 0 and 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,19 +204,34 @@ class Scores:
     classes: list[ClassScore]
     num_images: int
     extra: Mapping[str, float | None] = field(default_factory=dict)  # the metric's further figures
+    best_f1: float | None = None  # of all classes together, with one threshold for all ...
+    best_threshold: float | None = None  # ... and that threshold
+    ece: float | None = None  # of all classes together
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """All figures by name: of classes, the metric's further ones, and "mAP"."""
-        return {**self.extra, **{one.name: one.ap for one in self.classes}, "mAP": self.mean}
+        """All figures by name: the metric's further ones, of classes, and "F1", "ECE", "mAP"."""
+        return {
+            **self.extra,
+            "F1": self.best_f1,
+            "ECE": self.ece,
+            **{one.name: one.ap for one in self.classes},
+            "mAP": self.mean,
+        }
 
     def reach(self, name: str, least: float) -> bool:
         """Return whether a figure is at `least` or above; one without a value is not.
 
         A mean of ones and zeros may fall short of .5 by 1e-16, and reaches it all the same.
         """
+        return self.meets(name, least)
+
+    def meets(self, name: str, limit: float, *, at_most: bool = False) -> bool:
+        """Return whether a figure is at least, or at most, the limit, within `reach`'s rounding."""
         value = self.figures.get(name)
-        return value is not None and value >= least - ROUNDING
+        if value is None:
+            return False
+        return value <= limit + ROUNDING if at_most else value >= limit - ROUNDING
 
 
 @dataclass(frozen=True, slots=True)

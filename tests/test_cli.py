@@ -535,7 +535,7 @@ def test_config_of_a_run_gives_way_to_what_the_command_line_says(run_dir: Path) 
 def test_drawings_of_images_with_one_name_get_names_of_their_own(tmp_path: Path) -> None:
     import numpy as np
 
-    from detkit.cli.detect import Drawings
+    from detkit.cli.drawings import Drawings
     from detkit.predictions.image import ImagePredictions
 
     drawings = Drawings(tmp_path / "drawn", ["car"], {"car": 0.5})

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detkit.errors import DetkitError
-from detkit.evaluation.coco_map import coco_map
+from detkit.evaluation.coco_map import Engine, coco_engine, coco_map, ranked_hits
 from detkit.structures import Detections, Truth
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -198,3 +199,59 @@ def test_a_score_that_is_not_finite_and_unequal_lengths_are_refused():
         coco_map([found([(0, 0, 9, 9)], [np.nan])], [truth([])], ["a"])
     with pytest.raises(ValueError, match="detections of 0 images for truth of 1"):
         coco_map([], [truth([])], ["a"])
+
+
+def of_every_kind(seed):
+    """Detections and truth with stated areas, crowds, ties, empty classes, many boxes, none."""
+    detections, truths = random_set(seed, num_images=1 + seed % 12)
+    rng = np.random.default_rng(seed)
+    areas = [one.areas * rng.random(len(one.labels)) for one in truths]
+    truths = [replace(one, stated_areas=area) for one, area in zip(truths, areas)]
+    if seed % 10 == 7:  # more than COCO's 100 an image
+        detections = [
+            found(*(np.repeat(part, 60, axis=0) for part in (one.boxes, one.scores)), labels)
+            for one in detections
+            for labels in [np.repeat(one.labels, 60)]
+        ]
+    if seed % 10 == 8:
+        detections = [found([], []) for _ in detections]
+    if seed % 10 == 9:
+        truths = [truth([]) for _ in truths]
+    return detections, truths
+
+
+@pytest.mark.parametrize("iou_thresh", [None, 0.5])
+def test_hotcoco_gives_the_figures_and_the_matches_of_pycocotools(monkeypatch, iou_thresh):
+    pytest.importorskip("hotcoco")
+    names = ["a", "b", "c", "of which there is nothing"]
+    for seed in range(30):
+        detections, truths = of_every_kind(seed)
+        both = []
+        for engine in (coco_engine(), Engine(COCO, COCOeval)):
+            monkeypatch.setattr(
+                "detkit.evaluation.coco_map.coco_engine", lambda engine=engine: engine
+            )
+            scores = coco_map(detections, truths, names, iou_thresh=iou_thresh)
+            ranked = ranked_hits(detections, truths, len(names), iou_thresh)
+            both.append(
+                (
+                    (scores.mean, scores.extra, [(one.ap, one.best_f1) for one in scores.classes]),
+                    [
+                        [
+                            (row.images.tolist(), row.hits.tolist(), row.scores.tolist())
+                            for row in rows
+                        ]
+                        for rows in ranked
+                    ],
+                )
+            )
+            monkeypatch.undo()
+        assert both[0] == both[1], seed
+    assert coco_engine().COCO.__module__ != "pycocotools.coco"
+
+
+def test_without_hotcoco_pycocotools_computes_the_scores(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    assert coco_engine() == Engine(COCO, COCOeval)
+    scores = coco_map([found([(0, 0, 10, 7.1)], [0.9])], [truth([(0, 0, 10, 10)])], ["a"])
+    assert scores.mean == pytest.approx(0.5)

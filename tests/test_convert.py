@@ -220,7 +220,7 @@ def test_coco_is_written_from_zero_with_ids_from_one(tmp_path: Path) -> None:
         [0, 0, 53, 37],
         [1.25, 2.3, 8.85, 18.4],
     ]
-    assert [one["iscrowd"] for one in found["annotations"]] == [0, 0]
+    assert [one["iscrowd"] for one in found["annotations"]] == [0, 1]
     assert [one.get("difficult") for one in found["annotations"]] == [None, 1]
     assert [one["area"] for one in found["annotations"]] == [1961, pytest.approx(8.85 * 18.4)]
     assert found["categories"] == [
@@ -292,7 +292,12 @@ def test_ten_thousand_images_are_named_in_a_moment() -> None:
 
 def test_what_a_format_cannot_hold_is_said_and_nothing_where_it_holds_all(tmp_path: Path) -> None:
     source = small(tmp_path)
-    assert losses(source, "voc") == losses(source, "coco") == []
+    assert losses(source, "voc") == []
+    assert losses(source, "coco") == [
+        "1 difficult object: marked as crowds (iscrowd), too, which pycocotools leaves out"
+    ]
+    coco = source.with_splits({"train": source.splits["val"]})
+    assert losses(coco, "coco") == []
     assert losses(source, "yolo") == [
         "1 difficult object became ordinary: yolo has no mark for them"
     ]

@@ -227,6 +227,7 @@ def test_scores_as_json_have_the_protocol_and_no_nan(metric):
         "num_detections": 1,
         "best_f1": 1.0,
         "best_threshold": pytest.approx(0.9),
+        "ECE": pytest.approx(0.1, abs=1e-6),
     }
     assert report["classes"][2]["AP"] is None
     assert ("extra" in report) == (metric == "coco")

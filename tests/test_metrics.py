@@ -109,13 +109,13 @@ def test_the_help_of_eval_and_compare_lists_it() -> None:
             [sys.executable, "-c", code, command], capture_output=True, encoding="utf-8"
         )
         words = " ".join(done.stdout.split())
-        assert "voc07 (11 points), voc12 (area), coco, auc or share (found at all)." in words
-        assert "[default: .5; coco: .5 to .95; share: .75]" in words
+        assert "voc07 (11 points), voc12 (area), coco, ultralytics, auc or share" in words
+        assert "[default: .5; coco: .5 to .95; ultralytics: .5 to .95; share: .75]" in words
 
 
 def test_the_words_of_the_help_are_those_of_the_table() -> None:
-    assert metrics_in_words() == "voc07 (11 points), voc12 (area), coco or auc"
-    assert ious_in_words() == ".5; coco: .5 to .95"
+    assert metrics_in_words() == "voc07 (11 points), voc12 (area), coco, ultralytics or auc"
+    assert ious_in_words() == ".5; coco: .5 to .95; ultralytics: .5 to .95"
 
 
 def test_an_unknown_metric_is_refused_before_anything_is_scored(made_up: None) -> None:
@@ -125,5 +125,7 @@ def test_an_unknown_metric_is_refused_before_anything_is_scored(made_up: None) -
         lambda: explain([], [], NAMES, metric="voc08"),
         lambda: evaluate(None, None, "test", metric="voc08"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(UsageError, match="voc08: choose from voc07, voc12, auc, coco, share"):
+        with pytest.raises(
+            UsageError, match="voc08: choose from voc07, voc12, auc, coco, ultralytics"
+        ):
             use()

@@ -34,7 +34,7 @@ from detkit.report.confusion import confusion_matrices
 from detkit.report.curve_points import at_thresholds, curve_points
 from detkit.report.page import write_report
 from detkit.report.pictures import LONG_SIDE, MOST_IMAGES, pictures, worst_first
-from detkit.report.score_bins import calibration_error, score_bins
+from detkit.report.score_bins import score_bins
 from detkit.structures import Detections, Scores, Truth
 
 NAMES = ("car", "dog", "hen")
@@ -284,7 +284,7 @@ def test_rows_of_the_confusion_matrix_are_the_objects_and_the_diagonal_the_finds
         assert matrix[:, index].sum() == judged
 
 
-def test_scores_are_counted_in_their_bins_and_calibration_follows() -> None:
+def test_scores_are_counted_in_their_bins() -> None:
     found = Detections(
         np.zeros((4, 4), np.float32),
         np.array([1.0, 0.72, 0.71, 0.0], np.float32),
@@ -295,11 +295,9 @@ def test_scores_are_counted_in_their_bins_and_calibration_follows() -> None:
     assert bins.right[0].nonzero()[0].tolist() == [14, 19]
     assert bins.wrong[1].nonzero()[0].tolist() == [14]
     assert bins.right.sum() + bins.wrong.sum() == 3
-    # The bin of .7: one of two right, .715 promised; the last: one of one, 1 promised.
-    assert calibration_error(bins) == pytest.approx((abs(1 - 1.43) + 0) / 3, abs=1e-6)
 
 
-def test_scores_that_are_no_probabilities_have_no_calibration_error() -> None:
+def test_scores_that_are_no_probabilities_span_the_bins() -> None:
     found = Detections(
         np.zeros((2, 4), np.float32), np.array([1.7, -0.4], np.float32), np.array([0, 0])
     )
@@ -307,7 +305,6 @@ def test_scores_that_are_no_probabilities_have_no_calibration_error() -> None:
     assert (bins.low, bins.high) == (pytest.approx(-0.4), pytest.approx(1.7))
     assert bins.right[0, -1] == 1
     assert bins.wrong[0, 0] == 1
-    assert calibration_error(bins) is None
 
 
 def curve(count: int) -> Any:

@@ -94,6 +94,7 @@ def objects_of(schema: Any) -> Iterator[dict[str, Any]]:
         ("--metric", "coco"),
         ("--metric", "coco", "--errors", "--explain"),
         ("--errors", "--tide", "tidecv"),
+        ("--explain", "--like", "voc-devkit"),
         ("--metric", "voc12", "--iou", ".7", "--interval"),
         ("--explain", "--errors", "--interval", "--with-detections"),
         ("--classes", "car"),

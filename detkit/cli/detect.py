@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detkit.cli.coco_ids import open_ids
 from detkit.cli.console import Console, printable
+from detkit.cli.drawings import Drawings, was_drawn
 from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins, open_on_free_cores, open_proposals
 from detkit.cli.options import (
@@ -32,18 +33,14 @@ from detkit.cli.options import (
     named_numbers,
     nearest,
 )
-from detkit.errors import DetkitError, ExitCode, UsageError
-from detkit.files import fitting_name, is_full, not_written
+from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import require_model
 from detkit.text import counted
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from detkit.data.sources import ImageSource
     from detkit.inference.predict import Prediction
-    from detkit.inference.strips import Strips
+    from detkit.predictions.coco_results import CocoIds
     from detkit.predictions.image import ImagePredictions
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
@@ -78,6 +75,14 @@ def detect(
     draw: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Draw the boxes and write the images into DIR."),
+    ] = None,
+    ids: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DATA",
+            help="For -f coco: number images and classes as this COCO file, or labelled folder, "
+            "does. [default: from 1]",
+        ),
     ] = None,
     score: Annotated[
         float | None,
@@ -125,12 +130,14 @@ def detect(
       detkit detect run/best.safetensors photos/*.jpg --draw drawn --score .5
       find . -name '*.jpg' | detkit detect run/best.safetensors - | jq -c '.detections[]'
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
+      detkit detect run/best.safetensors val/*.jpg -f coco --ids instances_val.json > found.json
       detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
       detkit detect ssd300-coco camera:0 --every 5 | jq -c '.detections[]'
     """
     require_model(model)
     from detkit.data.sources import find_images, is_live
     from detkit.inference.predict import detect_images
+    from detkit.predictions.writers import images_file
 
     console = Console(quiet)
     form = form_of(form, out)
@@ -138,6 +145,7 @@ def detect(
     _check_out(out, model, sources)
     _check_drawn(draw, sources, force)
     load_plugins(plugin)
+    coco_ids = open_ids(console, ids, form)
     images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
     detector = open_on_free_cores(console, model, device, settings, precision, threads)
     names = detector.class_names
@@ -165,7 +173,7 @@ def detect(
     num_images = num_bad = num_undrawn = 0
     is_stopped = False
     began = time.perf_counter()
-    with contextlib.closing(found), _opened(console, form, out, names, force) as write:
+    with contextlib.closing(found), _opened(console, form, out, names, coco_ids, force) as write:
         try:
             for one in _tracked(console, found, out):
                 write(one.predictions)
@@ -174,7 +182,7 @@ def detect(
                 if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
                     console.warn(f"{one.predictions.image}: {one.predictions.error}")
                 if draw is not None and one.pixels is not None:
-                    num_undrawn += not _drawn(console, drawn, one.predictions, one.pixels)
+                    num_undrawn += not was_drawn(console, drawn, one.predictions, one.pixels)
         except KeyboardInterrupt:
             if not any(map(is_live, sources)):
                 raise
@@ -185,7 +193,10 @@ def detect(
     if draw is not None:
         console.note(f"{counted(drawn.count, 'image')} drawn into {draw}, {look_words(look)}")
     if out is not None:
-        console.note(f"detections: {out}")
+        listed = form == "coco" and coco_ids is None and images_file(out).is_file()
+        console.note(f"detections: {out}{f', images: {images_file(out)}' if listed else ''}")
+    elif form == "coco" and coco_ids is None:
+        console.note("images are numbered from 1; --ids takes the numbers of a data set")
     wrong = [f"{counted(num_bad, 'image')} could not be read"] if num_bad else []
     wrong += [f"{counted(num_undrawn, 'image')} could not be drawn"] if num_undrawn else []
     if wrong:
@@ -232,96 +243,6 @@ def timing_line(seconds: Mapping[str, float], elapsed: float, num_images: int) -
         f"({', '.join(STAGES[stage] for stage in seconds if stage in STAGES)} in threads beside "
         "the network)"
     )
-
-
-class Drawings:
-    """Writes images with their boxes into a folder, each under a name of its own."""
-
-    def __init__(
-        self, folder: Path | None, class_names: Sequence[str], least: Mapping[str, float]
-    ) -> None:
-        """Draw boxes whose score is at least their class's."""
-        self._folder = folder
-        self._class_names = class_names
-        self._least = least
-        self._taken: set[str] = set()
-        self.count = 0  # images written
-
-    def add(self, found: ImagePredictions, pixels: NDArray[np.uint8] | Strips) -> None:
-        """Draw one image and write it; raises DetkitError when it cannot be written.
-
-        UsageError when it would be written over the image itself.
-        """
-        import numpy as np
-
-        from detkit.data.images import write_image
-        from detkit.drawing import draw
-
-        if self._folder is None:
-            return
-        shown = [
-            index
-            for index, (label, score) in enumerate(zip(found.labels, found.scores.tolist()))
-            if score >= self._least[label]
-        ]
-        picture = draw(
-            np.asarray(pixels, np.uint8),
-            [found.labels[index] for index in shown],
-            found.boxes[shown],
-            found.scores[shown],
-            class_names=self._class_names,
-        )
-        target = self._folder / self._free_name(found.image)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DetkitError(not_written(self._folder, error)) from error
-        if target.exists() and Path(found.image).exists() and target.samefile(found.image):
-            raise UsageError(f"--draw {self._folder}: {target} is {found.image} itself, by a link")
-        write_image(target, picture)
-        self.count += 1
-
-    def _free_name(self, image: str) -> str:
-        """Return the image's name, with as many of its folders as it takes to be its own."""
-        from detkit.data.images import WRITTEN_SUFFIXES
-        from detkit.data.videos import is_stream
-
-        parts = PurePath(image).parts
-        suffix = PurePath(image).suffix.lower()
-        ending = "" if suffix in WRITTEN_SUFFIXES else ".jpg"
-        if is_stream(image.rpartition("#")[0]):  # whose colons no file of Windows can have
-            parts = (re.sub(r'[:*?"<>|]', "_", parts[-1]),)
-        for count in range(1, len(parts) + 1):
-            name = "_".join(part.strip("/\\:.") or "_" for part in parts[-count:-1])
-            name = fitting_name(f"{name}_{parts[-1]}{ending}" if name else f"{parts[-1]}{ending}")
-            if name.casefold() not in self._taken:  # macOS and Windows tell no case apart
-                break
-        else:
-            name = fitting_name(f"{len(self._taken) + 1}_{parts[-1]}{ending}")
-        self._taken.add(name.casefold())
-        return name
-
-
-def _drawn(
-    console: Console,
-    drawings: Drawings,
-    found: ImagePredictions,
-    pixels: NDArray[np.uint8] | Strips,
-) -> bool:
-    """Return whether an image was drawn; a line says why it was not.
-
-    Raises DetkitError when the disk is full: no other would be drawn either.
-    """
-    try:
-        drawings.add(found, pixels)
-    except UsageError:
-        raise
-    except DetkitError as error:
-        if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
-            raise
-        console.warn(str(error))
-        return False
-    return True
 
 
 def _check_out(out: Path | None, model: str, sources: Sequence[str]) -> None:
@@ -380,7 +301,12 @@ def _tracked(
 
 @contextlib.contextmanager
 def _opened(
-    console: Console, form: str, out: Path | None, class_names: Sequence[str], force: bool
+    console: Console,
+    form: str,
+    out: Path | None,
+    class_names: Sequence[str],
+    ids: CocoIds | None,
+    force: bool,
 ) -> Iterator[Callable[[ImagePredictions], None]]:
     """Yield what writes one image's detections, to `out` or to stdout."""
     if form == "table":
@@ -391,8 +317,10 @@ def _opened(
     from detkit.predictions.writers import open_writer
 
     target = sys.stdout if out is None else out
-    with open_writer(form, target, class_names=class_names, force=force) as writer:
+    with open_writer(form, target, class_names=class_names, ids=ids, force=force) as writer:
         yield writer.write
+    for words in writer.left_out:
+        console.warn(words)
 
 
 def _tell(console: Console, found: ImagePredictions, width: int) -> None:

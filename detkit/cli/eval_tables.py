@@ -42,6 +42,10 @@ def tell_scores(console: Console, scores: Scores, split: str) -> None:
         f"mAP {figure(scores.mean)}  {scores.protocol}; {split}, "
         f"{counted(scores.num_images, 'image')}"
     )
+    at = "" if scores.best_threshold is None else f" at score {figure(scores.best_threshold)}"
+    console.text(
+        f"best F1 {figure(scores.best_f1)}{at}; calibration error (ECE) {figure(scores.ece)}"
+    )
     for name, value in scores.extra.items():
         console.text(f"{name} {figure(value)}")
     without = [one.name for one in scores.classes if one.ap is None]
@@ -157,10 +161,10 @@ def tell_interval(
 
 def tell_rules(console: Console, rules: Sequence[Rule]) -> None:
     """Write the mean AP under each rule, and by how much it differs from the one asked for."""
-    rows = [(rule.name, figure(rule.mean), signed(rule.difference)) for rule in rules]
+    rows = [(rule.name, figure(rule.mean), signed(rule.difference), rule.options) for rule in rules]
     console.text("")
     console.text("the same detections by other rules")
-    console.table(("rule", "mAP", "difference"), rows, right=(1, 2))
+    console.table(("rule", "mAP", "difference", "options"), rows, right=(1, 2))
 
 
 def tell_errors(console: Console, errors: ErrorBreakdown) -> None:

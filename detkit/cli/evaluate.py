@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,10 @@ from detkit.cli.eval_tables import (
     tell_rules,
     tell_scores,
 )
-from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
+from detkit.cli.gates import drop_outcome, gate_outcomes, leave, tell_drop, write_junit
 from detkit.cli.judged import Judged, evaluate_file, evaluate_model
 from detkit.cli.leaks import leakage_of
+from detkit.cli.like import tell_like
 from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
@@ -95,7 +97,13 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME=X",
-            help="Leave with 1 when mAP, a class, or mAP-unseen is below X; repeatable.",
+            help="Leave with 1 when mAP, F1, a class, or mAP-unseen is below X; repeatable.",
+        ),
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=X", help="Leave with 1 when ECE, the calibration error, is above X."
         ),
     ] = None,
     baseline: Annotated[
@@ -115,6 +123,14 @@ def evaluate(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each rule of other protocols changes.")
     ] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOOL",
+            help="With --explain: the number of ultralytics, pycocotools, voc-devkit or tidecv, "
+            "and the command that repeats it.",
+        ),
+    ] = None,
     errors: Annotated[
         bool,
         typer.Option(
@@ -175,10 +191,15 @@ def evaluate(
 ) -> None:
     """Score a model, or any tool's detections.
 
-    With --fail-under or --baseline it is a gate for pipelines.
+    With --fail-under, --fail-over or --baseline it is a gate for pipelines.
 
     The table has each class's AP, its objects (no difficult ones, no crowds), its detections
-    and the score threshold with the best F1. The protocol stands beside every number.
+    and the score threshold with the best F1. The protocol stands beside every number. Below are the
+    best F1 with one threshold for all classes, and the calibration error (ECE): how far scores are
+    from the share that is right.
+
+    Behind a metric may stand conventions of other tools, like voc07+count-difficult; --explain
+    lists them, with what each changes.
 
     Where images of the split are known from training (the same, copies, or of one recording with
     training images), their share stands under the mAP, and what it is without them: mAP-unseen.
@@ -201,6 +222,7 @@ def evaluate(
     Examples:
       detkit eval run/best.safetensors photos
       detkit eval run/best.safetensors photos --fail-under mAP=.6 --fail-under car=.7
+      detkit eval run/best.safetensors photos --fail-under F1=.6 --fail-over ECE=.1
       detkit eval --predictions found.jsonl photos --metric coco --json
       detkit eval --predictions labels photos --layout "class score cx cy w h"
       detkit eval --predictions results.json photos --layout class0
@@ -208,6 +230,7 @@ def evaluate(
       detkit eval run/best.safetensors photos --json --with-detections > old.json
       detkit eval new/best.safetensors photos --baseline old.json --max-drop .01
       detkit eval run/best.safetensors photos --explain --errors
+      detkit eval --predictions found.json photos --explain --like pycocotools
       detkit eval run/best.safetensors photos --tile compare=640
       detkit eval --predictions found.jsonl photos --markdown >> "$GITHUB_STEP_SUMMARY"
     """
@@ -224,6 +247,12 @@ def evaluate(
         from detkit.evaluation.scores import require_error_rules
 
         require_error_rules(tide)
+    if like is not None:
+        from detkit.evaluation.other_tools import require_tool
+
+        if not explain:
+            raise UsageError("--like says how --explain's rules make another tool's number: add it")
+        require_tool(like)
     if max_drop is not None and baseline is None:
         raise UsageError("--max-drop is how far mAP may fall below --baseline OLD.json: add it")
     data = Path(places[-1])
@@ -241,6 +270,7 @@ def evaluate(
     looking = looking_of(tile, overlap, tta, comparable=True)
     names = class_list(classes)
     gates = [parse_gate(word) for word in fail_under or ()]
+    gates += [parse_gate(word, "--fail-over", at_most=True) for word in fail_over or ()]
     old = None
     if baseline is not None:
         from detkit.evaluation.baseline import read_baseline
@@ -296,7 +326,7 @@ def evaluate(
         )
     scores = judged.scores
     leakage = leakage_of(console, judged, places[0] if predictions is None else None, group)
-    outcomes = least_outcomes(with_unseen(scores, leakage), gates)
+    outcomes = gate_outcomes(with_unseen(scores, leakage), gates)
     report: dict[str, Any] = {"leaks": leakage_to_json(leakage)}
     if leakage is not None and leakage.num_leaked and as_json:
         console.warn(leakage.in_words())
@@ -339,6 +369,22 @@ def evaluate(
             report["interval"] = _interval(console, judged, as_json, drawn)
         if explain:
             report["explain"] = _explain(console, judged, as_json)
+        if like is not None:
+            words = _words(
+                places,
+                {
+                    "--predictions": predictions,
+                    "--split": split,
+                    "--classes": classes,
+                    "--tile": tile,
+                    "--overlap": overlap,
+                    "--tta": tta,
+                    "--proposals": proposals,
+                    "--set": settings,
+                    "--plugin": plugin,
+                },
+            )
+            report["like"] = tell_like(console, judged, like, words, as_json=as_json)
         if errors:
             report |= _errors(console, judged, as_json, tide)
     if old is not None:
@@ -429,6 +475,15 @@ def _explain(console: Console, judged: Judged, as_json: bool) -> list[dict[str, 
     if not as_json:
         tell_rules(console, rules)
     return rules_to_json(rules)
+
+
+def _words(places: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command with these options, those that were given."""
+    words = ["detkit", "eval"]
+    for name, value in options.items():
+        given = value if isinstance(value, list) else [value]
+        words += [word for one in given if one is not None for word in (name, str(one))]
+    return [*words, *places]
 
 
 def _errors(console: Console, judged: Judged, as_json: bool, tide: str | None) -> dict[str, Any]:

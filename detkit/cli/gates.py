@@ -29,15 +29,15 @@ class Outcome:
     failure: str | None  # in one line
 
 
-def least_outcomes(scores: Scores, gates: Sequence[Gate]) -> list[Outcome]:
-    """Return the outcome of each `--fail-under`."""
+def gate_outcomes(scores: Scores, gates: Sequence[Gate]) -> list[Outcome]:
+    """Return the outcome of each `--fail-under` and `--fail-over`."""
     from detkit.evaluation.gates import check_gates
 
     outcomes = []
     for gate in gates:
         lines = check_gates(scores, [gate])
         failure = f"{lines[0]} ({scores.protocol})" if lines else None
-        outcomes.append(Outcome(f"{gate.name} >= {gate.least:g}", failure))
+        outcomes.append(Outcome(gate.words, failure))
     return outcomes
 
 

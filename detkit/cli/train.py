@@ -290,7 +290,7 @@ def _least_figures(words: Sequence[str]) -> dict[str, float]:
     from detkit.evaluation.gates import parse_gate
 
     gates = [parse_gate(word, "--until") for word in words]
-    return {gate.name: gate.least for gate in gates}
+    return {gate.name: gate.limit for gate in gates}
 
 
 def _require_reachable(

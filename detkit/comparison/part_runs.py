@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detkit.comparison.runs import Cell, Conditions
+from detkit.data.convert import held
+from detkit.data.formats import coco
 from detkit.data.formats.coco_json import json_text
 from detkit.data.formats.format import Labelled
 from detkit.data.groups import Groups
@@ -188,8 +190,10 @@ def write_parts(plan: PartRuns, out: Path) -> None:
         rows = []
         for one in part:
             height, width = sizes[one.path]
-            rows.append(Labelled(names[one.path], width, height, one.objects))
-        write_bytes(folder / file, json_text(rows, plan.class_names).encode())
+            objects = held(one.objects, coco.FORMAT, plan.class_names)
+            rows.append(Labelled(names[one.path], width, height, objects))
+        ids = range(1, len(rows) + 1)
+        write_bytes(folder / file, json_text(rows, plan.class_names, ids).encode())
 
 
 def cells_of(plan: PartRuns, out: Path, seed: int, words: Sequence[str]) -> list[Cell]:

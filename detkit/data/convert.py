@@ -79,7 +79,7 @@ def convert(
                     if progress is not None:
                         progress(len(copied), len(names))
                 height, width = copied[target]
-                objects = tuple(_held(record.objects, form, dataset.class_names))
+                objects = tuple(held(record.objects, form, dataset.class_names))
                 splits[split].append(Labelled(name, width, height, objects, record.key))
         for path, text in write(splits, dataset.class_names):
             target = root / path
@@ -97,19 +97,24 @@ def format_named(name: str) -> Format:
 
 
 def losses(dataset: Dataset, to: str) -> list[str]:
-    """Return what the format called `to` cannot hold of the data set, a sentence each."""
+    """Return what the format called `to` cannot hold of the data set, or not as it is.
+
+    A sentence each.
+    """
     form = format_named(to)
     records = {one.image_id: one for records in dataset.splits.values() for one in records}
     objects = [one for record in records.values() for one in record.objects]
     said = []
     regions = [one for one in objects if one.region]
     objects = [one for one in objects if not one.region]
-    crowds = sum(one.crowd for one in objects)
-    difficult = sum(one.difficult and not one.crowd for one in objects)
+    crowds = sum(one.is_crowd for one in objects)
+    difficult = sum(one.difficult for one in objects)
     if difficult and not form.keeps_difficult:
         said.append(
             f"{counted(difficult, 'difficult object')} became ordinary: {to} has no mark for them"
         )
+    if difficult and form.difficult_as:
+        said.append(f"{counted(difficult, 'difficult object')}: {form.difficult_as}")
     if crowds and not form.keeps_crowds:
         kind = "difficult objects" if form.keeps_difficult else "ordinary objects"
         kind = "regions left out for every class" if form.keeps_regions else kind
@@ -139,7 +144,7 @@ def _lost_regions(
     """Return what becomes of regions in a format, in a sentence each."""
     if form.keeps_regions or not regions:
         return []
-    lost = sum(not _held([one], form, class_names) for one in regions)
+    lost = sum(not held([one], form, class_names) for one in regions)
     kept = len(regions) - lost
     what = "left out for every class"
     kind = "a crowd of each class" if form.keeps_crowds else "difficult objects of one class"
@@ -153,21 +158,21 @@ def _lost_regions(
     return said
 
 
-def _held(
+def held(
     objects: Sequence[ObjectRecord], form: Format, class_names: Sequence[str]
 ) -> list[ObjectRecord]:
     """Return objects as a format can hold them: regions, and crowds where it has only regions."""
-    held: list[ObjectRecord] = []
+    kept: list[ObjectRecord] = []
     for one in objects:
-        if one.crowd and not one.region and form.keeps_regions and not form.keeps_crowds:
-            held.append(replace(one, region=True))
+        if one.is_crowd and not one.region and form.keeps_regions and not form.keeps_crowds:
+            kept.append(replace(one, region=True))
         elif not one.region or form.keeps_regions:
-            held.append(one)
+            kept.append(one)
         elif form.keeps_crowds:
-            held += [replace(one, name=name, region=False, crowd=True) for name in class_names]
+            kept += [replace(one, name=name, region=False, crowd=True) for name in class_names]
         elif one.name in class_names and form.keeps_difficult:
-            held.append(replace(one, region=False, difficult=True))
-    return held
+            kept.append(replace(one, region=False, difficult=True))
+    return kept
 
 
 def _nothing(*_: object) -> Iterable[tuple[str, str]]:

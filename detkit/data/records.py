@@ -30,10 +30,15 @@ class ObjectRecord:
     line: int | None = None  # ... the line in it (JSON: None), and ...
     number: int = 0  # ... the 1-based position among the image's objects
     stated: str = ""  # the values as written there, for messages: "xmin=231 xmax=500"
-    crowd: bool = False  # COCO's `iscrowd`: one box around many objects
+    crowd: bool = False  # COCO's `iscrowd`: one box around many objects, unless it is difficult
     area: float | None = None  # square pixels, where the file states it (COCO: of the mask)
     # No object but a place that is left out for every class (KITTI's DontCare): a crowd of each.
     region: bool = False
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether it is a box around many objects; COCO's files mark difficult ones alike."""
+        return self.crowd and not self.difficult
 
     @property
     def has_own_area(self) -> bool:
@@ -63,7 +68,7 @@ class ImageRecord:
 def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:
     """Return whether two files state other objects, whatever their order."""
     first, second = (
-        sorted((one.name, one.box, one.difficult, one.crowd) for one in each)
+        sorted((one.name, one.box, one.difficult, one.is_crowd) for one in each)
         for each in (objects, others)
     )
     return first != second
@@ -133,13 +138,13 @@ def truth_of(record: ImageRecord, class_index: dict[str, int]) -> Truth:
     """
     known = [one for one in record.objects if not one.region and one.name in class_index]
     regions = [
-        replace(one, name=name, crowd=True)
+        replace(one, name=name, crowd=True, difficult=False)
         for one in record.objects
         for name in class_index
         if one.region
     ]
     objects = [*known, *regions]
-    crowd = np.array([one.crowd for one in objects], np.bool_)
+    crowd = np.array([one.is_crowd for one in objects], np.bool_)
     areas = np.array([math.nan if one.area is None else one.area for one in objects], np.float64)
     return Truth(
         boxes=np.array([one.box for one in objects], np.float32).reshape(-1, 4),

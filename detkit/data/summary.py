@@ -90,7 +90,7 @@ def _summarize_split(
         num_empty=sum(not record.counted for record in records),
         num_objects=len(objects),
         num_difficult=sum(one.difficult for one in objects),
-        num_crowds=sum(one.crowd for one in objects),
+        num_crowds=sum(one.is_crowd for one in objects),
         num_regions=sum(len(record.objects) - len(record.counted) for record in records),
         class_counts={one: found[one] for one in names},
         size_counts=tuple(sizes),
@@ -104,7 +104,7 @@ def _plain(record: ImageRecord) -> list[Any]:
             one.name,
             bool(one.difficult),
             *(repr(float(value)) for value in one.box),
-            *(["crowd"] if one.crowd else []),
+            *(["crowd"] if one.is_crowd else []),
             *(["region"] if one.region else []),
             *([f"area {one.area!r}"] if one.has_own_area else []),
         ]

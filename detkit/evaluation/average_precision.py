@@ -110,6 +110,16 @@ def eleven_points(hits: BoolArray, scores: FloatArray, num_truths: int) -> float
     return float(best[reached[reached < len(hits)]].sum() / 11)
 
 
+def eleven_float_points(points: Figures, hits: BoolArray, num_truths: int) -> float:
+    """Return the same mean with recalls compared as floats to the (11,) `points`.
+
+    As VOC's kit and its ports do, where a point computed as .1 + .1 + .1 lies above .3.
+    """
+    found, best = found_and_best(hits)
+    reached = np.searchsorted(found / num_truths, points)
+    return float(best[reached[reached < len(hits)]].sum() / 11)
+
+
 def _eleven_points_on_draws(times: Draws, found: Draws, made: Draws, wanted: IntArray) -> Figures:
     reached = np.minimum(10 * found // wanted, 10) + 1  # recall 0 is reached at once
     aps: Figures = (envelope(found, made) * newly_reached(reached)).sum(axis=1) / 11
@@ -164,6 +174,29 @@ def _in_parts(draws: Draws, num_truths: IntArray, width: int) -> Iterator[tuple[
         yield draws[start:end], np.maximum(num_truths[start:end, None], 1)
 
 
+def _float_points(points: list[float]) -> RankedAp:
+    """Return VOC 2007's AP with its recall points as these floats."""
+    row = np.array(points)
+
+    def on_draws(times: Draws, found: Draws, made: Draws, wanted: IntArray) -> Figures:
+        reached = np.searchsorted(row, found / wanted, side="right")
+        aps: Figures = (envelope(found, made) * newly_reached(reached)).sum(axis=1) / 11
+        return aps
+
+    return RankedAp(
+        "voc07",
+        "VOC 2007 11-point AP",
+        lambda hits, scores, num_truths: eleven_float_points(row, hits, num_truths),
+        at_finds(on_draws),
+    )
+
+
+# `np.arange(0, 1.1, .1)`, as VOC's ports have it; and MATLAB's `0:0.1:1`, which counts the second
+# half down from its end.
+NUMPY_RECALLS = _float_points([0.1 * point for point in range(11)])
+MATLAB_RECALLS = _float_points(
+    [0.1 * point if point <= 5 else 1 - 0.1 * (10 - point) for point in range(11)]
+)
 VOC07 = RankedAp("voc07", "VOC 2007 11-point AP", eleven_points, at_finds(_eleven_points_on_draws))
 VOC12 = RankedAp(
     "voc12", "VOC 2010+ AP (area under the curve)", area_under_curve, at_finds(_area_on_draws)

@@ -128,6 +128,8 @@ def resampled(
     own = find_metric(metric)
     rules = own.rules
     ranked = rules.ranked_hits(detections, truths, len(class_names), own.iou(iou_thresh))
+    if rules.change is not None:  # which `ranked_hits` makes by itself
+        _, truths = rules.change(detections, truths)
     wanted = np.zeros((len(truths), len(class_names)), np.int32)
     for image, truth in enumerate(truths):
         np.add.at(wanted[image], truth.labels[~truth.difficult], 1)

@@ -1,4 +1,8 @@
-"""COCO's average precision, computed by pycocotools, under the same signature as `voc_map`.
+"""COCO's average precision, computed by hotcoco, under the same signature as `voc_map`.
+
+hotcoco is pycocotools in Rust: the same figures and matches on random sets of every kind in a
+twentieth of the time (`benchmarks/coco_engines.py`). Where it is not installed, as on a system it
+has no wheel for, pycocotools computes them.
 
 Shape shorthand: T IoU thresholds, Q recall points, C classes, A area ranges, M limits on the
 number of detections, I images.
@@ -16,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +34,12 @@ from detkit.evaluation.average_precision import (
     newly_reached,
 )
 from detkit.evaluation.metrics import Rules
-from detkit.evaluation.precision_recall import RankedHits, class_score, require_scorable
+from detkit.evaluation.precision_recall import (
+    RankedHits,
+    class_score,
+    overall,
+    require_scorable,
+)
 from detkit.structures import Detections, FloatArray, IntArray, Scores, Truth
 
 AREAS = {"all": 0, "S": 1, "M": 2, "L": 3}  # pycocotools' order
@@ -52,12 +61,16 @@ def coco_map(
     Sizes are by `Truth.areas`. The best F1 and the curve are those at the lowest threshold.
     Raises as `require_scorable` does.
     """
-    evaluator = _evaluated(detections, truths, len(class_names), iou_thresh)
+    evaluator = _evaluator(detections, truths, len(class_names), iou_thresh)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
     precision: NDArray[np.float64] = evaluator.eval["precision"]  # (T, Q, C, A, M)
     recall: NDArray[np.float64] = evaluator.eval["recall"]  # (T, C, A, M)
     classes = []
-    for index, name in enumerate(class_names):
-        ranked = _ranked(evaluator, index)[0]  # at the lowest threshold
+    images = _matched(evaluator, len(class_names), evaluator.params.iouThrs[:1])
+    rankings = [_ranked(one, 0) for one in images]  # at the lowest threshold
+    for index, (name, ranked) in enumerate(zip(class_names, rankings, strict=True)):
         wanted = (((one.labels == index) & ~one.difficult).sum() for one in truths)
         classes.append(
             class_score(
@@ -89,6 +102,7 @@ def coco_map(
         classes=classes,
         num_images=len(truths),
         extra=extra,
+        **overall(rankings, sum(one.num_truths for one in classes)),
     )
 
 
@@ -102,8 +116,12 @@ def ranked_hits(
 
     Ignored detections are left out. Raises as `coco_map` does.
     """
-    evaluator = _evaluated(detections, truths, num_classes, iou_thresh)
-    return [_ranked(evaluator, index) for index in range(num_classes)]
+    evaluator = _evaluator(detections, truths, num_classes, iou_thresh)
+    thresholds = evaluator.params.iouThrs
+    return [
+        [_ranked(images, place) for place in range(len(thresholds))]
+        for images in _matched(evaluator, num_classes, thresholds)
+    ]
 
 
 def _rules_of(truths: Sequence[Truth]) -> str:
@@ -121,42 +139,58 @@ def _rules_of(truths: Sequence[Truth]) -> str:
     return words
 
 
-def _ranked(evaluator: Any, index: int) -> list[RankedHits]:
-    """Return COCO's matches of one class at each of the T IoU thresholds."""
-    num_images = len(evaluator.params.imgIds)
-    first = index * len(AREAS) * num_images
-    images = [one for one in evaluator.evalImgs[first : first + num_images] if one is not None]
+def _matched(
+    evaluator: Any, num_classes: int, iou_threshs: Sequence[float]
+) -> list[list[dict[str, Any]]]:
+    """Return the matches of objects of any size in each class, an entry an image.
+
+    They are made anew, for these IoU thresholds alone: hotcoco matches in a blink, and takes ten
+    times as long to hand over what it has matched at ten thresholds and in four sizes.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        alone = type(evaluator)(evaluator.cocoGt, evaluator.cocoDt, "bbox")
+        for name in ("imgIds", "catIds", "maxDets"):
+            setattr(alone.params, name, list(getattr(evaluator.params, name)))
+        alone.params.iouThrs = np.array(iou_threshs)
+        alone.params.areaRng = [list(evaluator.params.areaRng[AREAS["all"]])]
+        alone.params.areaRngLbl = ["all"]
+        alone.evaluate()
+    images: list[list[dict[str, Any]]] = [[] for _ in range(num_classes)]
+    for one in alone.evalImgs:
+        if one is not None:
+            images[one["category_id"]].append(one)
+    return images
+
+
+def _ranked(images: Sequence[dict[str, Any]], place: int) -> RankedHits:
+    """Return COCO's matches of one class at the IoU threshold in this place."""
     where = np.repeat(
         np.array([one["image_id"] for one in images], np.int64),
         [len(one["dtScores"]) for one in images],
     )
     scores = np.array([score for one in images for score in one["dtScores"]], np.float32)
     order = np.argsort(-scores, kind="mergesort")  # COCO's
-    rows = []
-    for thresh in range(len(evaluator.params.iouThrs)):
-        hits, ignored = (
-            np.concatenate([np.empty(0), *(one[key][thresh] for one in images)]) > 0
-            for key in ("dtMatches", "dtIgnore")
-        )
-        ranked = order[~ignored[order]]
-        rows.append(RankedHits(where[ranked], hits[ranked], scores[ranked]))
-    return rows
+    hits, ignored = (
+        np.concatenate([np.empty(0), *(one[key][place] for one in images)]) > 0
+        for key in ("dtMatches", "dtIgnore")
+    )
+    ranked = order[~ignored[order]]
+    return RankedHits(where[ranked], hits[ranked], scores[ranked])
 
 
-def _evaluated(
+def _evaluator(
     detections: Sequence[Detections],
     truths: Sequence[Truth],
     num_classes: int,
     iou_thresh: float | None,
 ) -> Any:
-    """Return pycocotools' COCOeval after `evaluate` and `accumulate`, its chatter swallowed."""
+    """Return the COCOeval of these detections, its chatter swallowed; nothing is evaluated yet."""
     require_scorable(detections, truths, num_classes)
-    from pycocotools.cocoeval import COCOeval
-
+    engine = coco_engine()
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(
-            as_coco(truth_rows(truths), len(truths), num_classes),
-            as_coco(detection_rows(detections), len(truths), num_classes),
+        evaluator = engine.COCOeval(
+            as_coco(truth_rows(truths), len(truths), num_classes, engine),
+            as_coco(detection_rows(detections), len(truths), num_classes, engine),
             "bbox",
         )
         evaluator.params.imgIds = list(range(len(truths)))
@@ -164,19 +198,36 @@ def _evaluated(
         evaluator.params.maxDets = list(LIMITS)
         if iou_thresh is not None:
             evaluator.params.iouThrs = np.array([iou_thresh])
-        evaluator.evaluate()
-        evaluator.accumulate()
     return evaluator
 
 
-def as_coco(rows: list[dict[str, Any]], num_images: int, num_classes: int) -> Any:
-    """Return pycocotools' COCO of these annotations; images and classes are numbered from 0."""
-    from pycocotools.coco import COCO
+class Engine(NamedTuple):
+    """The two classes of a package that computes COCO's scores."""
 
-    coco = COCO()
+    COCO: Any
+    COCOeval: Any
+
+
+def coco_engine() -> Engine:
+    """Return hotcoco's classes, or pycocotools' where it is not installed."""
+    try:
+        import hotcoco
+    except ImportError:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return Engine(COCO, COCOeval)
+    return Engine(hotcoco.COCO, hotcoco.COCOeval)
+
+
+def as_coco(
+    rows: list[dict[str, Any]], num_images: int, num_classes: int, engine: Engine | None = None
+) -> Any:
+    """Return an engine's COCO of these annotations; images and classes are numbered from 0."""
+    coco = (engine or coco_engine()).COCO()
     coco.dataset = {
         "images": [{"id": number} for number in range(num_images)],
-        "categories": [{"id": number} for number in range(num_classes)],
+        "categories": [{"id": number, "name": str(number)} for number in range(num_classes)],
         "annotations": rows,
     }
     coco.createIndex()

@@ -1,4 +1,4 @@
-"""The gates of a pipeline: the least that a figure must be."""
+"""The gates of a pipeline: the least, or the most, that a figure must be."""
 
 from __future__ import annotations
 
@@ -9,49 +9,57 @@ from detkit.errors import UsageError
 from detkit.structures import Scores
 from detkit.text import nearest_hint
 
+WITHOUT_ECE = "for want of detections, or since their scores are no probabilities"
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The least a figure must be: "mAP", a class name, or one of the metric's further figures."""
+    """A bound of a figure: "mAP", "F1", "ECE", a class name, or a further one of the metric."""
 
     name: str
-    least: float  # in [0, 1]
+    limit: float  # in [0, 1]
+    at_most: bool = False  # else at least
+
+    @property
+    def words(self) -> str:
+        """What must hold: "mAP >= 0.6"."""
+        return f"{self.name} {'<=' if self.at_most else '>='} {self.limit:g}"
 
 
-def parse_gate(text: str, option: str = "--fail-under") -> Gate:
-    """Return the gate that `NAME=LEAST` stands for; UsageError naming the option otherwise."""
+def parse_gate(text: str, option: str = "--fail-under", *, at_most: bool = False) -> Gate:
+    """Return the gate that `NAME=LIMIT` stands for; UsageError naming the option otherwise."""
     name, equals, number = text.rpartition("=")
     try:
-        least = float(number)
+        limit = float(number)
     except ValueError:
-        least = -1.0
-    if not equals or not name.strip() or not 0.0 <= least <= 1.0:
-        raise UsageError(
-            f"{option} {text}: expected NAME=X with X between 0 and 1, like mAP=.6 or car=.7"
-        )
-    return Gate(name.strip(), least)
+        limit = -1.0
+    if not equals or not name.strip() or not 0.0 <= limit <= 1.0:
+        example = "ECE=.1" if at_most else "mAP=.6 or car=.7"
+        raise UsageError(f"{option} {text}: expected NAME=X with X between 0 and 1, like {example}")
+    return Gate(name.strip(), limit, at_most)
 
 
-def check_gates(scores: Scores, gates: Sequence[Gate], option: str = "--fail-under") -> list[str]:
+def check_gates(scores: Scores, gates: Sequence[Gate], option: str | None = None) -> list[str]:
     """Return a line for each gate that is not met, saying by how much.
 
-    Raises UsageError for a gate on a figure that the scores do not have.
+    Raises UsageError, naming the `option` it is of, for a gate on a figure that there is none of.
     """
     values = scores.figures
     failures = []
     for gate in gates:
         if gate.name not in values:
             hint = nearest_hint(gate.name, values, f"choose from {', '.join(values)}")
-            raise UsageError(
-                f"{option} {gate.name}={gate.least:g}: no such class or figure; {hint}"
-            )
+            own = option or ("--fail-over" if gate.at_most else "--fail-under")
+            raise UsageError(f"{own} {gate.name}={gate.limit:g}: no such class or figure; {hint}")
         value = values[gate.name]
         if value is None:
-            failures.append(f"{gate.name} has no value, for want of objects; asked {gate.least:g}")
-        elif not scores.reach(gate.name, gate.least):
+            why = WITHOUT_ECE if gate.name == "ECE" else "for want of objects"
+            failures.append(f"{gate.name} has no value, {why}; asked {gate.limit:g}")
+        elif not scores.meets(gate.name, gate.limit, at_most=gate.at_most):
+            way = "above" if gate.at_most else "below"
             failures.append(
-                f"{gate.name} {_short(value)} is {_short(gate.least - value)} below "
-                f"{gate.least:g}".replace(" 0.", " .")
+                f"{gate.name} {_short(value)} is {_short(abs(gate.limit - value))} {way} "
+                f"{gate.limit:g}".replace(" 0.", " .")
             )
     return failures
 

@@ -1,13 +1,15 @@
-"""Precision, recall and F1 of a class's ranked detections."""
+"""Precision, recall, F1 and calibration of ranked detections, of a class and of all together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 from detkit.errors import DetkitError
+from detkit.evaluation.calibration import calibration_error
 from detkit.structures import BoolArray, ClassScore, Detections, FloatArray, IntArray, Truth
 from detkit.text import counted
 
@@ -62,26 +64,53 @@ def class_score(
     """
     found = np.cumsum(hits)
     ranks = np.arange(1, len(hits) + 1)
-    best_f1, best_threshold = _best_f1(found, ranks, scores, num_truths)
+    f1, threshold = best_f1(hits, scores, num_truths)
     return ClassScore(
         name=name,
         ap=ap,
         num_truths=num_truths,
         num_detections=num_detections,
-        best_f1=best_f1,
-        best_threshold=best_threshold,
+        best_f1=f1,
+        best_threshold=threshold,
         precision=(found / ranks).astype(np.float32),
         recall=(found / max(num_truths, 1)).astype(np.float32),
         scores=scores,
+        ece=calibration_error(hits, scores),
     )
 
 
-def _best_f1(
-    found: np.ndarray, ranks: np.ndarray, scores: FloatArray, num_truths: int
+class Overall(TypedDict):
+    """The figures of `Scores` that are of all classes together."""
+
+    best_f1: float | None
+    best_threshold: float | None
+    ece: float | None
+
+
+def overall(ranked: Sequence[RankedHits], num_truths: int) -> Overall:
+    """Return the best F1 and the calibration error of the detections of all classes together.
+
+    `ranked` are the classes' detections, `num_truths` the objects of all. The F1 is with one
+    threshold for all classes; detections of a class without objects are wrong.
+    """
+    hits = np.concatenate([np.empty(0, np.bool_), *(one.hits for one in ranked)])
+    scores = np.concatenate([np.empty(0, np.float32), *(one.scores for one in ranked)])
+    order = np.argsort(-scores, kind="stable")
+    f1, threshold = best_f1(hits[order], scores[order], num_truths)
+    return Overall(best_f1=f1, best_threshold=threshold, ece=calibration_error(hits, scores))
+
+
+def best_f1(
+    hits: BoolArray, scores: FloatArray, num_truths: int
 ) -> tuple[float | None, float | None]:
-    """Return the largest F1 over all thresholds and the highest score that reaches it."""
+    """Return the largest F1 over all thresholds and the highest score that reaches it.
+
+    Of (n,) hits, best first, with their scores. It is 0 without a threshold when nothing was found,
+    None when there was nothing to find.
+    """
     if num_truths == 0:
         return None, None
+    found, ranks = np.cumsum(hits), np.arange(1, len(hits) + 1)
     if len(found) == 0 or found[-1] == 0:
         return 0.0, None
     last_of_ties = np.append(scores[1:] != scores[:-1], True)

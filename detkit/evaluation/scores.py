@@ -83,6 +83,9 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
         "iou_thresh": asked_iou(scores),
         "num_images": scores.num_images,
         "mAP": scores.mean,
+        "best_f1": scores.best_f1,
+        "best_threshold": scores.best_threshold,
+        "ECE": scores.ece,
         "classes": [
             {
                 "name": one.name,
@@ -91,6 +94,7 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
                 "num_detections": one.num_detections,
                 "best_f1": one.best_f1,
                 "best_threshold": one.best_threshold,
+                "ECE": one.ece,
             }
             for one in scores.classes
         ],

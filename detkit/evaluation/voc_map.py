@@ -26,7 +26,7 @@ Where the equations are:
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +36,8 @@ from detkit.evaluation import average_precision as ap
 from detkit.evaluation.average_precision import RankedAp, average_precision, ranked_ap
 from detkit.evaluation.iou import iou
 from detkit.evaluation.metrics import Rules
-from detkit.evaluation.precision_recall import RankedHits, class_score, require_scorable
-from detkit.structures import Detections, IntArray, Scores, Truth
+from detkit.evaluation.precision_recall import RankedHits, class_score, overall, require_scorable
+from detkit.structures import BoolArray, Detections, FloatArray, IntArray, Scores, Truth
 
 PAIRS_AT_ONCE = 1_000_000  # bounds the memory of matching at some 100 MB, whatever the data
 
@@ -51,13 +51,15 @@ def voc_map(
     iou_thresh: float = 0.5,
     count_difficult: bool = False,
     pixel_inclusive: bool = False,
+    best_free: bool = False,
 ) -> Scores:
     """Return AP by class and its mean, for `detections[i]` found where `truths[i]` is.
 
     `metric` is an AP, or the name of one of `average_precision.RANKED_APS`. `count_difficult`
-    treats difficult objects as ordinary ones and `pixel_inclusive` adds one pixel to every width
-    and height (for boxes whose corners are both inside): conventions of other evaluators, for
-    comparing with their figures. Raises as `require_scorable` does.
+    treats difficult objects as ordinary ones, `pixel_inclusive` adds one pixel to every width and
+    height (for boxes whose corners are both inside), `best_free` gives a detection the best object
+    that no better one has found: conventions of other evaluators, for comparing with their figures.
+    Raises as `require_scorable` does.
     """
     own = ranked_ap(metric)
     ranked = ranked_hits(
@@ -67,6 +69,7 @@ def voc_map(
         iou_thresh,
         count_difficult=count_difficult,
         pixel_inclusive=pixel_inclusive,
+        best_free=best_free,
     )
     num_detections = _count([item.labels for item in detections], len(class_names))
     num_truths = _count(
@@ -91,6 +94,7 @@ def voc_map(
         mean=sum(aps) / len(aps) if aps else None,
         classes=classes,
         num_images=len(truths),
+        **overall(ranked, sum(num_truths)),
     )
 
 
@@ -102,6 +106,7 @@ def ranked_hits(
     *,
     count_difficult: bool = False,
     pixel_inclusive: bool = False,
+    best_free: bool = False,
 ) -> list[RankedHits]:
     """Return the ranked detections of each of C classes, without those of difficult objects.
 
@@ -113,8 +118,13 @@ def ranked_hits(
     difficult = np.concatenate([np.empty(0, np.bool_), *(item.difficult for item in truths)])
     if count_difficult:
         difficult = np.zeros_like(difficult)
-    ious, nearest = _match(found, wanted, num_classes, pixel_inclusive)
-    falls_to = np.where(ious >= iou_thresh, nearest, -1)
+    if best_free:
+        falls_to = _best_free(
+            found, scores, wanted, difficult, num_classes, iou_thresh, pixel_inclusive
+        )
+    else:
+        ious, nearest = _match(found, wanted, num_classes, pixel_inclusive)
+        falls_to = np.where(ious >= iou_thresh, nearest, -1)
     order = np.lexsort((-scores, found.labels))  # stable: ties keep their order
     if len(difficult):
         order = order[(falls_to[order] < 0) | ~difficult[falls_to[order]]]
@@ -162,8 +172,28 @@ def _match(
     """
     ious = np.zeros(len(found.labels))
     nearest = np.full(len(found.labels), -1)
+    for dets, objects, pair_ious in _pairs(found, wanted, num_classes, pixel_inclusive):
+        firsts = np.flatnonzero(np.diff(dets, prepend=-1))  # where each detection's pairs begin
+        counts = np.diff(firsts, append=len(dets))
+        best = np.maximum.reduceat(pair_ious, firsts)
+        is_best = pair_ious == np.repeat(best, counts)
+        first_best = np.minimum.reduceat(
+            np.where(is_best, np.arange(len(pair_ious)), len(pair_ious)), firsts
+        )
+        ious[dets[firsts]] = best
+        nearest[dets[firsts]] = objects[first_best]
+    return ious, nearest
+
+
+def _pairs(
+    found: _Row, wanted: _Row, num_classes: int, pixel_inclusive: bool
+) -> Iterator[tuple[IntArray, IntArray, NDArray[np.float64]]]:
+    """Yield all pairs of a detection and an object in one image and class, so many at a time.
+
+    Each time as detections (P,) rising, objects (P,) and their IoU (P,).
+    """
     if len(found.labels) == 0 or len(wanted.labels) == 0:
-        return ious, nearest
+        return
     keys = wanted.images * num_classes + wanted.labels
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
@@ -176,20 +206,43 @@ def _match(
         if len(rows) == 0:
             continue
         count = counts[rows]
-        firsts = np.cumsum(count) - count  # where each detection's pairs begin
-        within = np.arange(count.sum()) - np.repeat(firsts, count)
+        dets = np.repeat(rows, count)
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         objects = order[np.repeat(starts[rows], count) + within]
-        pair_ious = iou(
-            found.boxes[np.repeat(rows, count)], wanted.boxes[objects], float(pixel_inclusive)
-        )
-        best = np.maximum.reduceat(pair_ious, firsts)
-        is_best = pair_ious == np.repeat(best, count)
-        first_best = np.minimum.reduceat(
-            np.where(is_best, np.arange(len(pair_ious)), len(pair_ious)), firsts
-        )
-        ious[rows] = best
-        nearest[rows] = objects[first_best]
-    return ious, nearest
+        ious = iou(found.boxes[dets], wanted.boxes[objects], float(pixel_inclusive))
+        yield dets, objects, ious
+
+
+def _best_free(
+    found: _Row,
+    scores: FloatArray,
+    wanted: _Row,
+    difficult: BoolArray,
+    num_classes: int,
+    iou_thresh: float,
+    pixel_inclusive: bool,
+) -> IntArray:
+    """Return the object that each detection falls to, (N,), as COCO deals them out; -1: to none.
+
+    Best first, each takes the object of its image and class with the largest IoU that is still
+    free; if none is, one that is difficult, which any number may fall to.
+    """
+    falls_to = np.full(len(found.labels), -1)
+    near = [
+        (dets[reach], objects[reach], ious[reach])
+        for dets, objects, ious in _pairs(found, wanted, num_classes, pixel_inclusive)
+        for reach in [ious >= iou_thresh]
+    ]
+    if not near:
+        return falls_to
+    dets, objects, ious = map(np.concatenate, zip(*near))
+    order = np.lexsort((-ious, dets, -scores[dets], difficult[objects]))
+    is_free = np.ones(len(wanted.labels), np.bool_)
+    for row, one in zip(dets[order].tolist(), objects[order].tolist()):
+        if falls_to[row] < 0 and is_free[one]:
+            falls_to[row] = one
+            is_free[one] = difficult[one]
+    return falls_to
 
 
 def _protocol(words: str, iou_thresh: float, count_difficult: bool, pixel_inclusive: bool) -> str:
@@ -202,16 +255,26 @@ def _protocol(words: str, iou_thresh: float, count_difficult: bool, pixel_inclus
     return ", ".join(parts)
 
 
-def voc_rules(own: RankedAp, error_ap: RankedAp | None = None) -> Rules:
+def voc_rules(own: RankedAp, error_ap: RankedAp | None = None, *, best_free: bool = False) -> Rules:
     """Return the rules of a metric that is an AP of what VOC's matching says is right.
 
-    `error_ap` is what its `--errors` tell the loss of, unless it is the same.
+    `error_ap` is what its `--errors` tell the loss of, unless it is the same. `best_free` is
+    `voc_map`'s.
     """
+    variants: dict[str, Callable[[], Rules]] = {}
+    if not best_free:
+        variants["best-free"] = functools.partial(voc_rules, own, error_ap, best_free=True)
+    if own is ap.VOC07:
+        for name, floats in (("numpy", ap.NUMPY_RECALLS), ("matlab", ap.MATLAB_RECALLS)):
+            variants[f"{name}-recalls"] = functools.partial(
+                voc_rules, floats, error_ap or own, best_free=best_free
+            )
     return Rules(
-        score=functools.partial(voc_map, metric=own),
-        ranked_hits=lambda *given: [[one] for one in ranked_hits(*given)],
+        score=functools.partial(voc_map, metric=own, best_free=best_free),
+        ranked_hits=lambda *given: [[one] for one in ranked_hits(*given, best_free=best_free)],
         on_draws=own.on_draws,
         error_ap=error_ap or own,
+        variants=variants,
     )
 
 

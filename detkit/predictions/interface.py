@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 
 from detkit.errors import DetkitError
@@ -12,6 +13,8 @@ from detkit.text import is_plain, printable
 
 class PredictionWriter(ABC):
     """Writes one image after the other; as a context manager it discards a broken file."""
+
+    left_out: Sequence[str] = ()  # what the format could not keep, in words, once it is closed
 
     @abstractmethod
     def write(self, predictions: ImagePredictions) -> None:

@@ -154,7 +154,8 @@ class JsonReader:
             else:
                 image = self._found(images, names.get(str(own_id), str(own_id)))
                 image.image_id = own_id
-            image.add(row["category_id"], row["score"], row["bbox"], place)
+            label = row.get("category_name", row["category_id"])
+            image.add(label, row["score"], row["bbox"], place)
         if contradicted:
             place, row, name = contradicted[0]
             logger.warning(

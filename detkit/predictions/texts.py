@@ -1,4 +1,4 @@
-"""One image's detections as text: JSON, CSV and COCO's results."""
+"""One image's detections as text: JSON and CSV."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from detkit.errors import DetkitError
-from detkit.predictions.image import ImagePredictions, coco_category_ids
+from detkit.predictions.image import ImagePredictions
 from detkit.predictions.interface import require_plain
 from detkit.structures import FloatArray
 
 POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(23)])  # all exact
 CSV_COLUMNS = ("image", "label", "score", "x1", "y1", "x2", "y2")
+AGAIN = "give each image once, or write -f jsonl, which keeps them apart"
+BOTH = "write -f jsonl, which keeps whole paths"
 FRAME = re.compile(r"(.+)#(\d{5,})")  # of a video, as `detect` names it
-COCO_FILE_NAME = re.compile(r"(?:COCO_(?:train|val|test)2014_|COCO_test2015_)?(\d{12})")
 
 
 def to_json(predictions: ImagePredictions) -> dict[str, Any]:
@@ -80,56 +80,12 @@ class CsvText:
         return text.getvalue()
 
 
-class CocoText:
-    """Turns an image's detections into COCO results, and refuses two images of one id."""
-
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        image_keys: Mapping[str, str],
-        category_ids: Sequence[int] | None,
-    ) -> None:
-        numbers = coco_category_ids(class_names) if category_ids is None else category_ids
-        self.categories = dict(zip(class_names, numbers, strict=True))
-        self.image_keys = image_keys
-        self.names = UniqueNames("image_id")
-
-    def __call__(self, predictions: ImagePredictions) -> str:
-        """Return an image's results without the list around them, "" when there are none."""
-        if predictions.error is not None:
-            return ""
-        image_id = self._image_id(predictions.image)
-        self.names.add(str(image_id), predictions.image)
-        rows = []
-        for label, score, box in zip(
-            predictions.labels, exact(predictions.scores), exact(predictions.boxes), strict=True
-        ):
-            x1, y1, x2, y2 = box
-            bbox = [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)]
-            row = {
-                "image_id": image_id,
-                "category_id": self.categories[label],
-                "bbox": bbox,
-                "score": score,
-            }
-            rows.append(row)
-        return json.dumps(rows, allow_nan=False)[1:-1]
-
-    def _image_id(self, image: str) -> int | str:
-        """Return the data set's key, the number in a name of COCO's, or the file name."""
-        path = pure(image)
-        key = self.image_keys.get(image)
-        if key is not None:
-            return int(key) if key.isdecimal() else key
-        coco_name = COCO_FILE_NAME.fullmatch(path.stem)
-        return int(coco_name[1]) if coco_name else path.name
-
-
 class UniqueNames:
     """Refuses a second image under a name by which the format would mix the two up."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, again: str = AGAIN, both: str = BOTH) -> None:
+        """Name in messages `what` is mixed up, and what to do about it."""
+        self.what, self.again, self.both = what, again, both
         self.images: dict[str, str] = {}
 
     def add(self, name: str, image: str) -> None:
@@ -138,13 +94,12 @@ class UniqueNames:
         self.images[name] = image
         if first == image:
             raise DetkitError(
-                f"{image} comes twice, and its boxes would count twice in this format; give each "
-                "image once, or write -f jsonl, which keeps them apart"
+                f"{image} comes twice, and its boxes would count twice in this format; {self.again}"
             )
         if first is not None:
             raise DetkitError(
                 f"{image} and {first} would both have the {self.what} {name!r} in this format; "
-                "write -f jsonl, which keeps whole paths"
+                f"{self.both}"
             )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TextIO, get_args
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import beside, not_written, put_in_place
+from detkit.files import beside, fitting_name, not_written, put_in_place, write_bytes
+from detkit.predictions.coco_results import CocoIds, CocoText
 from detkit.predictions.folder_writers import VocWriter, YoloWriter
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.interface import PredictionWriter
-from detkit.predictions.texts import CSV_COLUMNS, CocoText, CsvText, json_line, json_text
+from detkit.predictions.texts import CSV_COLUMNS, CsvText, json_line, json_text
 
 Format = Literal["jsonl", "json", "coco", "voc", "yolo", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -24,15 +25,14 @@ def open_writer(
     target: Path | TextIO,
     *,
     class_names: Sequence[str],
-    image_keys: Mapping[str, str] | None = None,
-    category_ids: Sequence[int] | None = None,
+    ids: CocoIds | None = None,
     force: bool = False,
 ) -> PredictionWriter:
     """Return a writer of `format` into a path (a folder for voc and yolo) or an open stream.
 
     A path gets its name when the writer is closed; an open stream is flushed after each image
-    and left open. `image_keys` (image: key) and `category_ids` (one a class) are the data
-    set's own, for `coco`. Raises UsageError for an unknown format, a stream where a folder is
+    and left open. `ids` are a data set's, for `coco`; without them a path gets a list of images
+    beside it (`images_file`). Raises UsageError for an unknown format, a stream where a folder is
     needed, and an existing target unless `force`; `force` removes only files of this format.
     """
     if format not in FORMATS:
@@ -52,14 +52,12 @@ def open_writer(
     if format == "csv":
         head = ",".join(CSV_COLUMNS) + "\n"
         return _StreamWriter(target, CsvText(), head=head, force=force)
-    return _StreamWriter(
-        target,
-        CocoText(class_names, image_keys or {}, category_ids),
-        head="[\n",
-        between=",\n",
-        tail="\n]\n",
-        force=force,
-    )
+    return _CocoWriter(target, CocoText(class_names, ids), force=force)
+
+
+def images_file(path: Path) -> Path:
+    """Return where the images and categories stand that the ids in a file of results are of."""
+    return path.with_name(fitting_name(f"{path.stem}.images.json"))
 
 
 class _StreamWriter(PredictionWriter):
@@ -135,3 +133,35 @@ class _StreamWriter(PredictionWriter):
             if self.path is None:
                 raise
             raise DetkitError(not_written(self.path, error)) from error
+
+
+class _CocoWriter(_StreamWriter):
+    """Writes COCO's results, and beside a file of them the images that its ids are of."""
+
+    def __init__(self, target: Path | TextIO, text: CocoText, *, force: bool) -> None:
+        self.text = text
+        self.listed: Path | None = None
+        if isinstance(target, Path) and text.ids is None:
+            self.listed = images_file(target)
+            if self.listed.exists() and not force:
+                raise UsageError(
+                    f"{self.listed}: exists, and the list of images goes there; name another file "
+                    "or add --force"
+                )
+        super().__init__(target, text, head="[\n", between=",\n", tail="\n]\n", force=force)
+        if self.path is not None and self.partial == self.path:
+            self.listed = None  # a pipe or device has no place beside it
+
+    def close(self) -> None:
+        try:
+            self.left_out = self.text.left_out()
+        except DetkitError:
+            self.discard()
+            raise
+        if self.listed is not None:
+            try:
+                write_bytes(self.listed, self.text.document().encode())
+            except DetkitError:
+                self.discard()
+                raise
+        super().close()

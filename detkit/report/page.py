@@ -27,7 +27,7 @@ from detkit.files import write_bytes
 from detkit.report.confusion import confusion_matrices
 from detkit.report.curve_points import at_thresholds, curve_points
 from detkit.report.pictures import MOST_BOXES, Picture, close_ups, pictures, worst_first
-from detkit.report.score_bins import ScoreBins, calibration_error, score_bins, score_range
+from detkit.report.score_bins import ScoreBins, score_bins, score_range
 from detkit.structures import Detections, FloatArray, Scores, Truth
 from detkit.text import agreed, counted
 
@@ -109,7 +109,7 @@ def write_report(
         gain=gain,
         gained=[] if gain is None else close_ups(gain.only_after, records),
         matrix=matrices[shown_level],
-        calibration=calibration_error(bins),
+        calibration=scores.ece,
         num_images=len(truths),
     )
     write_bytes(path, page.encode("utf-8", errors="replace"))

@@ -1,4 +1,4 @@
-"""Score histograms and calibration: how scores lie, and whether they mean what they say.
+"""Score histograms: how scores lie, and how many of them are right.
 
 Shape shorthand: N detections, C classes, B bins.
 """
@@ -57,17 +57,3 @@ def score_range(detections: Sequence[Detections]) -> tuple[float, float]:
     """Return what to span with scores: 0 and 1, and further where scores pass them."""
     scores = np.concatenate([np.array([0.0, 1.0]), *(one.scores for one in detections)])
     return float(scores.min()), float(scores.max())
-
-
-def calibration_error(bins: ScoreBins) -> float | None:
-    """Return the expected calibration error, in [0, 1], over all classes.
-
-    The mean distance of a bin's precision from its mean score, weighted by detections (Guo et
-    al. 2017, arXiv:1706.04599, eq. 3). None without detections, or when scores pass 0 or 1 and
-    so are no probabilities.
-    """
-    right, wrong = bins.right.sum(axis=0), bins.wrong.sum(axis=0)
-    total = int((right + wrong).sum())
-    if total == 0 or (bins.low, bins.high) != (0.0, 1.0):
-        return None
-    return float(np.abs(right - bins.score_sums.sum(axis=0)).sum() / total)

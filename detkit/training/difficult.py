@@ -46,8 +46,8 @@ def difficult_note(
     every = [one for record in records for one in record.objects]
     regions = sum(one.region for one in every)
     objects = [one for one in every if one.name in known and not one.region]
-    crowds = sum(one.crowd for one in objects)
-    difficult = sum(one.difficult and not one.crowd for one in objects)
+    crowds = sum(one.is_crowd for one in objects)
+    difficult = sum(one.difficult for one in objects)
     said = []
     if difficult:
         what = f"{counted(difficult, 'difficult object')} {agreed(difficult, 'is', 'are')}"

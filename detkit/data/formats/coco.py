@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from detkit.data.folder_splits import named_splits, unlisted_images, without_union
-from detkit.data.formats.coco_json import Page, json_text, load
+from detkit.data.formats.coco_json import Page, json_text, load, numbered
 from detkit.data.formats.format import Format, Splits
 from detkit.data.formats.json_file import MAX_JSON_BYTES
 from detkit.data.formats.shapes import told
@@ -141,9 +141,10 @@ def _category_ids(
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield a JSON file for each split."""
+    ids = numbered(splits)
     for split, images in splits.items():
         name = "instances" if split == "all" else f"instances_{split}"
-        yield f"annotations/{name}.json", json_text(images, class_names)
+        yield f"annotations/{name}.json", json_text(images, class_names, ids[split])
 
 
 def _box_hint(box: tuple[float, ...], size: tuple[int, int]) -> str:
@@ -158,6 +159,7 @@ FORMAT = Format(
     name="coco",
     title="COCO JSON",
     looked_for="COCO JSON",
+    difficult_as="marked as crowds (iscrowd), too, which pycocotools leaves out",
     keeps_crowds=True,
     keeps_areas=True,
     suffixes=(".json",),

@@ -4,14 +4,20 @@ Boxes in these files are 0-based `[x, y, width, height]`. `area` is the mask's, 
 divides objects into small, medium and large. `iscrowd` marks a crowd, `ignore` and `difficult` a
 difficult object; a score counts neither. JSON has no line numbers here; findings name the
 annotation by its id.
+
+COCO has no difficult objects, and pycocotools leaves nothing out but crowds (it overwrites `ignore`
+by `iscrowd`). So a difficult object is written as both, `"iscrowd": 1, "difficult": 1`, which
+pycocotools does not count and which is read back as difficult, no crowd. A crowd with `ignore`
+stays a crowd.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from detkit.data.formats.format import Labelled, flag, json_number
@@ -26,9 +32,8 @@ from detkit.data.formats.shapes import (
 from detkit.data.paths import name_of, split_in, split_in_stem
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.data.tree import Tree
+from detkit.errors import DetkitError
 from detkit.text import short
-
-_DIFFICULT = ("ignore", "difficult")
 
 
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
@@ -186,12 +191,13 @@ class Page:
         self.used.add(name)
         x1, y1, x2, y2 = box
         numbers = (x1, y1, x2 - x1, y2 - y1)
+        crowd, difficult, ignored = map(flagged, ("iscrowd", "difficult", "ignore"))
         self._objects[key].append(
             ObjectRecord(
                 name=name,
                 box=box,
-                difficult=any([flagged(one) for one in _DIFFICULT]),
-                crowd=flagged("iscrowd"),
+                difficult=difficult or (ignored and not crowd),
+                crowd=crowd,
                 area=_area_of(annotation, say),
                 file=self._path,
                 number=number,
@@ -274,19 +280,48 @@ def _bounds(annotation: dict[str, Any]) -> tuple[Box | None, str]:
     return None, ""
 
 
-def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
+def numbered(
+    splits: Mapping[str, Sequence[Labelled] | Sequence[ImageRecord]],
+) -> dict[str, list[int]]:
+    """Return the ids that images are written with, by split.
+
+    Those they were read with, where each of a split's is a number of its own, else counted from 1
+    over all splits, so that no two images share one.
+    """
+    ids: dict[str, list[int]] = {}
+    last = 0
+    for split, images in splits.items():
+        keys = [int(one.key) for one in images if one.key is not None and one.key.isdecimal()]
+        if images and len(set(keys)) == len(images):
+            ids[split] = keys
+        else:
+            ids[split] = list(range(last + 1, last + len(images) + 1))
+            last += len(images)
+    return ids
+
+
+def stated_ids(path: Path) -> dict[str, int | str]:
+    """Return the image ids of a COCO file as it states them, numbers or texts, by their text.
+
+    Raises DetkitError where it cannot be read.
+    """
+    try:
+        images = json.loads(path.read_bytes().decode("utf-8-sig"))["images"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DetkitError(f"{path}: cannot be read as COCO's JSON ({error})") from error
+    found = [one["id"] for one in images if isinstance(one, dict) and _is_id(one.get("id"))]
+    return {str(one): one for one in found}
+
+
+def json_text(images: Sequence[Labelled], class_names: Sequence[str], ids: Sequence[int]) -> str:
     """Return COCO's JSON: boxes 0-based `[x, y, width, height]`, category ids from 1.
 
-    Crowds and stated areas stay; where none is stated it is that of the box. COCO has no
-    "difficult"; a difficult object gets the further key `"difficult": 1` and stays
-    `"iscrowd": 0`, since a crowd is something else to COCO's own evaluation. Images keep the
-    numeric id they were read with when no two are the same.
+    Crowds and stated areas stay; where none is stated it is that of the box. A difficult object
+    is also marked as a crowd (see the head of this file). `ids` are the images'.
     """
-    keys = [int(one.key) for one in images if one.key is not None and one.key.isdecimal()]
-    ids = keys if len(set(keys)) == len(images) else range(1, len(images) + 1)
     category = {name: place for place, name in enumerate(class_names, start=1)}
     annotations: list[dict[str, Any]] = []
-    for image_id, image in zip(ids, images):
+    for image_id, image in zip(ids, images, strict=True):
         for one in image.objects:
             x1, y1, x2, y2 = one.box
             box = [json_number(value) for value in (x1, y1, x2 - x1, y2 - y1)]
@@ -298,14 +333,14 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str]) -> str:
                     "bbox": box,
                     "area": json_number((x2 - x1) * (y2 - y1) if one.area is None else one.area),
                     "segmentation": [],
-                    "iscrowd": int(one.crowd),
+                    "iscrowd": int(one.crowd or one.difficult),
                     **({"difficult": 1} if one.difficult else {}),
                 }
             )
     content = {
         "images": [
             {"id": image_id, "file_name": image.name, "width": image.width, "height": image.height}
-            for image_id, image in zip(ids, images)
+            for image_id, image in zip(ids, images, strict=True)
         ],
         "annotations": annotations,
         "categories": [{"id": place, "name": name} for name, place in category.items()],

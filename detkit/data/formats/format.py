@@ -63,6 +63,7 @@ class Format:
     # What it cannot keep.
     keeps_split: Callable[[str], bool] = is_common_split
     keeps_difficult: bool = True
+    difficult_as: str = ""  # by what they are kept where that is worth a word
     keeps_crowds: bool = False
     keeps_regions: bool = False  # what is left out for every class
     keeps_areas: bool = False  # that are not their boxes'
