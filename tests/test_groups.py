@@ -12,7 +12,7 @@ from PIL import Image
 
 from detkit.data import open_dataset
 from detkit.data.groups import find_groups
-from detkit.data.images import write_image
+from detkit.data.images import read_small_grey, write_image
 from detkit.data.near_duplicates import MIN_ALIKE, find_copies, likeness, look_at, num_differing
 from detkit.data.records import Dataset, ImageRecord
 from detkit.data.splits import split_dataset, training_splits
@@ -131,9 +131,14 @@ def test_consecutive_frames_that_look_alike_belong_together_by_any_name(tmp_path
     }
 
 
-def test_one_stem_for_all_images_joins_none(tmp_path: Path) -> None:
-    folder(tmp_path, {f"rec1_{n}.png": picture(n) for n in range(4)})
-    assert together(tmp_path) == set()
+def test_one_stem_for_all_images_joins_none_unless_neighbours_look_alike(tmp_path: Path) -> None:
+    folder(tmp_path / "photos", {f"rec1_{n}.png": picture(n) for n in range(12)})
+    assert together(tmp_path / "photos") == set()
+    first, last = (picture(n).astype(np.float32) for n in (1, 2))
+    frames = {f"IMG_{n}.png": (first + (last - first) * n / 11).astype(np.uint8) for n in range(12)}
+    folder(tmp_path / "film", frames)
+    (group,) = together(tmp_path / "film")
+    assert len(group) == 12
 
 
 def test_exports_of_one_picture_belong_together(tmp_path: Path) -> None:
@@ -215,3 +220,56 @@ def test_when_all_images_are_one_group_a_share_is_cut_all_the_same_and_said(tmp_
     train, val, notes = training_splits(open_dataset(tmp_path), None, 0)
     assert (len(train), len(val)) == (4, 1)
     assert "one group, which is divided: the score will flatter" in notes[0]
+
+
+def test_a_second_look_takes_no_decoding_and_a_changed_image_is_looked_at_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "cache"))
+    paths = [save(tmp_path / f"{n}.jpg", picture(n), []) for n in range(3)]
+    first = look_at(paths).grey
+    read: list[Path] = []
+
+    def counted(path: Path, side: int) -> np.ndarray:
+        read.append(path)
+        return read_small_grey(path, side)
+
+    monkeypatch.setattr("detkit.data.near_duplicates.read_small_grey", counted)
+    assert np.array_equal(look_at(paths).grey, first) and read == []
+    save(paths[1], picture(9), [])
+    again = look_at(paths).grey
+    assert read == [paths[1]] and not np.array_equal(again[1], first[1])
+    for kept in (tmp_path / "cache").rglob("*.grey"):  # as a full disk leaves them
+        kept.write_bytes(kept.read_bytes()[:10])
+    assert np.array_equal(look_at(paths).grey, again) and len(read) == 4
+    monkeypatch.setenv("DETKIT_CACHE_GIB", "0")
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "none"))
+    assert np.array_equal(look_at(paths).grey, again) and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_class_of_one_recording_is_learnt_and_said_to_be_missing_elsewhere(
+    tmp_path: Path, seed: int
+) -> None:
+    for clip in range(10):
+        thing = "rare" if clip == 3 else "car"
+        names = [f"rec{clip}_{frame}.png" for frame in range(4)]
+        folder(tmp_path, {name: picture(clip * 4 + n) for n, name in enumerate(names)}, thing)
+    divided = split_dataset(open_dataset(tmp_path), val=0.2, test=0.2, seed=seed)
+    held = {
+        name: {one.name for record in part for one in record.objects}
+        for name, part in divided.splits.items()
+    }
+    assert held == {"train": {"car", "rare"}, "val": {"car"}, "test": {"car"}}
+    assert divided.notes[-2:] == ("val has no object of rare", "test has no object of rare")
+
+
+def test_one_bold_thing_in_two_pictures_does_not_make_them_copies() -> None:
+    stripes = np.where(np.arange(96) // 4 % 2, 255, 0).astype(np.uint8)
+    pictures = []
+    for seed in (1, 2):
+        grey = cv2.resize(picture(seed), (96, 96), interpolation=cv2.INTER_AREA)[:, :, 0]
+        grey[20:60, 30:66] = stripes[30:66]
+        pictures.append(grey)
+    assert likeness(*pictures) < 0.7 * MIN_ALIKE
+    assert likeness(pictures[0], np.clip(pictures[0] * 0.8 + 9, 0, 255).astype(np.uint8)) > 0.95

@@ -68,3 +68,24 @@ def test_leaks_are_errors_when_strict(tmp_path: Path) -> None:
     for result, severity in ((lenient, "warning"), (strict, "error")):
         found = [one for one in json.loads(result.stdout)["findings"] if one["code"] == "near-copy"]
         assert [one["severity"] for one in found] == [severity]
+
+
+def test_twenty_test_images_replaced_by_training_images_saved_again_are_all_named(
+    tmp_path: Path,
+) -> None:
+    names = [f"train/{n}.jpg" for n in range(40)] + [f"test/{n}.jpg" for n in range(30)]
+    root = folder(tmp_path, {name: picture(seed) for seed, name in enumerate(names)})
+    for number in range(20):
+        image = cv2.imread(str(root / f"train/{number}.jpg"))[:, :, ::-1]
+        save(root / f"test/{number + 5}.jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    command = [sys.executable, "-m", "detkit", "check", str(root)]
+    lenient = subprocess.run(command, capture_output=True, encoding="utf-8")
+    strict = subprocess.run([*command, "--strict"], capture_output=True, encoding="utf-8")
+    assert (lenient.returncode, strict.returncode) == (0, 1)
+    for result, severity in ((lenient, "warning"), (strict, "error")):
+        named = [line for line in result.stdout.splitlines() if " again (" in line]
+        assert len(named) == 20
+        for number in range(20):
+            pair = f"test/{number + 5}.jpg is train/{number}.jpg again ("
+            (line,) = [line for line in named if pair in line]
+            assert severity in line

@@ -96,7 +96,9 @@ def test_eval_has_the_figures_of_its_json_the_protocol_the_change_and_the_gates(
     for row, one in zip(change[1:], [*told["classes"], {"name": "mAP", "AP": told["mAP"]}]):
         gain = f"{1 - one['AP']:+.3f}"
         assert row == [one["name"], "1.000", f"{one['AP']:.3f}", gain]
-    assert re.search(r"paired bootstrap draws of the images: mAP \+0\.\d{3} to \+\d", done.stdout)
+    assert re.search(
+        r"interval over \d+ images, paired bootstrap: mAP \+0\.\d{3} to \+\d", done.stdout
+    )
     assert [row[1] for row in gates] == ["outcome", "met", "met", "met"]
 
 
@@ -144,7 +146,7 @@ def test_check_counts_its_rules_shows_the_first_findings_and_says_how_many_more(
 
 def test_compare_has_its_models_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     rows = (Row("ssd|300", maps=(0.5,), mean=0.5), Row("lost", errors=("ssd: no memory",)))
-    tell(Console(markdown=True), Comparison("VOC 2007", "test", 4, 1000, 4, rows))
+    tell(Console(markdown=True), Comparison("VOC 2007", "test", 4, 1000, rows, 4))
     text = capsys.readouterr().out
     (models,) = tables(text)
     assert [row[:3] for row in models] == [

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detkit.cache import ABANDONED, cache_folder
 from detkit.errors import UsageError
-from detkit.proposals.cache import ABANDONED, ProposalCache, cache_folder, key_of
+from detkit.proposals.cache import ProposalCache, key_of
 from detkit.structures import Proposals
 
 

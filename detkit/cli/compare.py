@@ -295,19 +295,15 @@ def compare(
 
     from detkit.comparison.table import comparison_to_json, summarise
 
-    table = summarise(
-        outcomes,
-        dataset,
-        part,
-        metric=metric,
-        iou_thresh=iou,
-        groups=division.group_numbers(console, dataset.splits[part], group),
-    )
+    with console.counting("looking for groups") as progress:
+        groups = division.groups(part, group, progress)
+    table = summarise(outcomes, dataset, part, metric=metric, iou_thresh=iou, groups=groups[0])
     if page is not None:
         from detkit.report.comparison_page import write_comparison
 
         write_comparison(page, table, dataset, conditions.data_hash, sentences(table))
         console.note(f"report: {page}")
+    console.note(f"intervals over {groups[1]}")
     with reader_may_leave():  # what failed is told all the same
         if as_json:
             report = {

@@ -20,6 +20,7 @@ from detkit.cli.options import (
     Classes,
     Data,
     Force,
+    Group,
     Plugin,
     Quiet,
     Seed,
@@ -207,14 +208,7 @@ def split(
     val: Annotated[float, typer.Option(metavar="X", help="The share for validation.")] = 0.2,
     test: Annotated[float, typer.Option(metavar="X", help="The share for the test.")] = 0.0,
     seed: Seed = 0,
-    group: Annotated[
-        str,
-        typer.Option(
-            metavar="RULE",
-            help="Which images stay together: auto, none, an expression whose first group names "
-            "an image's group (like '^([^/]*)_'), or a .csv file of image,group.",
-        ),
-    ] = "auto",
+    group: Group = "auto",
     to: Annotated[
         str | None,
         typer.Option(metavar="FORMAT", help="FORMATS. [default: that of DATA, if it can be]"),
@@ -249,6 +243,8 @@ def split(
         divided = split_dataset(
             dataset, val=val, test=test, seed=seed, group=group, progress=progress
         )
+    for note in divided.notes[len(dataset.notes) :]:
+        console.note(note)
     _write(console, divided, out, to or format_of(dataset).name, force)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from detkit.comparison.runs import Cell
     from detkit.comparison.trainer_folders import TrainerFolder
     from detkit.data.folds import Folds
-    from detkit.data.records import Dataset, ImageRecord
+    from detkit.data.records import Dataset
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Division:
             fold = Fold(tuple(train), tuple(val), self.given.splits[self.split])
         write_folder(folder, as_dataset(self.given, fold))
 
-    def group_numbers(
-        self, console: Console, records: Sequence[ImageRecord], rule: str
-    ) -> list[int]:
-        """Return the number of each image's group, by the rule, for the draws of intervals."""
-        from detkit.data.groups import find_groups
+    def groups(
+        self, split: str, rule: str, progress: Callable[[int, int], None] | None
+    ) -> tuple[list[int], str]:
+        """Return the number of each image's group, for the draws of intervals, and all in words."""
+        from detkit.evaluation.leakage import groups_of_split
 
-        if self.folds is not None:
-            return [self.folds.groups.number_of[one.path] for one in records]
-        with console.counting("looking") as progress:
-            groups = find_groups(records, rule, progress)
-        return [groups.number_of[one.path] for one in records]
+        if self.folds is None:
+            return groups_of_split(self.dataset, split, rule, progress)
+        together = self.folds.groups
+        records = self.dataset.splits[split]
+        return [together.number_of[one.path] for one in records], together.in_words()
 
 
 def open_to_compare(

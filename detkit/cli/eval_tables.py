@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detkit.evaluation.bootstrap import Bootstrap, Interval
     from detkit.evaluation.error_breakdown import ClassErrors, ErrorBreakdown
     from detkit.evaluation.gain import Gain
+    from detkit.evaluation.leakage import Leakage
     from detkit.evaluation.misses import Miss
     from detkit.evaluation.protocols import Rule
     from detkit.structures import Scores
@@ -90,8 +91,11 @@ def tell_gain(console: Console, gain: Gain, by_size: bool) -> None:
     )
 
 
-def tell_change(console: Console, drop: Drop, scores: Scores, baseline: Path) -> None:
-    """Write each class's AP beside the baseline's, and the mean with its paired interval."""
+def tell_change(console: Console, drop: Drop, scores: Scores, baseline: Path, drawn: str) -> None:
+    """Write each class's AP beside the baseline's, and the mean with its paired interval.
+
+    `drawn` is what was drawn for it, in words.
+    """
     rows = [
         (
             one.name,
@@ -107,7 +111,7 @@ def tell_change(console: Console, drop: Drop, scores: Scores, baseline: Path) ->
     console.table(("class", "AP", "before", "change"), rows, right=(1, 2, 3))
     if drop.interval is not None:
         console.text(
-            f"95 % of paired bootstrap draws of the images: mAP {signed(-drop.interval.high)} to "
+            f"95 % interval over {drawn}, paired bootstrap: mAP {signed(-drop.interval.high)} to "
             f"{signed(-drop.interval.low)}"
         )
 
@@ -123,8 +127,18 @@ def tell_gates(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.table(("gate", "outcome"), rows)
 
 
-def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]) -> None:
-    """Write what 95 % of the bootstrap draws lie between, by class and for the mean."""
+def tell_leakage(console: Console, leakage: Leakage) -> None:
+    """Write what of the split is known from training, and the mean without it, if anything is."""
+    if leakage.num_leaked:
+        console.text(leakage.in_words())
+
+
+def tell_interval(
+    console: Console, drawn: Bootstrap, class_names: Sequence[str], words: str
+) -> None:
+    """Write the 95 % intervals by class and of the mean; `words` say what was drawn."""
+
+    from detkit.evaluation.bootstrap import FEW_GROUPS
 
     def row(name: str, one: Interval | None) -> tuple[str, ...]:
         values = (None,) * 3 if one is None else (one.value, one.low, one.high)
@@ -132,7 +146,11 @@ def tell_interval(console: Console, drawn: Bootstrap, class_names: Sequence[str]
 
     rows = [row(name, one) for name, one in zip(class_names, drawn.classes)]
     console.text("")
-    console.text(f"95 % of {counted(drawn.samples, 'draw')} of the images")
+    console.text(f"95 % interval over {words}, {counted(drawn.samples, 'draw')}")
+    if drawn.num_groups < 2:
+        console.warn(f"{words}: no interval, since one tells nothing of others")
+    elif drawn.num_groups < FEW_GROUPS:
+        console.warn(f"{words}: few tell little of others, the interval is too narrow")
     rows.append(row("mean", drawn.mean))
     console.table(("class", "AP", "from", "to"), rows, right=(1, 2, 3))
 

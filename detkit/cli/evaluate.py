@@ -16,12 +16,14 @@ from detkit.cli.eval_tables import (
     tell_gates,
     tell_heads,
     tell_interval,
+    tell_leakage,
     tell_misses,
     tell_rules,
     tell_scores,
 )
 from detkit.cli.gates import drop_outcome, least_outcomes, leave, tell_drop, write_junit
 from detkit.cli.judged import Judged, evaluate_file, evaluate_model
+from detkit.cli.leaks import leakage_of
 from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
@@ -32,6 +34,7 @@ from detkit.cli.options import (
     Classes,
     Device,
     Force,
+    Group,
     IoU,
     Metric,
     Overlap,
@@ -81,7 +84,8 @@ def evaluate(
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=X", help="Leave with 1 when mAP, or a class, is below X; repeatable."
+            metavar="NAME=X",
+            help="Leave with 1 when mAP, a class, or mAP-unseen is below X; repeatable.",
         ),
     ] = None,
     baseline: Annotated[
@@ -120,6 +124,7 @@ def evaluate(
         bool,
         typer.Option("--interval", help="Show how far mAP moves on other draws of the images."),
     ] = False,
+    group: Group = "auto",
     heads: Annotated[
         bool,
         typer.Option(
@@ -165,8 +170,12 @@ def evaluate(
     The table has each class's AP, its objects (no difficult ones, no crowds), its detections
     and the score threshold with the best F1. The protocol stands beside every number.
 
+    Where images of the split are known from training (the same, copies, or of one recording with
+    training images), their share stands under the mAP, and what it is without them: mAP-unseen.
+
     A baseline that was written with --with-detections is scored again on today's labels, and the
-    drop gets a 95 % interval. Under GitHub Actions a gate that is not met annotates the run.
+    drop gets a 95 % interval. Intervals draw what belongs together, by the rule --group of `detkit
+    split`. Under GitHub Actions a gate that is not met annotates the run.
 
     \b
     Examples:
@@ -199,6 +208,7 @@ def evaluate(
     require_free("--junit", junit, force=force, data=data)
     require_free("--pr-curve", pr_curve, force=force, data=data)
     from detkit.evaluation.gates import check_gates, parse_gate
+    from detkit.evaluation.leakage import groups_of_split, leakage_to_json, with_unseen
 
     if pr_curve is not None:
         from detkit.report.plots import require_plot
@@ -231,7 +241,7 @@ def evaluate(
             settings=settings,
             looking=looking,
             heads=heads,
-            check=lambda scores: check_gates(scores, gates),
+            check=lambda scores: check_gates(with_unseen(scores, None), gates),
         )
     else:
         given = {
@@ -247,8 +257,11 @@ def evaluate(
             raise UsageError(f"{option} is for a model; --predictions are scored as they are")
         judged = evaluate_file(console, predictions, data, names, split, metric, iou)
     scores = judged.scores
-    outcomes = least_outcomes(scores, gates)
-    report: dict[str, Any] = {}
+    leakage = leakage_of(console, judged, places[0] if predictions is None else None, group)
+    outcomes = least_outcomes(with_unseen(scores, leakage), gates)
+    report: dict[str, Any] = {"leaks": leakage_to_json(leakage)}
+    if leakage is not None and leakage.num_leaked and as_json:
+        console.warn(leakage.in_words())
     if pr_curve is not None:
         from detkit.report.plots import save_pr_curve
 
@@ -266,19 +279,26 @@ def evaluate(
             scores,
             source=source,
             notes=judged.warnings,
+            leakage=leakage,
             misses=judged.misses,
             gain=judged.gain,
         )
         console.note(f"report: {page}")
+    drawn: tuple[list[int], str] = ([], "")
+    if interval or old is not None:
+        with console.counting("looking for groups") as progress:
+            drawn = groups_of_split(judged.dataset, judged.split, group, progress)
     with reader_may_leave():  # the gates are judged all the same
         if not as_json:
             tell_scores(console, scores, judged.split)
+            if leakage is not None:
+                tell_leakage(console, leakage)
         if judged.gain is not None:
             report["gain"] = _gain(console, judged.gain, as_json, looking.compare)
         if heads:
             report["heads"] = _heads(console, judged, as_json)
         if interval:
-            report["interval"] = _interval(console, judged, as_json)
+            report["interval"] = _interval(console, judged, as_json, drawn)
         if explain:
             report["explain"] = _explain(console, judged, as_json)
         if errors:
@@ -294,13 +314,14 @@ def evaluate(
             judged.truths,
             judged.dataset.class_names,
             judged.split,
+            drawn[0],
         )
         allowed = MAX_DROP if max_drop is None else max_drop
         outcome = drop_outcome(drop, old.path, allowed, scores)
         outcomes.append(outcome)
         with reader_may_leave():
             if not as_json:
-                tell_change(console, drop, scores, old.path)
+                tell_change(console, drop, scores, old.path, drawn[1])
         if outcome.failure is None:
             console.note(tell_drop(drop, old.path, scores))
         report["baseline"] = _drop_json(drop, allowed)
@@ -333,7 +354,9 @@ def _heads(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
     return {head: scores_to_json(scores) for head, scores in judged.heads.items()}
 
 
-def _interval(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
+def _interval(
+    console: Console, judged: Judged, as_json: bool, groups: tuple[list[int], str]
+) -> dict[str, Any]:
     from detkit.evaluation.bootstrap import bootstrap_map, interval_to_json
 
     names = judged.dataset.class_names
@@ -343,13 +366,15 @@ def _interval(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]
         names,
         metric=judged.scores.metric,
         iou_thresh=judged.iou,
+        groups=groups[0],
     )
     if not as_json:
-        tell_interval(console, drawn, names)
+        tell_interval(console, drawn, names, groups[1])
     return {
         "mAP": interval_to_json(drawn.mean),
         "classes": {name: interval_to_json(one) for name, one in zip(names, drawn.classes)},
         "samples": drawn.samples,
+        "groups": drawn.num_groups,
     }
 
 
@@ -391,6 +416,7 @@ def _drop_json(drop: Drop, max_drop: float) -> dict[str, Any]:
         "mAP": drop.before,
         "drop": drop.value,
         "interval": interval_to_json(drop.interval),
+        "groups": drop.num_groups or None,
         "max_drop": max_drop,
     }
 

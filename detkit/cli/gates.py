@@ -56,11 +56,17 @@ def tell_drop(drop: Drop, baseline: Path, scores: Scores) -> str:
     way = "below" if drop.value > 0 else "above"
     text = f"mAP {drop.now:.4f} is {abs(drop.value):.4f} {way} {drop.before:.4f} of {baseline}"
     if drop.interval is None:
-        return f"{text} (no interval: it was written without --with-detections)"
+        why = "it was written without --with-detections"
+        if drop.num_groups:
+            why = f"{counted(scores.num_images, 'image')} of one group"
+        return f"{text} (no interval: {why})"
     low, high = drop.interval.low, drop.interval.high
+    drawn = counted(scores.num_images, "image")
+    if drop.num_groups < scores.num_images:
+        drawn = f"{counted(drop.num_groups, 'group')} of the {drawn}"
     return (
-        f"{text} (drop {drop.value:+.4f}, 95 % of paired bootstrap draws of the "
-        f"{counted(scores.num_images, 'image')} between {low:+.4f} and {high:+.4f})"
+        f"{text} (drop {drop.value:+.4f}, 95 % interval of paired bootstrap draws of the {drawn} "
+        f"{low:+.4f} to {high:+.4f})"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ MOST_LOOKED_AT = 20_000  # images; to look at more takes more than a minute: nam
 # Ours: consecutive numbers of one recording differ in at most this part of the bits in which
 # images of different ones do. Asked for only where a name alone does not tell of a recording.
 ALIKE_RATIO = 0.75
+FEWEST_FRAMES = 8  # ours: images of one name for all, of which fewer tell nothing of a recording
 # Folders that say nothing of what is in them; and words, or any digit, that a recording's has.
 _CONTAINERS = frozenset(
     ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data", "dataset", "obj")
@@ -107,7 +109,8 @@ def find_groups(
     for group in same:
         together.join([place_of[path] for path in group])
     rules = [f"{SAME_BYTES}: {len(same)}"] if same else []
-    if rule == "auto":
+    word = rule.strip().lower()
+    if word == "auto":
         looks = look_at(paths, progress) if len(paths) <= MOST_LOOKED_AT else None
         rules += _by_names_and_times(records, together, looks)
         copies = find_copies(looks) if looks is not None else []
@@ -115,8 +118,8 @@ def find_groups(
             together.join([copy.image, copy.other])
         if copies:
             rules.append(f"near copies: {len({copy.image for copy in copies})}")
-    elif rule != "none":
-        keys = _from_file(records, Path(rule)) if rule.endswith(".csv") else _match(records, rule)
+    elif word != "none":
+        keys = _from_file(records, Path(rule)) if word.endswith(".csv") else _match(records, rule)
         _join(together, keys)
         rules.append(cut(rule))
     return _groups(paths, together, rules)
@@ -205,12 +208,16 @@ def _tells(
 ) -> bool:
     """Return whether images of one key are of one recording, as far as one can tell.
 
-    One key for all tells nothing. A key that is spelt like a recording's does; any other, and
-    those of years and classes, only when consecutive images of it look alike.
+    A key that is spelt like a recording's tells; any other, and those of years and classes, only
+    when consecutive images of it look alike. So does one key for all, since a camera names all
+    its pictures in one way.
     """
     counts = Counter(filter(None, keys))
-    if len(counts) < 2 or max(counts.values()) < 2:
+    if not counts or max(counts.values()) < 2:
         return False
+    if len(counts) == 1:
+        enough = max(counts.values()) >= FEWEST_FRAMES
+        return enough and looks is not None and _consecutive_alike(keys, records, looks)
     names = [key.rpartition("/")[2] or key for key in counts]
     spelt = [
         bool(_RECORDING.search(name))
@@ -230,7 +237,10 @@ def _words(name: str) -> list[str]:
 def _consecutive_alike(
     keys: Sequence[str | None], records: Sequence[ImageRecord], looks: Looks
 ) -> bool:
-    """Return whether neighbours by number in one group look more alike than images of two."""
+    """Return whether neighbours by number in one group look more alike than images of two.
+
+    Where there is but one, more than images of it that are far from each other.
+    """
     order = sorted(
         (place for place, key in enumerate(keys) if key is not None and looks.shows[place]),
         key=lambda place: (str(keys[place]), _number(records[place].image_id)),
@@ -242,7 +252,7 @@ def _consecutive_alike(
         if keys[place] == keys[following]:
             within.append(_differing(looks, place, following))
         far = order[(index + shift) % len(order)]
-        if keys[place] != keys[far]:
+        if keys[place] != keys[far] or keys[order[0]] == keys[order[-1]]:
             across.append(_differing(looks, place, far))
     if not within or not across:
         return False
@@ -279,6 +289,8 @@ def _bursts(paths: Sequence[Path]) -> list[list[int]]:
 
 def _match(records: Sequence[ImageRecord], pattern: str) -> list[str | None]:
     """Return what an expression matches of each image's path; raise UsageError where nothing."""
+    if not pattern.strip():
+        raise UsageError("--group: an empty rule; auto, none, a .csv file or an expression")
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -303,26 +315,61 @@ def _from_file(records: Sequence[ImageRecord], path: Path) -> list[str | None]:
     Images are told by path from the data set's root, name, or stem. Raises DetkitError for a file
     that cannot be read, a row of another form, and images that no row names.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DetkitError(f"--group {path}: cannot be read ({error})") from error
-    group_of: dict[str, str] = {}
-    for number, row in rows:
-        if len(row) < 2 or not row[1].strip():
-            raise DetkitError(f"{path}:{number}: expected image,group")
-        group_of[row[0].strip()] = row[1].strip()
-    keys = [
-        next((group_of[name] for name in _names(record.image_id) if name in group_of), None)
-        for record in records
-    ]
-    if missing := [record.image_id for record, key in zip(records, keys) if key is None]:
+    group_of: dict[str, tuple[str, int]] = {}
+    for number, row in _rows(path):
+        if len(row) < 2 or not row[0] or not row[1]:
+            raise DetkitError(f"{path}:{number}: expected image,group, found {','.join(row)!r}")
+        image, group = row[0].removeprefix("./").replace("\\", "/"), row[1]
+        before, line = group_of.setdefault(_composed(image), (group, number))
+        if before != group:
+            raise DetkitError(
+                f"{path}:{number}: {image} is in {group}, and in {before} by line {line}; keep one"
+            )
+    images_of: defaultdict[str, list[str]] = defaultdict(list)
+    keys: list[str | None] = []
+    for record in records:
+        name = next((one for one in _names(record.image_id) if one in group_of), None)
+        keys.append(None if name is None else group_of[name][0])
+        images_of[name or ""].append(record.image_id)
+    if missing := images_of.pop("", []):
         what = counted(len(missing), "image")
         raise DetkitError(f"{path}: no group for {what}, the first {missing[0]}; add a row")
+    for name, images in images_of.items():
+        if len(images) > 1:
+            raise DetkitError(
+                f"{path}:{group_of[name][1]}: {name} may be {images[0]} or {images[1]}; write "
+                "paths from the data set's folder"
+            )
     return keys
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows of a CSV file of commas, semicolons or tabs with their lines, empty ones not.
+
+    Raises DetkitError where it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DetkitError(f"--group {path}: not text in UTF-8; save it so") from error
+    except OSError as error:
+        raise DetkitError(f"--group {path}: cannot be read: {error.strerror or error}") from error
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    between = next((sign for sign in ",;\t" if sign in first), ",")
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=between)
+    try:
+        rows = [(reader.line_num, [word.strip() for word in row]) for row in reader]
+    except csv.Error as error:
+        raise DetkitError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+    return [(line, row) for line, row in rows if any(row)]
 
 
 def _names(image_id: str) -> Iterable[str]:
     """Yield the names by which a row may mean an image."""
-    return (image_id, PurePosixPath(image_id).name, stem_of(image_id))
+    own = _composed(image_id)
+    return (own, PurePosixPath(own).name, stem_of(own))
+
+
+def _composed(name: str) -> str:
+    """Return a name with its accents as signs of their own joined: macOS writes them apart."""
+    return unicodedata.normalize("NFC", name)

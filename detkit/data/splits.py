@@ -310,7 +310,7 @@ def _require_fit(
 
 
 def _balance(splits: Mapping[str, Records], shares: Mapping[str, float]) -> list[str]:
-    """Return the note on how far classes are from having their shares in each split."""
+    """Return notes on how far classes are from their shares in each split, and which lack some."""
     counts = {
         name: Counter(one.name for record in splits[name] for one in record.objects)
         for name in shares
@@ -325,10 +325,15 @@ def _balance(splits: Mapping[str, Records], shares: Mapping[str, float]) -> list
         return []
     most, one, name = max(off)
     number = counts[name][one]
-    return [
+    notes = [
         f"classes have their shares of objects within {100 * most:.0f} points (most off: {one}, "
         f"{number} of {total[one]} in {name}, {100 * shares[name]:.0f} % asked)"
     ]
+    for name in shares:
+        if missing := [one for one in total if not counts[name][one]]:
+            more = f" and {counted(len(missing) - 8, 'class')} more" if missing[8:] else ""
+            notes.append(f"{name} has no object of {', '.join(sorted(missing)[:8])}{more}")
+    return notes
 
 
 def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
@@ -349,7 +354,9 @@ def deal(
 ) -> dict[str, str]:
     """Return the split of each image by its id: whole groups, each class by its share.
 
-    `sizes` are images of each split, `shares` of all objects; larger groups are to come first.
+    `sizes` are images of each split, `shares` of all objects. Of each class, the rarest first, the
+    groups with most objects of it go first, each to the split that lacks the largest part of its
+    share; the first to a split called train, which is to know every class.
     """
     counts = [Counter(one.name for record in group for one in record.objects) for group in groups]
     total = sum(counts, Counter[str]())
@@ -358,19 +365,24 @@ def deal(
     free = dict(sizes)
     place: dict[str, str] = {}
     # The rarest class first: later ones have more images to make up for it. Then the empty.
+    known: set[str] = set()  # classes of train
     for one in [*sorted(total, key=lambda name: (total[name], name)), None]:
-        for number in [n for n in waiting if one is None or counts[n][one]]:
+        holding = [number for number in waiting if one is None or counts[number][one]]
+        for number in holding if one is None else sorted(holding, key=lambda n: -counts[n][one]):
             del waiting[number]
             size = len(groups[number])
             fitting = [name for name in free if free[name] >= size]
             fitting = fitting or [max(free, key=lambda name: free[name])]
 
-            def need(name: str, one: str | None = one) -> tuple[float, float]:
-                lack = wanted[name][one] / shares[name] if one is not None else 0.0
-                return lack, free[name] / shares[name]
+            def need(name: str, one: str | None = one) -> tuple[bool, float, float]:
+                if one is None:
+                    return False, 0.0, free[name] / shares[name]
+                is_first = name == "train" and one not in known
+                return is_first, wanted[name][one] / shares[name], free[name] / shares[name]
 
             chosen = max(fitting, key=need)
             free[chosen] -= size
+            known.update(counts[number] if chosen == "train" else ())
             for label, count in counts[number].items():
                 wanted[chosen][label] -= count
             place |= {record.image_id: chosen for record in groups[number]}

@@ -54,6 +54,7 @@ class Drop:
     now: float
     interval: Interval | None  # of before - now; None when the baseline has no detections
     classes: Mapping[str, float | None]  # AP of each class before
+    num_groups: int = 0  # that were drawn for the interval
 
     @property
     def value(self) -> float:
@@ -124,9 +125,11 @@ def compare(
     truths: Sequence[Truth],
     class_names: Sequence[str],
     split: str,
+    groups: Sequence[int] | None = None,
 ) -> Drop:
     """Return how far the mean AP of `scores`, which are those of `detections`, fell.
 
+    `groups` are those of the images, for the interval, as in `bootstrap.bootstrap_map`.
     Detections of the baseline whose class is not scored here are left out, which is logged.
     Raises DetkitError when either has no mean AP or the two cannot be compared.
     """
@@ -137,12 +140,18 @@ def compare(
         known = _of_classes(baseline.path, baseline.images, class_names)
         before = pair(known, records, class_names).detections
         drawn = bootstrap_map(
-            before, truths, class_names, metric=scores.metric, iou_thresh=iou, others=detections
+            before,
+            truths,
+            class_names,
+            metric=scores.metric,
+            iou_thresh=iou,
+            others=detections,
+            groups=groups,
         )
         old = score(before, truths, class_names, scores.metric, iou)
         if old.mean is not None:
             classes = {one.name: one.ap for one in old.classes}
-            return Drop(old.mean, scores.mean, drawn.difference, classes)
+            return Drop(old.mean, scores.mean, drawn.difference, classes, drawn.num_groups)
     theirs = (baseline.protocol, baseline.split, baseline.num_images)
     ours = (scores.protocol, split, scores.num_images)
     if theirs != ours:

@@ -20,6 +20,7 @@ from detkit.data.records import Dataset
 from detkit.data.summary import data_hash
 from detkit.evaluation.error_breakdown import FIGURES, KINDS, ErrorBreakdown
 from detkit.evaluation.gain import Gain, gain_to_json
+from detkit.evaluation.leakage import Leakage, leakage_to_json
 from detkit.evaluation.scores import errors_of, scores_to_json
 from detkit.evaluation.sizes import scores_by_size
 from detkit.files import write_bytes
@@ -49,18 +50,22 @@ def write_report(
     notes: Sequence[str] = (),
     misses: Sequence[Miss] | None = None,
     gain: Gain | None = None,
+    leakage: Leakage | None = None,
 ) -> None:
     """Write the page of `scores`, those of `detections[i]` in the i-th image of the split.
 
     `source` says where the detections are from: a model or a file. `notes` are what a reader
-    has to know to read the figures, `misses` what became of the objects that a model missed, and
-    `gain` what its way of looking, by tiles for one, brings.
+    has to know to read the figures, `misses` what became of the objects that a model missed,
+    `gain` what its way of looking, by tiles for one, brings, and `leakage` what of the split is
+    known from training.
     Raises DetkitError when the file cannot be written.
     """
     records, truths = dataset.splits[split], dataset.truths(split)
     names = dataset.class_names
     errors = errors_of(detections, truths, names, scores)
     figures = {"data": str(dataset.root), "split": split, **scores_to_json(scores)}
+    figures["leaks"] = leakage_to_json(leakage)
+    known = [leakage.in_words()] if leakage is not None and leakage.num_leaked else []
     if misses is not None:
         # Imports torch, which a file's page spares.
         from detkit.evaluation.misses import misses_to_json
@@ -94,7 +99,7 @@ def write_report(
         data=data,
         figures=figures,
         facts=_facts(dataset, split, detections, truths, scores, source),
-        notes=[*notes, *_notes(unread, scores)],
+        notes=[*known, *notes, *_notes(unread, scores)],
         scores=scores,
         sizes=scores_by_size(detections, truths, names),
         errors=errors,

@@ -36,36 +36,60 @@ def find_leaks(
     learnt: Sequence[ImageRecord],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Leak]:
-    """Return the judged images that are copies of learnt ones, each with the one most like it.
+    """Return the judged images that are learnt ones or copies, each with the one most like it.
 
     `progress` hears (images looked at, in all).
     """
-    records = [*judged, *learnt]
+    records = list({record.path: record for record in [*judged, *learnt]}.values())
     looks = look_at([record.path for record in records], progress)
-    return _leaks_between(
-        judged, learnt, _part(looks, slice(len(judged))), _part(looks, slice(len(judged), None))
-    )
+    return leaks_among(judged, learnt, records, looks)
 
 
-def _leaks_between(
-    judged: Sequence[ImageRecord], learnt: Sequence[ImageRecord], looks: Looks, others: Looks
+def leaks_among(
+    judged: Sequence[ImageRecord],
+    learnt: Sequence[ImageRecord],
+    records: Sequence[ImageRecord],
+    looks: Looks | None,
 ) -> list[Leak]:
-    """Return the leaks, those of the same bytes first looked for by bytes."""
-    first_with: dict[Path, ImageRecord] = {record.path: record for record in learnt}
-    leaks = {}
-    own = {record.path: place for place, record in enumerate(judged)}
-    for group in identical_files([*first_with, *own]):
-        seen = [path for path in group if path in first_with]
-        for path in group:
-            if seen and path in own and path not in first_with:
-                leaks[own[path]] = Leak(judged[own[path]], first_with[seen[0]], 1.0)
-    for copy in find_copies(looks, others):
-        if copy.image not in leaks and judged[copy.image].path not in first_with:
-            leaks[copy.image] = Leak(judged[copy.image], learnt[copy.other], copy.alike)
-    return [leaks[place] for place in sorted(leaks)]
+    """Return what `find_leaks` does; `looks` are those of `records`, which hold both.
+
+    Without them only images that are in both are told. Of copies those of the same bytes go first.
+    """
+    seen: dict[Path, ImageRecord] = {record.path: record for record in learnt}
+    own = {record.path: record for record in judged}
+    leaks = {path: Leak(one, seen[path], 1.0) for path, one in own.items() if path in seen}
+    if looks is not None:
+        for group in identical_files([*seen, *own]):
+            first = next((path for path in group if path in seen), None)
+            if first is not None:
+                for path in group:
+                    if path in own:
+                        leaks.setdefault(path, Leak(own[path], seen[first], 1.0))
+        place_of = {record.path: place for place, record in enumerate(records)}
+        parts = [
+            _part(looks, [place_of[record.path] for record in part]) for part in (judged, learnt)
+        ]
+        for copy in find_copies(*parts):
+            image, other = judged[copy.image], learnt[copy.other]
+            leaks.setdefault(image.path, Leak(image, other, copy.alike))
+    return [leaks[record.path] for record in judged if record.path in leaks]
 
 
-def _part(looks: Looks, places: slice | Sequence[int]) -> Looks:
+def records_of(dataset: Dataset) -> list[ImageRecord]:
+    """Return the images of all splits, each once."""
+    return list({one.path: one for part in dataset.splits.values() for one in part}.values())
+
+
+def shared_recordings(
+    judged: Sequence[ImageRecord], learnt: Sequence[ImageRecord], number_of: Mapping[Path, int]
+) -> list[ImageRecord]:
+    """Return the judged images in whose groups learnt ones are, too, but for those learnt."""
+    trained = {number_of[record.path] for record in learnt}
+    paths = {record.path for record in learnt}
+    return [one for one in judged if number_of[one.path] in trained and one.path not in paths]
+
+
+def _part(looks: Looks, places: Sequence[int]) -> Looks:
     """Return what some of the images look like."""
     return Looks(looks.grey[places], looks.hashes[places], looks.shows[places])
 
@@ -90,25 +114,20 @@ def check_leaks(
     looks = None
     if len(records) <= MOST_LOOKED_AT:
         looks = look_at([record.path for record in records], progress)
-    place_of = {record.path: place for place, record in enumerate(records)}
     groups = recordings(records, looks)
     learnt = dataset.splits[name]
     for split in judged:
         members = dataset.splits[split]
-        if looks is not None:
-            parts = [
-                _part(looks, [place_of[record.path] for record in part])
-                for part in (members, learnt)
-            ]
-            for leak in _leaks_between(members, learnt, *parts):
-                if leak.alike < 1.0 or not _same_bytes(leak):
-                    yield _near_copy(leak, split, name)
-        yield from _shared_recordings(members, learnt, groups.number_of, split, name)
+        for leak in leaks_among(members, learnt, records, looks):
+            if not _same_bytes(leak):
+                yield _near_copy(leak, split, name)
+        yield from _from_recordings(members, learnt, groups.number_of, split, name)
 
 
 def _same_bytes(leak: Leak) -> bool:
-    """Return whether both files hold the same bytes."""
-    return bool(identical_files([leak.image.path, leak.seen.path]))
+    """Return whether both are one file, or hold the same bytes."""
+    paths = (leak.image.path, leak.seen.path)
+    return leak.alike == 1.0 and (paths[0] == paths[1] or bool(identical_files(paths)))
 
 
 def _near_copy(leak: Leak, split: str, learnt: str) -> Finding:
@@ -129,7 +148,7 @@ def _within(record: ImageRecord, split: str) -> str:
     return record.image_id if inside else f"{record.image_id} ({split})"
 
 
-def _shared_recordings(
+def _from_recordings(
     members: Sequence[ImageRecord],
     learnt: Sequence[ImageRecord],
     number_of: Mapping[Path, int],
@@ -137,13 +156,7 @@ def _shared_recordings(
     name: str,
 ) -> Iterator[Finding]:
     """Yield the warning about the images of a split whose recording training images are of."""
-    trained = {number_of[record.path] for record in learnt}
-    paths = {record.path for record in learnt}
-    shared = [
-        record
-        for record in members
-        if number_of[record.path] in trained and record.path not in paths
-    ]
+    shared = shared_recordings(members, learnt, number_of)
     if not shared:
         return
     share = 100 * len(shared) / len(members)
