@@ -100,7 +100,7 @@ def test_frames_of_recordings_that_were_learnt_from_are_known_by_the_rule_that_i
     assert [one["image"] for one in leaks["images"]] == ["test/rec0_8.png"]
     assert (leaks["from_recordings"], leaks["without"]["num_images"]) == (1, 3)
     line = detkit("eval", "--predictions", found, root).stdout
-    assert "25 % of the test images (1 of 4) is known from train: 1 from its recordings" in line
+    assert "25 % of the test images (1 of 4) are known from train: 1 from its recordings" in line
     none = report_of("--predictions", found, root, "--group", "none")["leaks"]
     assert none["num_leaked"] == 0
     table = tmp_path / "own.csv"
@@ -121,7 +121,7 @@ def test_map_of_the_unseen_images_is_a_gate_and_stands_on_the_page(tmp_path: Pat
     failed = detkit(*words, "mAP-unseen=.1", "--report", page)
     assert failed.returncode == 1 and "mAP-unseen .0000 is .1000 below .1" in failed.stderr
     text = page.read_text(encoding="utf-8")
-    assert "12 % of the test images (1 of 8) is known from train: 1 copy; mAP without" in text
+    assert "12 % of the test images (1 of 8) are known from train: 1 copy; mAP without" in text
     whole = folder(tmp_path / "whole", {f"{n}.png": picture(n) for n in range(3)})
     unknown = found_in(whole, set(), tmp_path / "whole.jsonl", "all")
     done = detkit("eval", "--predictions", unknown, whole, "--json", "--fail-under", "mAP-unseen=0")

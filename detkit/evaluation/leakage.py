@@ -67,7 +67,7 @@ class Leakage:
             kinds.append(f"{len(self.of_recordings)} from its recordings")
         of_them = (
             f"{_percent(self.share)} of the {self.split} images ({self.num_leaked} of "
-            f"{self.scores.num_images}) {agreed(self.num_leaked, 'is', 'are')} known from "
+            f"{self.scores.num_images}) are known from "
             f"{self.learnt}: {', '.join(kinds)}"
         )
         if self.without is None:
