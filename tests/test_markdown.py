@@ -146,7 +146,7 @@ def test_check_counts_its_rules_shows_the_first_findings_and_says_how_many_more(
 
 def test_compare_has_its_models_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     rows = (Row("ssd|300", maps=(0.5,), mean=0.5), Row("lost", errors=("ssd: no memory",)))
-    tell(Console(markdown=True), Comparison("VOC 2007", "test", 4, 1000, 4, rows))
+    tell(Console(markdown=True), Comparison("VOC 2007", "test", 4, 1000, rows, 4))
     text = capsys.readouterr().out
     (models,) = tables(text)
     assert [row[:3] for row in models] == [

@@ -439,7 +439,7 @@ def test_the_page_of_a_comparison_has_its_figures(folder: Path, tmp_path: Path) 
         difference=Interval(-0.2, -0.3, -0.1),
     )
     failed = Row(HOSTILE, errors=("boom-0: <b>out of memory</b>",))
-    table = Comparison("VOC 2007", "test", 3, 1000, 3, (row, second, failed))
+    table = Comparison("VOC 2007", "test", 3, 1000, (row, second, failed), 2)
     with pytest.raises(DetkitError):
         write_comparison(tmp_path / "no" / "c.html", table, dataset, "abc")
     write_comparison(tmp_path / "c.html", table, dataset, "abc")

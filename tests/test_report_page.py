@@ -75,7 +75,7 @@ def test_the_page_of_a_comparison_loads_and_draws(browser: Page, tmp_path: Path)
         )
         for name, mean, seconds in (("ssd", 0.8, 0.02), (HOSTILE, 0.7, 1.4))
     ]
-    table = Comparison("VOC 2007", "test", 3, 1000, 3, (*rows, Row("bad", errors=("bad-0: no",))))
+    table = Comparison("VOC 2007", "test", 3, 1000, (*rows, Row("bad", errors=("bad-0: no",))), 3)
     write_comparison(tmp_path / "c.html", table, dataset, "hash")
     browser.errors.clear()
     browser.open(tmp_path / "c.html")

@@ -206,7 +206,7 @@ def test_what_compare_writes_has_its_schema_with_a_model_that_failed() -> None:
         warnings=("2 images have no predictions",),
     )
     rows = (best, Row("lost", errors=("no memory",)))
-    table = Comparison("VOC 2007", "test", 4, 1000, 3, rows, 2)
+    table = Comparison("VOC 2007", "test", 4, 1000, rows, 3, 2)
     report = {"data": "data", "data_hash": "00", **comparison_to_json(table)}
     assert faults("compare", json.loads(json.dumps(report))) == []
 

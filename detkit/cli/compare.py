@@ -295,14 +295,9 @@ def compare(
 
     from detkit.comparison.table import comparison_to_json, summarise
 
-    table = summarise(
-        outcomes,
-        dataset,
-        part,
-        metric=metric,
-        iou_thresh=iou,
-        groups=division.group_numbers(console, part, group),
-    )
+    with console.counting("looking for groups") as progress:
+        groups = division.groups(part, group, progress)
+    table = summarise(outcomes, dataset, part, metric=metric, iou_thresh=iou, groups=groups[0])
     if page is not None:
         from detkit.report.comparison_page import write_comparison
 

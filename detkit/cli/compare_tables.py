@@ -136,7 +136,7 @@ def _tell_folds(console: Console, table: Comparison, num_folds: int) -> None:
     console.text("")
     console.text(
         "mAP of each training on the fold it did not see; pooled: of all images together, each by "
-        "the model that was not trained on it"
+        "the model that was not trained on it, lower where the models' scores differ in scale"
     )
     header = ("model", "seed", *names, "pooled")
     console.table(header, rows, right=tuple(range(1, len(header))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,19 +53,17 @@ class Division:
             fold = Fold(tuple(train), tuple(val), self.given.splits[self.split])
         write_folder(folder, as_dataset(self.given, fold))
 
-    def group_numbers(self, console: Console, split: str, rule: str) -> list[int]:
-        """Return the number of each image's group in a split, for the draws of intervals.
-
-        By the folds where there are some, else by the rule, which is told.
-        """
+    def groups(
+        self, split: str, rule: str, progress: Callable[[int, int], None] | None
+    ) -> tuple[list[int], str]:
+        """Return the number of each image's group, for the draws of intervals, and all in words."""
         from detkit.evaluation.leakage import groups_of_split
 
-        if self.folds is not None:
-            return [self.folds.groups.number_of[one.path] for one in self.dataset.splits[split]]
-        with console.counting("looking for groups") as progress:
-            numbers, words = groups_of_split(self.dataset, split, rule, progress)
-        console.note(f"intervals over {words}")
-        return numbers
+        if self.folds is None:
+            return groups_of_split(self.dataset, split, rule, progress)
+        together = self.folds.groups
+        records = self.dataset.splits[split]
+        return [together.number_of[one.path] for one in records], together.in_words()
 
 
 def open_to_compare(

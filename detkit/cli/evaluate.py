@@ -374,6 +374,8 @@ def evaluate(
                 places,
                 {
                     "--predictions": predictions,
+                    "--layout": layout,
+                    "--scores": scores_are,
                     "--split": split,
                     "--classes": classes,
                     "--tile": tile,

@@ -190,7 +190,7 @@ def write_parts(plan: PartRuns, out: Path) -> None:
         rows = []
         for one in part:
             height, width = sizes[one.path]
-            objects = held(one.objects, coco.FORMAT, plan.class_names)
+            objects = tuple(held(one.objects, coco.FORMAT, plan.class_names))
             rows.append(Labelled(names[one.path], width, height, objects))
         ids = range(1, len(rows) + 1)
         write_bytes(folder / file, json_text(rows, plan.class_names, ids).encode())

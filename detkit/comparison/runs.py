@@ -201,8 +201,8 @@ def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str]
     elif cell.run.exists():
         words.append("--force")
     process = subprocess.Popen(
-        [sys.executable, "-m", "detkit", *words],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "detkit.comparison.tethered", *words],
+        stdin=subprocess.PIPE,  # whose end tells it that we are no more
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

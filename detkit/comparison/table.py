@@ -80,8 +80,8 @@ class Comparison:
     split: str
     num_images: int
     samples: int  # draws of the bootstrap
-    num_groups: int  # that were drawn: as many as images, where none belong together
     rows: tuple[Row, ...]
+    num_groups: int  # that were drawn: as many as images, where none belong together
     num_folds: int | None = None  # of a cross-validation
 
 
@@ -136,8 +136,8 @@ def summarise(
         split,
         len(truths),
         samples,
-        num_groups,
         tuple(_with_differences(rows, drawn, num_groups)),
+        num_groups,
         len(folds) or None,
     )
 

@@ -354,9 +354,9 @@ def deal(
 ) -> dict[str, str]:
     """Return the split of each image by its id: whole groups, each class by its share.
 
-    Of each class, the rarest first, the groups with most objects of it go first, each to the split
-    that lacks the largest part of its share; the first to train, which is to know every class.
-    `sizes` are images of each split, `shares` of all objects; larger groups are to come first.
+    `sizes` are images of each split, `shares` of all objects. Of each class, the rarest first, the
+    groups with most objects of it go first, each to the split that lacks the largest part of its
+    share; the first to a split called train, which is to know every class.
     """
     counts = [Counter(one.name for record in group for one in record.counted) for group in groups]
     total = sum(counts, Counter[str]())
