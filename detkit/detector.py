@@ -56,7 +56,8 @@ USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
 
 
-Fit = Callable[[Iterable[Batch]], Iterator[Mapping[str, float]]]
+Pace = Callable[[], float]  # which share of an image's regions there is time for, in (0, 1]
+Fit = Callable[[Iterable[Batch], Pace], Iterator[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Stage:
     begin: Callable[[], None] | None = None  # freeze or copy something before the first step
     # Instead of steps: learns without gradients from the images, of which each iteration is a
     # pass anew, and yields figures after each batch of the last; what it has fitted is in the
-    # detector when it ends.
+    # detector when it ends. The pace is asked for each batch.
     fit: Fit | None = None
     fit_cost: float = 0.0  # of an image in that pass, in optimiser steps of the other stages
 

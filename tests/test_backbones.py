@@ -181,6 +181,16 @@ def test_a_file_of_convolutions_alone_leaves_fc6_and_fc7_at_hes_scale(
     assert not own["blocks.fc6.bias"].any()
 
 
+@pytest.mark.parametrize("name", ["squeezenet1_0", "mobilenet_v2"])
+def test_nothing_is_said_to_be_missing_of_a_network_without_fc6(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = backbones.build(name)
+    with caplog.at_level("INFO"):
+        backbone.load_classifier(classifier(name).state_dict(), "peer.pth")
+    assert not caplog.messages
+
+
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean mobilenet_v2"):
         backbones.build("mobilnet_v2")

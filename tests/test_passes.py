@@ -15,7 +15,7 @@ from toy import CLASSES, RECIPE, Toy, scores_of, write_images
 
 from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
-from detkit.detector import Stage
+from detkit.detector import Pace, Stage
 from detkit.errors import DetkitError
 from detkit.structures import Batch
 from detkit.training import dataset, passes
@@ -47,7 +47,7 @@ class Counting(Toy):
             Stage("count", steps, fit=self.count, fit_cost=self.fit_cost),
         ]
 
-    def count(self, batches: Iterator[Batch]) -> Iterator[Mapping[str, float]]:
+    def count(self, batches: Iterator[Batch], pace: Pace) -> Iterator[Mapping[str, float]]:
         assert not self.training
         number = 0
         for batch in batches:
@@ -139,12 +139,41 @@ def test_a_pass_that_time_cuts_short_says_so(
     notes = [note for step in steps for note in step.notes]
     assert toy.seen and len(toy.seen) < 10
     assert float(toy.counted) == len(toy.seen)
-    said = f"count: time for {len(toy.seen)} of 10 images; the others would take "
-    (line,) = (note for note in notes if note.startswith(said))
+    (line,) = (note for note in notes if note.startswith("count: time for "))
+    assert f"% of the regions, in {len(toy.seen)} of 10 images; " in line
     assert line.endswith(
         "raise --max-minutes, or lower what this pass looks at (detkit models toy)"
     )
     assert line in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("each", [0.25, 2.0])  # seconds that all regions of an image take
+def test_a_pass_without_time_for_all_regions_looks_at_some_in_every_image(
+    tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch, each: float
+) -> None:
+    now, shares = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Paced(Counting):
+        def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+            now[0] += 0.25
+            return super().losses(batch)
+
+        def count(self, batches: Iterator[Batch], pace: Pace) -> Iterator[Mapping[str, float]]:
+            for batch in batches:
+                self.seen += batch.image_ids
+                shares.append(pace())
+                now[0] += each * len(batch) * pace()
+                yield {}
+
+    toy, notes = Paced(), ""
+    toy.fit_cost = each / 0.25
+    for step in run(records, tmp_path / "run", toy=toy, max_minutes=8 / 60):
+        notes += "".join(step.notes)
+    assert len(toy.seen) == 10
+    assert now[0] <= 8.01
+    assert (min(shares) < 0.5) == ("of the regions, in 10 of 10 images" in notes) == (each > 1)
+    assert min(shares) == pytest.approx(max(shares), rel=0.3)
 
 
 def test_time_is_kept_back_for_a_pass_by_what_it_is_expected_to_cost(

@@ -70,6 +70,49 @@ def batch_of(detector: RCNN, counts: Iterable[int] = (30, 50)) -> Batch:
     return detector.prepare(samples)
 
 
+# Which proposals are judged
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_neighbours_are_judged_where_the_better_ranked_one_may_be_an_object(share: float) -> None:
+    config = dataclasses.replace(SMALL, head="softmax", box_regression=False)
+    every = make(dataclasses.replace(config, neighbour_thresh=1.0)).eval()
+    with torch.no_grad():
+        every.class_logits.weight.mul_(1000)  # so that the crops' scores differ
+    batch = batch_of(every)
+    with torch.no_grad():
+        of_all = every.candidates(batch)
+    least = float(torch.cat([one.scores.sum(dim=1) for one in of_all]).quantile(share))
+    some = make(dataclasses.replace(config, neighbour_score=least)).eval()
+    some.load_state_dict(every.state_dict())
+    with torch.no_grad():
+        found = some.candidates(batch)
+    num_judged = sum(len(one.boxes) for one in found)
+    assert (num_judged == 96) == (share == 0)
+    for proposals, ours, theirs in zip(batch.proposals or [], found, of_all):
+        assert torch.equal(theirs.boxes[:, 0], proposals)
+        expected = naively_judged(proposals, theirs.scores.sum(dim=1), 0.7, least)
+        rows = {tuple(box): score for box, score in zip(proposals.tolist(), theirs.scores.tolist())}
+        judged = [tuple(box) for box in ours.boxes[:, 0].tolist()]
+        assert sorted(judged) == sorted(tuple(proposals[row].tolist()) for row in expected)
+        wanted = torch.tensor([rows[box] for box in judged])
+        torch.testing.assert_close(ours.scores, wanted, rtol=1e-4, atol=1e-5)
+
+
+def naively_judged(
+    boxes: torch.Tensor, objectness: torch.Tensor, thresh: float, least: float
+) -> list[int]:
+    """Return which boxes are judged, by a loop over all pairs."""
+    overlaps = iou(boxes, boxes)
+    first: list[int] = []
+    for row in range(len(boxes)):
+        if all(overlaps[row, other] <= thresh for other in first):
+            first.append(row)
+    likely = [row for row in first if objectness[row] >= least]
+    others = [row for row in range(len(boxes)) if row not in first]
+    return first + [row for row in others if any(overlaps[row, one] > thresh for one in likely)]
+
+
 # The network's input
 
 
@@ -340,6 +383,12 @@ def test_a_class_without_examples_is_never_found() -> None:
     assert (found.scores[:, :2] > -5).all()
 
 
+def margins(detector: RCNN, batch: Batch, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the SVMs' (P, C) margins of all images' boxes."""
+    tops = np.concatenate(detector._features_of(batch, boxes, pooled=False))
+    return detector.scores(torch.from_numpy(tops))
+
+
 def test_svms_tell_the_truths_from_what_lies_elsewhere() -> None:
     config = dataclasses.replace(SMALL, svm_c=1.0)
     detector = make(config)
@@ -347,10 +396,9 @@ def test_svms_tell_the_truths_from_what_lies_elsewhere() -> None:
     figures = list(detector.fit_svms([batch] * 2))
     assert [one["positives"] for one in figures] == [8.0, 8.0]  # those of all images come first
     with torch.no_grad():
-        (_, tops), *_ = detector._seen(batch, batch.boxes)
-        own = detector.scores(tops)[torch.arange(4), torch.cat(batch.labels)]
+        own = margins(detector, batch, batch.boxes)[torch.arange(4), torch.cat(batch.labels)]
         far = [p[iou(t, p).amax(dim=0) < 0.1] for t, p in zip(batch.boxes, batch.proposals or [])]
-        others = torch.cat([detector.scores(top) for _, top in detector._seen(batch, far)])
+        others = margins(detector, batch, far)
     assert own.min() > others.max()
 
 

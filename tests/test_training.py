@@ -208,7 +208,7 @@ class SlowImages:
         return scores_of(0.5)
 
 
-@pytest.mark.parametrize(("whole", "part"), [(100, 20), (16, 16)])
+@pytest.mark.parametrize(("whole", "part"), [(100, 12), (12, 12)])
 def test_a_budget_of_time_holds_with_its_validation_which_may_judge_a_part_of_the_images(
     tmp_path: Path, records: list[ImageRecord], watch: HandWatch, whole: int, part: int
 ) -> None:

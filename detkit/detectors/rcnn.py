@@ -17,6 +17,8 @@ Differences from the paper:
 - A region inside an ignored object is neither background in fine-tuning, unless it is positive,
   nor a negative of an SVM. Box regressions take no notice of it. COCO's crowds are ignored so.
 - Difficult objects are learnt, as in the released code; by `short_recipe` they are ignored.
+- Of proposals that nearly cover each other the best ranked is judged first, and the others only
+  where it may be an object (`neighbour_thresh`; the paper's recipe judges all).
 - Of an image `mined_proposals` are judged for the SVMs. What is kept stays within `cache_gb`, not
   200 GB: where a class has more hard negatives than that, the hardest stay, and of its pairs for
   box regression a sample by chance. With VGG16 and 20 classes, 6 GB hold 17,000 and 1,600 a class.
@@ -67,10 +69,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, ProposalConfig, Recipe, setting
-from detkit.detector import Detector, Stage
+from detkit.detector import Detector, Pace, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import inside_ignored, match, sample_balanced, spare_ignored
+from detkit.geometry.nms import nms
 from detkit.machine import memory_of_machine
 from detkit.networks import backbones
 from detkit.networks.box_regression import BoxRegressors, box_pairs
@@ -134,6 +137,20 @@ class RCNNConfig(ProposalConfig):
         "200 GB; 0: a quarter of the machine's. The log says what is left out",
         at_least=0,
     )
+    neighbour_thresh: float = setting(
+        0.7,
+        "ours: a proposal whose IoU with a better ranked one is above this is judged only where "
+        "that one may be an object; 1: judge all, as the paper does",
+        above=0,
+        at_most=1,
+    )
+    neighbour_score: float = setting(
+        0.02,
+        "ours: softmax's probability of not being background that a proposal needs for its "
+        "neighbours to be judged",
+        at_least=0,
+        at_most=1,
+    )
     score_thresh: float = setting(
         -1.5,
         "ours: the least margin (released code: -1 in its demo, none in its test); of "
@@ -179,6 +196,11 @@ class RCNNConfig(ProposalConfig):
                 f"--set nms_method={self.nms_method}: multiplies scores, which margins do not "
                 "allow; add --set head=softmax"
             )
+
+
+def all_regions() -> float:
+    """Return the pace of a pass that has all the time it takes."""
+    return 1.0
 
 
 def at_most(longest: int, height: int, width: int) -> tuple[int, int]:
@@ -235,7 +257,7 @@ class RCNN(Detector):
         "paper": PaperRun(
             data="voc07",
             backbone="alexnet",
-            settings={"proposal_min_side": 20},
+            settings={"proposal_min_side": 20, "neighbour_thresh": 1.0},
             source="sec. 2.3 and released code: 70k steps of 128 crops, .1 of the rate each 20k",
         ),
     }
@@ -345,15 +367,43 @@ class RCNN(Detector):
         return ("svm", "softmax") if self.config.head == "svm" else ("softmax", "svm")
 
     def _judged(self, batch: Batch, heads: Sequence[str]) -> dict[str, list[Candidates]]:
-        """Return each image's moved proposals with the scores of each of `heads`."""
+        """Return each image's moved proposals with the scores of each of `heads`.
+
+        First those that stand for their neighbours, then the neighbours of what may be an object.
+        """
         proposals = self.given_proposals(batch)
+        seen = partial(self._seen, self._cutter(batch), without_norms(self.backbone))
+        thresh = self.config.neighbour_thresh
+        first = [apart(boxes, thresh) for boxes in proposals]
+        chosen = [boxes[rows] for boxes, rows in zip(proposals, first)]
+        found, likely = self._scored(seen, batch, chosen, heads)
+        if all(bool(rows.all()) for rows in first):
+            return found
+        rest = [
+            near(boxes[~rows], some[like], thresh)
+            for boxes, rows, some, like in zip(proposals, first, chosen, likely)
+        ]
+        more, _ = self._scored(seen, batch, rest, heads)
+        return {head: [joined(*pair) for pair in zip(found[head], more[head])] for head in heads}
+
+    def _scored(
+        self,
+        seen: Callable[[Batch, Sequence[Tensor]], Iterator[tuple[Tensor, Tensor]]],
+        batch: Batch,
+        proposals: Sequence[Tensor],
+        heads: Sequence[str],
+    ) -> tuple[dict[str, list[Candidates]], list[Tensor]]:
+        """Return the (P, 4) boxes' candidates by head, and which may be objects, (P,) bool."""
         num_classes = len(self.class_names)
         scores = {head: [batch.images.new_empty(0, num_classes)] for head in heads}
+        likely = [batch.images.new_empty(0, dtype=torch.bool)]
         deltas = []
-        for pooled, top in self._seen(batch, proposals):
+        for pooled, top in seen(batch, proposals):
             with self.stopwatch.stage("classes"):
                 for head in heads:
                     scores[head].append(self.scores(top, head))
+                objectness = self.scores(top, "softmax").sum(dim=1)
+                likely.append(objectness >= self.config.neighbour_score)
                 if self.config.box_regression:
                     deltas.append(_product(pooled, self.box_weights, self.box_biases))
         boxes = torch.cat(list(proposals))[:, None].expand(-1, num_classes, -1)
@@ -361,10 +411,11 @@ class RCNN(Detector):
             boxes = decode(torch.cat(deltas).view(-1, num_classes, 4), boxes)
         counts = [len(one) for one in proposals]
         of_images = torch.split(boxes, counts)
-        return {
+        found = {
             head: [Candidates(*pair) for pair in zip(of_images, torch.split(torch.cat(s), counts))]
             for head, s in scores.items()
         }
+        return found, list(torch.split(torch.cat(likely), counts))
 
     def scores(self, top: Tensor, head: str | None = None) -> Tensor:
         """Return the (R, C) scores of (R, D) features: the SVMs' margins, or probabilities.
@@ -376,10 +427,14 @@ class RCNN(Detector):
         logits: Tensor = self.class_logits(top)
         return logits.float().softmax(dim=-1)[:, 1:]
 
-    def _seen(self, batch: Batch, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _seen(
+        self,
+        cutter: CropCutter,
+        backbone: backbones.Backbone,
+        batch: Batch,
+        boxes: Sequence[Tensor],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the (pool5, last layer's) features of all images' boxes, some crops at a time."""
-        cutter = self._cutter(batch)
-        backbone = without_norms(self.backbone)
         counts = torch.tensor([len(one) for one in boxes])
         owners = torch.repeat_interleave(torch.arange(len(boxes)), counts).to(batch.images.device)
         everything = torch.cat(list(boxes))
@@ -418,7 +473,9 @@ class RCNN(Detector):
         assert isinstance(config, RCNNConfig)
         return dataclasses.replace(config, cache_gb=_cache_gb(config))
 
-    def fit_svms(self, batches: Iterable[Batch]) -> Iterator[Mapping[str, float]]:
+    def fit_svms(
+        self, batches: Iterable[Batch], pace: Pace = all_regions
+    ) -> Iterator[Mapping[str, float]]:
         """Fit a linear SVM a class from two passes over the images: sec. 2.3.
 
         The first takes the ground truths, the second the negatives; that one yields figures a
@@ -448,8 +505,9 @@ class RCNN(Detector):
             )
         for batch in batches:
             images = zip(batch.boxes, self.given_proposals(batch), batch.ignored_boxes)
+            number = math.ceil(pace() * config.mined_proposals)
             regions = [
-                torch.cat([truths, some_of(outside(ignored, proposals), config.mined_proposals)])
+                torch.cat([truths, some_of(outside(ignored, proposals), number)])
                 for truths, proposals, ignored in images
             ]
             svms.add(
@@ -463,7 +521,9 @@ class RCNN(Detector):
         self.svm_biases.copy_(torch.from_numpy(biases))
         self.svm_fitted.fill_(bool(svms.scale))  # none were: there was no region at all
 
-    def fit_boxes(self, batches: Iterable[Batch]) -> Iterator[Mapping[str, float]]:
+    def fit_boxes(
+        self, batches: Iterable[Batch], pace: Pace = all_regions
+    ) -> Iterator[Mapping[str, float]]:
         """Fit a class's box regressions from a pass over the images; yield figures: appendix C."""
         config = self.config
         outputs, width = self.box_weights.shape
@@ -474,12 +534,9 @@ class RCNN(Detector):
             cache_gb=_cache_gb(config),
         )
         for batch in batches:
-            regions, labels, deltas = zip(
-                *(
-                    box_pairs(*image, config.ridge_thresh)
-                    for image in zip(self.given_proposals(batch), batch.boxes, batch.labels)
-                )
-            )
+            share, images = pace(), zip(self.given_proposals(batch), batch.boxes, batch.labels)
+            pairs = [some_pairs(box_pairs(*image, config.ridge_thresh), share) for image in images]
+            regions, labels, deltas = zip(*pairs)
             boxes.add(
                 self._features_of(batch, regions, pooled=True),
                 [one.cpu().numpy() for one in labels],
@@ -497,7 +554,8 @@ class RCNN(Detector):
         """Return the pool5 or the last layer's features of each image's regions, as numpy."""
         width = (self.box_weights if pooled else self.svm_weights).shape[1]
         parts = [torch.zeros(0, width)]
-        for seen in self._seen(batch, regions):
+        cutter, backbone = self._cutter(batch), without_norms(self.backbone)
+        for seen in self._seen(cutter, backbone, batch, regions):
             parts.append(seen[0 if pooled else 1].float().cpu())
         split = torch.split(torch.cat(parts), [len(one) for one in regions])
         return [one.numpy() for one in split]
@@ -521,13 +579,48 @@ def without_norms(backbone: backbones.Backbone) -> backbones.Backbone:
     return twin
 
 
+def apart(boxes: Tensor, thresh: float) -> Tensor:
+    """Return which of (P, 4) boxes, best first, have no better one with an IoU above `thresh`.
+
+    A (P,) bool. A box that is left out gives way to a better one that stays: it is greedy NMS.
+    """
+    stays = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    if thresh < 1:
+        ranks = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device)
+        stays[:] = False
+        stays[nms(boxes, ranks, thresh)] = True
+    return stays
+
+
+def near(boxes: Tensor, others: Tensor, thresh: float) -> Tensor:
+    """Return those of (P, 4) boxes whose IoU with one of (N, 4) others is above `thresh`."""
+    if not len(others):
+        return boxes[:0]
+    return boxes[iou(boxes, others).amax(dim=1) > thresh]
+
+
+def joined(one: Candidates, other: Candidates) -> Candidates:
+    """Return the candidates of both."""
+    boxes, scores = (one.boxes, other.boxes), (one.scores, other.scores)
+    return Candidates(torch.cat(boxes), torch.cat(scores))
+
+
 def outside(ignored: Tensor, boxes: Tensor) -> Tensor:
     """Return those of (P, 4) boxes that are not inside one of the (I, 4) ignored ones."""
     return boxes[~inside_ignored(boxes, ignored)]
 
 
+def some_pairs(pairs: tuple[Tensor, Tensor, Tensor], share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return such a share of what `box_pairs` returns, drawn at random."""
+    number = math.ceil(share * len(pairs[0]))
+    if number == len(pairs[0]):
+        return pairs
+    rows = some_of(torch.arange(len(pairs[0]), device=pairs[0].device), number)
+    return pairs[0][rows], pairs[1][rows], pairs[2][rows]
+
+
 def some_of(boxes: Tensor, number: int) -> Tensor:
-    """Return at most `number` of (P, 4) boxes, drawn at random."""
+    """Return at most `number` of (P, ...) rows, drawn at random."""
     return boxes[torch.randperm(len(boxes))[:number].to(boxes.device)]
 
 

@@ -117,7 +117,7 @@ class Backbone(nn.Module):
             new[target] = value.float() if value.is_floating_point() else value
         missing = [key for key in own if key not in new and not key.endswith("num_batches_tracked")]
         connected = [key for key in own if _is_connected(key)]
-        if new and missing == connected:
+        if new and missing and missing == connected:
             self._restart_connected(source)
         elif missing:
             raise DetkitError(

@@ -21,6 +21,8 @@ from detkit.transforms.augmentation import Compose
 if TYPE_CHECKING:
     from detkit.training.trainer import Trainer
 
+LEAST_PACE = 0.02  # of an image's regions, however little time there is
+
 
 def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
     """Yield a step for each batch of the images that a stage fits something from.
@@ -37,7 +39,8 @@ def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
         run.log.note(run.validation.foresee(run.at, None, run.clock.max_seconds))
         run.clock.begin_pass()
         began = time.monotonic()
-        for figures in stage.fit(_Passes(run, stage)):
+        passes = _Passes(run, stage)
+        for figures in stage.fit(passes, passes.pace):
             if step is not None:
                 run.log.step(step, last=False)
                 yield step
@@ -59,44 +62,72 @@ def fit_steps(run: Trainer, stage: Stage) -> Iterator[Step]:
 
 
 class _Passes:
-    """The images of a stage in batches, anew and in the same order each time they are asked for."""
+    """The images of a stage in batches, anew and in the same order each time they are asked for.
+
+    They come as they are, while there is time; at least one batch.
+    """
 
     def __init__(self, run: Trainer, stage: Stage) -> None:
         self._run, self._stage = run, stage
         self._number = 0
+        self._pace = 1.0
+        self._is_paced = False
+
+    def pace(self) -> float:
+        """Return which share of their regions there is time for in the images of a batch."""
+        self._is_paced = True
+        return self._pace
 
     def __iter__(self) -> Iterator[Batch]:
+        """Yield a pass; only in the first of a stage do images count as seen.
+
+        Raises Interrupted when the run is told to stop.
+        """
+        run, stage, at = self._run, self._stage, self._run.at
+        images, device, size = run.images, run.fabric.device, stage.recipe.batch_size
         self._number += 1
-        return _batches_in_time(self._run, self._stage, is_first=self._number == 1)
+        self._is_paced = False
+        done, paces = 0, 0.0
+        each = run.clock.image_seconds(at)
+        stream = batches_once(images, run.detector, size, run.options.seed, device)
+        while done < len(images):
+            began = time.monotonic()
+            try:
+                batch = next(stream)
+            except DetkitError as error:
+                raise with_way_on(error, run.folder, at.step) from error
+            if run.is_stopped():
+                raise stopped_at(run.folder, at.step)
+            if done and at.progress >= 1:
+                break
+            self._pace = self._next_pace(each, len(images) - done)
+            done += len(batch)
+            at.images += len(batch) if self._number == 1 else 0
+            yield batch
+            paces += len(batch) * (self._pace if self._is_paced else 1.0)
+            each = (time.monotonic() - began) / len(batch) / self._pace
+        self._tell(done, paces / len(images))
 
+    def _next_pace(self, each: float, num_left: int) -> float:
+        """Return the share of regions that leaves time for all images that are left.
 
-def _batches_in_time(run: Trainer, stage: Stage, *, is_first: bool) -> Iterator[Batch]:
-    """Yield all images in batches, as they are, while there is time; at least one batch.
+        A whole image takes `each` seconds, or is not known to take any.
+        """
+        left = self._run.clock.pass_seconds(self._run.at)
+        pace = 1.0
+        if left is not None and each:
+            pace = min(1.0, max(LEAST_PACE, left / num_left / each))
+        return float(self._run.fabric.broadcast(pace))  # clocks differ, one decides
 
-    Only in the first of a stage's passes do they count as seen. Raises Interrupted when the run
-    is told to stop.
-    """
-    at, images, device = run.at, run.images, run.fabric.device
-    size, done, began = stage.recipe.batch_size, 0, time.monotonic()
-    stream = batches_once(images, run.detector, size, run.options.seed, device)
-    while done < len(images):
-        try:
-            batch = next(stream)
-        except DetkitError as error:
-            raise with_way_on(error, run.folder, at.step) from error
-        if run.is_stopped():
-            raise stopped_at(run.folder, at.step)
-        if done and at.progress >= 1:
-            more = (time.monotonic() - began) * (len(images) / done - 1) / 60
-            run.log.note(
-                f"{stage.name}: time for {done} of {counted(len(images), 'image')}; the others "
-                f"would take {max(0.1, more):.1f} minutes more: raise --max-minutes, or lower what "
-                f"this pass looks at (detkit models {run.detector.name})"
+    def _tell(self, done: int, share: float) -> None:
+        """Note which share of all regions there was time for, if it was not all."""
+        if share < 0.99:
+            seen = f"{done} of {counted(len(self._run.images), 'image')}"
+            self._run.log.note(
+                f"{self._stage.name}: time for {share:.0%} of the regions, in {seen}; raise "
+                "--max-minutes, or lower what this pass looks at "
+                f"(detkit models {self._run.detector.name})"
             )
-            return
-        done += len(batch)
-        at.images += len(batch) if is_first else 0
-        yield batch
 
 
 def batches_once(

@@ -50,12 +50,29 @@ class Clock:
             budget = replace(budget, seconds=left - self._reserved(at, self.max_seconds))
         return budget.progress(at.stage_step, used)
 
+    def pass_seconds(self, at: Position) -> float | None:
+        """Return the seconds that are left of a pass's budget of time; None without such."""
+        if self.max_seconds is None:
+            return None
+        left = self.max_seconds - self._reserved(at, self.max_seconds) - at.last_validation
+        return max(0.0, left - self.seconds)
+
+    def image_seconds(self, at: Position) -> float:
+        """Return what an image of a pass is expected to take; 0 while nothing was measured."""
+        return self._stages[at.stage].fit_cost * self._step_seconds
+
     def _reserved(self, at: Position, whole: float) -> float:
-        """Return the seconds that later passes are expected to take, at most half of `whole`."""
-        later = sum(stage.fit_cost for stage in self._stages[at.stage + 1 :])
+        """Return the seconds that later passes are expected to take.
+
+        At most half of `whole`; in a pass, at most their part of what is left for all.
+        """
         here = self._stages[at.stage]
-        step = self.speed.step_seconds if here.fit is None else self._step_seconds
-        return min(later * self._num_images * step, whole / 2)
+        later = sum(stage.fit_cost for stage in self._stages[at.stage + 1 :])
+        if here.fit is None:
+            return min(later * self._num_images * self.speed.step_seconds, whole / 2)
+        left = max(0.0, whole - at.stage_began - at.last_validation)
+        part = later / max(later + here.fit_cost, 1e-9)
+        return min(later * self._num_images * self._step_seconds, part * left)
 
     def total_steps(self, at: Position) -> int | None:
         """Return how many steps there will be; an estimate when the budget is one of time."""

@@ -18,7 +18,7 @@ from detkit.training.resume import random_state, set_random_state
 from detkit.training.schedule import StageBudget
 
 TIME_SHARE = 0.1  # of the time used that validations on the way may take
-LAST_SHARE = 0.25  # of a budget of time that the last one may take
+LAST_SHARE = 0.15  # of a budget of time that the last one may take
 FEWEST_JUDGED = 8  # images, however long they take
 
 
