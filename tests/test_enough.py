@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -478,9 +479,39 @@ def test_an_interrupted_command_goes_on_and_ends_with_what_more_would_bring(
     assert len(work) == 11
     assert table.stdout.splitlines()[1].startswith("30 images")
     assert "foretold" in table.stdout
-    other = detkit(*words, "--resume", "--seed", "1")
-    assert other.returncode == 2
-    assert "was begun with" in other.stderr
+    for option, told in (
+        (("--seed", "1"), "--seed 0, not --seed 1"),
+        (("--set", "size=64"), "no --set, not --set size=64"),
+        (("--max-minutes", "30"), "--max-minutes 20.0, not --max-minutes 30.0"),
+        (("--skip-bad",), "no --skip-bad, not --skip-bad"),
+    ):
+        other = detkit(*words, "--resume", *option, "-q")
+        assert (other.returncode, other.stdout) == (2, "")
+        assert f"{out} was begun with {told}; give that again" in other.stderr
+        assert len(other.stderr.splitlines()) == 1
+    scored = detkit(*words, "--resume", "--metric", "coco", "-q")  # which costs no training
+    assert scored.returncode == 0
+    assert len(work) == 11
+
+
+def test_other_labels_are_not_mixed_with_what_was_trained_before(
+    data: Path, tmp_path: Path, work: list[str]
+) -> None:
+    own = tmp_path / "data"
+    shutil.copytree(data, own)
+    words = ["enough", own, "--model", "ssd", "--max-minutes", "20", "-o", tmp_path / "out", "-q"]
+    assert detkit(*words).returncode == 130
+    name = open_dataset(own).splits["train"][0].path.stem
+    label = own / "Annotations" / f"{name}.xml"
+    text = label.read_text(encoding="utf-8")
+    narrower = re.sub(r"<xmax>(\d+)", lambda x: f"<xmax>{int(x[1]) - 1}", text, count=1)
+    label.write_text(narrower, encoding="utf-8")
+    done = detkit(*words, "--resume")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "was begun with data_hash" in done.stderr
+    assert len(work) == 4
+    label.write_text(text, encoding="utf-8")
+    assert detkit(*words, "--resume").returncode == 0
 
 
 def test_the_plan_is_told_without_training(data: Path, work: list[str]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detkit.cli.console import Console, duration, figure, reader_may_leave
+from detkit.cli.console import Console, duration, reader_may_leave
+from detkit.cli.enough_tables import tell_gains, tell_plan, warn_of_little
 from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
@@ -35,10 +36,11 @@ from detkit.cli.train_plan import Plan, in_full, sound_data
 from detkit.data.output import require_apart
 from detkit.data.summary import data_hash
 from detkit.errors import ExitCode, UsageError, require_installed
-from detkit.text import counted
+from detkit.files import write_bytes
+from detkit.text import cut
+from detkit.training.run_folder import json_object
 
 if TYPE_CHECKING:
-    from detkit.comparison.gains import Forecast, Gain, Gains
     from detkit.comparison.part_runs import PartRuns
     from detkit.comparison.runs import Outcome
     from detkit.data.groups import Groups
@@ -46,11 +48,11 @@ if TYPE_CHECKING:
     from detkit.data.records import Dataset
 
 PARTS = ".25,.5,1"
-SHORT = (
-    "more minutes bring more than more images: trainings this short say little of images; "
-    "ask again with a larger --max-minutes"
-)
-LEARNT = 0.05  # mAP, ours: below this a training has learnt too little to tell of images
+ASKED = "enough.json"  # in the folder: what was asked when it was begun
+OF_TRAIN = (
+    *("--model", "--backbone", "--weights", "--set", "--num-workers", "--threads", "--device"),
+    "--plugin",
+)  # options that each training is given
 
 
 def enough(
@@ -176,6 +178,28 @@ def enough(
     require_free("--report", page, force=force or resume, data=data, made=out)
     names = class_list(classes)
     _require_valid(model, backbone, weights, settings or (), metric, iou)
+    plugins = [str(in_full(place)) for place in plugin or ()]
+    asked = {
+        "DATA": str(data.absolute()),
+        "--model": model,
+        "--max-minutes": max_minutes,
+        "--parts": parts,
+        "--draws": draws,
+        "--group": in_full(group),
+        "--split": split,
+        "--backbone": backbone,
+        "--weights": in_full(weights),
+        "--set": [*(settings or ())],
+        "--classes": classes,
+        "--skip-bad": skip_bad,
+        "--device": None if device == "auto" else device,
+        "--num-workers": num_workers,
+        "--threads": threads,
+        "--seed": seed,
+        "--plugin": plugins,
+    }
+    if out is not None and resume:
+        require_same(out, asked)
     wanted = Plan(data=str(data), classes=None if names is None else tuple(names))
     dataset = sound_data(console, replace(wanted, skip_bad=skip_bad))
     with console.counting("looking") as progress:
@@ -187,31 +211,19 @@ def enough(
     for line in budget_in_words(runs):
         console.note(line)
     if dry_run or out is None:
-        _tell_plan(console, runs)
+        tell_plan(console, runs)
         return
-    options = {
-        "--model": model,
-        "--backbone": backbone,
-        "--weights": in_full(weights),
-        "--num-workers": num_workers,
-        "--threads": threads,
-        "--device": None if device == "auto" else device,
-    }
-    plugins = [str(in_full(place)) for place in plugin or ()]
-    words = [
-        word for name, value in options.items() if value is not None for word in (name, str(value))
-    ]
-    words += [word for setting in settings or () for word in ("--set", setting)]
-    words += [word for place in plugins for word in ("--plugin", place)]
+    keep_asked(out, asked)
+    words = [word for name in OF_TRAIN for word in words_of(name, asked[name])]
     began = time.monotonic()
     outcomes = _run(console, runs, out, seed, words, device, plugins, resume, force)
     if not any(one.kept for one in outcomes):
         console.note(f"took {duration(time.monotonic() - began)} of {duration(60 * max_minutes)}")
     judged, groups = _judged(out, held)
     number = len(held.pool)
-    asked = more or [max(1, number // 2), number]
-    gains = gains_of(runs, outcomes, judged, groups, asked, metric=metric, iou_thresh=iou)
-    _warn(console, gains)
+    added = more or [max(1, number // 2), number]
+    gains = gains_of(runs, outcomes, judged, groups, added, metric=metric, iou_thresh=iou)
+    warn_of_little(console, gains)
     facts = {
         "data": str(dataset.root),
         "data_hash": data_hash(dataset),
@@ -230,7 +242,7 @@ def enough(
         if as_json:
             console.data(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
         else:
-            _tell(console, gains)
+            tell_gains(console, gains)
     failed = [one for one in outcomes if one.error is not None]
     if failed:
         raise typer.Exit(ExitCode.BAD_INPUT)
@@ -242,6 +254,40 @@ def _shares(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
         raise UsageError(f"--parts {text}: expected numbers like {PARTS}") from None
+
+
+def keep_asked(out: Path, asked: Mapping[str, Any]) -> None:
+    """Write what was asked into the folder, for `require_same`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(out / ASKED, (json.dumps(asked, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def require_same(out: Path, asked: Mapping[str, Any]) -> None:
+    """Raise UsageError naming the first option that the folder was begun with another value of."""
+    place = out / ASKED
+    if not place.is_file():
+        return
+    before = json_object(place.read_bytes())
+    for name, value in asked.items():
+        if name in before and before[name] != value:
+            raise UsageError(
+                f"--resume: {out} was begun with {_option(name, before[name])}, not "
+                f"{_option(name, value)}; give that again, or name another folder"
+            )
+
+
+def words_of(name: str, value: Any) -> list[str]:
+    """Return an option with its value as words of a command; none where it was not given."""
+    if isinstance(value, list):
+        return [word for one in value for word in (name, str(one))]
+    return [] if value is None else [name, str(value)]
+
+
+def _option(name: str, value: Any) -> str:
+    """Return an option with its value, for a message."""
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return cut(" ".join(words_of(name, value))) or f"no {name}"
 
 
 def _require_free_folder(data: Path, out: Path, *, resume: bool, force: bool) -> None:
@@ -320,76 +366,3 @@ def _judged(out: Path, held: HeldOut) -> tuple[Dataset, Groups]:
     paths = [one.path for one in dataset.splits["all"]]
     numbers = [own.number_of[one.path] for one in held.judged]
     return dataset, Groups(dict(zip(paths, numbers, strict=True)), own.rules)
-
-
-def _warn(console: Console, gains: Gains) -> None:
-    """Warn of what makes the figures say little."""
-    from detkit.comparison.gains import FURTHEST
-
-    if gains.mean is None or gains.mean.value < LEARNT:
-        console.warn(
-            "the trainings have learnt next to nothing in their time, so they do not tell of "
-            "images; raise --max-minutes, or start from --weights imagenet"
-        )
-    for one in gains.gains:
-        if one.of == "images" and one.now + one.more > FURTHEST * one.now + 1:
-            console.warn(
-                f"{one.more:g} more images are more than as many again as there are: a guess, "
-                "whose interval is too narrow if the curve bends"
-            )
-
-
-def _tell_plan(console: Console, runs: PartRuns) -> None:
-    """Write the trainings that there would be."""
-    rows = [
-        (one.name, str(one.draw), str(one.num_images), f"{one.minutes:.1f}") for one in runs.runs
-    ]
-    console.table(("training", "draw", "images", "minutes"), rows, right=(1, 2, 3))
-
-
-def _tell(console: Console, gains: Gains) -> None:
-    """Write what more would bring as sentences, and the tables of gains and trainings."""
-    rows = [_row(one) for one in gains.gains]
-    header = ("more", "now", "score", "gain", "95 % from", "to", "")
-    console.table(header, rows, right=(1, 2, 3, 4, 5))
-    console.text("")
-    if not any(one.is_told for one in gains.gains):
-        console.text(
-            "no gain can be told from none; more minutes, or more images to judge on, tell more"
-        )
-    if gains.is_short:
-        console.text(SHORT)
-    if gains.forecast is not None:
-        console.text(forecast_in_words(gains.forecast))
-    spread = "" if gains.noise is None else f", +-{gains.noise.deviation:.3f} a training"
-    mean = figure(None if gains.mean is None else gains.mean.value)
-    console.text(
-        f"mAP {mean} with all there is{spread}; {gains.protocol}; "
-        f"{counted(gains.num_judged, 'image')}, drawn in {counted(gains.num_groups, 'group')}"
-    )
-
-
-def _row(one: Gain) -> tuple[str, ...]:
-    """Return a line of the table of gains."""
-    if one.of == "minutes":
-        amounts = f"{one.more:.2g} minutes a training", f"{one.now:.2g}"
-    else:
-        thing = "images" if one.class_name is None else one.class_name
-        amounts = f"{one.more:g} {thing}", f"{one.now:g}"
-    gain = one.gain
-    if gain is None:
-        return (*amounts, figure(one.score), "n/a", "", "", "too few to tell")
-    told = "" if one.is_told else "may be none"
-    values = (f"{value:+.3f}" for value in (gain.value, gain.low, gain.high))
-    return (*amounts, figure(one.score), *values, told)
-
-
-def forecast_in_words(forecast: Forecast) -> str:
-    """Return how well the parts foretold the whole."""
-    predicted = forecast.predicted
-    held = "inside" if forecast.holds else "outside: do not trust the gains above"
-    return (
-        f"check: up to {forecast.num_images} images foretold {predicted.value:.3f} "
-        f"({predicted.low:.3f} to {predicted.high:.3f}) for all; {forecast.came_out:.3f} came "
-        f"out, {held}"
-    )
