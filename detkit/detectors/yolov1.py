@@ -451,9 +451,11 @@ class YOLOv1(Detector):
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return all K boxes with each class's confidence, Pr(class) * IoU: eq. 1."""
-        found = self.predict(batch.images)
-        boxes, scores = decode_grid(found, (batch.images.shape[2], batch.images.shape[3]))
-        return [Candidates(*one) for one in zip(boxes, scores)]
+        return [Candidates(*one) for one in zip(*self.dense_candidates(batch.images))]
+
+    def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `candidates` of (B, 3, H, W) images: boxes (B, K, 4) and scores (B, K, C)."""
+        return decode_grid(self.predict(images), (images.shape[2], images.shape[3]))
 
     def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
         """Return for each image which objects have a cell of the grid to themselves."""
