@@ -11,6 +11,7 @@ C classes, k of them that enter NMS, D detections at most.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from detkit.errors import UsageError, naming_extras
 
 SMALLEST_SIDE = 0.01  # network pixels, as in `detector`
 THRESHOLDS = ("score_thresh", "nms_thresh")
+_LN_2 = math.log(2)
 NEVER = -1.0  # a score that no threshold lets pass
 
 
@@ -185,24 +187,35 @@ def _inner_size(write: Nodes, header: dict[str, Any], sizes: str) -> str:
     return write("Cast", write("Max", size, np.array([1.0])), to=1)
 
 
-def _triangles(write: Nodes, own: str, inner: str, axis: int, wide: bool) -> str:
+def _triangles(write: Nodes, own: str, inner: str, axis: int, antialias: bool) -> str:
     """Return the name of the (n, N) weights of N own rows, or columns, in n of the network's.
 
     Bilinear: of each own pixel one minus its distance in network pixels, or in its own where the
-    image grows or `wide`, antialiased, is not; of those inside the image the sum is 1.
+    image grows or is not antialiased; of those inside the image the sum is 1. Antialiased images
+    are uint8, of which torch rounds the weights, too: 0.2 % of the grey levels depend on it.
     """
-    number = write("Gather", inner, np.array([axis]), axis=0)
-    ratio = write("Div", write("Unsqueeze", write("Cast", own, to=1), _whole(0)), number)
+    number = write("Cast", write("Gather", inner, np.array([axis]), axis=0), to=11)
+    ratio = write("Div", write("Cast", own, to=11), number)
     places = write("Range", np.array(0), own, np.array(1))
-    centres = write("Add", write("Cast", places, to=1), _real(0.5))
+    half = np.array([0.5])
+    centres = write("Add", write("Cast", places, to=11), half)
     count = write("Squeeze", write("Cast", number, to=7), _whole(0))
-    wanted = write("Cast", write("Range", np.array(0), count, np.array(1)), to=1)
-    wanted = write("Mul", write("Add", wanted, _real(0.5)), ratio)
+    wanted = write("Cast", write("Range", np.array(0), count, np.array(1)), to=11)
+    wanted = write("Mul", write("Add", wanted, half), ratio)
     apart = write("Abs", write("Sub", centres, write("Unsqueeze", wanted, _whole(1))))
-    if wide:
-        apart = write("Div", apart, write("Max", ratio, _real(1.0)))
-    weights = write("Relu", write("Sub", _real(1.0), apart))
-    return write("Div", weights, write("ReduceSum", weights, _whole(1), keepdims=1))
+    if antialias:
+        apart = write("Div", apart, write("Max", ratio, np.array([1.0])))
+    weights = write("Max", write("Sub", np.array([1.0]), apart), np.array([0.0]))
+    weights = write("Div", weights, write("ReduceSum", weights, _whole(1), keepdims=1))
+    if antialias:
+        # As many binary digits as let the largest weight be an int16.
+        largest = write("Cast", write("ReduceMax", weights, keepdims=0), to=1)
+        digits = write("Div", write("Log", write("Div", _real(32767.5), largest)), _real(_LN_2))
+        digits = write("Min", write("Sub", write("Ceil", digits), _real(1.0)), _real(22.0))
+        one = write("Cast", write("Pow", _real(2.0), digits), to=11)
+        weights = write("Floor", write("Add", write("Mul", weights, one), half))
+        weights = write("Div", weights, one)
+    return write("Cast", weights, to=1)
 
 
 def _write_nms(
