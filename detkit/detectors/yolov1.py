@@ -415,7 +415,11 @@ class YOLOv1(Detector):
             values = values.flatten(2).transpose(1, 2)
             cells = values.shape[1]
             parts = torch.split(values, widths, dim=2)
-        probs, confidences, boxes = (part.reshape(len(values), cells, -1) for part in parts)
+        probs, confidences, boxes = (
+            # (`len` would fix the number of images in an exported graph.)
+            part.reshape(values.shape[0], cells, -1)
+            for part in parts
+        )
         return Grid(probs, confidences, boxes.reshape(*confidences.shape, 4))
 
     def objects(self, batch: Batch) -> Objects:

@@ -190,12 +190,7 @@ class OnnxDetector:
         """Return the outputs of these names; `beside` are (N, ...) inputs beside the images."""
         num_images = len(images)
         at_once = self.at_once or num_images
-        if not self.takes_pixels:
-            # Zeros at the right and the bottom, as in `Preparation`.
-            y, x = (int(side) for side in self.input_shape[2:])
-            room = ((0, y - images.shape[2]), (0, x - images.shape[3]))
-            if any(map(any, room)):
-                images = np.pad(np.asarray(images, np.float32), ((0, 0), (0, 0), *room))
+        images = images if self.takes_pixels else self.padded(images)
         inputs: dict[str, NDArray[Any]] = {
             "pixels" if self.takes_pixels else "images": images,
             **beside,
@@ -218,6 +213,12 @@ class OnnxDetector:
         if len(outputs) == 1 and not rest:
             return list(outputs[0])
         return [np.concatenate(parts)[:num_images] for parts in zip(*outputs)]
+
+    def padded(self, images: NDArray[Any]) -> FloatArray:
+        """Return (N, 3, h, w) images as (N, 3, H, W): zero at the right and the bottom."""
+        height, width = (int(side) for side in self.input_shape[2:])
+        room = ((0, height - images.shape[2]), (0, width - images.shape[3]))
+        return np.pad(images, ((0, 0), (0, 0), *room)) if any(map(any, room)) else images
 
     def detect(self, batch: PixelBatch) -> list[Detections]:
         """Return each image's detections, best first, in its own pixels."""

@@ -166,6 +166,8 @@ def exported(
         )
     network, header, shape = _network(detector)
     content = _translate(network, batch_size, shape, header)
+    if batch_size is None and OnnxDetector(content).at_once not in (None, 1):
+        content = _translate(network, 1, shape, header)  # its code fixes the number of images
     generator = np.random.default_rng(0)
     drawn = [draw_picture(generator).image for _ in range(DRAWN_IMAGES)]
     parity = _compare(network, OnnxDetector(content), itertools.chain(drawn, images))
