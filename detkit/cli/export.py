@@ -84,7 +84,8 @@ def export(
       detkit export run/best.safetensors -o model.onnx --raw --nms --verify photos
       detkit export run/best.safetensors -o small.onnx --raw --nms --int8 --calibrate photos
     """
-    from detkit.cli.export_checks import labelled, require_parity, small_enough
+    from detkit.cli.export_checks import has_objects, labelled, require_parity, small_enough
+    from detkit.data import open_dataset
     from detkit.data.sources import find_images
     from detkit.detector import Detector
     from detkit.files import write_bytes
@@ -102,11 +103,12 @@ def export(
     if max_drop is not None and not int8:
         raise UsageError("--max-drop is for --int8: add it, or leave both out")
     load_plugins(plugin)
-    calibration = None if calibrate is None else labelled(str(calibrate))
-    if calibrate is not None and calibration is None:
+    calibration = None if calibrate is None else open_dataset(calibrate)
+    if calibration is not None and not has_objects(calibration):
         raise DetkitError(f"--calibrate {calibrate}: no labelled objects there")
-    data = [one for one in map(labelled, verify or ()) if one is not None]
-    others = [word for word in verify or () if labelled(word) is None]
+    found = [(word, labelled(word)) for word in verify or ()]
+    data = [dataset for _, dataset in found if dataset is not None]
+    others = [word for word, dataset in found if dataset is None]
     images = find_images(others) if others else ()
     detector = open_model(model, "cpu", set_)
     if not isinstance(detector, Detector):

@@ -32,8 +32,12 @@ def labelled(word: str) -> Dataset | None:
         dataset = open_dataset(path)
     except DetkitError:
         return None
-    has_objects = any(record.objects for part in dataset.splits.values() for record in part)
-    return dataset if has_objects else None
+    return dataset if has_objects(dataset) else None
+
+
+def has_objects(dataset: Dataset) -> bool:
+    """Return whether any image of a data set has an object."""
+    return any(record.objects for part in dataset.splits.values() for record in part)
 
 
 def require_parity(
