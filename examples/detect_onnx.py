@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+onnxruntime.set_default_logger_severity(3)  # it warns of thresholds that can be replaced
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")

@@ -244,7 +244,7 @@ def test_eight_bits_find_nearly_the_same_in_a_smaller_file() -> None:
     assert after.class_names == CLASSES and after.at_once is None
     inputs = before.prepare_image(picture(9, 96, 96)).images
     wanted, found = before.run(inputs)[1], after.run(inputs)[1]
-    assert 0 < np.abs(wanted - found).max() < 0.1
+    assert 0 < np.abs(wanted - found).max() < 0.25
     assert found_in(with_ends(small, raw=True, nms=True), images)[0].image_id == ""
     with pytest.raises(DetkitError, match="no image to calibrate on"):
         quantised(content, iter(()))
@@ -268,7 +268,7 @@ def test_agreement_counts_same_boxes_of_the_same_label_and_score() -> None:
 @pytest.fixture(scope="module")
 def model_and_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("whole")
-    assert running.detkit("demo", folder / "data", "--images", "12").returncode == 0
+    assert running.detkit("demo", folder / "data", "--num-images", "12").returncode == 0
     backend = load_backend("ssd")
     torch.manual_seed(0)
     detector = backend(backend.config_class(backbone="tiny", size=96), ("balloon", "car", "sheep"))

@@ -1,8 +1,8 @@
 """What an ONNX file may hold beside the network: the way in from pixels, and out to boxes.
 
 `with_ends` adds either to a file that ends in candidates. Both are written in plain operators, of
-which every runtime makes the same: resizing is two products with matrices, since OpenVINO's
-`Resize` knows no antialiasing and gives other pixels without a word.
+which every runtime makes the same: resizing is two products with matrices, since OpenVINO gives
+other pixels than onnxruntime for `Resize` with antialiasing.
 
 Shape shorthand: B images a run, H x W network pixels, Y x X own pixels, K candidate boxes,
 C classes, k of them that enter NMS, D detections at most.
@@ -96,9 +96,13 @@ def with_ends(content: bytes, *, raw: bool, nms: bool) -> bytes:
     if nms:
         boxes, scores = graph.output
         for one in graph.node:
-            one.output[:] = [f"network_{n}" if n in ("boxes", "scores") else n for n in one.output]
-            one.input[:] = [f"network_{n}" if n in ("boxes", "scores") else n for n in one.input]
-        write = Nodes("nms_")
+            one.output[:] = [
+                f"detkit_network_{n}" if n in ("boxes", "scores") else n for n in one.output
+            ]
+            one.input[:] = [
+                f"detkit_network_{n}" if n in ("boxes", "scores") else n for n in one.input
+            ]
+        write = Nodes("detkit_nms_")
         kept = _write_nms(write, header, _shape(boxes), _shape(scores))
         del graph.output[:]
         graph.output.extend(
@@ -121,7 +125,7 @@ def with_ends(content: bytes, *, raw: bool, nms: bool) -> bytes:
         graph.node.extend(write.nodes)
         graph.initializer.extend(write.constants)
     if raw:
-        write = Nodes("raw_")
+        write = Nodes("detkit_raw_")
         _write_preparation(write, header, (height, width))
         nodes, others = [*write.nodes, *graph.node], list(graph.input)[1:]
         del graph.node[:], graph.input[:]
@@ -221,7 +225,7 @@ def _triangles(write: Nodes, own: str, inner: str, axis: int, antialias: bool) -
 def _write_nms(
     write: Nodes, header: dict[str, Any], box_shape: list[Any], score_shape: list[Any]
 ) -> int:
-    """Write the way from `network_boxes` and `network_scores` to detections; return D.
+    """Write the way from the candidates to detections; return D.
 
     As `Detector.detect` goes: of each class what scores above the threshold, of these the best
     `pre_nms_top_k`, NMS, then the best `max_detections` of all classes. Equal scores keep their
@@ -236,16 +240,16 @@ def _write_nms(
     inner = _inner_size(write, header, "image_sizes")
     limits = write("Gather", inner, in_order, axis=1)
     around = write("Unsqueeze", limits, np.array([1, 2] if of_class else [1]))
-    inside = write("Min", write("Max", "network_boxes", _real(0.0)), around)
+    inside = write("Min", write("Max", "detkit_network_boxes", _real(0.0)), around)
     starts = write("Slice", inside, _whole(0), _whole(2), _whole(-1))
     ends = write("Slice", inside, _whole(2), _whole(4), _whole(-1))
     least = write("ReduceMin", write("Sub", ends, starts), _whole(-1), keepdims=0)
     is_flat = write("Less", least, _real(SMALLEST_SIDE))
     if not of_class:
         is_flat = write("Unsqueeze", is_flat, _whole(-1))
-    scores = write("Where", is_flat, _real(NEVER), "network_scores")
+    scores = write("Where", is_flat, _real(NEVER), "detkit_network_scores")
     top, places = write.best(write("Transpose", scores, perm=[0, 2, 1]), most)  # (B, C, k)
-    boxes = inside if header["clip_before_nms"] else "network_boxes"
+    boxes = inside if header["clip_before_nms"] else "detkit_network_boxes"
     if of_class:
         boxes = write("Transpose", boxes, perm=[0, 2, 1, 3])
         rows = write("Expand", write("Unsqueeze", places, _whole(-1)), np.array([1, 1, 1, 4]))
