@@ -162,7 +162,7 @@ def test_either_end_alone_finds_what_both_do(detector: Detector) -> None:
             np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)
 
 
-def test_the_graph_resizes_to_the_bit_as_training_does() -> None:
+def test_the_graph_resizes_as_training_does_but_for_a_grey_level_in_thousands() -> None:
     import onnx
 
     detector = Plain().eval()
@@ -176,7 +176,7 @@ def test_the_graph_resizes_to_the_bit_as_training_does() -> None:
         (found,) = session.run(["images"], {"pixels": image[None]})
         wanted = detector.prepare_image(image).images.numpy()
         apart = np.abs(found - wanted) * 255 * np.array(detector.config.std).reshape(3, 1, 1)
-        assert (apart > 0.5).mean() <= 1e-4, size  # grey levels
+        assert apart.max() < 1.01 and (apart > 0.5).mean() <= 5e-4, size  # grey levels
 
 
 @pytest.mark.parametrize("name", ["ssd", "yolov1", "faster-rcnn"])
@@ -306,7 +306,7 @@ def test_the_command_prints_both_maps_and_keeps_to_the_drop(
         (["--calibrate", "x"], ExitCode.USAGE, "--calibrate is for --int8"),
         (["--max-drop", ".1"], ExitCode.USAGE, "--max-drop is for --int8"),
         (["--int8", "--calibrate", "no"], ExitCode.BAD_INPUT, "no"),
-        (["--verify", "no"], ExitCode.USAGE, "no"),
+        (["--verify", "no"], ExitCode.BAD_INPUT, "no"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_one_line(
