@@ -253,6 +253,14 @@ class Detector(nn.Module, ABC):
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return each image's scored boxes before NMS, in network pixels."""
 
+    def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return boxes (B, K, 4) and scores (B, K, C) of (B, 3, H, W) images, all at once.
+
+        `candidates`, of a network that has the same K of every image: its ONNX file takes any
+        number of images a run. None: of another.
+        """
+        return None
+
     def given_proposals(self, batch: Batch) -> list[Tensor]:
         """Return the images' proposals, (P, 4) each, network pixels; DetkitError without any."""
         if batch.proposals is None:

@@ -9,10 +9,12 @@ import typer
 
 from detkit.cli.console import Console
 from detkit.cli.model_choice import load_plugins
-from detkit.cli.options import Force, Model, Plugin, Quiet, require_free
-from detkit.errors import UsageError
+from detkit.cli.options import Force, Model, Plugin, Quiet, Settings, require_free
+from detkit.errors import DetkitError, ExitCode, UsageError
 from detkit.inference.models import open_model
 from detkit.text import counted
+
+MAX_DROP = 0.01  # of mAP, without --max-drop
 
 
 def export(
@@ -20,16 +22,49 @@ def export(
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FILE", help="The ONNX file to write.")
     ],
+    nms: Annotated[
+        bool,
+        typer.Option("--nms", help="End in boxes, scores and labels, in the image's own pixels."),
+    ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Begin with pixels: uint8 images of any size, as decoded."),
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute in 8 bits; wants --calibrate.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="The labelled folder that --int8 learns ranges and tells mAP on."
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=1,
+            help=f"Most mAP that --int8 may cost, else exit code 1. [default: {MAX_DROP:g}]",
+        ),
+    ] = None,
     verify: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="IMAGE",
-            help="Compare on this image, folder or glob too; repeatable.",
+            metavar="DATA|IMAGE",
+            help="Compare on this, too: a labelled folder, by detections and mAP, an image, a "
+            "folder or glob; repeatable.",
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images that the file takes a run.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images that the file takes a run. [default: any number if it can, else 1]",
+        ),
+    ] = None,
+    set_: Settings = None,
     plugin: Plugin = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -38,36 +73,66 @@ def export(
 
     The file takes images of the network's size, RGB, divided by 255, minus mean, by std; it
     gives boxes (x1, y1, x2, y2) in network pixels and their scores by class, before NMS. Mean,
-    std, size, thresholds and class names are in its metadata. Before it is written its answers
-    are compared with the model's on drawn images; beyond 1e-3 the exit code is 3.
+    std, size, thresholds and class names are in its metadata. With --raw it takes the pixels as
+    they are, with --nms it gives final detections. Before it is written its answers are compared
+    with the model's on drawn images; beyond 1e-3 the exit code is 3. With a labelled folder to
+    verify or calibrate on, stdout has the mAP of both.
 
     \b
     Examples:
       detkit export run/best.safetensors -o model.onnx
-      detkit export run/best.safetensors -o model.onnx --verify photos
+      detkit export run/best.safetensors -o model.onnx --raw --nms --verify photos
+      detkit export run/best.safetensors -o small.onnx --raw --nms --int8 --calibrate photos
     """
+    from detkit.cli.export_checks import has_objects, labelled, require_parity, small_enough
+    from detkit.data import open_dataset
     from detkit.data.sources import find_images
     from detkit.detector import Detector
-    from detkit.inference.onnx_export import export_onnx, require_target
+    from detkit.files import write_bytes
+    from detkit.inference.onnx_ends import with_ends
+    from detkit.inference.onnx_export import exported, require_target
 
     console = Console(quiet)
     require_target(out, force=force)
+    if int8 != (calibrate is not None):
+        raise UsageError(
+            "--int8 needs --calibrate DATA, a labelled folder"
+            if int8
+            else "--calibrate is for --int8: add it, or leave both out"
+        )
+    if max_drop is not None and not int8:
+        raise UsageError("--max-drop is for --int8: add it, or leave both out")
     load_plugins(plugin)
-    images = find_images(verify) if verify else ()
-    detector = open_model(model, "cpu")
+    calibration = None if calibrate is None else open_dataset(calibrate)
+    if calibration is not None and not has_objects(calibration):
+        raise DetkitError(f"--calibrate {calibrate}: no labelled objects there")
+    found = [(word, labelled(word)) for word in verify or ()]
+    data = [dataset for _, dataset in found if dataset is not None]
+    others = [word for word, dataset in found if dataset is None]
+    images = find_images(others) if others else ()
+    detector = open_model(model, "cpu", set_)
     if not isinstance(detector, Detector):
         raise UsageError(f"{model}: is an ONNX file already; name the model it was exported from")
-    parity = export_onnx(
+    content, parity = exported(
         detector,
-        out,
         images=(image.read() for image in images),
         batch_size=batch_size,
-        force=force,
+        name=str(out),
     )
     console.note(
         f"compared with {model} on {counted(parity.num_images, 'image')}: scores differ by at most "
         f"{parity.scores:.2g}, boxes by at most {parity.boxes:.2g} network pixels"
     )
+    whole = with_ends(content, raw=raw, nms=nms)
+    for dataset in data:
+        require_parity(console, detector, whole, dataset, (model, str(out)))
+    if calibration is not None:
+        limit = MAX_DROP if max_drop is None else max_drop
+        small = small_enough(console, content, whole, calibration, limit, raw=raw, nms=nms)
+        if small is None:
+            raise typer.Exit(ExitCode.NOT_MET)
+        whole = small
+    write_bytes(out, whole)
     console.note(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -72,6 +72,9 @@ class Judged:
                 return None
             from detkit.inference.onnx_export import TracedOnnx
 
+            if detector.takes_pixels or detector.ends_in_boxes:
+                logger.info("what missed objects were lost to cannot be seen in such a file")
+                return None
             detector = TracedOnnx(detector).eval()
         from detkit.evaluation.misses import find_misses
 

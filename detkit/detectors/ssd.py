@@ -468,10 +468,13 @@ class SSD(Detector):
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return all K default boxes, moved, with each class's probability."""
-        logits, deltas, boxes = self.predict(batch.images)
+        return [Candidates(*one) for one in zip(*self.dense_candidates(batch.images))]
+
+    def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `candidates` of (B, 3, H, W) images: boxes (B, K, 4) and scores (B, K, C)."""
+        logits, deltas, boxes = self.predict(images)
         probs = logits.softmax(dim=-1)[..., 1:]
-        moved = decode(deltas, boxes, self.config.variances)
-        return [Candidates(boxes, scores) for boxes, scores in zip(moved, probs)]
+        return decode(deltas, boxes, self.config.variances), probs
 
     @property
     def smallest_object(self) -> float:

@@ -415,7 +415,11 @@ class YOLOv1(Detector):
             values = values.flatten(2).transpose(1, 2)
             cells = values.shape[1]
             parts = torch.split(values, widths, dim=2)
-        probs, confidences, boxes = (part.reshape(len(values), cells, -1) for part in parts)
+        probs, confidences, boxes = (
+            # (`len` would fix the number of images in an exported graph.)
+            part.reshape(values.shape[0], cells, -1)
+            for part in parts
+        )
         return Grid(probs, confidences, boxes.reshape(*confidences.shape, 4))
 
     def objects(self, batch: Batch) -> Objects:
@@ -451,9 +455,11 @@ class YOLOv1(Detector):
 
     def candidates(self, batch: Batch) -> list[Candidates]:
         """Return all K boxes with each class's confidence, Pr(class) * IoU: eq. 1."""
-        found = self.predict(batch.images)
-        boxes, scores = decode_grid(found, (batch.images.shape[2], batch.images.shape[3]))
-        return [Candidates(*one) for one in zip(boxes, scores)]
+        return [Candidates(*one) for one in zip(*self.dense_candidates(batch.images))]
+
+    def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `candidates` of (B, 3, H, W) images: boxes (B, K, 4) and scores (B, K, C)."""
+        return decode_grid(self.predict(images), (images.shape[2], images.shape[3]))
 
     def origins(self, batch: Batch, iou_thresh: float) -> list[list[TraceStage]]:
         """Return for each image which objects have a cell of the grid to themselves."""

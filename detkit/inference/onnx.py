@@ -3,10 +3,11 @@
 The graph is `images` (B, 3, H, W) float32, RGB, resized, divided by 255 and normalised ->
 `boxes` (B, K, 4) in network pixels and `scores` (B, K, C). What stands before and after it
 (resizing, mean and std, thresholds, NMS, class names) is in the file's metadata, each value as
-JSON, so that the file alone suffices. `inference.onnx_export` writes such files.
+JSON, so that the file alone suffices; or in the graph, as `inference.onnx_ends` has it: then
+detections come out of it, and pixels go in. `inference.onnx_export` writes such files.
 
-Shape shorthand: B images a run (fixed, since `candidates` answers image by image), H x W network
-pixels, N images of h x w pixels inside, K candidate boxes, C classes.
+Shape shorthand: B images a run (any number, or a fixed one), H x W network pixels, N images of
+h x w pixels inside, K candidate boxes, C classes, D detections at most.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ RUNTIME_SETTINGS = (
 )
 # What older files lack; these were written for what is DetectorConfig's default.
 LATER_SETTINGS = ("nms_sigma", "nms_min_score", "clip_before_nms", "tile", "tile_overlap")
+ENDS = ("raw", "nms")  # what the graph may have; older files lack the words
 SMALLEST_SIDE = 0.01  # network pixels, as in `detector`
 
 
@@ -73,8 +75,9 @@ class NetworkSize:
 class PixelBatch:
     """Images of one size made ready for an ONNX network, as plain numpy."""
 
-    images: FloatArray  # (N, 3, h, w), normalised
-    sizes: list[tuple[int, int]]  # (h, w) of each image, network pixels
+    # (N, 3, h, w), normalised; (N, height, width, 3) uint8 where the graph does that
+    images: FloatArray | NDArray[np.uint8]
+    sizes: list[tuple[int, int]]  # (height, width) of each image in `images`
     original_sizes: list[tuple[int, int]]  # (height, width) of each image, own pixels
     image_ids: list[str]
 
@@ -126,7 +129,11 @@ class OnnxDetector:
         height, width = header["size"]
         self.rule = NetworkSize((height, width), header["resize"])
         self.backend = str(header["backend"])
-        self.input_shape: tuple[int, ...] = tuple(session.get_inputs()[0].shape)
+        self.takes_pixels, self.ends_in_boxes = (bool(header.get(one)) for one in ENDS)
+        self.input_shape: tuple[int | str, ...] = tuple(session.get_inputs()[0].shape)
+        at_once = self.input_shape[0]
+        self.at_once: int | None = at_once if isinstance(at_once, int) else None  # None: any
+        self.replaceable = {one.name for one in session.get_overridable_initializers()}
         self.stopwatch = Stopwatch()
         self._session = session
 
@@ -138,6 +145,8 @@ class OnnxDetector:
         As `transforms.preparation.Preparation` does. `proposals` are no use to the network.
         """
         original = pixels.shape[0], pixels.shape[1]
+        if self.takes_pixels:
+            return PixelBatch(pixels[None], [original], [original], [image_id])
         size = self.rule(*original)
         # Products in float32, in the order in which the training makes them.
         levels = resized(pixels, size, antialias=self.config.antialias).astype(np.float32)
@@ -164,23 +173,57 @@ class OnnxDetector:
         finally:
             self.stopwatch = own
 
-    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return (boxes, scores) of (N, 3, h, w) network images, h <= H and w <= W, any N."""
-        at_once, _, height, width = self.input_shape
-        rest = -len(images) % at_once
-        # Zeros at the right and the bottom, as in `Preparation`; empty images fill the last run.
-        short = (height - images.shape[2], width - images.shape[3])
-        images = np.pad(images, ((0, rest), (0, 0), (0, short[0]), (0, short[1])))
-        outputs = [
-            self._session.run(["boxes", "scores"], {"images": images[at : at + at_once]})
-            for at in range(0, len(images), at_once)
-        ]
-        num_images = len(images) - rest
-        boxes, scores = (np.concatenate(parts)[:num_images] for parts in zip(*outputs))
+    def run(self, images: FloatArray | NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
+        """Return (boxes, scores) of `prepare_image`'s images, any number: the candidates.
+
+        Of (N, 3, h, w) network images h <= H and w <= W.
+        """
+        boxes, scores = self._outputs(["boxes", "scores"], images, {})
         return boxes, scores
+
+    def _outputs(
+        self,
+        names: Sequence[str],
+        images: FloatArray | NDArray[np.uint8],
+        beside: Mapping[str, NDArray[Any]],
+    ) -> list[NDArray[Any]]:
+        """Return the outputs of these names; `beside` are (N, ...) inputs beside the images."""
+        num_images = len(images)
+        at_once = self.at_once or num_images
+        images = images if self.takes_pixels else self.padded(images)
+        inputs: dict[str, NDArray[Any]] = {
+            "pixels" if self.takes_pixels else "images": images,
+            **beside,
+        }
+        rest = -num_images % at_once  # the last run is filled with its last image
+        if rest:
+            inputs = {
+                name: np.concatenate([value, value[-1:].repeat(rest, axis=0)])
+                for name, value in inputs.items()
+            }
+        thresholds = {
+            name: np.array([getattr(self.config, name)], np.float32) for name in self.replaceable
+        }
+        outputs = [
+            self._session.run(
+                names, {k: v[at : at + at_once] for k, v in inputs.items()} | thresholds
+            )
+            for at in range(0, num_images, at_once)
+        ]
+        if len(outputs) == 1 and not rest:
+            return list(outputs[0])
+        return [np.concatenate(parts)[:num_images] for parts in zip(*outputs)]
+
+    def padded(self, images: NDArray[Any]) -> FloatArray:
+        """Return (N, 3, h, w) images as (N, 3, H, W): zero at the right and the bottom."""
+        height, width = (int(side) for side in self.input_shape[2:])
+        room = ((0, height - images.shape[2]), (0, width - images.shape[3]))
+        return np.pad(images, ((0, 0), (0, 0), *room)) if any(map(any, room)) else images
 
     def detect(self, batch: PixelBatch) -> list[Detections]:
         """Return each image's detections, best first, in its own pixels."""
+        if self.ends_in_boxes:
+            return self._detected(batch)
         found = self.run(batch.images)
         with self.stopwatch.stage("selection"):
             return [
@@ -192,12 +235,22 @@ class OnnxDetector:
         """Return what `detect` does, by the name of the one head."""
         return {self.heads[0]: self.detect(batch)}
 
+    def _detected(self, batch: PixelBatch) -> list[Detections]:
+        """Return the detections of a file that ends in them."""
+        sizes = {} if self.takes_pixels else {"image_sizes": np.array(batch.original_sizes)}
+        outputs = self._outputs(["boxes", "scores", "labels", "count"], batch.images, sizes)
+        return [
+            Detections(boxes[:count], scores[:count], labels[:count], name)
+            for boxes, scores, labels, count, name in zip(*outputs, batch.image_ids)
+        ]
+
     def _selected(
         self, batch: PixelBatch, index: int, boxes: FloatArray, scores: FloatArray
     ) -> Detections:
         """Return what is left of image `index`'s candidates after NMS, in its own pixels."""
         config = self.config
-        size, original = batch.sizes[index], batch.original_sizes[index]
+        original = batch.original_sizes[index]
+        size = self.rule(*original)
         inside = _clipped(boxes, size)
         flat = (inside[..., 2:] - inside[..., :2]).min(axis=-1) < np.float32(SMALLEST_SIDE)
         none = flat if flat.ndim == 2 else flat[:, None]
@@ -252,12 +305,12 @@ def _clipped(boxes: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 def _header(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     """Return the values of a file's metadata; raises DetkitError when they are not detkit's."""
-    wanted = ("detkit", "backend", "class_names", "size", "resize", *RUNTIME_SETTINGS)
+    wanted = ("detkit", "backend", "class_names", "size", "resize", *RUNTIME_SETTINGS, *ENDS)
     try:
         return {
             key: json.loads(metadata[key])
             for key in wanted
-            if key in metadata or key not in LATER_SETTINGS
+            if key in metadata or key not in (*LATER_SETTINGS, *ENDS)
         }
     except (KeyError, ValueError) as error:
         raise DetkitError(

@@ -2,8 +2,8 @@
 
 The graph is `Detector.candidates`; `inference.onnx` says what else the file holds, and runs it.
 
-Shape shorthand: B images a run (fixed, since `candidates` answers image by image), H x W network
-pixels, K candidate boxes, C classes.
+Shape shorthand: B images a run (any number where `dense_candidates` answers, else fixed), H x W
+network pixels, K candidate boxes, C classes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError, naming_extras, require_installed
 from detkit.files import write_bytes
 from detkit.inference.onnx import RUNTIME_SETTINGS, OnnxDetector, first_line
+from detkit.inference.onnx_ends import with_ends
 from detkit.structures import Batch, Candidates, Sample
 
 # Ours: float32 sums in another order differ by some 1e-6 in scores and 1e-6 of the side in
@@ -72,6 +73,9 @@ class CandidatesNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes (B, K, 4), or (B, K, C, 4), and scores (B, K, C) of (B, 3, H, W) images."""
+        dense = self.detector.dense_candidates(images)
+        if dense is not None:
+            return dense[0].float(), dense[1].float()
         num_images = images.shape[0]
         none = images.new_zeros(0)
         batch = Batch(
@@ -121,19 +125,38 @@ def export_onnx(
     path: Path,
     *,
     images: Iterable[NDArray[np.uint8]] = (),
-    batch_size: int = 1,
+    batch_size: int | None = None,
+    raw: bool = False,
+    nms: bool = False,
     force: bool = False,
 ) -> Parity:
     """Return how far the ONNX file written to `path` is from the detector.
 
-    Both see the same drawn images and the (H, W, 3) uint8 RGB `images`. The file takes
-    `batch_size` images a run. A detector whose network size follows the image is exported at
-    the size that a square image has, and images are fitted into it. Raises UsageError when
-    `path` exists and not `force`; DetkitError, with nothing written, when the onnx extra is
-    missing, the network cannot be translated, or scores or boxes differ beyond
-    `LARGEST_DIFFERENCE` (boxes in shares of the network image's longer side).
+    `exported`'s, with what `with_ends` adds for `raw` and `nms`. Raises UsageError when `path`
+    exists and not `force`, and what those two do; then nothing is written.
     """
     require_target(path, force=force)
+    content, parity = exported(detector, images=images, batch_size=batch_size, name=str(path))
+    write_bytes(path, with_ends(content, raw=raw, nms=nms))
+    return parity
+
+
+def exported(
+    detector: Detector,
+    *,
+    images: Iterable[NDArray[np.uint8]] = (),
+    batch_size: int | None = None,
+    name: str = "ONNX",
+) -> tuple[bytes, Parity]:
+    """Return an ONNX file's content that ends in candidates, and how far it is from the detector.
+
+    Both see the same drawn images and the (H, W, 3) uint8 RGB `images`. The file takes
+    `batch_size` images a run; by default any number where the network can, else one. A detector
+    whose network size follows the image is exported at the size that a square image has, and
+    images are fitted into it. Raises DetkitError, with the `name` of what is not written, when
+    the onnx extra is missing, the network cannot be translated, or scores or boxes differ beyond
+    `LARGEST_DIFFERENCE` (boxes in shares of the network image's longer side).
+    """
     with naming_extras("ONNX"):
         require_installed("onnx", "onnxscript", "onnxruntime")
     if detector.proposal_method is not None:
@@ -142,19 +165,19 @@ def export_onnx(
             "export a model of a backend that takes the image alone"
         )
     network, header, shape = _network(detector)
-    content = _translate(network, (batch_size, *shape), header)
-    exported = OnnxDetector(content)
+    content = _translate(network, batch_size, shape, header)
+    if batch_size is None and OnnxDetector(content).at_once not in (None, 1):
+        content = _translate(network, 1, shape, header)  # its code fixes the number of images
     generator = np.random.default_rng(0)
     drawn = [draw_picture(generator).image for _ in range(DRAWN_IMAGES)]
-    parity = _compare(network, exported, itertools.chain(drawn, images))
+    parity = _compare(network, OnnxDetector(content), itertools.chain(drawn, images))
     if not parity.holds:
         raise DetkitError(
-            f"{path}: not written: the exported network differs from {detector.name}, scores by "
+            f"{name}: not written: the exported network differs from {detector.name}, scores by "
             f"up to {parity.scores:.2g} and boxes by up to {parity.boxes:.2g} network pixels; "
             "another version of torch or onnxruntime may translate it rightly"
         )
-    write_bytes(path, content)
-    return parity
+    return content, parity
 
 
 def require_target(path: Path, *, force: bool) -> None:
@@ -190,10 +213,20 @@ def _network(detector: Detector) -> tuple[CandidatesNetwork, dict[str, Any], tup
 
 
 def _translate(
-    network: CandidatesNetwork, shape: tuple[int, int, int, int], header: Mapping[str, Any]
+    network: CandidatesNetwork,
+    batch_size: int | None,
+    shape: tuple[int, int, int],
+    header: Mapping[str, Any],
 ) -> bytes:
-    """Return the content of the ONNX file; raises DetkitError when torch cannot translate it."""
-    images = torch.zeros(shape)
+    """Return the content of the ONNX file; raises DetkitError when torch cannot translate it.
+
+    Without a `batch_size` it takes any number of images of `shape` (3, H, W), if it can.
+    """
+    with torch.no_grad():
+        is_dense = network.detector.dense_candidates(torch.zeros(1, *shape)) is not None
+    # Two of them: one would be taken for a constant.
+    images = torch.zeros(batch_size or (2 if is_dense else 1), *shape)
+    varies = is_dense and batch_size is None
     try:
         with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -205,6 +238,7 @@ def _translate(
                 input_names=["images"],
                 output_names=["boxes", "scores"],
                 dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if varies else None,
                 verbose=False,
                 custom_translation_table=_own_translations(),
             )
@@ -256,7 +290,7 @@ def _compare(
     network: CandidatesNetwork, exported: OnnxDetector, images: Iterable[NDArray[np.uint8]]
 ) -> Parity:
     """Return how far the two are apart on some images; infinitely when shapes differ."""
-    at_once, _, height, width = exported.input_shape
+    at_once, (height, width) = exported.at_once or 1, map(int, exported.input_shape[2:])
     scores = boxes = 0.0
     num_images = 0
     for image in images:
