@@ -269,7 +269,7 @@ def find(judged: Dataset, path: Path, count: int) -> None:
     lines = []
     for place, one in enumerate(judged.splits["all"]):
         found = [
-            {"label": thing.name, "score": 0.9, "box": thing.box}
+            {"label": thing.name, "score": 0.9 - thing.box[0] / 10_000, "box": thing.box}
             for thing in one.objects
             if place < count
         ]

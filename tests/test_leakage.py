@@ -14,6 +14,7 @@ from running import detkit
 
 from detkit.cli.leaks import learnt_by
 from detkit.data import open_dataset
+from detkit.data.images import image_size
 from detkit.evaluation.leakage import groups_of_split
 
 FINE_BOX, MISSED_BOX = (1, 1, 40, 40), (60, 60, 90, 90)
@@ -44,7 +45,9 @@ def found_in(root: Path, found: set[str], path: Path, split: str = "test") -> Pa
     for number, record in enumerate(open_dataset(root).splits[split]):
         box = record.objects[0].box if record.image_id in found else MISSED_BOX
         one = {"label": record.objects[0].name, "score": 0.9 - number / 100, "box": list(box)}
-        rows.append({"image": record.image_id, "width": 160, "height": 120, "detections": [one]})
+        height, width = image_size(record.path)
+        image = {"image": record.image_id, "width": width, "height": height}
+        rows.append({**image, "detections": [one]})
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
 
@@ -78,7 +81,7 @@ def test_map_without_copies_is_that_of_a_folder_that_never_had_them(tmp_path: Pa
         f"{clean['mAP']:.3f} ({report['mAP']:.3f} with)"
     )
     rows = text.splitlines()
-    assert rows[rows.index(line) - 1].startswith("mAP ")
+    assert rows[rows.index(line) - 2].startswith("mAP ")
 
 
 def test_a_split_that_shares_nothing_is_said_to_on_stderr_alone(tmp_path: Path) -> None:
@@ -187,9 +190,7 @@ def test_a_split_of_one_recording_is_one_group_though_nothing_in_it_tells(tmp_pa
 def test_intervals_are_over_groups_and_say_so(tmp_path: Path) -> None:
     names = [f"train/rec{clip}_{n}.png" for clip in range(2) for n in range(2)]
     names += [f"test/rec{clip}_{n}.png" for clip in range(3, 13) for n in range(3)]
-    root = folder(
-        tmp_path / "data", {name: picture(seed, (40, 50)) for seed, name in enumerate(names)}
-    )
+    root = folder(tmp_path / "data", {name: picture(seed) for seed, name in enumerate(names)})
     easy = {name for name in names if name.split("_")[0][-1] in "02468"}
     found = found_in(root, easy, tmp_path / "found.jsonl")
     words = ("--predictions", found, root, "--interval")

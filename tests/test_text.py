@@ -98,6 +98,15 @@ def test_the_word_after_a_number_agrees_with_it() -> None:
 
 # Numbers that are never 1: what comes before them sees to it, or there is no such network.
 MANY = {
+    "{number} boxes",
+    "{to} calls images",  # no number
+    "{image} has labels",
+    "{record.image_id} has labels",
+    "{self.split} images",
+    "{_listed(images)} images",  # "10, 20 and 40"
+    "{', '.join(map(str, ends))} images",
+    "{images} images",  # a range, of `folds`
+    "{counted(spare, 'described class')} without objects",
     "{num_images} labelled images",  # of `demo`
     "{len(records)} labelled images",
     "{len(objects)} boxes",

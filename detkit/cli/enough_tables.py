@@ -85,7 +85,7 @@ def forecast_in_words(forecast: Forecast) -> str:
     predicted = forecast.predicted
     held = "inside" if forecast.holds else "outside: do not trust the gains above"
     return (
-        f"check: up to {forecast.num_images} images foretold {predicted.value:.3f} "
+        f"check: up to {counted(forecast.num_images, 'image')} foretold {predicted.value:.3f} "
         f"({predicted.low:.3f} to {predicted.high:.3f}) for all; {forecast.came_out:.3f} came "
         f"out, {held}"
     )

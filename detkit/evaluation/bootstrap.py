@@ -31,6 +31,7 @@ from detkit.errors import UsageError
 from detkit.evaluation.average_precision import Draws, Figures
 from detkit.evaluation.metrics import find_metric
 from detkit.structures import Detections, Truth
+from detkit.text import counted
 
 CONFIDENCE = 0.95
 FEW_GROUPS = 8  # ours: of 4, intervals held the truth in 88 of 100 made-up test sets, of 8 in 93
@@ -100,7 +101,7 @@ def draw_images(
     if samples < 1:
         raise UsageError(f"{samples} bootstrap samples: must be at least 1")
     if groups is not None and len(groups) != num_images:
-        raise ValueError(f"{len(groups)} groups' numbers for {num_images} images")
+        raise ValueError(f"{len(groups)} groups' numbers for {counted(num_images, 'image')}")
     draws = np.ones((1 + samples, num_images), np.int32)
     if num_images:
         names, place = np.unique(

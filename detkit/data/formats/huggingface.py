@@ -20,14 +20,14 @@ from typing import Any
 from detkit.data.formats.format import Format
 from detkit.data.formats.gathered import Gathered, Part, rows_of
 from detkit.data.formats.shapes import Box
+from detkit.data.formats.wide_cells import wide_cells
 from detkit.data.paths import folder_of, name_of, split_in, suffix_of
 from detkit.data.records import Dataset
 from detkit.data.tree import Tree
-from detkit.text import short
+from detkit.text import counted, short
 
 MAX_BYTES = 1 << 30  # ours: some ten million images
 MAX_CARD_BYTES = 1 << 20  # ours: names and features
-MAX_CELL_BYTES = 16 << 20  # ours: the objects of one image in a table
 
 _CARDS = ("readme.md", "dataset_infos.json", "classes.txt")
 _FILES = ("metadata.jsonl", "metadata.csv")
@@ -159,19 +159,19 @@ def _table_rows(
     gathered: Gathered, file: str, lines: Iterator[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a table, their lists and objects parsed."""
-    csv.field_size_limit(MAX_CELL_BYTES)  # of the module; Python's own is too short for lists
     table = csv.DictReader(lines)
-    while True:
-        try:
-            cells = next(table)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            message = f"the row cannot be read ({error}); a quote too many?"
-            gathered.say("error", "bad-row", message, file, table.line_num)
-            continue
-        row = {str(key).strip(): _value(text) for key, text in cells.items() if key is not None}
-        yield table.line_num, row
+    with wide_cells():
+        while True:
+            try:
+                cells = next(table)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                message = f"the row cannot be read ({error}); a quote too many?"
+                gathered.say("error", "bad-row", message, file, table.line_num)
+                continue
+            row = {str(key).strip(): _value(text) for key, text in cells.items() if key is not None}
+            yield table.line_num, row
 
 
 def _value(text: Any) -> Any:
@@ -247,7 +247,9 @@ def _listed(gathered: Gathered, part: Part, objects: Any, line: int) -> list[dic
     wrong = [key for key, one in lists.items() if not isinstance(one, list) or len(one) != count]
     if wrong or not count:
         key = wrong[0] if wrong else "bbox"
-        message = f"{count} boxes, but {key} is {short(lists.get(key))}; write one for each box"
+        message = (
+            f"{counted(count, 'box')}, but {key} is {short(lists.get(key))}; write one for each box"
+        )
         gathered.say("error", "bad-row", message, part.file, line, part)
         return []
     return [{key: one[place] for key, one in lists.items()} for place in range(count)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from detkit.data.formats.format import Format, Labelled, Splits, json_number
 from detkit.data.formats.json_file import json_files, json_keys, json_text, load_json, numbers
 from detkit.data.formats.label_set import CROWD, DIFFICULT, LabelledImage, LabelSet, is_set, quoted
 from detkit.data.formats.shapes import Box, around_circle, around_ellipse, around_points
+from detkit.data.formats.wide_cells import wide_cells
 from detkit.data.paths import suffix_of
 from detkit.data.records import Dataset
 from detkit.data.tree import Tree
@@ -227,13 +227,12 @@ def _read_csv(labels: LabelSet, found: _Found, file: str, version: int) -> None:
     if tree.size(file) > MAX_VIA_CSV_BYTES:
         labels.say("too-large", "too large for labels", file)
         return
-    csv.field_size_limit(min(sys.maxsize, 1 << 24))
     images: dict[str, LabelledImage | None] = {}
     columns: dict[str, int] = {}
     if version == 3:
         names = ("metadata_id", "file_list", "flags", "temporal", "spatial", "metadata")
         columns = {name: place for place, name in enumerate(names)}
-    with tree.open_text(file) as opened:
+    with wide_cells(), tree.open_text(file) as opened:
         rows = csv.reader(opened)
         while True:
             try:
