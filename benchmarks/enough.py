@@ -48,7 +48,7 @@ def main() -> None:
         print(f"{images} images, {minutes:g} minutes: mAP {shown}")
     for one in report["more"]:
         gain = one["gain"]
-        what = f"{one['more']:.3g} more {one['class'] or one['of']}"
+        what = f"{round(one['more'], 2):g} more {one['class'] or one['of']}"
         if gain is not None:
             print(f"{what}: {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})")
     forecast = report["forecast"]
