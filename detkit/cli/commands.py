@@ -15,7 +15,7 @@ from detkit.cli.guard import guarded
 # Name, the function behind it, and the first line of its help: the order is the help's.
 COMMANDS = {
     "demo": ("data:demo", "Write a small labelled folder to try everything on."),
-    "check": ("data:check", "Find the mistakes in a labelled folder."),
+    "check": ("check:check", "Find the mistakes in a labelled folder."),
     "train": ("train:train", "Train a detector on a labelled folder."),
     "eval": ("evaluate:evaluate", "Score a model, or any tool's detections."),
     "detect": ("detect:detect", "Find objects in images, videos and streams."),

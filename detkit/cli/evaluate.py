@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,20 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detkit.cli.console import Console, reader_may_leave
+from detkit.cli.eval_parts import (
+    drop_part,
+    errors_part,
+    explain_part,
+    gain_part,
+    heads_part,
+    interval_part,
+    write_json,
+)
 from detkit.cli.eval_tables import (
     tell_change,
-    tell_errors,
-    tell_gain,
     tell_gates,
-    tell_heads,
-    tell_interval,
     tell_leakage,
-    tell_misses,
-    tell_rules,
     tell_scores,
 )
 from detkit.cli.gates import drop_outcome, gate_outcomes, leave, tell_drop, write_junit
-from detkit.cli.judged import Judged, evaluate_file, evaluate_model
+from detkit.cli.judged import evaluate_file, evaluate_model
 from detkit.cli.leaks import leakage_of
 from detkit.cli.like import tell_like
 from detkit.cli.looking import looking_of
@@ -57,8 +59,7 @@ from detkit.errors import UsageError
 from detkit.text import counted
 
 if TYPE_CHECKING:
-    from detkit.evaluation.baseline import Drop
-    from detkit.evaluation.gain import Gain
+    pass
 
 MAX_DROP = 0.01  # without --max-drop
 
@@ -362,13 +363,13 @@ def evaluate(
             if leakage is not None:
                 tell_leakage(console, leakage)
         if judged.gain is not None:
-            report["gain"] = _gain(console, judged.gain, as_json, looking.compare)
+            report["gain"] = gain_part(console, judged.gain, as_json, looking.compare)
         if heads:
-            report["heads"] = _heads(console, judged, as_json)
+            report["heads"] = heads_part(console, judged, as_json)
         if interval:
-            report["interval"] = _interval(console, judged, as_json, drawn)
+            report["interval"] = interval_part(console, judged, as_json, drawn)
         if explain:
-            report["explain"] = _explain(console, judged, as_json)
+            report["explain"] = explain_part(console, judged, as_json)
         if like is not None:
             words = _words(
                 places,
@@ -388,7 +389,7 @@ def evaluate(
             )
             report["like"] = tell_like(console, judged, like, words, as_json=as_json)
         if errors:
-            report |= _errors(console, judged, as_json, tide)
+            report |= errors_part(console, judged, as_json, tide)
     if old is not None:
         from detkit.evaluation.baseline import compare
 
@@ -410,10 +411,10 @@ def evaluate(
                 tell_change(console, drop, scores, old.path, drawn[1])
         if outcome.failure is None:
             console.note(tell_drop(drop, old.path, scores))
-        report["baseline"] = _drop_json(drop, allowed)
+        report["baseline"] = drop_part(drop, allowed)
     with reader_may_leave():
         if as_json:
-            _write_json(console, judged, report, with_detections)
+            write_json(console, judged, report, with_detections)
         elif markdown:  # elsewhere stderr names what was not met
             tell_gates(console, outcomes)
     if junit is not None:
@@ -424,61 +425,6 @@ def evaluate(
 # --- what an option adds: told as a table, or returned as JSON ------------------------------
 
 
-def _gain(console: Console, gain: Gain, as_json: bool, by_size: bool) -> dict[str, Any]:
-    from detkit.evaluation.gain import gain_to_json
-
-    if not as_json:
-        tell_gain(console, gain, by_size)
-    return gain_to_json(gain)
-
-
-def _heads(console: Console, judged: Judged, as_json: bool) -> dict[str, Any]:
-    from detkit.evaluation.scores import scores_to_json
-
-    if not as_json:
-        tell_heads(console, judged.heads)
-    return {head: scores_to_json(scores) for head, scores in judged.heads.items()}
-
-
-def _interval(
-    console: Console, judged: Judged, as_json: bool, groups: tuple[list[int], str]
-) -> dict[str, Any]:
-    from detkit.evaluation.bootstrap import bootstrap_map, interval_to_json
-
-    names = judged.dataset.class_names
-    drawn = bootstrap_map(
-        judged.detections,
-        judged.truths,
-        names,
-        metric=judged.scores.metric,
-        iou_thresh=judged.iou,
-        groups=groups[0],
-    )
-    if not as_json:
-        tell_interval(console, drawn, names, groups[1])
-    return {
-        "mAP": interval_to_json(drawn.mean),
-        "classes": {name: interval_to_json(one) for name, one in zip(names, drawn.classes)},
-        "samples": drawn.samples,
-        "groups": drawn.num_groups,
-    }
-
-
-def _explain(console: Console, judged: Judged, as_json: bool) -> list[dict[str, Any]]:
-    from detkit.evaluation.protocols import explain, rules_to_json
-
-    rules = explain(
-        judged.detections,
-        judged.truths,
-        judged.dataset.class_names,
-        metric=judged.scores.metric,
-        iou_thresh=judged.iou,
-    )
-    if not as_json:
-        tell_rules(console, rules)
-    return rules_to_json(rules)
-
-
 def _words(places: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     """Return the words of a command with these options, those that were given."""
     words = ["detkit", "eval"]
@@ -486,59 +432,3 @@ def _words(places: Sequence[str], options: Mapping[str, Any]) -> list[str]:
         given = value if isinstance(value, list) else [value]
         words += [word for one in given if one is not None for word in (name, str(one))]
     return [*words, *places]
-
-
-def _errors(console: Console, judged: Judged, as_json: bool, tide: str | None) -> dict[str, Any]:
-    from detkit.evaluation.error_breakdown import breakdown_to_json
-
-    errors = judged.errors if tide is None else judged.errors_by(tide)
-    report: dict[str, Any] = {"errors": breakdown_to_json(errors)}
-    if not as_json:
-        tell_errors(console, errors)
-    if judged.misses is not None:
-        from detkit.evaluation.misses import misses_to_json
-
-        report["misses"] = misses_to_json(judged.misses)
-        if not as_json:
-            tell_misses(console, judged.misses)
-    return report
-
-
-def _drop_json(drop: Drop, max_drop: float) -> dict[str, Any]:
-    from detkit.evaluation.bootstrap import interval_to_json
-
-    return {
-        "mAP": drop.before,
-        "drop": drop.value,
-        "interval": interval_to_json(drop.interval),
-        "groups": drop.num_groups or None,
-        "max_drop": max_drop,
-    }
-
-
-def _write_json(
-    console: Console, judged: Judged, added: dict[str, Any], with_detections: bool
-) -> None:
-    """Write the scores and what was added to them; of the detections an image a line."""
-    from detkit.evaluation.scores import scores_to_json
-
-    report = {
-        "data": str(judged.dataset.root),
-        "split": judged.split,
-        **scores_to_json(judged.scores),
-        **added,
-    }
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    if with_detections:
-        from detkit.predictions.image import from_detections
-        from detkit.predictions.texts import to_json
-
-        names = judged.dataset.class_names
-        lines = []
-        for record, one in zip(judged.dataset.splits[judged.split], judged.detections):
-            size = record.width or 0, record.height or 0
-            found = to_json(from_detections(one, names, record.image_id, *size))
-            lines.append(json.dumps(found, ensure_ascii=False, allow_nan=False))
-        rows = ",\n    ".join(lines)
-        text = f'{text.removesuffix(chr(10) + "}")},\n  "images": [\n    {rows}\n  ]\n}}'
-    console.data(text)
