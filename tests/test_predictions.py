@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detkit.errors import DetkitError, UsageError
@@ -102,6 +102,7 @@ def random_row(draw):
 
 @settings(max_examples=40, deadline=None)
 @given(rows=st.lists(random_row(), max_size=6), format=st.sampled_from(FORMATS))
+@example(rows=[("car", 0.0, (0.0, 0.0, 0.0, 0.0))], format="voc")
 def test_any_detections_survive_the_way_through_a_file(rows, format, tmp_path_factory):
     path = tmp_path_factory.mktemp("round") / "trip"
     write(format, path, [image("a.jpg", *rows)])

@@ -239,7 +239,11 @@ class TextReader:
 
     def _of_voc(self, table: Table) -> Reading | None:
         """Return the reading of comp4 rows as VOC defines it, None where another is far better."""
-        if table.values.shape[1] != 5 or unit_of(table.values[:, 1:]) == "shares":
+        if table.values.shape[1] != 5:
+            return None
+        # No share of a box inside an image begins at 1 or beyond, but all pixels of VOC's do.
+        begins_inside = bool((table.values[:, 1:3] < 1).any())
+        if begins_inside and unit_of(table.values[:, 1:]) == "shares":
             return None
         corners = table.values[:, 1:] - ONE_BASED
         share = float(outside(corners, table.sizes, "pixels").mean())
