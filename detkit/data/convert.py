@@ -125,6 +125,7 @@ def losses(dataset: Dataset, to: str) -> list[str]:
             f"{counted(areas, 'area')} of outlines {agreed(areas, 'is', 'are')} lost: in {to} "
             "there are boxes alone, by which small, medium and large will be divided"
         )
+    said += _lost_marks(objects, form)
     said += _lost_regions(regions, form, dataset.class_names)
     if form.is_numbered:
         said.append(f"{to} calls images by their number: their names are lost")
@@ -135,6 +136,23 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     order = [name for name in dataset.class_names if name in used]
     if order != sorted(order) and not form.keeps_order:
         said.append(f"{to} has no order of classes: {', '.join(order)} will be read by name")
+    return said
+
+
+def _lost_marks(objects: Sequence[ObjectRecord], form: Format) -> list[str]:
+    """Return what a format forgets of machine-made objects, in a sentence each."""
+    said = []
+    scores = sum(one.score is not None for one in objects)
+    if scores and not form.keeps_scores:
+        are = agreed(scores, "is", "are")
+        said.append(f"{counted(scores, 'score')} {are} lost: {form.name} has no place for them")
+    made = sum(one.machine_made for one in objects)
+    is_marked = form.keeps_machine_made or (form.marks_whole_sets and made == len(objects))
+    if made and not is_marked:
+        mark = "mark for them among others" if form.marks_whole_sets else "mark for them"
+        said.append(
+            f"{counted(made, 'machine-made object')} became ordinary: {form.name} has no {mark}"
+        )
     return said
 
 
