@@ -64,7 +64,9 @@ def _parameter(one: Any, command: str, hint: Any, is_option: bool) -> dict[str, 
         text = text.replace("FORMATS", f"{', '.join(choices[:-1])} or {choices[-1]}")
     default = one.default
     shown: dict[str, Any] = {
-        "name": one.opts[0] if not is_option else max(one.opts, key=len),
+        "name": one.opts[0]
+        if not is_option
+        else max(one.opts, key=lambda opt: opt.startswith("--")),
         "type": TYPES[kind],
         "metavar": one.metavar,
         "required": bool(one.required),
@@ -99,7 +101,7 @@ def _choices(command: str, name: str) -> list[str] | None:
     if name == "to":
         from detkit.data.formats.reading import FORMATS
 
-        return [one.name for one in FORMATS]
+        return [one.name for one in FORMATS if one.write is not None]
     if (command, name) == ("detect", "form"):
         from detkit.predictions.writers import FORMATS as WRITTEN
 

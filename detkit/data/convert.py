@@ -43,21 +43,25 @@ def convert(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
     copy: Callable[[Path, Path], object] = shutil.copyfile,
+    apart_from: Iterable[Path] | None = None,
 ) -> dict[str, Path]:
     """Write the data set as a folder `out` in the format called `to`; return each image's source.
 
     The sources are by the images' new paths, relative to `out`, with "/". `out` appears when
     everything is written, or not at all. `progress` hears (images done, images in all), and
-    `copy` puts the file of an image, its first argument, to its second. Raises UsageError for an
-    unknown format, a split that the format cannot name or an `out` that is not empty or overlaps
-    the source; DetkitError for an image that is missing, unreadable or unlabelled.
+    `copy` puts the file of an image, its first argument, to its second. `out` may not lie in nor
+    hold the folders `apart_from`, by default those of the data set and its images. Raises
+    UsageError for an unknown format, a split that the format cannot name or an `out` that is not
+    empty or overlaps these; DetkitError for an image that is missing, unreadable or unlabelled.
     """
     form = format_named(to)
     write = form.write or _nothing
     if refusal := form.refusal(dataset.class_names):
         raise UsageError(f"--to {to}: {refusal}")
-    images = {one.path.parent for records in dataset.splits.values() for one in records}
-    for folder in (dataset.root, *sorted(images)):
+    if apart_from is None:
+        images = {one.path.parent for records in dataset.splits.values() for one in records}
+        apart_from = (dataset.root, *sorted(images))
+    for folder in apart_from:
         require_apart(folder, out)
     _check_splits(dataset, form)
     _check_kinds(dataset, form)
