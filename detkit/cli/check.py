@@ -250,6 +250,8 @@ def _tell_counts(console: Console, dataset: Dataset, findings: Sequence[Finding]
     ]
     if any(split.num_crowds for split in splits):
         counts.append(("  crowds", [split.num_crowds for split in splits]))
+    if any(split.num_machine_made for split in splits):
+        counts.append(("  machine-made", [split.num_machine_made for split in splits]))
     if any(split.num_regions for split in splits):
         counts.append(("regions left out", [split.num_regions for split in splits]))
     known = dict.fromkeys(name for split in splits for name in split.class_counts)

@@ -63,8 +63,11 @@ def _parameter(one: Any, command: str, hint: Any, is_option: bool) -> dict[str, 
     if "FORMATS" in text and choices:
         text = text.replace("FORMATS", f"{', '.join(choices[:-1])} or {choices[-1]}")
     default = one.default
+    name = one.opts[0]
+    if is_option:  # the first long one, before others of the same meaning
+        name = next((opt for opt in one.opts if opt.startswith("--")), name)
     shown: dict[str, Any] = {
-        "name": one.opts[0] if not is_option else max(one.opts, key=len),
+        "name": name,
         "type": TYPES[kind],
         "metavar": one.metavar,
         "required": bool(one.required),
@@ -99,7 +102,7 @@ def _choices(command: str, name: str) -> list[str] | None:
     if name == "to":
         from detkit.data.formats.reading import FORMATS
 
-        return [one.name for one in FORMATS]
+        return [one.name for one in FORMATS if one.write is not None]
     if (command, name) == ("detect", "form"):
         from detkit.predictions.writers import FORMATS as WRITTEN
 

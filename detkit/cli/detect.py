@@ -13,6 +13,7 @@ import typer
 
 from detkit.cli.coco_ids import open_ids
 from detkit.cli.console import Console, printable
+from detkit.cli.drafts import least_scores, open_labels, require_labels, write_labels
 from detkit.cli.drawings import Drawings, was_drawn
 from detkit.cli.looking import looking_of
 from detkit.cli.model_choice import load_plugins, open_on_free_cores, open_proposals
@@ -84,15 +85,26 @@ def detect(
             "does. [default: from 1]",
         ),
     ] = None,
-    score: Annotated[
-        float | None,
+    labels: Annotated[
+        Path | None,
         typer.Option(
-            metavar="X", help="The least score of a box. [default: the model's; .4 to look at]"
+            "--as-labels",
+            metavar="OUT",
+            help="Write a labelled folder, too: the images and what was found in them.",
         ),
     ] = None,
-    threshold: Annotated[
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FORMAT", help="Of --as-labels: FORMATS.")
+    ] = None,
+    score: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=X", help="The least score for one class; repeatable."),
+        typer.Option(
+            "--score",
+            "--threshold",
+            metavar="X|NAME=X",
+            help="The least score of a box, or of one class's; repeatable. [default: the model's; "
+            ".4 to look at and for labels]",
+        ),
     ] = None,
     nms: Annotated[
         float | None,
@@ -124,6 +136,10 @@ def detect(
     score of .4 and more; --draw draws the same. An image that cannot be read is one line with
     "error"; the others go on, and the exit code is 3 at the end.
 
+    --as-labels makes labels to correct of the boxes that would be drawn: a folder as `detkit
+    convert` writes it, in which every object is marked as machine-made and keeps its score
+    (YOLO: only the folder is marked). Label Studio shows them as predictions.
+
     \b
     Examples:
       detkit detect run/best.safetensors street.jpg
@@ -132,6 +148,7 @@ def detect(
       detkit detect ssd300-coco video.mp4 --every 10 -f csv -o found.csv
       detkit detect run/best.safetensors val/*.jpg -f coco --ids instances_val.json > found.json
       detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
+      detkit detect run/best.safetensors pool --as-labels drafts --to cvat --score car=.6
       detkit detect ssd300-coco camera:0 --every 5 | jq -c '.detections[]'
     """
     require_model(model)
@@ -144,6 +161,8 @@ def detect(
     looking = looking_of(tile, overlap, tta)
     _check_out(out, model, sources)
     _check_drawn(draw, sources, force)
+    least, of_classes = least_scores(score or ())
+    require_labels(labels, to, sources, beside={"-o": out, "--draw": draw}, force=force)
     load_plugins(plugin)
     coco_ids = open_ids(console, ids, form)
     images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
@@ -151,16 +170,16 @@ def detect(
     names = detector.class_names
     if ways := looking.words(detector.config):
         console.note(f"looking at whole images and {ways}")
-    single = named_numbers("--threshold", threshold, names)
+    single = named_numbers("--score", of_classes, names)
     # What people look at is cut higher than what programs, above all `eval`, go on with.
-    look = {name: single.get(name, LOOK if score is None else score) for name in names}
+    look = {name: single.get(name, LOOK if least is None else least) for name in names}
     for_people = form == "table"
     seconds: dict[str, float] | None = {} if timing else None
     found = detect_images(
         detector,
         images,
         batch_size=batch_size,
-        score_thresh=min(look.values()) if for_people else score,
+        score_thresh=min(look.values()) if for_people else least,
         thresholds=look if for_people else single,
         nms_thresh=nms,
         proposals=open_proposals(proposals, detector),
@@ -170,23 +189,33 @@ def detect(
         timing=seconds,
     )
     drawn = Drawings(draw, names, look)
-    num_images = num_bad = num_undrawn = 0
+    num_images = num_bad = num_undrawn = num_unlabelled = 0
     is_stopped = False
     began = time.perf_counter()
-    with contextlib.closing(found), _opened(console, form, out, names, coco_ids, force) as write:
-        try:
-            for one in _tracked(console, found, out):
-                write(one.predictions)
-                num_images += 1
-                num_bad += one.predictions.error is not None
-                if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
-                    console.warn(f"{one.predictions.image}: {one.predictions.error}")
-                if draw is not None and one.pixels is not None:
-                    num_undrawn += not was_drawn(console, drawn, one.predictions, one.pixels)
-        except KeyboardInterrupt:
-            if not any(map(is_live, sources)):
-                raise
-            is_stopped = True  # what ends a camera: what was found till then is kept
+    with contextlib.ExitStack() as blocks:
+        drafts = blocks.enter_context(open_labels(labels, to, names, look, force=force))
+        with (
+            contextlib.closing(found),
+            _opened(console, form, out, names, coco_ids, force) as write,
+        ):
+            try:
+                for one in _tracked(console, found, out):
+                    write(one.predictions)
+                    num_images += 1
+                    num_bad += one.predictions.error is not None
+                    if one.predictions.error is not None and form not in ("table", "jsonl", "json"):
+                        console.warn(f"{one.predictions.image}: {one.predictions.error}")
+                    if draw is not None and one.pixels is not None:
+                        num_undrawn += not was_drawn(console, drawn, one.predictions, one.pixels)
+                    if drafts is not None and (reason := drafts.add(one)):
+                        console.warn(f"{one.predictions.image}: not labelled: {reason}")
+                        num_unlabelled += 1
+            except KeyboardInterrupt:
+                if not any(map(is_live, sources)):
+                    raise
+                is_stopped = True  # what ends a camera: what was found till then is kept
+        if drafts is not None and labels is not None and to is not None:
+            write_labels(console, drafts, labels, to)
     if seconds is not None:
         elapsed = time.perf_counter() - began
         console.note(timing_line(seconds, elapsed, max(num_images, 1)))
@@ -199,6 +228,7 @@ def detect(
         console.note("images are numbered from 1; --ids takes the numbers of a data set")
     wrong = [f"{counted(num_bad, 'image')} could not be read"] if num_bad else []
     wrong += [f"{counted(num_undrawn, 'image')} could not be drawn"] if num_undrawn else []
+    wrong += [f"{counted(num_unlabelled, 'image')} not labelled"] if num_unlabelled else []
     if wrong:
         console.error(", ".join(wrong))
     if wrong or is_stopped:

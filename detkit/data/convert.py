@@ -43,21 +43,25 @@ def convert(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
     copy: Callable[[Path, Path], object] = shutil.copyfile,
+    apart_from: Iterable[Path] | None = None,
 ) -> dict[str, Path]:
     """Write the data set as a folder `out` in the format called `to`; return each image's source.
 
     The sources are by the images' new paths, relative to `out`, with "/". `out` appears when
     everything is written, or not at all. `progress` hears (images done, images in all), and
-    `copy` puts the file of an image, its first argument, to its second. Raises UsageError for an
-    unknown format, a split that the format cannot name or an `out` that is not empty or overlaps
-    the source; DetkitError for an image that is missing, unreadable or unlabelled.
+    `copy` puts the file of an image, its first argument, to its second. `out` may not lie in nor
+    hold the folders `apart_from`, by default those of the data set and its images. Raises
+    UsageError for an unknown format, a split that the format cannot name or an `out` that is not
+    empty or overlaps these; DetkitError for an image that is missing, unreadable or unlabelled.
     """
     form = format_named(to)
     write = form.write or _nothing
     if refusal := form.refusal(dataset.class_names):
         raise UsageError(f"--to {to}: {refusal}")
-    images = {one.path.parent for records in dataset.splits.values() for one in records}
-    for folder in (dataset.root, *sorted(images)):
+    if apart_from is None:
+        images = {one.path.parent for records in dataset.splits.values() for one in records}
+        apart_from = (dataset.root, *sorted(images))
+    for folder in apart_from:
         require_apart(folder, out)
     _check_splits(dataset, form)
     _check_kinds(dataset, form)
@@ -125,6 +129,7 @@ def losses(dataset: Dataset, to: str) -> list[str]:
             f"{counted(areas, 'area')} of outlines {agreed(areas, 'is', 'are')} lost: in {to} "
             "there are boxes alone, by which small, medium and large will be divided"
         )
+    said += _lost_marks(objects, form)
     said += _lost_regions(regions, form, dataset.class_names)
     if form.is_numbered:
         said.append(f"{to} calls images by their number: their names are lost")
@@ -135,6 +140,23 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     order = [name for name in dataset.class_names if name in used]
     if order != sorted(order) and not form.keeps_order:
         said.append(f"{to} has no order of classes: {', '.join(order)} will be read by name")
+    return said
+
+
+def _lost_marks(objects: Sequence[ObjectRecord], form: Format) -> list[str]:
+    """Return what a format forgets of machine-made objects, in a sentence each."""
+    said = []
+    scores = sum(one.score is not None for one in objects)
+    if scores and not form.keeps_scores:
+        are = agreed(scores, "is", "are")
+        said.append(f"{counted(scores, 'score')} {are} lost: {form.name} has no place for them")
+    made = sum(one.machine_made for one in objects)
+    is_marked = form.keeps_machine_made or (form.marks_whole_sets and made == len(objects))
+    if made and not is_marked:
+        mark = "mark for them among others" if form.marks_whole_sets else "mark for them"
+        said.append(
+            f"{counted(made, 'machine-made object')} became ordinary: {form.name} has no {mark}"
+        )
     return said
 
 

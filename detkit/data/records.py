@@ -34,6 +34,8 @@ class ObjectRecord:
     area: float | None = None  # square pixels, where the file states it (COCO: of the mask)
     # No object but a place that is left out for every class (KITTI's DontCare): a crowd of each.
     region: bool = False
+    machine_made: bool = False  # a detector's, which no person has drawn or corrected, and ...
+    score: float | None = None  # ... that detector's score, where the file states it
 
     @property
     def is_crowd(self) -> bool:

@@ -28,6 +28,7 @@ class SplitSummary:
     num_difficult: int
     num_crowds: int
     num_regions: int  # that are left out for every class
+    num_machine_made: int  # objects that are a detector's
     class_counts: dict[str, int]  # objects a class, in the data set's class order
     size_counts: tuple[int, ...]  # objects in each bin of SIZE_EDGES
 
@@ -50,6 +51,7 @@ def summary_to_json(summary: Sequence[SplitSummary]) -> dict[str, Any]:
             "difficult": split.num_difficult,
             "crowds": split.num_crowds,
             "regions": split.num_regions,
+            "machine_made": split.num_machine_made,
             "classes": split.class_counts,
             "box_sizes": {f"{edge}+": count for edge, count in zip(SIZE_EDGES, split.size_counts)},
         }
@@ -92,6 +94,7 @@ def _summarize_split(
         num_difficult=sum(one.difficult for one in objects),
         num_crowds=sum(one.is_crowd for one in objects),
         num_regions=sum(len(record.objects) - len(record.counted) for record in records),
+        num_machine_made=sum(one.machine_made for one in objects),
         class_counts={one: found[one] for one in names},
         size_counts=tuple(sizes),
     )
@@ -106,6 +109,8 @@ def _plain(record: ImageRecord) -> list[Any]:
             *(repr(float(value)) for value in one.box),
             *(["crowd"] if one.is_crowd else []),
             *(["region"] if one.region else []),
+            *(["machine-made"] if one.machine_made else []),
+            *([f"score {one.score!r}"] if one.score is not None else []),
             *([f"area {one.area!r}"] if one.has_own_area else []),
         ]
         for one in record.objects

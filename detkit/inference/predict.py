@@ -230,8 +230,8 @@ def _limits(
     for name, value in thresholds.items():
         if name not in class_names:
             hint = nearest_hint(name, class_names, f"it has {', '.join(class_names)}")
-            raise UsageError(f"--threshold {name}={value:g}: the model has no such class; {hint}")
-        require_within(config, "score_thresh", value, f"--threshold {name}={value:g}")
+            raise UsageError(f"--score {name}={value:g}: the model has no such class; {hint}")
+        require_within(config, "score_thresh", value, f"--score {name}={value:g}")
         limits[class_names.index(name)] = value
     return limits
 

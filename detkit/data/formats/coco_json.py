@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkit.data.formats.format import Labelled, flag, json_number
+from detkit.data.formats.format import Labelled, flag, json_number, made_by
 from detkit.data.formats.json_file import is_number, load_json, whole
 from detkit.data.formats.shapes import (
     Box,
@@ -192,6 +192,7 @@ class Page:
         x1, y1, x2, y2 = box
         numbers = (x1, y1, x2 - x1, y2 - y1)
         crowd, difficult, ignored = map(flagged, ("iscrowd", "difficult", "ignore"))
+        made, score = made_by(annotation.get("machine_made"), annotation.get("score"))
         self._objects[key].append(
             ObjectRecord(
                 name=name,
@@ -202,6 +203,8 @@ class Page:
                 file=self._path,
                 number=number,
                 stated=f"bbox=[{', '.join(f'{value:.10g}' for value in numbers)}]",
+                machine_made=made,
+                score=score,
             )
         )
 
@@ -335,6 +338,8 @@ def json_text(images: Sequence[Labelled], class_names: Sequence[str], ids: Seque
                     "segmentation": [],
                     "iscrowd": int(one.crowd or one.difficult),
                     **({"difficult": 1} if one.difficult else {}),
+                    **({"machine_made": 1} if one.machine_made else {}),
+                    **({} if one.score is None else {"score": one.score}),
                 }
             )
     content = {

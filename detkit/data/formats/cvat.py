@@ -4,8 +4,9 @@ Coordinates are continuous pixels: xtl, ytl, xbr, ybr are the half-open box as t
 `rotation` is in degrees, clockwise about the centre. Frame N of a video is the image
 `frame_%06d`. A track's shape is on its frame unless `outside`; CVAT writes the frames between
 keyframes itself (keyframe="0"), and where a file has keyframes alone, the boxes between two of
-them are interpolated, for the frames that are there. Several files, of jobs or tasks, are read
-together. Source: cvat/apps/dataset_manager/formats/cvat.py, CVAT 1 and 2.
+them are interpolated, for the frames that are there. `source="auto"` is a shape that a model made
+and nobody has changed; its score, for which CVAT has no place, is an attribute. Several files, of
+jobs or tasks, are read together. Source: cvat/apps/dataset_manager/formats/cvat.py, CVAT 1 and 2.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape, quoteattr
 
-from detkit.data.formats.format import Format, Labelled, Splits, number
+from detkit.data.formats.format import Format, Labelled, Splits, made_by, number
 from detkit.data.formats.json_file import numbers
 from detkit.data.formats.label_set import (
     CROWD,
     DIFFICULT,
+    SCORE,
     LabelledImage,
     LabelSet,
     is_set,
@@ -288,7 +290,7 @@ class _Reader:
             line=group.line,
         )
         for shape in group.shapes if image is not None else ():
-            self._add(image, shape, shape.texts.get("label"))
+            self._add(image, shape, shape.texts.get("label"), shape.texts.get("source"))
 
     def _read_track(
         self,
@@ -313,7 +315,7 @@ class _Reader:
         for shape in self._on_frames(group, file):
             image = image_at(int(shape.texts["frame"]))
             if image is not None:
-                self._add(image, shape, name)
+                self._add(image, shape, name, group.texts.get("source"))
 
     def _on_frames(self, group: _Group, file: str) -> Iterator[_Shape]:
         """Yield the shapes of a track that are on a frame, with those between keyframes."""
@@ -429,8 +431,10 @@ class _Reader:
             )
             self._labels.say("missing-frames", message, file)
 
-    def _add(self, image: LabelledImage | None, shape: _Shape, name: Any) -> None:
-        """Add one shape's object."""
+    def _add(
+        self, image: LabelledImage | None, shape: _Shape, name: Any, source: str | None
+    ) -> None:
+        """Add one shape's object; `source` is the shape's, or its track's."""
         if image is None:
             return
         tag, texts = shape.tag, shape.texts
@@ -453,6 +457,7 @@ class _Reader:
                 image, [shape.marks.get(DIFFICULT)], DIFFICULT, shape.line
             ),
             crowd=self._labels.is_marked(image, [shape.marks.get(CROWD)], CROWD, shape.line),
+            made=made_by(source == "auto", shape.marks.get(SCORE)),
         )
 
 
@@ -535,6 +540,7 @@ def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[s
         for mark in (DIFFICULT, CROWD)
         if any(getattr(one, mark) for _, image in images for one in image.objects)
     ]
+    has_scores = any(one.score is not None for _, image in images for one in image.objects)
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
     lines += ["  <meta>", "    <task>", f"      <size>{len(images)}</size>", "      <labels>"]
     for name in class_names:
@@ -546,6 +552,12 @@ def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[s
             "<values>false</values></attribute>"
             for mark in marks
         ]
+        if has_scores:
+            lines.append(
+                f"            <attribute><name>{SCORE}</name><mutable>False</mutable>"
+                "<input_type>text</input_type><default_value></default_value>"
+                "<values></values></attribute>"
+            )
         lines += ["          </attributes>", "        </label>"]
     lines += ["      </labels>", "    </task>", "  </meta>"]
     for place, (split, image) in enumerate(images):
@@ -563,10 +575,13 @@ def _image_lines(place: int, split: str, image: Labelled) -> Iterator[str]:
     for one in image.objects:
         corners = " ".join(f'{key}="{number(value)}"' for key, value in zip(_CORNERS, one.box))
         label = quoteattr(one.name)
-        yield f'    <box label={label} source="file" occluded="0" {corners} z_order="0">'
+        source = "auto" if one.machine_made else "file"
+        yield f'    <box label={label} source="{source}" occluded="0" {corners} z_order="0">'
         for mark in (DIFFICULT, CROWD):
             if getattr(one, mark):
                 yield f'      <attribute name="{mark}">true</attribute>'
+        if one.score is not None:
+            yield f'      <attribute name="{SCORE}">{one.score!r}</attribute>'
         yield "    </box>"
     yield "  </image>"
 
@@ -582,4 +597,6 @@ FORMAT = Format(
     files=cvat_files,
     by_split=True,
     keeps_crowds=True,
+    keeps_machine_made=True,
+    keeps_scores=True,
 )

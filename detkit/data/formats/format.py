@@ -6,6 +6,7 @@ fractions end and the label's own digits begin, so that a box survives any numbe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,9 @@ class Format:
     keeps_crowds: bool = False
     keeps_regions: bool = False  # what is left out for every class
     keeps_areas: bool = False  # that are not their boxes'
+    keeps_machine_made: bool = False  # the mark of objects that are a detector's
+    marks_whole_sets: bool = False  # that mark where it is all objects', in formats without one
+    keeps_scores: bool = False  # of such objects
     keeps_classes: bool = True  # those without objects
     keeps_order: bool = True  # that of the classes
     refusal: Callable[[Sequence[str]], str] = lambda names: ""  # why not a set of these classes
@@ -101,6 +105,23 @@ def json_number(value: float) -> float | int:
     """Return a number as JSON writes it best: whole ones as integers."""
     value = round(float(value), PIXEL_DIGITS)
     return int(value) if value.is_integer() else value
+
+
+def made_by(mark: object, score: object) -> tuple[bool, float | None]:
+    """Return whether an object is machine-made, by its mark and its score, and that score.
+
+    A mark decides; where there is none (None), a score does: people state none. The score of
+    an object that is not machine-made, as one is whose mark was taken back, is none any more.
+    """
+    if isinstance(score, str):
+        try:
+            score = float(score)
+        except ValueError:
+            score = None
+    is_score = isinstance(score, int | float) and not isinstance(score, bool)
+    found = float(score) if is_score and math.isfinite(score) else None  # type: ignore[arg-type]
+    is_made = found is not None if mark is None else bool(flag(mark))
+    return is_made, found if is_made else None
 
 
 _FLAGS = {"": False, "0": False, "false": False, "no": False, "n": False, "f": False, "none": False}

@@ -23,7 +23,8 @@ from detkit.text import agreed, counted, short
 
 Numbers = Sequence[float]
 # Marks of an object that other formats have no field for, as detkit writes and reads them.
-DIFFICULT, CROWD = "difficult", "crowd"
+DIFFICULT, CROWD, MACHINE_MADE = "difficult", "crowd", "machine-made"
+SCORE = "score"  # a machine-made object's, where it is an attribute or a tag
 
 
 @dataclass(slots=True)
@@ -114,12 +115,13 @@ class LabelSet:
         line: int | None = None,
         difficult: bool = False,
         crowd: bool = False,
+        made: tuple[bool, float | None] = (False, None),
     ) -> bool:
         """Add an object, and return whether it could be; else there is a finding.
 
         `name` is the class, which may be no text, and `box` (x1, y1, x2, y2), None where not all
         are numbers. `shape` says what is read as the box around it, "" of a plain box; `stated`
-        quotes the file.
+        quotes the file, and `made` says whether the object is machine-made, and with what score.
         """
         if isinstance(name, int | float) and not isinstance(name, bool):
             name = str(name)
@@ -145,6 +147,8 @@ class LabelSet:
                 number=image.count,
                 stated=stated,
                 crowd=crowd,
+                machine_made=made[0],
+                score=made[1],
             )
         )
         return True
@@ -333,6 +337,12 @@ def _listed(shapes: Counter[str]) -> str:
     """Return counted shapes as words: "1 circle, 2 masks and 3 polygons"."""
     words = [counted(count, shape) for shape, count in sorted(shapes.items())]
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def marks_of(one: ObjectRecord) -> list[str]:
+    """Return the marks of an object, for formats that have a word for each."""
+    marks = ((DIFFICULT, one.difficult), (CROWD, one.crowd), (MACHINE_MADE, one.machine_made))
+    return [mark for mark, is_on in marks if is_on]
 
 
 def path_of(address: str) -> str:

@@ -3,7 +3,8 @@
 Places and lengths are percent of the image's width and height. A rectangle is turned clockwise
 about its top left corner (x, y), an ellipse about its centre, both in pixels. Regions of one id
 are one region: a rectangle, its labels, its text. Of several annotations of a task the one that
-is marked as ground truth counts, else the first; cancelled ones and predictions do not.
+is marked as ground truth counts, else the first; cancelled ones and predictions do not. A file in
+which nobody has annotated a task yet is read by detkit's own predictions: machine-made objects.
 Source: Label Studio's export and label-studio-sdk/converter.
 """
 
@@ -20,16 +21,26 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from detkit.data.formats.format import Format, Labelled, Splits
+from detkit.data.formats.format import Format, Labelled, Splits, made_by
 from detkit.data.formats.json_file import (
     json_files,
     json_keys,
     json_text,
     load_json,
     numbers,
+    objects_in,
     whole,
 )
-from detkit.data.formats.label_set import CROWD, DIFFICULT, LabelledImage, LabelSet, is_set, path_of
+from detkit.data.formats.label_set import (
+    CROWD,
+    DIFFICULT,
+    MACHINE_MADE,
+    LabelledImage,
+    LabelSet,
+    is_set,
+    marks_of,
+    path_of,
+)
 from detkit.data.formats.shapes import (
     MAX_MASK_PIXELS,
     Box,
@@ -58,6 +69,7 @@ _REGION_KEYS = frozenset(
 )
 _IMAGE_KEYS = ("image", "img", "image_url", "imageUrl", "photo", "picture", "ocr", "url")
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)", re.DOTALL)  # what the server puts before a name
+_MODEL = "detkit"  # the model_version of predictions made here
 _LABEL = re.compile(r"\w*labels", re.IGNORECASE)
 _MAX_CONFIG_BYTES = 1 << 20
 _NOT_IN_AN_IMAGE = frozenset({"sequence", "start", "startOffset", "globalOffsets"})
@@ -107,6 +119,7 @@ class _Reader:
         self._left_out: Counter[str] = Counter()
         self._first_left_out = ""
         self._apart = 0  # results about the image as a whole
+        self._is_begun = False  # whether somebody has annotated a task of the file
 
     def read(self, file: str) -> None:
         """Read the tasks of one file."""
@@ -119,6 +132,7 @@ class _Reader:
             self._labels.say("bad-json", "no Label Studio file: it holds no list of tasks", file)
             return
         seen: set[tuple[str, str]] = set()
+        self._is_begun = any(isinstance(one, dict) and _annotations_of(one) for one in content)
         for place, task in enumerate(content, 1):
             if not isinstance(task, dict):
                 message = f"task {place} is no object ({short(task)}); not read"
@@ -158,6 +172,10 @@ class _Reader:
         if image is None:
             return
         kept = [one for one in annotations if not _is_cancelled(one)]
+        own = [] if self._is_begun else _own_predictions(task)
+        if not kept and own:
+            self._read_regions(image, _merged(own[0]["result"]), are_made=True)
+            return
         if not kept:
             reason = "not labelled yet"
             if annotations:
@@ -220,8 +238,10 @@ class _Reader:
         names.append(name_of(posix(unquote(names[0]))))
         return self._labels.image(file, *names, what=f"{what}: image")
 
-    def _read_regions(self, image: LabelledImage, regions: Sequence[dict[str, Any]]) -> None:
-        """Add the objects of an annotation."""
+    def _read_regions(
+        self, image: LabelledImage, regions: Sequence[dict[str, Any]], *, are_made: bool = False
+    ) -> None:
+        """Add the objects of an annotation, or of a prediction (`are_made`)."""
         for region in regions:
             value = region.get("value")
             if not isinstance(value, dict) or not (_is_region(region) or _is_region(value)):
@@ -234,7 +254,7 @@ class _Reader:
                 continue
             if image.width is None:
                 image.width, image.height = size
-            self._add(image, region, value, size)
+            self._add(image, region, value, size, is_made=are_made)
 
     def _size(self, image: LabelledImage, region: dict[str, Any]) -> Size | None:
         """Return the image's size as a region states it, else as it is."""
@@ -248,7 +268,13 @@ class _Reader:
         return real[1], real[0]
 
     def _add(
-        self, image: LabelledImage, region: dict[str, Any], value: dict[str, Any], size: Size
+        self,
+        image: LabelledImage,
+        region: dict[str, Any],
+        value: dict[str, Any],
+        size: Size,
+        *,
+        is_made: bool,
     ) -> None:
         """Add a region's object, one for each of its labels."""
         names = _labels_of(region) or [""]
@@ -278,6 +304,7 @@ class _Reader:
                 shape=shape,
                 difficult=DIFFICULT in marks,
                 crowd=CROWD in marks,
+                made=made_by(is_made or MACHINE_MADE in marks, region.get("score")),
             )
 
 
@@ -292,6 +319,15 @@ def _annotations_of(task: dict[str, Any]) -> list[dict[str, Any]]:
         if isinstance(task.get(key), list):
             return [one for one in task[key] if isinstance(one, dict)]
     return []
+
+
+def _own_predictions(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the predictions of a task that were made here, an image without objects included."""
+    return [
+        one
+        for one in objects_in(task.get("predictions"))
+        if one.get("model_version") == _MODEL and isinstance(one.get("result"), list)
+    ]
 
 
 def _is_cancelled(annotation: dict[str, Any]) -> bool:
@@ -514,8 +550,12 @@ def _configured(tree: Tree, labels: LabelSet) -> tuple[str, ...]:
 
 def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the tasks of each split, and the labelling interface that they need."""
+    objects = [one for images in splits.values() for image in images for one in image.objects]
+    are_made = bool(objects) and all(one.machine_made for one in objects)
     for split, images in splits.items():
-        tasks = [_task(place, split, image) for place, image in enumerate(images, 1)]
+        tasks = [
+            _task(place, split, image, are_made=are_made) for place, image in enumerate(images, 1)
+        ]
         yield "tasks.json" if split == "all" else f"{split}.json", json_text(tasks)
     lines = ["<View>", '  <Image name="image" value="$image"/>']
     lines += ['  <RectangleLabels name="label" toName="image">']
@@ -523,12 +563,15 @@ def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[s
     yield "label_config.xml", "\n".join([*lines, "  </RectangleLabels>", "</View>", ""])
 
 
-def _task(place: int, split: str, image: Labelled) -> dict[str, Any]:
-    """Return one image as a task whose image lies in local storage."""
+def _task(place: int, split: str, image: Labelled, *, are_made: bool) -> dict[str, Any]:
+    """Return one image as a task whose image lies in local storage.
+
+    Its objects are an annotation; where all of the set `are_made` by a machine, a prediction.
+    """
     results = []
     for number, one in enumerate(image.objects, 1):
         x1, y1, x2, y2 = one.box
-        marks = [mark for mark, on in ((DIFFICULT, one.difficult), (CROWD, one.crowd)) if on]
+        marks = [mark for mark in marks_of(one) if not (are_made and mark == MACHINE_MADE)]
         results.append(
             {
                 "id": f"{place}-{number}",
@@ -547,15 +590,24 @@ def _task(place: int, split: str, image: Labelled) -> dict[str, Any]:
                     "rectanglelabels": [one.name],
                 },
                 **({"meta": {"text": marks}} if marks else {}),
+                **({} if one.score is None else {"score": one.score}),
             }
         )
+    annotation = {"result": results, "was_cancelled": False, "ground_truth": False}
     path = quote(f"{FORMAT.place(split)}/{image.name}")
     return {
         "id": place,
         "data": {"image": f"/data/local-files/?d={path}"},
-        "annotations": [{"result": results, "was_cancelled": False, "ground_truth": False}],
-        "predictions": [],
+        "annotations": [] if are_made else [annotation],
+        "predictions": [_prediction(image, results)] if are_made else [],
     }
+
+
+def _prediction(image: Labelled, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a prediction of these results; its score, by which tasks are sorted, is their mean."""
+    scores = [one.score for one in image.objects if one.score is not None]
+    score = {"score": sum(scores) / len(scores)} if scores else {}
+    return {"model_version": _MODEL, **score, "result": results}
 
 
 FORMAT = Format(
@@ -569,4 +621,6 @@ FORMAT = Format(
     files=label_studio_files,
     by_split=True,
     keeps_crowds=True,
+    keeps_machine_made=True,
+    keeps_scores=True,
 )

@@ -3,8 +3,10 @@
 Points are continuous pixels (the left edge of the first one is 0), so two corners of a rectangle,
 in any order, are the box; a circle is its centre and a point on its edge; a mask is a PNG whose
 first pixel is at the first point. Outlines of one class and one `group_id` are parts of one
-object, as in labelme's own converters. Source: labelme 2 to 5, labelme/label_file.py,
-labelme/utils/shape.py; X-AnyLabeling for rectangles of four corners, `rotation`, `difficult`.
+object, as in labelme's own converters. A shape's `score` is a detector's, as X-AnyLabeling has it;
+a flag `machine-made` that is unticked says that a person has looked. Source: labelme 2 to 5,
+labelme/label_file.py, labelme/utils/shape.py; X-AnyLabeling for rectangles of four corners,
+`rotation`, `difficult`.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from detkit.data.formats.format import Format, Labelled, Splits, json_number
+from detkit.data.formats.format import Format, Labelled, Splits, json_number, made_by
 from detkit.data.formats.json_file import json_files, json_keys, json_text, load_json
 from detkit.data.formats.label_set import (
     CROWD,
     DIFFICULT,
+    MACHINE_MADE,
     LabelledImage,
     LabelSet,
     listed_names,
+    marks_of,
     quoted,
 )
 from detkit.data.formats.shapes import (
@@ -218,6 +222,7 @@ def _add_shape(labels: LabelSet, image: LabelledImage, shape: Any, box: Box | No
         shape=_outline(kind, points),
         difficult=labels.is_marked(image, [shape.get(DIFFICULT), flags.get(DIFFICULT)], DIFFICULT),
         crowd=labels.is_marked(image, [flags.get(CROWD)], CROWD),
+        made=made_by(flags.get(MACHINE_MADE), shape.get("score")),
     )
 
 
@@ -261,9 +266,8 @@ def _file_text(image: Labelled) -> str:
             "group_id": None,
             "description": "",
             "shape_type": "rectangle",
-            "flags": {
-                mark: True for mark, on in ((DIFFICULT, one.difficult), (CROWD, one.crowd)) if on
-            },
+            "flags": {mark: True for mark in marks_of(one)},
+            **({} if one.score is None else {"score": one.score}),
         }
         for one in image.objects
     ]
@@ -291,4 +295,6 @@ FORMAT = Format(
     files=labelme_files,
     by_split=True,
     keeps_crowds=True,
+    keeps_machine_made=True,
+    keeps_scores=True,
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from detkit.data.class_names import without_bad_names
-from detkit.data.folder_splits import in_order, summary
+from detkit.data.folder_splits import Records, in_order, summary
 from detkit.data.formats import (
     coco,
     createml,
@@ -33,6 +33,7 @@ from detkit.data.paths import folder_of, suffix_of
 from detkit.data.records import Dataset, Finding
 from detkit.data.tree import LABEL_FOLDERS, LAYOUT_FOLDERS, Tree
 from detkit.errors import DetkitError
+from detkit.text import agreed, counted
 
 # In the order in which they are looked for; the first that is there is read. XML comes first
 # because the other kinds are commonly made from it.
@@ -102,7 +103,20 @@ def _read(form: Format, tree: Tree, file: str | None = None) -> Dataset | None:
     if dataset is None:
         return None
     splits = in_order(dataset.splits) or {"all": ()}
-    return replace(dataset, splits=splits, findings=(*tree.findings, *dataset.findings))
+    return replace(
+        dataset,
+        splits=splits,
+        findings=(*tree.findings, *dataset.findings),
+        notes=(*dataset.notes, *_made_by_machine(splits)),
+    )
+
+
+def _made_by_machine(splits: Mapping[str, Records]) -> list[str]:
+    """Return the note on objects that a detector found and no person has drawn."""
+    records = {one.image_id: one for part in splits.values() for one in part}
+    count = sum(thing.machine_made for one in records.values() for thing in one.objects)
+    are = agreed(count, "is", "are")
+    return [f"{counted(count, 'object')} {are} machine-made: a detector's"] if count else []
 
 
 def _tree(root: Path) -> Tree:

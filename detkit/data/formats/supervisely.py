@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from detkit.data.formats.format import Format, Labelled, Splits, json_number
+from detkit.data.formats.format import Format, Labelled, Splits, json_number, made_by
 from detkit.data.formats.json_file import (
     json_files,
     json_keys,
@@ -25,8 +25,11 @@ from detkit.data.formats.json_file import (
 from detkit.data.formats.label_set import (
     CROWD,
     DIFFICULT,
+    MACHINE_MADE,
+    SCORE,
     LabelledImage,
     LabelSet,
+    marks_of,
     quoted,
     stated_split,
 )
@@ -40,7 +43,7 @@ from detkit.data.formats.shapes import (
     points_of,
 )
 from detkit.data.paths import folder_of, name_of, suffix_of
-from detkit.data.records import Dataset
+from detkit.data.records import Dataset, ObjectRecord
 from detkit.data.tree import Tree
 from detkit.text import short
 
@@ -49,6 +52,7 @@ MAX_SUPERVISELY_BYTES = 512 << 20  # ours: masks of one image
 _LINES = {"point": "point", "line": "line", "polyline": "line", "graph": "graph of key points"}
 _OUTLINES = {"rectangle": "", "oriented_bbox": "rotated box"}
 _MASKS = ("bitmap", "alpha_mask")
+_VALUE_TYPES = {SCORE: "any_number"}  # of tags that have a value
 _DEFAULT_SET = "dataset"  # of images without splits
 
 
@@ -170,6 +174,7 @@ def _read_object(labels: LabelSet, image: LabelledImage, one: Any) -> None:
         shape=_OUTLINES.get(kind, kind.replace("_", " ")),
         difficult=DIFFICULT in (marks := _marks(one)),
         crowd=CROWD in marks,
+        made=made_by(MACHINE_MADE in marks, marks.get(SCORE)),
     )
 
 
@@ -182,9 +187,9 @@ def _kind_of(one: dict[str, Any]) -> str:
     return {1: "point", 2: "rectangle"}.get(len(outline), "polygon") if outline else "shape"
 
 
-def _marks(one: dict[str, Any]) -> set[str]:
-    """Return the names of an object's tags."""
-    return {str(tag.get("name")) for tag in objects_in(one.get("tags"))}
+def _marks(one: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of an object's tags by their names."""
+    return {str(tag.get("name")): tag.get("value") for tag in objects_in(one.get("tags"))}
 
 
 def _mask_box(bitmap: Any) -> tuple[Box | None, str]:
@@ -218,9 +223,7 @@ def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[s
     for split, images in splits.items():
         folder = folder_of(_place(split))
         for image in images:
-            marks |= {
-                mark for one in image.objects for mark in (DIFFICULT, CROWD) if getattr(one, mark)
-            }
+            marks |= {mark for one in image.objects for mark in _tags(one)}
             yield f"{folder}/ann/{image.name}.json", _annotation(image)
     meta = {
         "classes": [
@@ -228,7 +231,7 @@ def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[s
             for place, name in enumerate(class_names)
         ],
         "tags": [
-            {"name": mark, "value_type": "none", "color": _colour(place)}
+            {"name": mark, "value_type": _VALUE_TYPES.get(mark, "none"), "color": _colour(place)}
             for place, mark in enumerate(sorted(marks))
         ],
         "projectType": "images",
@@ -244,17 +247,22 @@ def _colour(place: int) -> str:
     return f"#{int(red * 255):02X}{int(green * 255):02X}{int(blue * 255):02X}"
 
 
+def _tags(one: ObjectRecord) -> dict[str, float | None]:
+    """Return the values of the tags that an object is written with, by their names."""
+    score = {} if one.score is None else {SCORE: one.score}
+    return {**dict.fromkeys(marks_of(one)), **score}
+
+
 def _annotation(image: Labelled) -> str:
     """Return the annotation of one image."""
     objects = []
     for one in image.objects:
         x1, y1, x2, y2 = (json_number(value) for value in one.box)
-        tags = [mark for mark in (DIFFICULT, CROWD) if getattr(one, mark)]
         objects.append(
             {
                 "description": "",
                 "geometryType": "rectangle",
-                "tags": [{"name": mark, "value": None} for mark in tags],
+                "tags": [{"name": mark, "value": value} for mark, value in _tags(one).items()],
                 "classTitle": one.name,
                 "points": {"exterior": [[x1, y1], [x2, y2]], "interior": []},
             }
@@ -275,4 +283,6 @@ FORMAT = Format(
     images_of=_place,
     is_flat=True,  # in `img/`
     keeps_crowds=True,
+    keeps_machine_made=True,
+    keeps_scores=True,
 )

@@ -16,9 +16,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from detkit.data.formats.format import Format, Labelled, Splits, json_number
+from detkit.data.formats.format import Format, Labelled, Splits, json_number, made_by
 from detkit.data.formats.json_file import json_files, json_keys, json_text, load_json, numbers
-from detkit.data.formats.label_set import CROWD, DIFFICULT, LabelledImage, LabelSet, is_set, quoted
+from detkit.data.formats.label_set import (
+    CROWD,
+    DIFFICULT,
+    MACHINE_MADE,
+    SCORE,
+    LabelledImage,
+    LabelSet,
+    is_set,
+    marks_of,
+    quoted,
+)
 from detkit.data.formats.shapes import Box, around_circle, around_ellipse, around_points
 from detkit.data.formats.wide_cells import wide_cells
 from detkit.data.paths import suffix_of
@@ -322,9 +332,10 @@ def _add_regions(labels: LabelSet, found: _Found) -> tuple[str, ...]:
 
 def _class_attribute(texts: Sequence[Mapping[str, str]], labels: LabelSet) -> str:
     """Return the attribute that is the regions' class, and say so where there are several."""
-    counts = Counter(
-        key for one in texts for key, text in one.items() if text and key not in (DIFFICULT, CROWD)
-    )
+    marks = {DIFFICULT, CROWD, MACHINE_MADE}
+    if any(MACHINE_MADE in one for one in texts):
+        marks.add(SCORE)
+    counts = Counter(key for one in texts for key, text in one.items() if text and key not in marks)
     if not counts:
         return ""
     known = [key for name in _CLASS_NAMES for key in counts if key.strip().lower() == name]
@@ -368,6 +379,7 @@ def _add(labels: LabelSet, region: _Region, name: str) -> None:
         line=line,
         difficult=labels.is_marked(image, [region.attributes.get(DIFFICULT)], DIFFICULT, line),
         crowd=labels.is_marked(image, [region.attributes.get(CROWD)], CROWD, line),
+        made=made_by(region.attributes.get(MACHINE_MADE, "0"), region.attributes.get(SCORE)),
     )
 
 
@@ -431,7 +443,9 @@ def _metadata(image: Labelled) -> dict[str, Any]:
     for one in image.objects:
         x1, y1, x2, y2 = one.box
         values = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
-        marks = {mark: "1" for mark, on in ((DIFFICULT, one.difficult), (CROWD, one.crowd)) if on}
+        marks = dict.fromkeys(marks_of(one), "1")
+        if one.score is not None:
+            marks[SCORE] = repr(one.score)
         regions.append(
             {
                 "shape_attributes": {
@@ -455,4 +469,6 @@ FORMAT = Format(
     files=via_files,
     by_split=True,
     keeps_crowds=True,
+    keeps_machine_made=True,
+    keeps_scores=True,
 )

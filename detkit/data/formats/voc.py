@@ -199,6 +199,8 @@ FORMAT = Format(
     write=_label_files,
     images="JPEGImages",
     is_flat=True,
+    keeps_machine_made=True,
+    keeps_scores=True,
     keeps_split=_keeps_split,
     is_inclusive=lambda one: True,
 )

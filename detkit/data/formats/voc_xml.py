@@ -15,12 +15,13 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape
 
-from detkit.data.formats.format import flag, number
+from detkit.data.formats.format import flag, made_by, number
 from detkit.data.records import Finding, ObjectRecord
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
 
 _TAG = re.compile(rb"[A-Za-z_][\w.:-]*")
+_MACHINE_MADE = "machine_made"  # detkit's own, as VOC has no mark and no score
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -176,7 +177,14 @@ def _add_object(found: Annotation, texts: _Object, place: int, file: Path) -> No
     if mark is None:
         finding("warning", "bad-number", f"<difficult>{difficult}</difficult> is read as 0")
     box = (xmin - 1.0, ymin - 1.0, xmax, ymax)
-    found.objects.append(ObjectRecord(name, box, bool(mark), file, texts.line, place, stated))
+    made, score = made_by(texts.texts.get(_MACHINE_MADE), texts.texts.get("score"))
+    found.objects.append(
+        ObjectRecord(
+            *(name, box, bool(mark), file, texts.line, place, stated),
+            machine_made=made,
+            score=score,
+        )
+    )
 
 
 def root_tag(start: bytes) -> str:
@@ -230,6 +238,8 @@ def xml_text(
             "\t<object>",
             f"\t\t<name>{escape(one.name)}</name>",
             f"\t\t<difficult>{int(one.difficult or one.crowd)}</difficult>",
+            *([f"\t\t<{_MACHINE_MADE}>1</{_MACHINE_MADE}>"] if one.machine_made else []),
+            *([] if one.score is None else [f"\t\t<score>{one.score!r}</score>"]),
             "\t\t<bndbox>",
             f"\t\t\t<xmin>{number(x1 + 1)}</xmin>",
             f"\t\t\t<ymin>{number(y1 + 1)}</ymin>",

@@ -298,7 +298,12 @@ class _Reader:
             stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
             stated = stated or f"polygon of {counted(len(words), 'value')}"
             name = str(index) if names is None else names[index]
-            rows.append(ObjectRecord(name, box, False, path, line, number, stated))
+            rows.append(
+                ObjectRecord(
+                    *(name, box, False, path, line, number, stated),
+                    machine_made=self.spec.machine_made,
+                )
+            )
         return rows
 
     def report_places(self) -> None:
@@ -403,7 +408,9 @@ def _label_files(splits: Splits, class_names: Sequence[str]) -> Iterator[tuple[s
             name = PurePosixPath(image.name).with_suffix(".txt")
             yield f"{labels}/{name}", rows_text(image, class_names)
     named = {split: folder for split, folder in folders.items() if split != "all"}
-    yield "data.yaml", spec_text(named, class_names)
+    objects = [one for images in splits.values() for image in images for one in image.objects]
+    are_made = bool(objects) and all(one.machine_made for one in objects)
+    yield "data.yaml", spec_text(named, class_names, machine_made=are_made)
 
 
 def _box_hint(box: tuple[float, ...], size: tuple[int, int]) -> str:
@@ -424,6 +431,7 @@ FORMAT = Format(
     files=spec_files,
     by_split=True,
     keeps_difficult=False,
+    marks_whole_sets=True,
     names_images=False,
     unlabelled_is_empty=True,
     box_hint=_box_hint,

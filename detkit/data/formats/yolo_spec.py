@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from detkit.data.formats.format import flag
 from detkit.data.formats.yolo_rows import parse_row
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
 from detkit.data.records import Finding
@@ -13,6 +14,7 @@ from detkit.data.tree import Tree
 from detkit.text import short
 
 MAX_SPEC_BYTES = 1 << 20  # ours: names and paths; more is something else
+MACHINE_MADE = "machine_made"  # a key of detkit's own, which other tools pass over
 MAX_DIGITS = 9  # ours: of a class's index; Python refuses thousands
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels", "classes.names")
@@ -26,6 +28,7 @@ class Spec:
     names: dict[int, str] | None = None  # by index; None: nothing names them
     parts: dict[str, list[str]] = field(default_factory=dict)  # folders or lists, by split
     keypoints: bool = False  # rows hold key points after the box
+    machine_made: bool = False  # all objects are a detector's
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -99,6 +102,7 @@ def _read_yaml(tree: Tree, file: str) -> Spec:
     spec.file = file
     spec.names = _names(content.get("names"), refuse)
     spec.keypoints = "kpt_shape" in content
+    spec.machine_made = bool(flag(content.get(MACHINE_MADE)))
     count = content.get("nc")
     if isinstance(count, str) and spec.names is not None and count.strip() != str(len(spec.names)):
         message = f"nc is {count}, but names holds {len(spec.names)}; names counts"
@@ -230,8 +234,13 @@ def is_name_file(file: str) -> bool:
     return name in _NAME_FILES or name.partition(".")[0] in ("readme", "license", "licence")
 
 
-def spec_text(folders: Mapping[str, str], class_names: Sequence[str]) -> str:
-    """Return YOLO's data.yaml: the folder of each split's images, and the class names by index."""
+def spec_text(
+    folders: Mapping[str, str], class_names: Sequence[str], *, machine_made: bool = False
+) -> str:
+    """Return YOLO's data.yaml: the folder of each split's images, and the class names by index.
+
+    `machine_made` marks all objects as a detector's: the rows of YOLO have no place for that.
+    """
     import yaml
 
     content = {
@@ -241,4 +250,7 @@ def spec_text(folders: Mapping[str, str], class_names: Sequence[str]) -> str:
         "names": dict(enumerate(class_names)),
     }
     text: str = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000)
+    if machine_made:
+        text += "# By a detector; remove the next line when a person has corrected all.\n"
+        text += f"{MACHINE_MADE}: true\n"
     return text
