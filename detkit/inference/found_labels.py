@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ class FoundLabels:
         self._class_names, self._least = tuple(class_names), least
         self._records: dict[Path, ImageRecord] = {}
         self._frames = beside(out.resolve(), f"{os.getpid()}.frames")  # where they wait
-        self._videos: dict[str, int] = {}
+        self._videos: dict[str, str] = {}  # what their frames are called by
 
     def __enter__(self) -> FoundLabels:
         """Return this."""
@@ -163,23 +164,29 @@ class FoundLabels:
                 yield ObjectRecord(label, (x1, y1, x2, y2), machine_made=True, score=score)
 
     def _frame_file(self, video: str, number: str) -> Path:
-        """Return where a frame waits: frame 42 of `clip.mp4` is called `clip_00042.jpg`."""
-        place = self._videos.setdefault(video, len(self._videos))
-        name = Path(video).stem if Path(video).is_file() else video
-        name = re.sub(r"[^\w.-]+", "_", name).strip("._-") or "frame"
-        return self._frames / str(place) / fitting_name(f"{name}_{number}.jpg")
+        """Return where a frame waits: frame 42 of `clip.mp4` is called `clip_00042.jpg`.
+
+        Of another `clip.mp4` it is `clip-2_00042.jpg`.
+        """
+        if video not in self._videos:
+            stem = Path(video).stem if Path(video).is_file() else video
+            name = re.sub(r"[^\w.-]+", "_", stem).strip("._-") or "frame"
+            taken = {one.casefold() for one in self._videos.values()}
+            names = (f"{name}-{place}" if place > 1 else name for place in count(1))
+            self._videos[video] = next(one for one in names if one.casefold() not in taken)
+        return self._frames / fitting_name(f"{self._videos[video]}_{number}.jpg")
 
     def _put(self, path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
         """Write a frame where it waits."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._frames.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DetkitError(not_written(path.parent, error)) from error
+            raise DetkitError(not_written(self._frames, error)) from error
         write_image(path, pixels)
 
     def _waits(self, path: Path) -> bool:
         """Return whether an image is a frame."""
-        return self._frames in path.parents
+        return path.parent == self._frames
 
     def _copy(self, source: Path, target: Path) -> None:
         """Copy the user's image, move a frame."""
