@@ -163,6 +163,21 @@ def test_an_image_is_found_by_the_address_that_the_server_gave_it(tmp_path, addr
     assert codes(data) == []
 
 
+def test_an_upload_is_found_under_the_name_that_it_had_before(tmp_path):
+    address = "/data/upload/3/1a2b3c4d-IMG_grün_1.jpg"
+    files = ("b/IMG grün (1).jpg", "b/other.jpg")
+    data = read(tmp_path, task(annotation(rectangle()), image=address), images=files)
+    assert ids(data, "all") == ["b/IMG grün (1).jpg"]
+    assert codes(data) == ["unlisted-image"]
+
+
+def test_an_upload_that_two_images_may_be_is_neither_of_them(tmp_path):
+    address = "/data/upload/3/1a2b3c4d-a_1.jpg"
+    files = ("a (1).jpg", "(a) 1.jpg")
+    data = read(tmp_path, task(annotation(rectangle()), image=address), images=files)
+    assert ids(data, "all") == ["1a2b3c4d-a_1.jpg"]
+
+
 def test_an_image_that_is_not_here_is_expected_under_its_plain_name(tmp_path):
     address = "s3://bucket/some/a%20b.jpg"
     data = read(tmp_path, task(annotation(rectangle()), image=address), images=())
