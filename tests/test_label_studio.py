@@ -82,6 +82,15 @@ def test_results_of_one_id_are_one_region_whose_labels_stand_apart(tmp_path):
     assert "1 result about a whole image (choices, texts) not read" in data.notes
 
 
+def test_results_of_one_id_and_one_tag_are_regions_of_their_own(tmp_path):
+    other = rectangle("bus", x=50)
+    data = read(tmp_path, task(annotation(rectangle(), rectangle(), other)))
+    box = boxes(data)["a.jpg"][0]
+    assert [name for name, _ in boxes(data)["a.jpg"]] == ["car", "car", "bus"]
+    assert boxes(data)["a.jpg"][1] == box
+    assert boxes(data)["a.jpg"][2][1] != box[1]
+
+
 def test_a_region_without_labels_has_the_choice_made_for_it_or_is_an_error(tmp_path):
     place = {"x": 10, "y": 20, "width": 50, "height": 30}
     bare = {"id": "k", "type": "rectangle", "value": place, **SIZE}

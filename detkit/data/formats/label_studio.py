@@ -310,12 +310,20 @@ def _is_region(value: Mapping[str, Any]) -> bool:
 
 
 def _merged(results: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the regions of an annotation: results of one id are one region."""
+    """Return the regions of an annotation: results of one id are one region.
+
+    But two of one tag and type are two: scripts that write tasks give many regions one id.
+    """
     regions: dict[Any, dict[str, Any]] = {}
+    seen: Counter[tuple[str, str, str]] = Counter()
     for place, one in enumerate(results):
         if not isinstance(one, dict) or one.get("type") == "relation":
             continue
-        key = one.get("id") if isinstance(one.get("id"), str) else place
+        key: Any = place
+        if isinstance(one.get("id"), str):
+            tag = one["id"], str(one.get("from_name")), str(one.get("type"))
+            key = one["id"], seen[tag]
+            seen[tag] += 1
         first = regions.setdefault(key, {**one, "value": {}})
         value = one.get("value")
         if isinstance(value, dict):
