@@ -82,6 +82,15 @@ def test_results_of_one_id_are_one_region_whose_labels_stand_apart(tmp_path):
     assert "1 result about a whole image (choices, texts) not read" in data.notes
 
 
+def test_results_of_one_id_and_one_tag_are_regions_of_their_own(tmp_path):
+    other = rectangle("bus", x=50)
+    data = read(tmp_path, task(annotation(rectangle(), rectangle(), other)))
+    box = boxes(data)["a.jpg"][0]
+    assert [name for name, _ in boxes(data)["a.jpg"]] == ["car", "car", "bus"]
+    assert boxes(data)["a.jpg"][1] == box
+    assert boxes(data)["a.jpg"][2][1] != box[1]
+
+
 def test_a_region_without_labels_has_the_choice_made_for_it_or_is_an_error(tmp_path):
     place = {"x": 10, "y": 20, "width": 50, "height": 30}
     bare = {"id": "k", "type": "rectangle", "value": place, **SIZE}
@@ -161,6 +170,21 @@ def test_an_image_is_found_by_the_address_that_the_server_gave_it(tmp_path, addr
     data = read(tmp_path, task(annotation(rectangle()), image=address), images=(file,))
     assert ids(data, "all") == [file]
     assert codes(data) == []
+
+
+def test_an_upload_is_found_under_the_name_that_it_had_before(tmp_path):
+    address = "/data/upload/3/1a2b3c4d-IMG_grün_1.jpg"
+    files = ("b/IMG grün (1).jpg", "b/other.jpg")
+    data = read(tmp_path, task(annotation(rectangle()), image=address), images=files)
+    assert ids(data, "all") == ["b/IMG grün (1).jpg"]
+    assert codes(data) == ["unlisted-image"]
+
+
+def test_an_upload_that_two_images_may_be_is_neither_of_them(tmp_path):
+    address = "/data/upload/3/1a2b3c4d-a_1.jpg"
+    files = ("a (1).jpg", "(a) 1.jpg")
+    data = read(tmp_path, task(annotation(rectangle()), image=address), images=files)
+    assert ids(data, "all") == ["1a2b3c4d-a_1.jpg"]
 
 
 def test_an_image_that_is_not_here_is_expected_under_its_plain_name(tmp_path):

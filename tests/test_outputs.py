@@ -11,7 +11,9 @@ import torch
 from report_samples import write_folder, write_found
 from running import Done, detkit
 
+from detkit.data.output import new_folder
 from detkit.detectors.ssd import SSD, SSDConfig
+from detkit.errors import UsageError
 from detkit.model_file import save_model
 
 IMAGES = "JPEGImages"
@@ -177,3 +179,14 @@ def test_detect_writes_names_out_that_would_steer_the_terminal(
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "a\\u001b[2J\\u000a.jpg" in done.stdout.splitlines()[1]
+
+
+def test_of_two_runs_into_one_folder_the_later_replaces_nothing_without_force(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="is not empty"), new_folder(out) as partial:
+        (partial / "images").mkdir()
+        (out / "annotations").mkdir(parents=True)  # as if the other had ended first
+    assert [one.name for one in out.iterdir()] == ["annotations"]
+    assert list(tmp_path.iterdir()) == [out]

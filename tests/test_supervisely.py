@@ -34,6 +34,19 @@ def bitmap(mask, x, y):
     return {"data": data, "origin": [x, y]}
 
 
+def test_a_rectangle_may_begin_at_any_corner(tmp_path):
+    drawn = [((4, 2), (14, 8)), ((14, 8), (4, 2)), ((4, 8), (14, 2)), ((14, 2), (4, 8))]
+    for place, points in enumerate(drawn):
+        files = {
+            "meta.json": meta("car"),
+            "one/img/a.jpg": None,
+            "one/ann/a.jpg.json": annotation(thing("car", points=points)),
+        }
+        data = open_dataset(put(tmp_path / str(place), files))
+        assert boxes(data) == {"one/img/a.jpg": [("car", (4, 2, 14, 8))]}
+        assert codes(data) == []
+
+
 def test_rectangles_polygons_and_bitmaps_of_nested_data_sets_are_read(tmp_path):
     mask = np.zeros((6, 8), np.uint8)
     mask[1:5, 2:7] = 255

@@ -120,6 +120,20 @@ def test_a_split_of_the_yaml_that_is_not_there_is_an_error_not_another_split(tmp
     assert (finding.code, finding.split) == ("path-outside", "val")
 
 
+@pytest.mark.parametrize("entry", ["../test/images", "test/images", "/content/test/images"])
+def test_a_test_split_that_a_tool_names_without_exporting_it_is_a_warning(tmp_path, entry):
+    yaml = f"names: [car]\ntrain: ../images\ntest: {entry}\n"
+    data = open_dataset(one_image(tmp_path, ROW, yaml))
+    assert sizes(data) == {"train": 1}
+    assert codes(data) == ["no-test"]
+
+
+def test_a_test_split_that_is_not_there_is_an_error_where_another_is_missing_too(tmp_path):
+    yaml = "names: [car]\ntrain: images\nval: gone/val\ntest: gone/test\n"
+    data = open_dataset(one_image(tmp_path, ROW, yaml))
+    assert codes(data, "error") == ["missing-file", "missing-file"]
+
+
 @pytest.mark.parametrize("entry", ["/etc", "../../..", "../secret", "secret.txt"])
 def test_a_split_outside_the_folder_is_an_error_and_not_read(tmp_path, entry):
     put(tmp_path, {"secret/x.jpg": None, "secret/x.txt": ROW})

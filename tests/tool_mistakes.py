@@ -244,7 +244,6 @@ TABLE: dict[str, dict[str, Case]] = {
             "image-twice",
         ),
         "border": (of_supervisely(supervisely(OVER)), "outside-image"),
-        "swapped": (of_supervisely(supervisely(SWAPPED)), "swapped-box"),
         "area": (of_supervisely(supervisely(POINT)), "zero-area"),
         "size": (of_supervisely(supervisely(BOX, size=41)), "size-mismatch"),
         "again": (of_supervisely(supervisely(BOX, BOX)), "duplicate-box"),

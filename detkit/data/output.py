@@ -32,6 +32,7 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         raise DetkitError(f"{out}: cannot be written: {error.strerror}") from error
     try:
         yield partial
+        require_free_folder(out, force=force)  # another run may have written there meanwhile
         if out.exists():
             _exchange(out, partial)
         else:

@@ -14,7 +14,7 @@ import base64
 import binascii
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import quoteattr
@@ -236,6 +236,8 @@ class _Reader:
             self._labels.say("bad-image", message, file)
             return None
         names.append(name_of(posix(unquote(names[0]))))
+        if not any(self._labels.tree.find_images(one, file) for one in names):
+            names[:0] = _uploaded_as(names, self._labels.tree.images)
         return self._labels.image(file, *names, what=f"{what}: image")
 
     def _read_regions(
@@ -344,12 +346,20 @@ def _is_region(value: Mapping[str, Any]) -> bool:
 
 
 def _merged(results: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the regions of an annotation: results of one id are one region."""
+    """Return the regions of an annotation: results of one id are one region.
+
+    But two of one tag and type are two: scripts that write tasks give many regions one id.
+    """
     regions: dict[Any, dict[str, Any]] = {}
+    seen: Counter[tuple[str, str, str]] = Counter()
     for place, one in enumerate(results):
         if not isinstance(one, dict) or one.get("type") == "relation":
             continue
-        key = one.get("id") if isinstance(one.get("id"), str) else place
+        key: Any = place
+        if isinstance(one.get("id"), str):
+            tag = one["id"], str(one.get("from_name")), str(one.get("type"))
+            key = one["id"], seen[tag]
+            seen[tag] += 1
         first = regions.setdefault(key, {**one, "value": {}})
         value = one.get("value")
         if isinstance(value, dict):
@@ -525,6 +535,23 @@ def _names(stated: str) -> list[str]:
         if upload := _UPLOAD.fullmatch(name_of(posix(one))):
             names.append(upload[1])
     return list(dict.fromkeys(one for one in names if one.strip()))
+
+
+def _uploaded_as(names: Sequence[str], images: Iterable[str]) -> list[str]:
+    """Return the one image that was uploaded under the first of the names that is an upload's.
+
+    The server writes spaces as "_" and drops all but letters, digits, "_", "-" and dots.
+    """
+    for one in names:
+        if upload := _UPLOAD.fullmatch(name_of(posix(one))):
+            like = [image for image in images if _stored(name_of(image)) == _stored(upload[1])]
+            return like if len(like) == 1 else []
+    return []
+
+
+def _stored(name: str) -> str:
+    """Return the name under which the server stores an upload."""
+    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
 
 
 def _configured(tree: Tree, labels: LabelSet) -> tuple[str, ...]:

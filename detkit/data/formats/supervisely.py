@@ -1,8 +1,9 @@
 """Supervisely projects: meta.json, and in each data set `img/` and `ann/IMAGE.json`.
 
-A rectangle is its corners, read as they stand; a bitmap is a PNG, packed by zlib and base64, whose
-first pixel is at `origin`. Data sets may be nested, and one called train or val is that split, as
-is an image with such a tag. Source: Supervisely's annotation JSON format, supervisely/annotation.
+A rectangle is two opposite corners in any order, as its SDK reads them; a bitmap is a PNG, packed
+by zlib and base64, whose first pixel is at `origin`. Data sets may be nested, and one called train
+or val is that split, as is an image with such a tag. Source: Supervisely's annotation JSON format,
+supervisely/annotation.
 """
 
 from __future__ import annotations
@@ -159,8 +160,6 @@ def _read_object(labels: LabelSet, image: LabelledImage, one: Any) -> None:
             return
     else:
         box = around_points(points) if points else None
-        if kind in ("rectangle", "oriented_bbox") and len(points) == 2:
-            box = (*points[0], *points[1])
         if kind == "oriented_bbox" and box is not None:
             angle = numbers(one.get("angle") or 0)  # radians
             box = None if angle is None else around_turned(box, math.degrees(angle[0]))

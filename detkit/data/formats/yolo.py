@@ -8,7 +8,7 @@ oriented boxes) are read as its bounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -117,6 +117,8 @@ class _Reader:
         splits: dict[str, Records] = {}
         for split, entries in self.spec.parts.items():
             images: dict[str, ImageRecord] = {}
+            if self._is_left_out(split, entries):
+                continue
             for entry in entries:
                 for record in self._entry(split, entry):
                     images.setdefault(record.image_id, record)
@@ -134,6 +136,27 @@ class _Reader:
         full, note = without_union(splits, "trainval")
         self.notes += [note] if note else []
         return full
+
+    def _is_left_out(self, split: str, entries: list[str]) -> bool:
+        """Return whether a test split is named that was not exported: some tools always name it."""
+        near = self.spec.file or ""
+        if split != "test" or any(map(self._finds(near), entries)):
+            return False
+        others = [one for part, named in self.spec.parts.items() if part != split for one in named]
+        if not entries or not others or not all(map(self._finds(near), others)):
+            return False
+        message = f"test: {entries[0]} is not here; read without a test split"
+        self._say("warning", "no-test", message, near)
+        return True
+
+    def _finds(self, near: str) -> Callable[[str], bool]:
+        """Return a function that tells whether a path in the file `near` is here."""
+
+        def is_here(entry: str) -> bool:
+            find = self.tree.find if suffix_of(entry) == ".txt" else self.tree.find_folder
+            return find(entry, near) is not None
+
+        return is_here
 
     def _entry(self, split: str, entry: str) -> list[ImageRecord]:
         """Return the images of one folder or list that a split names."""
