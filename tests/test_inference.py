@@ -337,7 +337,7 @@ def test_the_nms_threshold_can_be_set() -> None:
 def test_wrong_settings_are_told_before_anything_is_read() -> None:
     with pytest.raises(UsageError, match="did you mean green"):
         detect_images(Colours(), [], thresholds={"gren": 0.5})
-    with pytest.raises(UsageError, match=r"^--threshold green=1\.5: must lie between 0 and 1"):
+    with pytest.raises(UsageError, match=r"^--score green=1\.5: must lie between 0 and 1"):
         detect_images(Colours(), [], thresholds={"green": 1.5})
     with pytest.raises(UsageError, match="^--nms -1: must lie between 0 and 1"):
         detect_images(Colours(), [], nms_thresh=-1)
