@@ -100,6 +100,7 @@ def test_the_word_after_a_number_agrees_with_it() -> None:
 MANY = {
     "{number} boxes",
     "{to} calls images",  # no number
+    "{self._form.name} finds images",
     "{image} has labels",
     "{record.image_id} has labels",
     "{self.split} images",
