@@ -50,6 +50,18 @@ def test_classes_are_in_the_order_of_their_ids(tmp_path):
     assert open_dataset(folder(tmp_path)).class_names == ("ant", "zebra")
 
 
+@pytest.mark.parametrize(
+    ("stated", "read"),
+    [([10, 9, 1], [1, 9, 10]), (["b", "a"], ["a", "b"]), ([2, "a", 1], [2, "a", 1])],
+)
+def test_images_are_in_the_order_of_their_ids(tmp_path, stated, read):
+    # pycocotools' order, which says what counts first among equal scores
+    images = [{**IMAGE, "id": one, "file_name": f"{place}.jpg"} for place, one in enumerate(stated)]
+    put(tmp_path, {f"images/{place}.jpg": None for place in range(len(stated))})
+    data = open_dataset(folder(tmp_path, images=images))
+    assert [one.key for one in data.splits["all"]] == [str(one) for one in read]
+
+
 def test_a_category_that_only_groups_the_others_is_no_class(tmp_path):
     categories = [
         {"id": 0, "name": "beasts", "supercategory": "none"},

@@ -83,11 +83,17 @@ class Page:
             self._add_annotation(annotation)
 
     def records(self) -> list[ImageRecord]:
-        """Return the images of the file with their objects, in its order."""
+        """Return the images of the file with their objects, by their ids.
+
+        So pycocotools takes them, whatever their order in the file; among equal scores the
+        detections of the first count first. Numbers and texts have no order: they stay as they
+        stand.
+        """
+        kept = [(key, head) for key, head in self._heads.items() if head is not None]
+        if len({type(key) for key, _ in kept}) == 1:
+            kept.sort(key=lambda one: one[0])
         return [
-            replace(head, objects=tuple(self._objects[key]), key=str(key))
-            for key, head in self._heads.items()
-            if head is not None
+            replace(head, objects=tuple(self._objects[key]), key=str(key)) for key, head in kept
         ]
 
     def _say(
