@@ -318,6 +318,9 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(data: Path) -> 
     lines = done.stdout.splitlines()
     assert lines[0] == "4 trainings (1 row, 2 seeds, 2 folds) of 0.5 min each"
     assert lines[2:] == [f"a-{seed}-fold-{fold}" for seed in (0, 1) for fold in (1, 2)]
+    done = compare(data, *command("a", "coco"), "--dry-run", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--dry-run has no results" in done.stderr
     assert not (data.parent / "out").exists()
 
 

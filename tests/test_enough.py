@@ -528,6 +528,7 @@ def test_the_plan_is_told_without_training(data: Path, work: list[str]) -> None:
         ([], 2, "--model is missing"),
         (["--model", "ssd"], 2, "--max-minutes is missing"),
         (["--model", "ssd", "--max-minutes", "9"], 2, "-o DIR is missing"),
+        (["--model", "ssd", "--max-minutes", "9", "--dry-run", "--json"], 2, "has no results"),
         (["--model", "sdd", "--max-minutes", "9", "-o", "out"], 2, "did you mean ssd?"),
         (["--model", "ssd", "--max-minutes", "1", "-o", "out"], 2, "give at least 3.6 minutes"),
         (["--model", "ssd", "--max-minutes", "9", "-o", "out", "--parts", "x"], 2, "--parts x"),

@@ -42,6 +42,7 @@ from detkit.cli.options import (
     class_list,
     require_free,
     require_one_form,
+    require_results,
 )
 from detkit.cli.train_plan import in_full
 from detkit.errors import ExitCode, UsageError
@@ -207,6 +208,7 @@ def compare(
     if (models or command) and max_minutes is None and max_steps is None:
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
     require_one_form(as_json=as_json, markdown=markdown)
+    require_results(dry_run=dry_run, as_json=as_json)
     console = Console(quiet, markdown=markdown)
     from detkit.data.output import require_apart
     from detkit.evaluation.scores import score

@@ -31,6 +31,7 @@ from detkit.cli.options import (
     nearest,
     require_free,
     require_one_form,
+    require_results,
 )
 from detkit.cli.train_plan import Plan, in_full, sound_data
 from detkit.data.output import require_apart
@@ -165,6 +166,7 @@ def enough(
     if out is None and not dry_run:
         raise UsageError("-o DIR is missing: the folder for the runs and what was measured")
     require_one_form(as_json=as_json, markdown=markdown)
+    require_results(dry_run=dry_run, as_json=as_json)
     require_installed("torch", "torchvision", "lightning_fabric", "safetensors")
     from detkit.comparison.gains import gains_of, gains_to_json
     from detkit.comparison.part_runs import budget_in_words, divide_minutes, plan_runs

@@ -139,6 +139,12 @@ def require_one_form(*, as_json: bool, markdown: bool) -> None:
         raise UsageError("--json and --markdown are two forms of one output: choose one")
 
 
+def require_results(*, dry_run: bool, as_json: bool) -> None:
+    """Raise UsageError when --json is asked of a dry run, whose plan is no result."""
+    if dry_run and as_json:
+        raise UsageError("--json: --dry-run has no results to write as JSON; leave out one of them")
+
+
 def class_list(text: str | None) -> list[str] | None:
     """Return the names of `--classes`; None when it was not given."""
     if text is None:
