@@ -26,6 +26,7 @@ from detkit.cli.options import (
     Settings,
     Threads,
     Tile,
+    open_named,
 )
 from detkit.errors import DetkitError, UsageError
 from detkit.inference.models import model_of, require_model
@@ -166,9 +167,7 @@ def _names(console: Console, sources: Sequence[str]) -> list[str]:
 
 def _opened(console: Console, path: Path) -> Dataset:
     """Return the labelled folder, saying what it holds."""
-    from detkit.data import open_dataset
-
-    dataset = open_dataset(path)
+    dataset = open_named("--labelled", path)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
     return dataset

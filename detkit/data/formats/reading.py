@@ -76,7 +76,9 @@ def read_folder(path: Path) -> Dataset:
     Raises DetkitError when there is none.
     """
     if not path.exists():
-        raise DetkitError(f"{path}: no such folder; name a folder of labelled images")
+        suffixes = {end for form in FORMATS for end in form.file_suffixes}
+        kind = "file" if path.suffix.lower() in suffixes else "folder"
+        raise DetkitError(f"{path}: no such {kind}; name a folder of labelled images")
     dataset = without_bad_names(_of_file(path) if path.is_file() else _of_folder(path))
     return replace(dataset, notes=(summary(dataset), *dataset.notes))
 
