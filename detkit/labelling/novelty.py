@@ -8,8 +8,6 @@ Shape shorthand: N images, M labelled ones, D numbers of a scene.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -108,10 +106,10 @@ def scale_of(features: NDArray[np.float64]) -> float:
     return float(np.sqrt(2.0 * spread)) or 1.0
 
 
-def as_features(values: ArrayLike | Sequence[Sequence[float]]) -> NDArray[np.float64]:
+def as_features(values: ArrayLike) -> NDArray[np.float64]:
     """Return (N, D) numbers as float64; an empty list is (0, 0)."""
     features = np.asarray(values, np.float64)
-    return features if features.ndim == 2 else features.reshape(len(features), -1)
+    return features if features.ndim == 2 else features.reshape(len(features), 0)
 
 
 def _root(

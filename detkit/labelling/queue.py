@@ -76,7 +76,9 @@ def rank(
     for first, second in copies:
         partners[first].append(second)
         partners[second].append(first)
-    usual = -distances(scenes, scenes.mean(0)) if number and not len(labelled) else None
+    usual = None
+    if number and not len(labelled):  # rounded: of two as far from the mean the earlier comes first
+        usual = -np.round(distances(scenes, scenes.mean(0)) / scale, 9)
     left = np.ones(number, np.bool_)
     ranked: list[Ranked] = []
     wanted = number if most is None else min(most, number)
