@@ -237,7 +237,7 @@ def _doubted(
         for one in console.track(found, len(pool.names), "detecting"):
             if one.predictions.error is not None:
                 broken.append(one.predictions.image)
-                console.warn(f"{one.predictions.error}; left out")
+                console.warn(f"{one.predictions.image}: {one.predictions.error}; left out")
             else:
                 by_name[one.predictions.image] = one.by_head[head]
     left = pool.without(broken) if broken else pool
