@@ -28,6 +28,7 @@ from detkit.data.formats import (
     yolo,
 )
 from detkit.data.formats.format import Format
+from detkit.data.formats.unread_tables import unread_table
 from detkit.data.image_kinds import kinds_text
 from detkit.data.paths import folder_of, suffix_of
 from detkit.data.records import Dataset, Finding
@@ -94,6 +95,8 @@ def _of_folder(path: Path) -> Dataset:
                 findings=(*dataset.findings, *_not_looked_for(tree, dataset)),
                 notes=(*dataset.notes, *_also_seen(tree, form)),
             )
+    if words := unread_table(tree):
+        raise DetkitError(f"{path}: no labelled folder: {words}")
     raise DetkitError(
         f"{path}: no labelled folder: {_looked_for()}; saw {tree.seen()}{_hint(tree)}"
     )
@@ -173,7 +176,8 @@ def _of_file(path: Path) -> Dataset:
     known_by = (form for form in forms if len(forms) == 1 or file in form.files(tree))
     dataset = _read(next(known_by, forms[0]), tree, file)
     if dataset is None:
-        raise DetkitError(f"{path}: no labels in it; {_looked_for()}")
+        words = unread_table(tree, file) if path.suffix.lower() == ".csv" else ""
+        raise DetkitError(f"{path}: no labels in it; {words or _looked_for()}")
     return dataset
 
 
