@@ -14,6 +14,7 @@ import numpy as np
 from detkit.structures import FloatArray, IntArray
 
 NMSMethod = Literal["greedy", "soft", "soft-linear"]
+BLOCK = 128  # boxes, ours: what greedy NMS compares with all others at once
 
 
 def select(
@@ -69,13 +70,18 @@ def nms(boxes: FloatArray, iou_thresh: float) -> IntArray:
     A box goes whose IoU with a kept one before it is above `iou_thresh`.
     """
     remaining = np.arange(len(boxes))
-    kept = []
+    kept: list[int] = []
     while len(remaining):
-        best, remaining = remaining[0], remaining[1:]
-        kept.append(best)
+        # A block against all that are left at once: one box at a time is ten times slower.
         # In float64, as torchvision compares: an IoU of .3 in float32 is above .3.
-        overlap = iou(boxes[best], boxes[remaining]).astype(np.float64)
-        remaining = remaining[~(overlap > iou_thresh)]
+        block = boxes[remaining[:BLOCK], None]
+        gone = iou(block, boxes[remaining]).astype(np.float64) > iou_thresh
+        stays = np.ones(len(remaining), np.bool_)
+        for row in range(len(block)):
+            if stays[row]:
+                kept.append(remaining[row])
+                stays &= ~gone[row]
+        remaining = remaining[BLOCK:][stays[BLOCK:]]
     return np.array(kept, np.int64)
 
 
