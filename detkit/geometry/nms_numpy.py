@@ -42,7 +42,7 @@ def select(
     passed = scores > np.float32(score_thresh)
     for label in np.flatnonzero(passed.any(axis=0)).tolist():
         rows = np.flatnonzero(passed[:, label])
-        rows = rows[np.argsort(-scores[rows, label], kind="stable")[:top_k]]
+        rows = rows[best_first(scores[rows, label], top_k)]
         of_class = scores[rows, label]
         class_boxes = boxes[rows] if boxes.ndim == 2 else boxes[rows, label]
         if method == "greedy":
@@ -60,8 +60,16 @@ def select(
         kept_scores.append(of_class)
         kept_labels.append(np.full(len(kept), label, np.int64))
     all_scores = np.concatenate(kept_scores)
-    best = np.argsort(-all_scores, kind="stable")[:max_detections]
+    best = best_first(all_scores, max_detections)
     return np.concatenate(kept_boxes)[best], all_scores[best], np.concatenate(kept_labels)[best]
+
+
+def best_first(scores: FloatArray, limit: int) -> IntArray:
+    """Return the places of the best `limit` of (K,) scores, equal ones in their order."""
+    places = np.arange(len(scores))
+    if 0 < limit < len(scores):  # only these need to be put in order
+        places = np.flatnonzero(scores >= np.partition(scores, -limit)[-limit])
+    return places[np.argsort(-scores[places], kind="stable")[:limit]]
 
 
 def nms(boxes: FloatArray, iou_thresh: float) -> IntArray:
