@@ -151,3 +151,17 @@ def test_soft_nms_without_a_sigma_leaves_alone_what_overlaps_little() -> None:
     kept, scores = soft_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), sigma=None, iou_thresh=0.3)
     assert kept.tolist() == [0, 1, 2]  # overlaps with the first: 1/7, 1/2; of the last two 1/5
     assert scores.tolist() == pytest.approx([0.9, 0.8, 0.7 * 0.5])
+
+
+@pytest.mark.parametrize("number", [1, nms_numpy.BLOCK, 3 * nms_numpy.BLOCK + 7])
+def test_nms_in_numpy_gives_the_textbooks_answer_for_any_number_of_blocks(number: int) -> None:
+    boxes = random_boxes(number, 3)
+    scores = torch.arange(number, 0, -1, dtype=torch.float32)
+    assert nms_numpy.nms(boxes.numpy(), 0.3).tolist() == textbook(boxes, scores, 0.3)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 7, 40, 41, 100])
+def test_the_best_first_are_a_stable_sorts_whatever_the_limit(limit: int) -> None:
+    scores = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(5)) / 4
+    by_loop = sorted(range(40), key=lambda place: -float(scores[place]))[:limit]
+    assert nms_numpy.best_first(scores.numpy(), limit).tolist() == by_loop

@@ -14,6 +14,7 @@ import numpy as np
 from detkit.structures import FloatArray, IntArray
 
 NMSMethod = Literal["greedy", "soft", "soft-linear"]
+BLOCK = 128  # boxes, ours: what greedy NMS compares with all others at once
 
 
 def select(
@@ -41,7 +42,7 @@ def select(
     passed = scores > np.float32(score_thresh)
     for label in np.flatnonzero(passed.any(axis=0)).tolist():
         rows = np.flatnonzero(passed[:, label])
-        rows = rows[np.argsort(-scores[rows, label], kind="stable")[:top_k]]
+        rows = rows[best_first(scores[rows, label], top_k)]
         of_class = scores[rows, label]
         class_boxes = boxes[rows] if boxes.ndim == 2 else boxes[rows, label]
         if method == "greedy":
@@ -59,8 +60,16 @@ def select(
         kept_scores.append(of_class)
         kept_labels.append(np.full(len(kept), label, np.int64))
     all_scores = np.concatenate(kept_scores)
-    best = np.argsort(-all_scores, kind="stable")[:max_detections]
+    best = best_first(all_scores, max_detections)
     return np.concatenate(kept_boxes)[best], all_scores[best], np.concatenate(kept_labels)[best]
+
+
+def best_first(scores: FloatArray, limit: int) -> IntArray:
+    """Return the places of the best `limit` of (K,) scores, equal ones in their order."""
+    places = np.arange(len(scores))
+    if 0 < limit < len(scores):  # only these need to be put in order
+        places = np.flatnonzero(scores >= np.partition(scores, -limit)[-limit])
+    return places[np.argsort(-scores[places], kind="stable")[:limit]]
 
 
 def nms(boxes: FloatArray, iou_thresh: float) -> IntArray:
@@ -69,13 +78,18 @@ def nms(boxes: FloatArray, iou_thresh: float) -> IntArray:
     A box goes whose IoU with a kept one before it is above `iou_thresh`.
     """
     remaining = np.arange(len(boxes))
-    kept = []
+    kept: list[int] = []
     while len(remaining):
-        best, remaining = remaining[0], remaining[1:]
-        kept.append(best)
+        # A block against all that are left at once: one box at a time is ten times slower.
         # In float64, as torchvision compares: an IoU of .3 in float32 is above .3.
-        overlap = iou(boxes[best], boxes[remaining]).astype(np.float64)
-        remaining = remaining[~(overlap > iou_thresh)]
+        block = boxes[remaining[:BLOCK], None]
+        gone = iou(block, boxes[remaining]).astype(np.float64) > iou_thresh
+        stays = np.ones(len(remaining), np.bool_)
+        for row in range(len(block)):
+            if stays[row]:
+                kept.append(remaining[row])
+                stays &= ~gone[row]
+        remaining = remaining[BLOCK:][stays[BLOCK:]]
     return np.array(kept, np.int64)
 
 

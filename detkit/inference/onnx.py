@@ -148,11 +148,12 @@ class OnnxDetector:
         if self.takes_pixels:
             return PixelBatch(pixels[None], [original], [original], [image_id])
         size = self.rule(*original)
+        levels = resized(pixels, size, antialias=self.config.antialias)
+        images = np.empty((1, 3, *size), np.float32)
+        images[0] = levels.transpose(2, 0, 1)
         # Products in float32, in the order in which the training makes them.
-        levels = resized(pixels, size, antialias=self.config.antialias).astype(np.float32)
-        levels -= np.array([255.0 * mean for mean in self.config.mean], np.float32)
-        levels *= np.array([1.0 / (255.0 * std) for std in self.config.std], np.float32)
-        images = np.ascontiguousarray(levels.transpose(2, 0, 1))[None]
+        images -= _by_channel([255.0 * mean for mean in self.config.mean])
+        images *= _by_channel([1.0 / (255.0 * std) for std in self.config.std])
         return PixelBatch(images, [size], [original], [image_id])
 
     def joined(self, batches: Sequence[PixelBatch]) -> PixelBatch:
@@ -295,6 +296,11 @@ def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:
     detector = OnnxDetector(path)
     (found,) = detector.detect(detector.prepare_image(image))
     return found
+
+
+def _by_channel(values: Sequence[float]) -> FloatArray:
+    """Return three values as (3, 1, 1) float32."""
+    return np.array(values, np.float32).reshape(3, 1, 1)
 
 
 def _clipped(boxes: FloatArray, size: tuple[int, int]) -> FloatArray:
