@@ -2,7 +2,7 @@
 
 Isotonic regression of right or wrong on the score (Zadrozny, Elkan 2002, "Transforming classifier
 scores into accurate multiclass probability estimates"), by the pool adjacent violators algorithm,
-over bins of equally many detections.
+over bins of about equally many detections.
 
 Shape shorthand: n detections of all images, B bins.
 """
@@ -74,6 +74,11 @@ def isotonic(scores: DoubleArray, hits: DoubleArray) -> tuple[DoubleArray, Doubl
         return np.empty(0), np.empty(0)
     num_bins = max(1, min(MOST_BINS, count // LEAST_IN_BIN))
     edges = np.linspace(0, count, num_bins + 1).round().astype(np.int64)
+    # Equal scores are in one bin, since their order tells nothing, and many are one of their own.
+    firsts = np.searchsorted(scores, scores[edges[:-1]])
+    ends = np.searchsorted(scores, scores[edges[:-1]], "right")
+    many = (ends - firsts >= LEAST_IN_BIN) & (ends < count)
+    edges = np.append(np.unique(np.concatenate([firsts, ends[many]])), count)
     sizes = np.diff(edges).astype(np.float64)
     middles = np.add.reduceat(scores, edges[:-1]) / sizes
     sums = np.add.reduceat(hits, edges[:-1])
