@@ -34,6 +34,7 @@ COMMANDS = (
     "compress",
     "compare",
     "enough",
+    "suspects",
     "plot",
     "models",
     "schema",
