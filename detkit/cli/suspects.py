@@ -281,8 +281,8 @@ def _by_model(
     load_plugins(plugin)
     detector = open_on_free_cores(console, model, device, None, "32-true", threads)
     learnt = learnt_by(model, dataset, part)
-    paths = set() if learnt is None else {one.path.resolve() for one in learnt.records}
-    again = sum(one.path.resolve() in paths for one in dataset.splits[part])
+    seen = set() if learnt is None else {_file_of(one.path) for one in learnt.records}
+    again = sum(_file_of(one.path) in seen for one in dataset.splits[part])
     if again:
         console.warn(
             f"the model was trained on {again} of the {counted(len(dataset.splits[part]), 'image')}"
@@ -290,6 +290,15 @@ def _by_model(
             "`detkit compare --folds`, then --folds, or another --split"
         )
     return detect_split(detector, dataset, part)
+
+
+def _file_of(path: Path) -> tuple[int, int] | Path:
+    """Return what is one for one file under any name: comparisons train on links."""
+    try:
+        stated = path.stat()
+    except OSError:
+        return path
+    return (stated.st_dev, stated.st_ino) if stated.st_ino else path.resolve()
 
 
 def _named(given: dict[str, Path | str | None]) -> str:
