@@ -12,6 +12,7 @@ from labelled_folders import put, xml
 from running import detkit
 from test_schema import faults
 
+from detkit.cli.suspects import num_among
 from detkit.evaluation.score_calibration import calibrate, isotonic
 from detkit.evaluation.suspects import Suspect, find_suspects
 from detkit.structures import Detections, Truth
@@ -370,3 +371,15 @@ def test_a_comparison_has_one_file_and_others_are_named(folder: Path, tmp_path: 
     done = detkit("suspects", folder, "--folds", tmp_path)
     assert done.returncode == 2 and "ssd-0.jsonl, yolov1-0.jsonl" in done.stderr
     assert detkit("suspects", folder, "--folds", tmp_path / "ssd-0.jsonl").returncode == 0
+
+
+def test_images_that_were_trained_on_are_told_by_path_and_as_copies(tmp_path: Path) -> None:
+    own, seen = tmp_path / "own", tmp_path / "seen"
+    for number, (mine, learnt) in enumerate([(b"a", b"a"), (b"b", b"c"), (b"d", b"b")]):
+        for root, data in ((own, mine), (seen, learnt)):
+            root.mkdir(exist_ok=True)
+            (root / f"{number}.jpg").write_bytes(data)
+    mine = sorted(own.iterdir())
+    assert num_among(mine, sorted(seen.iterdir())) == 2  # a and b
+    assert num_among(mine, mine[:1]) == 1
+    assert num_among(mine, []) == 0

@@ -281,8 +281,8 @@ def _by_model(
     load_plugins(plugin)
     detector = open_on_free_cores(console, model, device, None, "32-true", threads)
     learnt = learnt_by(model, dataset, part)
-    seen = set() if learnt is None else {_file_of(one.path) for one in learnt.records}
-    again = sum(_file_of(one.path) in seen for one in dataset.splits[part])
+    seen = [] if learnt is None else [one.path for one in learnt.records]
+    again = num_among([one.path for one in dataset.splits[part]], seen)
     if again:
         console.warn(
             f"the model was trained on {again} of the {counted(len(dataset.splits[part]), 'image')}"
@@ -292,13 +292,19 @@ def _by_model(
     return detect_split(detector, dataset, part)
 
 
-def _file_of(path: Path) -> tuple[int, int] | Path:
-    """Return what is one for one file under any name: comparisons train on links."""
-    try:
-        stated = path.stat()
-    except OSError:
-        return path
-    return (stated.st_dev, stated.st_ino) if stated.st_ino else path.resolve()
+def num_among(paths: Sequence[Path], seen: Sequence[Path]) -> int:
+    """Return how many files are among others or copies of one: comparisons train on copies."""
+    from detkit.data.images import identical_files
+
+    if not seen:
+        return 0
+    known = {path.resolve() for path in seen}
+    own = {path.resolve() for path in paths}
+    again = own & known
+    for group in identical_files([*(own - again), *known]):
+        if known.intersection(group):
+            again |= own.intersection(group)
+    return len(again)
 
 
 def _named(given: dict[str, Path | str | None]) -> str:
