@@ -35,6 +35,7 @@ COMMANDS = (
     "next",
     "compare",
     "enough",
+    "suspects",
     "plot",
     "models",
     "schema",

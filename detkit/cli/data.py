@@ -92,7 +92,12 @@ def convert(
         typer.Argument(metavar="DATA", help="The labelled folder; of several, the union."),
     ],
     out: Out,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="FORMATS.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="FORMAT", help="FORMATS. [with --apply: that of DATA, if it can be]"
+        ),
+    ] = None,
     classes: Classes = None,
     rename: Annotated[
         list[str] | None,
@@ -114,6 +119,12 @@ def convert(
             "--only-images", metavar="FILE", help="Keep only images that a text names, one a line."
         ),
     ] = None,
+    patch: Annotated[
+        Path | None,
+        typer.Option(
+            "--apply", metavar="FILE", help="Change single labels, as `detkit suspects` writes."
+        ),
+    ] = None,
     skip_bad: SkipUnread = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -126,26 +137,36 @@ def convert(
     leaves them out and says how many.
 
     Of several folders, classes of one name are one, splits of one name are put together, and
-    images of one name are told apart. Classes are renamed first, then left out.
+    images of one name are told apart. A patch is put in first (all of it, or it is refused), then
+    classes are renamed, then left out.
 
     \b
     Examples:
       detkit convert photos photos-coco --to coco
       detkit convert day night both --to yolo --rename automobile=car --min-side 8
+      detkit convert photos mended --apply patch.json
     """
+    from detkit.data.formats.reading import format_of, writable
+    from detkit.data.label_patch import apply_patch, read_patch
     from detkit.data.merging import merge
     from detkit.data.output import require_apart
     from detkit.data.selection import drop_classes, drop_small, only_images, rename_classes
     from detkit.data.splits import select_classes
 
     console = Console(quiet)
+    if to is None and patch is None:
+        raise UsageError("--to is missing: the format to write, like --to coco")
     _require_writable(out, to, force)
     pairs = _pairs("--rename", rename or ())
     chosen = class_list(classes)
+    if patch is not None and len(data) > 1:
+        raise UsageError("--apply: a patch is of one folder; convert that first")
+    changes = None if patch is None else read_patch(patch)
     dataset = merge([_readable(console, one, None, skip_bad) for one in data])
     for one in data:
         require_apart(one if one.is_dir() else one.parent, out)
     steps: list[tuple[bool, Callable[[Dataset], Dataset]]] = [
+        (changes is not None, lambda it: apply_patch(it, changes or (), str(patch))),
         (bool(pairs), lambda it: rename_classes(it, pairs)),
         (bool(drop), lambda it: drop_classes(it, drop or ())),
         (chosen is not None, lambda it: select_classes(replace(it, notes=()), chosen or ())),
@@ -158,7 +179,7 @@ def convert(
         if is_asked:
             dataset = step(dataset)
             tell_notes(console, dataset, findings_follow=True)
-    _write(console, dataset, out, to, force)
+    _write(console, dataset, out, to or writable(format_of(dataset)).name, force)
 
 
 def split(

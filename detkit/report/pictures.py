@@ -144,7 +144,15 @@ def _close_up(pixels: NDArray[np.uint8], one: FoundOnly, path: Path) -> CloseUp:
     scale = CLOSE_UP_SIDE / max(cut.shape[:2])
     large = cv2.resize(cut, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     words = f"{Path(one.image_id).name}: {one.label}, {x2 - x1:.0f} x {y2 - y1:.0f} pixels"
-    return CloseUp(_address(_thumbnail(np.asarray(large, np.uint8), path)), words)
+    return CloseUp(jpeg_address(np.asarray(large, np.uint8), path), words)
+
+
+def jpeg_address(pixels: NDArray[np.uint8], path: Path) -> str:
+    """Return (H, W, 3) pixels, at most `LONG_SIDE` wide and high, as the address of an <img>.
+
+    Raises DetkitError naming `path` when that cannot be done.
+    """
+    return _address(_thumbnail(pixels, path))
 
 
 def _address(jpeg: bytes) -> str:
