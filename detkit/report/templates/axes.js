@@ -32,9 +32,9 @@ const across = (low, high) => (value) =>
 const up = (value) => PLOT.height - PLOT.bottom - value * (PLOT.height - PLOT.top - PLOT.bottom);
 
 /** Name what the colours of a chart mean, in its upper right corner. */
-function legend(chart, entries) {
+function legend(chart, entries, apart = 80) {
   entries.forEach(([kind, text], index) => {
-    const left = PLOT.width - 80 * (entries.length - index);
+    const left = PLOT.width - apart * (entries.length - index);
     chart.append(
       shape("rect", { class: kind, x: left, y: PLOT.top, width: 12, height: 12 }),
       shape("text", { x: left + 17, y: PLOT.top + 11 }, text),

@@ -28,6 +28,7 @@ function drawShot(shot, named) {
   const [left, top, width, height] = around;
   const canvas = element("div", { class: "canvas shot" });
   canvas.style.aspectRatio = `${width} / ${height}`;
+  canvas.style.setProperty("--ratio", width / height);
   if (shot.source) {
     const image = element("img", { alt: "", loading: "lazy" });
     image.src = shot.source;
@@ -45,7 +46,7 @@ function drawShot(shot, named) {
   for (const [label, marked, x1, y1, x2, y2] of shot.boxes) {
     const [low, high] = [Math.min(x1, x2), Math.min(y1, y2)];
     // A point or a line is still to be seen.
-    const [wide, tall] = [Math.abs(x2 - x1), Math.abs(y2 - y1)].map((side) => Math.max(side, longer / 200));
+    const [wide, tall] = [Math.abs(x2 - x1), Math.abs(y2 - y1)].map((side) => Math.max(side, longer / 60));
     const place = { x: low, y: high, width: wide, height: tall };
     if (marked) overlay.append(shape("rect", { ...place, class: "under" }));
     overlay.append(shape("rect", { ...place, class: marked ? "marked" : "beside" }));
@@ -135,10 +136,10 @@ function startFindings() {
 function startObjects() {
   const box = byId("objects");
   if (box === null) return () => {};
-  const classes = new Map();
+  const byClass = new Map();
   const crops = DATA.crops.filter((crop) => crop.class >= 0);
-  for (const crop of crops) classes.set(crop.class, [...(classes.get(crop.class) ?? []), crop]);
-  const rows = [...classes].sort(([one], [other]) => one - other).map(([label, members]) => {
+  for (const crop of crops) byClass.set(crop.class, [...(byClass.get(crop.class) ?? []), crop]);
+  const rows = [...byClass].sort(([one], [other]) => one - other).map(([label, members]) => {
     const list = element("ul", { class: "crops" });
     const count = element("small");
     const row = element("section", { class: "of-class" }, element("h3", {}, DATA.classes[label], " ", count), list);
@@ -176,7 +177,8 @@ function startObjects() {
       shown += row.hidden ? 0 : here;
       count.textContent = `${here} of ${DATA.counts[label].toLocaleString("en")} labels`;
     }
-    byId("object-count").textContent = `${shown} objects of ${rows.filter(({ row }) => !row.hidden).length} classes shown`;
+    const classes = rows.filter(({ row }) => !row.hidden).length;
+    byId("object-count").textContent = `${shown} objects of ${classes} ${classes === 1 ? "class" : "classes"} shown`;
   };
 }
 
@@ -228,7 +230,7 @@ function drawSides({ sides, reached }, places, edges) {
       below += count;
     });
   });
-  legend(chart, REACH);
+  legend(chart, REACH, 110);
 }
 
 function drawShapes({ sides, reached }, places) {
@@ -247,7 +249,7 @@ function drawShapes({ sides, reached }, places) {
       chart.append(shape("circle", { class: REACH[1 - kind][0], cx: wide(width).toFixed(1), cy: tall(height).toFixed(1), r: 3, opacity: 0.55 }));
     }
   }
-  legend(chart, REACH);
+  legend(chart, REACH, 110);
 }
 
 startFilters();
