@@ -24,9 +24,10 @@ from detkit.report.page import render
 from detkit.report.small_pictures import Taken, Wish, take_pictures
 from detkit.text import counted, printable
 
-MOST_BYTES = 10_000_000  # of the page; what follows adds up to less
-PICTURE_BYTES = 3_200_000  # of the findings' pictures; a third more as base64
-CROP_BYTES = 2_200_000  # of the objects' pictures
+MOST_BYTES = 10_000_000  # of the page; what follows usually adds up to less, and where it ...
+ROOMS = (1.0, 0.5, 0.2, 0.05, 0.0)  # ... does not, these parts of it are tried one by one
+PICTURE_BYTES = 3_000_000  # of the findings' pictures; a third more as base64
+CROP_BYTES = 2_100_000  # of the objects' pictures
 TEXT_BYTES = 1_200_000  # of the findings' texts
 MOST_FINDINGS = 2000
 MOST_CLASSES = 1000  # in tables and filters
@@ -54,10 +55,28 @@ def write_data_page(
     `read_images` there are no pictures, frames of the stated sizes stand for them. `progress`
     hears (pictures taken, in all). Raises DetkitError when the file cannot be written.
     """
+    for room in ROOMS:
+        content = _page(dataset, findings, sizes, notes, read_images, threads, progress, room)
+        if len(content) <= MOST_BYTES:
+            break
+    write_bytes(path, content)
+
+
+def _page(
+    dataset: Dataset,
+    findings: Sequence[Finding],
+    sizes: Sequence[NetworkSizes],
+    notes: Sequence[str],
+    read_images: bool,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+    room: float,
+) -> bytes:
+    """Return the page with so much of its budgets, 0 to 1, of pictures and findings."""
     summary = summarize(dataset)
     classes = _class_names(summary)
     splits = list(dataset.splits)
-    shown = _shown(findings, dataset.root)
+    shown = _shown(findings, dataset.root, room)
     shots = shots_of([finding for finding, _ in shown], Places(dataset))
     wishes = [wish for wish in shots.wishes if read_images]
     objects = sample_objects(dataset) if read_images else []
@@ -67,10 +86,12 @@ def write_data_page(
     def told(before: int) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, _: progress(before + done, every)
 
-    taken, unread = take_pictures(wishes, PICTURE_BYTES, threads=threads, progress=told(0))
+    taken, unread = take_pictures(
+        wishes, int(room * PICTURE_BYTES), threads=threads, progress=told(0)
+    )
     cut, _ = take_pictures(
         [wish for wish in crops if wish.path not in unread],
-        CROP_BYTES,
+        int(room * CROP_BYTES),
         threads=threads,
         progress=told(len(set(wishes))),
     )
@@ -79,7 +100,11 @@ def write_data_page(
     for place, members in enumerate(dataset.splits.values()):
         for record in members:
             held.setdefault(record.path, []).append(place)
-    pictures = [_picture(shot, taken, unread, index, read_images) for shot in shots.shots]
+    source_of = {wish: place for place, wish in enumerate(taken)}
+    pictures = [
+        _picture(shot, taken, unread, index, read_images) | {"source": source_of.get(shot.wish, -1)}
+        for shot in shots.shots
+    ]
     cards = [
         {
             "finding": finding,
@@ -104,6 +129,7 @@ def write_data_page(
             for (finding, _), card in zip(shown, cards, strict=True)
         ],
         "pictures": pictures,
+        "sources": [taken[wish].source for wish in source_of],
         "crops": [
             _crop(cut[wish], one.box)
             | {
@@ -133,7 +159,7 @@ def write_data_page(
         others=[place for place, (finding, _) in enumerate(shown) if not finding.others],
         sizes=sizes,
     )
-    write_bytes(path, page.encode("utf-8", errors="replace"))
+    return page.encode("utf-8", errors="replace")
 
 
 def _class_names(summary: Sequence[SplitSummary]) -> list[str]:
@@ -148,15 +174,15 @@ def _named(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:half]} ... {name[-half:]}"
 
 
-def _shown(findings: Sequence[Finding], root: Path) -> list[tuple[Finding, str]]:
+def _shown(findings: Sequence[Finding], root: Path, room: float) -> list[tuple[Finding, str]]:
     """Return the findings that the page has room for, errors first and by code, with their text."""
     used, kept = 0, []
-    for place in fair_order(findings)[:MOST_FINDINGS]:
+    for place in fair_order(findings)[: int(room * MOST_FINDINGS)]:
         text = format_finding(findings[place], root)
         if len(text) > LONGEST_TEXT:
             text = f"{text[: LONGEST_TEXT // 2]} ... {text[-LONGEST_TEXT // 2 :]}"
         used += len(html.escape(text).encode("utf-8", errors="replace"))
-        if used > TEXT_BYTES:
+        if used > room * TEXT_BYTES:
             break
         kept.append((place, text))
     codes = {code: rank for rank, code in enumerate(dict.fromkeys(one.code for one in findings))}
@@ -208,7 +234,6 @@ def _picture(
     left, top, right, bottom = window
     return {
         "name": _named(record.image_id),
-        "source": one.source if one is not None else "",
         "why": why,
         "width": round(right - left, 1),
         "height": round(bottom - top, 1),

@@ -107,14 +107,11 @@ def take_turns(lists: Iterable[Sequence[One]]) -> list[One]:
 
 
 def fair_order(findings: Sequence[Finding]) -> list[int]:
-    """Return the places of findings, errors first, one of each code after the other in turns."""
-    errors = [place for place, one in enumerate(findings) if one.severity == "error"]
-    others = [place for place, one in enumerate(findings) if one.severity != "error"]
-    return [
-        place
-        for part in (errors, others)
-        for place in take_turns(_grouped(part, lambda place: findings[place].code))
-    ]
+    """Return the places of findings, one of each code after the other in turns, errors first."""
+    places = sorted(range(len(findings)), key=lambda place: findings[place].severity != "error")
+    return take_turns(
+        _grouped(places, lambda place: (findings[place].severity, findings[place].code))
+    )
 
 
 def _grouped(many: Iterable[One], key: Callable[[One], Hashable]) -> list[list[One]]:

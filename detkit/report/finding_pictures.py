@@ -10,7 +10,8 @@ from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.report.data_samples import Places, marked_objects
 from detkit.report.small_pictures import Wish
 
-MOST_BOXES = 60  # of one picture
+MOST_BOXES = 60  # of one picture, and ...
+MOST_OF_ALL = 20_000  # ... of all pictures
 MOST_OF_A_FINDING = 6  # images: of a hundred copies of one image six say enough
 LARGEST_SIDE, LEAST_SIDE = 360, 128  # pixels of a picture's longer side
 CLOSE_UP_SIDE = 160
@@ -48,6 +49,7 @@ def shots_of(findings: Sequence[Finding], places: Places) -> Shots:
     """Return the pictures of each finding: of its images, and close-ups of small objects."""
     images = [places.images(finding)[:MOST_OF_A_FINDING] for finding in findings]
     side = picture_side(len({record.path for many in images for record in many}))
+    most = min(MOST_BOXES, MOST_OF_ALL // max(1, sum(map(len, images))))
     shots: list[Shot] = []
     of_findings: list[list[int]] = []
     ranks: dict[str, int] = {}
@@ -56,7 +58,7 @@ def shots_of(findings: Sequence[Finding], places: Places) -> Shots:
         before = len(shots)
         for place, record in enumerate(records):
             marked = marked_objects(finding, record) if place == 0 else []
-            boxes = _boxes(record, marked)
+            boxes = _boxes(record, marked, most)
             shots.append(Shot(record, Wish(record.path, side), boxes))
             if finding.object_number is not None and len(marked) == 1:
                 window = _close_up(record, marked[0])
@@ -69,12 +71,12 @@ def shots_of(findings: Sequence[Finding], places: Places) -> Shots:
 
 
 def _boxes(
-    record: ImageRecord, marked: Sequence[ObjectRecord]
+    record: ImageRecord, marked: Sequence[ObjectRecord], most: int
 ) -> tuple[tuple[str, tuple[float, float, float, float], bool], ...]:
     """Return the finite boxes of an image, those that are marked last: they lie on top."""
     own = {id(one) for one in marked}
     others = [one for one in record.objects if id(one) not in own]
-    chosen = [*others[: max(0, MOST_BOXES - len(marked))], *marked[:MOST_BOXES]]
+    chosen = [*others[: max(0, most - len(marked))], *marked[: max(1, most)]]
     return tuple(
         (one.name, one.box, id(one) in own) for one in chosen if all(map(math.isfinite, one.box))
     )

@@ -29,9 +29,9 @@ function drawShot(shot, named) {
   const canvas = element("div", { class: "canvas shot" });
   canvas.style.aspectRatio = `${width} / ${height}`;
   canvas.style.setProperty("--ratio", width / height);
-  if (shot.source) {
+  if (shot.source !== -1) {
     const image = element("img", { alt: "", loading: "lazy" });
-    image.src = shot.source;
+    image.src = DATA.sources[shot.source] ?? shot.source;
     // Boxes may lie outside: then the image is a part of what is drawn.
     image.style.cssText = `left:${(-100 * left) / width}%;top:${(-100 * top) / height}%;` +
       `width:${(100 * shot.width) / width}%;height:${(100 * shot.height) / height}%`;
