@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,27 +12,26 @@ import typer
 
 from detkit.cli.console import Console, reader_may_leave
 from detkit.cli.data import tell_notes
-from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     AsJson,
     AsMarkdown,
     Classes,
     Data,
     Group,
+    Force,
+    Page,
     Plugin,
     Quiet,
     class_list,
-    nearest,
+    require_free,
     require_one_form,
 )
-from detkit.errors import DetkitError, ExitCode, UsageError, require_installed
+from detkit.cli.reached import backend_config, find_reach_of, write_page
+from detkit.errors import ExitCode, UsageError
 from detkit.text import agreed, counted
 
 if TYPE_CHECKING:
-    from detkit.config import DetectorConfig
     from detkit.data.records import Dataset, Finding
-    from detkit.detector import Detector
-    from detkit.structures import Truth
     from detkit.training.reach import Reach
 
 MOST_SHOWN = 50  # findings in Markdown: a job's summary is cut at 1 MiB
@@ -65,6 +63,8 @@ def check(
     strict: Annotated[
         bool, typer.Option("--strict", help="Leaks between splits are errors.")
     ] = False,
+    page: Page = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the mistakes in a labelled folder.
@@ -77,11 +77,15 @@ def check(
     little, are leaks, and so are those of a recording that training images are of: told by names
     and times, or by --group.
 
+    --report FILE.html is the folder to look at: every finding with its picture, copies side by
+    side, objects of each class, and how large each backend sees them.
+
     With --model objects that this backend cannot find are a warning, with what would reach them.
 
     \b
     Examples:
       detkit check photos
+      detkit check photos --report photos.html
       detkit check photos --model ssd --set size=512
       detkit check photos --markdown >> "$GITHUB_STEP_SUMMARY"
       detkit check photos --json | jq '.findings[].code'
@@ -96,7 +100,8 @@ def check(
     if group != "auto" and not images:
         raise UsageError(f"--group {group}: is for leaks, for which images are read; --images")
     console = Console(quiet, markdown=markdown)
-    detector_config = None if model is None else _backend_config(model, settings or (), plugin)
+    require_free("--report", page, force=force, data=data)
+    own = None if model is None else backend_config(model, settings or (), plugin)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset, findings_follow=True)
     with console.counting("checking") as progress:
@@ -108,8 +113,8 @@ def check(
             replace(one, severity="error") if one.code in LEAKS else one for one in findings
         ]
     reach = None
-    if detector_config is not None:
-        reach = _reach(dataset, *detector_config, read_images=images)
+    if own is not None:
+        reach = find_reach_of(dataset, *own, read_images=images)
         findings += _out_of_reach(console, reach)
     with reader_may_leave():  # errors are errors all the same
         if as_json:
@@ -118,64 +123,10 @@ def check(
         else:
             (_tell_rules if markdown else _tell_findings)(console, dataset, findings)
             _tell_counts(console, dataset, findings)
+    if page is not None:
+        write_page(page, dataset, findings, own, console, read_images=images)
     if _severities(findings)[0]:
         raise typer.Exit(ExitCode.NOT_MET)
-
-
-def _backend_config(
-    model: str, settings: Sequence[str], plugin: Sequence[str] | None
-) -> tuple[type[Detector], DetectorConfig]:
-    """Return the backend of `--model` and its config with `--set` put in.
-
-    Raises UsageError for a backend or setting there is not.
-    """
-    require_installed("torch", "torchvision")
-    from detkit.config import override, parse_settings
-    from detkit.detectors import backend_names, load_backend
-
-    load_plugins(plugin)
-    backend = load_backend(nearest("--model", model, backend_names()))
-    parsed = parse_settings(settings)
-    return backend, override(backend.config_class(), backend.short_recipe, parsed)[0]
-
-
-def _reach(
-    dataset: Dataset, backend: type[Detector], config: DetectorConfig, *, read_images: bool
-) -> Reach:
-    """Return how many of the objects a backend can find; of a large folder a spread sample."""
-    import torch
-
-    from detkit.training.reach import find_reach
-
-    labelled = list(_labelled(dataset, read_images=read_images))
-    config = backend.suited_config(config, labelled)
-    with torch.device("meta"):  # no weight is looked at
-        detector = backend(config, dataset.class_names)
-    return find_reach(detector, labelled)
-
-
-def _labelled(dataset: Dataset, *, read_images: bool) -> Iterator[tuple[Truth, tuple[int, int]]]:
-    """Yield the objects and the (height, width) of the images to judge, those without one left out.
-
-    The size is that of the file; where it cannot be read, or is not to be, what the labels say.
-    """
-    from detkit.data.images import image_size
-    from detkit.data.records import truth_of
-    from detkit.training.dataset import spread
-    from detkit.training.reach import MOST_JUDGED
-
-    index = {name: number for number, name in enumerate(dataset.class_names)}
-    by_path = {one.path: one for members in dataset.splits.values() for one in members}
-    records = list(by_path.values())
-    truths = [truth_of(record, index) for record in records]
-    for place in spread([len(truth.boxes) for truth in truths], MOST_JUDGED):
-        record = records[place]
-        size = (record.height or 0, record.width or 0)
-        if read_images:
-            with suppress(DetkitError):
-                size = image_size(record.path)
-        if min(size) > 0:
-            yield truths[place], size
 
 
 def _out_of_reach(console: Console, reach: Reach) -> list[Finding]:

@@ -89,6 +89,7 @@ class Finding:
     class_name: str | None = None
     image_id: str | None = None
     split: str | None = None
+    others: tuple[str, ...] = ()  # ids of the further images that it is about
 
 
 @dataclass(frozen=True, slots=True)

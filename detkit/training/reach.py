@@ -74,7 +74,7 @@ def find_reach(detector: Detector, labelled: Iterable[Labelled]) -> Reach:
     Boxes that are not finite or have no area do not count. Raises DetkitError when the network's
     image is too small for it.
     """
-    images = [one for one in map(_sound, labelled) if len(one[0].boxes)]
+    images = [one for one in map(sound_boxes, labelled) if len(one[0].boxes)]
     twin = detector.weightless()
     try:
         reached, sides = _judge(twin, images)
@@ -150,7 +150,7 @@ def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _sound(one: Labelled) -> Labelled:
+def sound_boxes(one: Labelled) -> Labelled:
     """Return an image without the boxes that are not finite or have no area in it."""
     truth, size = one
     boxes = truth.boxes

@@ -152,7 +152,10 @@ def _near_copy(leak: Leak, split: str, learnt: str) -> Finding:
         "one split"
     )
     return Finding(
-        "warning", "near-copy", message, leak.image.path, image_id=leak.image.image_id, split=split
+        *("warning", "near-copy", message, leak.image.path),
+        image_id=leak.image.image_id,
+        split=split,
+        others=(leak.seen.image_id,),
     )
 
 
@@ -184,4 +187,7 @@ def _from_recordings(
         f"recordings seen in {name} (the first: {shared[0].image_id}); a score on {split} would "
         "be too good: `detkit split` keeps a recording in one split"
     )
-    yield Finding("warning", "shared-recording", message, split=split)
+    group = number_of[shared[0].path]
+    seen = next(record for record in learnt if number_of[record.path] == group)
+    both = (shared[0].image_id, seen.image_id)
+    yield Finding("warning", "shared-recording", message, split=split, others=both)

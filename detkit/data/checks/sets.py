@@ -14,9 +14,16 @@ from detkit.data.unused_content import UnusedContent
 from detkit.text import agreed, counted
 
 
-def _about(code: str, message: str, record: ImageRecord, split: str) -> Finding:
-    """Return a warning about one image of a split."""
-    return Finding("warning", code, message, record.path, image_id=record.image_id, split=split)
+def _about(
+    code: str, message: str, record: ImageRecord, split: str, others: Iterable[ImageRecord] = ()
+) -> Finding:
+    """Return a warning about one image of a split, and others that it has to do with."""
+    return Finding(
+        *("warning", code, message, record.path),
+        image_id=record.image_id,
+        split=split,
+        others=tuple(other.image_id for other in others),
+    )
 
 
 def check_images(dataset: Dataset) -> Iterator[Finding]:
@@ -80,7 +87,9 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
                     f"{first} and in {second} (the first: "
                 )
                 message += f"{one.image_id}); a score on {second} would be too good"
-                yield Finding("warning", "shared-image", message, split=second)
+                yield Finding(
+                    "warning", "shared-image", message, split=second, others=(one.image_id,)
+                )
     train = {one.name for record in dataset.splits.get("train", ()) for one in record.counted}
     for name in names:
         new = {one.name for record in dataset.splits[name] for one in record.counted} - train
@@ -152,4 +161,5 @@ def check_duplicates(dataset: Dataset) -> Iterator[Finding]:
             advice = "a score on one would be too good; keep it in one split"
         else:
             code, advice = "duplicate-image", "delete one of them"
-        yield _about(code, f"the same bytes as {listed}; {advice}", first, holders[0][0])
+        message = f"the same bytes as {listed}; {advice}"
+        yield _about(code, message, first, holders[0][0], [record for _, record in others])

@@ -14,7 +14,7 @@ function startPictures() {
     const canvas = element("div", { class: "canvas" });
     const words = element("span");
     const card = element("button", { type: "button", class: "card" }, canvas, element("span", {}, picture.name), words);
-    card.addEventListener("click", () => openViewer(index));
+    card.addEventListener("click", () => viewer.open(index));
     const item = element("li", {}, card);
     byId("pictures").append(item);
     return { picture, canvas, words, item, visible: true };
@@ -45,40 +45,21 @@ function startPictures() {
       card.words.textContent = `${card.picture.wrong} wrong, ${card.picture.missed} missed`;
     }
     byId("picture-count").textContent = `${count} of ${cards.length} images`;
-    if (viewed !== null && byId("viewer").open) showViewer(viewed);
+    viewer.refresh();
   }
 
   const isOpen = (filter) => filter.label < 0 && filter.kinds.size === DATA.kinds.length;
 
-  let viewed = null;
-  function showViewer(index) {
-    viewed = index;
-    const { picture } = cards[index];
-    const filter = wanted();
-    const boxes = fitting(picture, filter);
-    const box = byId("viewer-picture");
-    const canvas = element("div", { class: "canvas" });
-    drawPicture(canvas, picture, boxes, true, 18);
-    // As large as it fits into the window, whatever its shape.
-    box.style.width = `min(100%, ${(78 * picture.width) / picture.height}vh)`;
-    box.replaceChildren(canvas);
-    byId("viewer-title").textContent = picture.name;
-    byId("viewer-words").textContent = describe(boxes);
-  }
-  function openViewer(index) {
-    showViewer(index);
-    byId("viewer").showModal();
-  }
-  function turn(step) {
-    for (let index = viewed + step; index >= 0 && index < cards.length; index += step) {
-      if (cards[index].visible) return showViewer(index);
-    }
-  }
-  byId("viewer-back").addEventListener("click", () => turn(-1));
-  byId("viewer-on").addEventListener("click", () => turn(1));
-  byId("viewer").addEventListener("keydown", (event) => {
-    if (event.key === "ArrowLeft") turn(-1);
-    if (event.key === "ArrowRight") turn(1);
+  const viewer = startViewer({
+    count: () => cards.length,
+    isVisible: (index) => cards[index].visible,
+    show: (index) => {
+      const { picture } = cards[index];
+      const boxes = fitting(picture, wanted());
+      const canvas = element("div", { class: "canvas" });
+      drawPicture(canvas, picture, boxes, true, 18);
+      return { title: picture.name, words: describe(boxes), canvas, shape: picture.width / picture.height };
+    },
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("change", update);
