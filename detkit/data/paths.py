@@ -76,7 +76,7 @@ def suffix_of(path: str) -> str:
 
 def fold(text: str) -> str:
     """Return a name in the form in which letter case and Unicode form do not count."""
-    return unicodedata.normalize("NFC", text).casefold()
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
 
 
 def posix(text: str) -> str:

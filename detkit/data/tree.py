@@ -64,6 +64,7 @@ class Tree:
         self._suffixes = PICTURE_SUFFIXES | set(label_suffixes)
         self.findings: list[Finding] = []
         self.json_keys: dict[str, frozenset[str]] = {}  # by file: see `formats.json_file`
+        self.xml_roots: dict[str, str] = {}  # by file, the outermost tag, once it was looked for
         self._real_root = root.resolve()
         self._root = os.fspath(root)
         self._roots = [f"{one.as_posix()}/" for one in (self._real_root, root.absolute())]
@@ -88,7 +89,7 @@ class Tree:
         for file in self.files:
             suffix = suffix_of(file)
             self._by_suffix.setdefault(suffix, []).append(file)
-            is_picture = not _is_mask(file)
+            is_picture = not _holds_masks(folder_of(file))
             if is_picture and is_image(suffix):
                 self.images.append(file)
                 self._add_name(file)
@@ -447,9 +448,10 @@ def _target(link: str) -> Path | None:
         return None
 
 
-def _is_mask(path: str) -> bool:
-    """Return whether a picture lies in a folder of masks."""
-    return any(part.lower() in _MASK_FOLDERS for part in path.split("/")[:-1])
+@lru_cache(maxsize=4096)
+def _holds_masks(folder: str) -> bool:
+    """Return whether a folder is one of masks."""
+    return any(part.lower() in _MASK_FOLDERS for part in folder.split("/"))
 
 
 @lru_cache(maxsize=4096)

@@ -32,12 +32,13 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
         file = tree.path(label)
         try:
             data = file.read_bytes()
-            root = root_tag(data[:_SNIFF_BYTES])
+            root = tree.xml_roots[label] = root_tag(data[:_SNIFF_BYTES])
             found = Annotation(root) if root == "annotations" else parse(data, file)
         except OSError as error:
             message = f"cannot be read: {error.strerror}"
             found = Annotation(findings=[Finding("error", "bad-xml", message, file=file)])
         if found.root in ("annotation", ""):
+            found.file = file
             labels[label] = found
         else:
             others += 1
@@ -96,7 +97,7 @@ def _records(
             objects=tuple(labels[label].objects),
             width=labels[label].width,
             height=labels[label].height,
-            label_file=tree.path(label),
+            label_file=labels[label].file,
         )
         for image, label in label_of.items()
     }
@@ -114,13 +115,14 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
 
     None when two images could be meant or none can be named.
     """
-    file, stem = tree.path(label), stem_of(label)
-    named = posix(found.filename)
+    stem, named = stem_of(label), posix(found.filename)
 
     def finding(severity: str, code: str, message: str) -> None:
-        findings.append(Finding(severity, code, message, file=file))
+        findings.append(Finding(severity, code, message, file=found.file))
 
     own = _of_its_tree(tree, label, tree.images_like(label))
+    if len(own) == 1 and name_of(own[0]) == named and stem_of(named) == stem:
+        return own[0]
     stated = _of_its_tree(tree, label, tree.find_images(named, label)) if named else []
     if named and not stated and tree.expected(named, label) is None:
         said = f"<filename>{found.filename}</filename> leads out of the data folder"
