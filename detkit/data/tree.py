@@ -32,7 +32,7 @@ from detkit.data.paths import (
     suffix_of,
 )
 from detkit.data.records import Finding
-from detkit.files import open_text
+from detkit.files import decoded, open_text, read_whole
 from detkit.text import counted, is_plain, printable
 
 # Folders that say what kind of file lies there and nothing about which images: of two paths
@@ -188,12 +188,16 @@ class Tree:
 
     def size(self, relative: str) -> int:
         """Return the size of a file in bytes."""
-        return self.path(relative).stat().st_size
+        return os.stat(f"{self._root}/{relative}").st_size
 
     def text(self, relative: str) -> str:
         """Return a text file's content, as `open_text` reads it."""
-        with self.open_text(relative) as file:
-            return file.read()
+        return decoded(read_whole(f"{self._root}/{relative}") or b"")
+
+    def text_of_at_most(self, relative: str, most: int) -> str | None:
+        """Return a text file's content, or None where it has more bytes than `most`."""
+        data = read_whole(f"{self._root}/{relative}", most)
+        return None if data is None else decoded(data)
 
     def open_text(self, relative: str) -> TextIO:
         """Return a text file opened, as `files.open_text` does; ends of lines stay as they are."""

@@ -19,6 +19,7 @@ from detkit.data.formats.voc_xml import Annotation, parse, root_tag, xml_text
 from detkit.data.paths import folder_of, name_of, posix, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
 from detkit.data.tree import Tree
+from detkit.files import read_whole
 
 _SNIFF_BYTES = 1 << 12  # the first part of an XML file, where its outermost tag is
 
@@ -31,7 +32,7 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     for label in tree.with_suffix(".xml"):
         file = tree.path(label)
         try:
-            data = file.read_bytes()
+            data = read_whole(str(file)) or b""
             root = tree.xml_roots[label] = root_tag(data[:_SNIFF_BYTES])
             found = Annotation(root) if root == "annotations" else parse(data, file)
         except OSError as error:
