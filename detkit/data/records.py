@@ -50,8 +50,8 @@ class ObjectRecord:
         return self.area is not None and abs(self.area - (x2 - x1) * (y2 - y1)) > AREA_ROUNDING
 
 
-# The same fields, and they can be set: a record of it is made in a quarter of the time that a frozen
-# one takes, which sets each field through `object.__setattr__`.
+# The same fields, and they can be set: a record of it is made in a quarter of the time that a
+# frozen one takes, which sets each field through `object.__setattr__`.
 _Unfrozen: Any = make_dataclass(
     "_Unfrozen",
     [(one.name, Any, field(default=one.default)) for one in fields(ObjectRecord)],
@@ -81,7 +81,7 @@ class ImageRecord:
     @property
     def counted(self) -> tuple[ObjectRecord, ...]:
         """The objects that are of a class: regions are not."""
-        return tuple(one for one in self.objects if not one.region)
+        return tuple([one for one in self.objects if not one.region])
 
 
 def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:

@@ -188,7 +188,7 @@ class Tree:
 
     def size(self, relative: str) -> int:
         """Return the size of a file in bytes."""
-        return os.stat(f"{self._root}/{relative}").st_size
+        return self.path(relative).stat().st_size
 
     def text(self, relative: str) -> str:
         """Return a text file's content, as `open_text` reads it."""

@@ -33,6 +33,7 @@ from detkit.data.formats.reading import format_of
 from detkit.data.images import image_size, is_turned, read_image, stored_size
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.errors import DetkitError
+from detkit.machine import paused_collector
 from detkit.text import printable
 
 MAX_LINE = 2000  # signs of a finding; all 80 names of COCO's classes fit
@@ -58,6 +59,17 @@ def check(
     duplicates are not looked for. `progress` hears (images done, images in all), and `comparing`
     the same of the images that are looked at once more, to tell copies between splits.
     """
+    with paused_collector():
+        return _check(dataset, read_images, progress, comparing)
+
+
+def _check(
+    dataset: Dataset,
+    read_images: bool,
+    progress: Callable[[int, int], None] | None,
+    comparing: Callable[[int, int], None] | None,
+) -> list[Finding]:
+    """Return what `check` does."""
     form = format_of(dataset)
     findings = [*dataset.findings, *check_images(dataset)]
     known = {(one.code, one.image_id, one.object_number) for one in findings}
