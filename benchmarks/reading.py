@@ -201,7 +201,7 @@ def make_yolo(root: Path, images: int, boxes: int, *, files: bool) -> Path:
         (root / "labels" / f"{number:012d}.txt").write_text(text)
         (root / "images" / f"{number:012d}.jpg").write_bytes(jpeg)
     names = "".join(f"  {number}: class {number}\n" for number in range(NUM_CLASSES))
-    (root / "data.yaml").write_text(f"train: images\nval: images\nnames:\n{names}")
+    (root / "data.yaml").write_text(f"train: images\nnames:\n{names}")
     return root
 
 

@@ -30,6 +30,7 @@ from detkit.data.checks.sets import (
 )
 from detkit.data.formats.format import Format
 from detkit.data.formats.reading import format_of
+from detkit.data.groups import MOST_LOOKED_AT
 from detkit.data.images import image_size, is_turned, read_image, stored_size
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.errors import DetkitError
@@ -52,15 +53,17 @@ def check(
     read_images: bool = True,
     progress: Callable[[int, int], None] | None = None,
     comparing: Callable[[int, int], None] | None = None,
+    most_compared: int = MOST_LOOKED_AT,
 ) -> list[Finding]:
     """Return every finding, the reader's own first, then image by image, then of the whole.
 
     Without `read_images` no image file is opened: boxes are held against the stated size and
     duplicates are not looked for. `progress` hears (images done, images in all), and `comparing`
-    the same of the images that are looked at once more, to tell copies between splits.
+    the same of the images that are looked at once more, to tell copies between splits; among more
+    than `most_compared` they are not looked for.
     """
     with paused_collector():
-        return _check(dataset, read_images, progress, comparing)
+        return _check(dataset, read_images, progress, comparing, most_compared)
 
 
 def _check(
@@ -68,6 +71,7 @@ def _check(
     read_images: bool,
     progress: Callable[[int, int], None] | None,
     comparing: Callable[[int, int], None] | None,
+    most_compared: int,
 ) -> list[Finding]:
     """Return what `check` does."""
     form = format_of(dataset)
@@ -93,7 +97,7 @@ def _check(
     findings += check_names(dataset)
     if read_images:
         findings += check_duplicates(dataset)
-        findings += check_leaks(dataset, comparing)
+        findings += check_leaks(dataset, comparing, most_compared)
         findings += check_unused_content(record.path for _, record in records.values())
     return findings
 

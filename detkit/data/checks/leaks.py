@@ -95,24 +95,24 @@ def _part(looks: Looks, places: Sequence[int]) -> Looks:
 
 
 def check_leaks(
-    dataset: Dataset, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    progress: Callable[[int, int], None] | None = None,
+    most: int = MOST_LOOKED_AT,
 ) -> Iterator[Finding]:
     """Yield images of the other splits that training images show, or whose recording they are of.
 
     Of images with the same bytes nothing is said: `check_duplicates` does. More than
-    `MOST_LOOKED_AT` images are told apart by their names alone. `progress` hears (images looked
-    at, in all).
+    `most` images are told apart by their names alone. `progress` hears (images looked at, in all).
     """
-    name = next((one for one in _LEARNT_FROM if dataset.splits.get(one)), None)
-    judged = [one for one in dataset.splits if one not in (*_LEARNT_FROM, "all")]
-    if name is None or not any(dataset.splits[one] for one in judged):
+    name, judged = _compared(dataset)
+    if name is None:
         return
     by_path: dict[Path, ImageRecord] = {}
     for split in (name, *judged):
         by_path |= {record.path: record for record in dataset.splits[split]}
     records = list(by_path.values())
     looks = None
-    if len(records) <= MOST_LOOKED_AT:
+    if len(records) <= most:
         looks = look_at([record.path for record in records], progress)
     groups = recordings(records, looks)
     learnt = dataset.splits[name]
@@ -122,6 +122,20 @@ def check_leaks(
             if not _same_bytes(leak):
                 yield _near_copy(leak, split, name)
         yield from _from_recordings(members, learnt, groups.number_of, split, name)
+
+
+def num_compared(dataset: Dataset) -> int:
+    """Return how many images `check_leaks` holds against each other."""
+    name, judged = _compared(dataset)
+    splits = [] if name is None else [name, *judged]
+    return len({one.path for split in splits for one in dataset.splits[split]})
+
+
+def _compared(dataset: Dataset) -> tuple[str | None, list[str]]:
+    """Return the split that is learnt from and those that are judged on; None where one lacks."""
+    name = next((one for one in _LEARNT_FROM if dataset.splits.get(one)), None)
+    judged = [one for one in dataset.splits if one not in (*_LEARNT_FROM, "all")]
+    return (name if any(dataset.splits[one] for one in judged) else None), judged
 
 
 def _same_bytes(leak: Leak) -> bool:
