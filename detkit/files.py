@@ -9,6 +9,7 @@ import codecs
 import errno
 import hashlib
 import io
+import math
 import os
 import shlex
 import subprocess
@@ -164,6 +165,32 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
     is_wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding, errors = ("utf-16", "replace") if is_wide else ("utf-8-sig", "surrogateescape")
     return io.TextIOWrapper(file, encoding, errors, newline)
+
+
+def read_whole(path: str, most: float = math.inf) -> bytes | None:
+    """Return a file's bytes, or None where they are more than `most`.
+
+    In half the time of a file object: a data set has a hundred thousand files. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > most:
+            return None
+        data = os.read(descriptor, size + 1)
+        if len(data) != size or not size:  # it grew, or does not tell its size
+            while len(data) <= most and (more := os.read(descriptor, 1 << 20)):
+                data += more
+    finally:
+        os.close(descriptor)
+    return data if len(data) <= most else None
+
+
+def decoded(data: bytes) -> str:
+    """Return a whole text file's bytes as `open_text` reads them, ends of lines as they are."""
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16", "replace")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
 def append_text(path: Path, text: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BUDGETS = ("epochs", "max_steps", "max_minutes")
 # Warnings that stand for many images: what they hold and training does not see.
 WORTH_SAYING = ("more-frames", "unused-bits", "shared-image", "shared-recording")
+MOST_COMPARED = 5000  # images held against each other before training: in well under a minute
 FINDINGS_SHOWN = 10  # of what is wrong with the data; `detkit check` shows the rest
 
 
@@ -125,9 +126,14 @@ def without_errors(console: Console, dataset: Dataset, data: str, *, skip_bad: b
     Raises DetkitError naming the first errors when there are some and `skip_bad` is not given.
     """
     from detkit.data.checks.check import check, drop_bad, format_finding
+    from detkit.data.checks.leaks import num_compared
 
     with console.counting("checking") as progress:
-        findings = check(dataset, progress=progress)
+        findings = check(dataset, progress=progress, most_compared=MOST_COMPARED)
+    if (number := num_compared(dataset)) > MOST_COMPARED:
+        console.note(
+            f"copies between splits not looked for, among {number} images: detkit check {data}"
+        )
     errors = [finding for finding in findings if finding.severity == "error"]
     for finding in findings:
         if finding.code in WORTH_SAYING:

@@ -66,7 +66,7 @@ def read_header(path: Path) -> ImageHeader:
     Raises UnreadableImage or struct.error when it has none, or one that claims no pixels or more
     than `MAX_PIXELS`; OSError when the file cannot be read.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         start = file.read(HEADER_BYTES)
         if start.startswith(JPEG):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 # How people call the three parts; the year of "train2017" is dropped before looking here.
@@ -27,10 +28,13 @@ def split_name(word: str) -> str | None:
 
 def split_in(path: str) -> str | None:
     """Return the split that a folder in a relative path is named after, or None."""
-    for part in PurePosixPath(path).parts[:-1]:
-        if name := split_name(part):
-            return name
-    return None
+    return _split_of_folder(folder_of(_without_end(path)))
+
+
+@lru_cache(maxsize=4096)
+def _split_of_folder(folder: str) -> str | None:
+    """Return the split that a part of a folder's path is named after, or None."""
+    return next(filter(None, map(split_name, folder.split("/"))), None)
 
 
 def split_in_stem(stem: str) -> str | None:
@@ -53,7 +57,16 @@ def name_of(path: str) -> str:
 
 def stem_of(path: str) -> str:
     """Return the last part of a relative path without its suffix."""
-    return PurePosixPath(path).stem
+    name = name_of(_without_end(path))
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
+
+
+def _without_end(path: str) -> str:
+    """Return a path without "/" and "/." at its end, which name nothing."""
+    if path.endswith(("/", "/.")) or path == ".":
+        return "/".join(PurePosixPath(path).parts)
+    return path
 
 
 def suffix_of(path: str) -> str:
@@ -63,7 +76,7 @@ def suffix_of(path: str) -> str:
 
 def fold(text: str) -> str:
     """Return a name in the form in which letter case and Unicode form do not count."""
-    return unicodedata.normalize("NFC", text).casefold()
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
 
 
 def posix(text: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -49,6 +50,22 @@ class ObjectRecord:
         return self.area is not None and abs(self.area - (x2 - x1) * (y2 - y1)) > AREA_ROUNDING
 
 
+# The same fields, and they can be set: a record of it is made in a quarter of the time that a
+# frozen one takes, which sets each field through `object.__setattr__`.
+_Unfrozen: Any = make_dataclass(
+    "_Unfrozen",
+    [(one.name, Any, field(default=one.default)) for one in fields(ObjectRecord)],
+    slots=True,
+)
+
+
+def object_record(*values: Any) -> ObjectRecord:
+    """Return `ObjectRecord(*values)`, made faster: a large label file has a million of them."""
+    made = _Unfrozen(*values)
+    made.__class__ = ObjectRecord
+    return cast(ObjectRecord, made)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image of a split with its objects."""
@@ -64,7 +81,7 @@ class ImageRecord:
     @property
     def counted(self) -> tuple[ObjectRecord, ...]:
         """The objects that are of a class: regions are not."""
-        return tuple(one for one in self.objects if not one.region)
+        return tuple([one for one in self.objects if not one.region])
 
 
 def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:

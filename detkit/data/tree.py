@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -31,7 +32,7 @@ from detkit.data.paths import (
     suffix_of,
 )
 from detkit.data.records import Finding
-from detkit.files import open_text
+from detkit.files import decoded, open_text, read_whole
 from detkit.text import counted, is_plain, printable
 
 # Folders that say what kind of file lies there and nothing about which images: of two paths
@@ -63,7 +64,11 @@ class Tree:
         self._suffixes = PICTURE_SUFFIXES | set(label_suffixes)
         self.findings: list[Finding] = []
         self.json_keys: dict[str, frozenset[str]] = {}  # by file: see `formats.json_file`
+        self.xml_roots: dict[str, str] = {}  # by file, the outermost tag, once it was looked for
         self._real_root = root.resolve()
+        self._root = os.fspath(root)
+        self._roots = [f"{one.as_posix()}/" for one in (self._real_root, root.absolute())]
+        self._inside_folders: dict[str, _Inside] = {}  # see `_is_inside`
         self.files: list[str] = []
         self.folders: set[str] = {""}
         self._list("", {self._real_root})
@@ -84,7 +89,7 @@ class Tree:
         for file in self.files:
             suffix = suffix_of(file)
             self._by_suffix.setdefault(suffix, []).append(file)
-            is_picture = not _is_mask(file)
+            is_picture = not _holds_masks(folder_of(file))
             if is_picture and is_image(suffix):
                 self.images.append(file)
                 self._add_name(file)
@@ -187,8 +192,12 @@ class Tree:
 
     def text(self, relative: str) -> str:
         """Return a text file's content, as `open_text` reads it."""
-        with self.open_text(relative) as file:
-            return file.read()
+        return decoded(read_whole(f"{self._root}/{relative}") or b"")
+
+    def text_of_at_most(self, relative: str, most: int) -> str | None:
+        """Return a text file's content, or None where it has more bytes than `most`."""
+        data = read_whole(f"{self._root}/{relative}", most)
+        return None if data is None else decoded(data)
 
     def open_text(self, relative: str) -> TextIO:
         """Return a text file opened, as `files.open_text` does; ends of lines stay as they are."""
@@ -199,10 +208,38 @@ class Tree:
         found = [self._by_suffix.get(suffix, []) for suffix in dict.fromkeys(suffixes)]
         return sorted(chain.from_iterable(found)) if len(found) > 1 else list(*found)
 
-    def _is_inside(self, *parts: str) -> bool:
-        """Return whether a path below the root stays there when its links are followed."""
+    def _is_inside(self, path: str) -> bool:
+        """Return whether a path below the root stays there when its links are followed.
+
+        A folder is resolved once, and then only those names in it that are links.
+        """
+        folder, _, name = path.rpartition("/")
+        known = self._inside_folders.get(folder)
+        if known is None:
+            known = self._inside_folders[folder] = self._folder_inside(folder)
+        if known.is_plain and name not in ("", ".", "..") and "\0" not in name:
+            # Where letter case does not count, the system follows the link by any of its cases.
+            is_link = bool(known.links) and fold(name) in known.links
+            return not is_link or self._resolves_inside(path)
+        return self._resolves_inside(path)
+
+    def _folder_inside(self, folder: str) -> _Inside:
+        """Return what is known of the names in a folder, be it there or not."""
+        if not self._resolves_inside(folder):
+            return _Inside(is_plain=False)
         try:
-            return self.root.joinpath(*parts).resolve().is_relative_to(self._real_root)
+            with os.scandir(self.root / folder) as entries:
+                links = frozenset(fold(one.name) for one in entries if one.is_symlink())
+            return _Inside(True, links)
+        except FileNotFoundError:
+            return _Inside(True)
+        except (OSError, ValueError):
+            return _Inside(is_plain=False)
+
+    def _resolves_inside(self, path: str) -> bool:
+        """Return the same of a path that is followed as it is."""
+        try:
+            return (self.root / path).resolve().is_relative_to(self._real_root)
         except (OSError, ValueError, RuntimeError):  # a NUL byte, a circle of links
             return False
 
@@ -214,10 +251,11 @@ class Tree:
         stated = self._inside(text)
         if stated is None or stated.startswith("/") or re.match(r"[A-Za-z]:", stated):
             return None
-        if not self._is_inside(folder_of(near), stated) and not self._is_inside(stated):
+        folder = folder_of(near)
+        below = f"{folder}/{stated}" if folder else stated
+        if not self._is_inside(below) and not self._is_inside(stated):
             return None
         parts = [part for part in stated.split("/") if part not in ("", "..")]
-        folder = folder_of(near)
         if folder:
             above = folder_of(folder)
             counterparts = [f"{above}/{name}".lstrip("/") for name in ("JPEGImages", "images")]
@@ -228,7 +266,7 @@ class Tree:
     def _is_possible(self, relative: str) -> bool:
         """Return whether the system could hold a file called so."""
         try:
-            self.path(relative).lstat()
+            os.lstat(f"{self._root}/{relative}")
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:  # a name too long
@@ -279,9 +317,9 @@ class Tree:
         stated = posix(text)
         if "\0" in stated:
             return None
-        for root in (self._real_root, self.root.absolute()):
-            if stated.startswith(f"{root.as_posix()}/"):
-                return stated[len(root.as_posix()) + 1 :]
+        for root in self._roots:
+            if stated.startswith(root):
+                return stated[len(root) :]
         return stated
 
     def find_images(self, text: str, near: str, split: str | None = None) -> list[str]:
@@ -396,6 +434,14 @@ class Tree:
         return shown or "no files"
 
 
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """What `Tree._is_inside` knows of a folder."""
+
+    is_plain: bool  # it stays inside, so that only links in it may lead out
+    links: frozenset[str] = frozenset()  # folded names
+
+
 def _target(link: str) -> Path | None:
     """Return where a symbolic link leads, be it there or not; None when only to itself."""
     try:
@@ -406,9 +452,10 @@ def _target(link: str) -> Path | None:
         return None
 
 
-def _is_mask(path: str) -> bool:
-    """Return whether a picture lies in a folder of masks."""
-    return any(part.lower() in _MASK_FOLDERS for part in path.split("/")[:-1])
+@lru_cache(maxsize=4096)
+def _holds_masks(folder: str) -> bool:
+    """Return whether a folder is one of masks."""
+    return any(part.lower() in _MASK_FOLDERS for part in folder.split("/"))
 
 
 @lru_cache(maxsize=4096)

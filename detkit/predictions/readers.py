@@ -35,6 +35,7 @@ from detkit.predictions.text_reader import VOC, YOLO, TextReader
 from detkit.predictions.text_rows import is_header, is_row, numbers, split_rows
 from detkit.predictions.texts import stem_of
 from detkit.predictions.unchecked import WHAT_IS_READ, Unchecked, size_or_zero
+from detkit.predictions.voc_columns import plain_detections
 from detkit.text import short
 
 VOC_FILE = re.compile(r"(?:.*_)?det_[^_]+_(.+)\.txt")
@@ -61,7 +62,9 @@ def read_predictions(
     known = reference or Reference(class_names=tuple(class_names or ()))
     with _cycles_left_alone():
         reader = _Reader(path, known, layout, scores)
-        images = [image.finish() for image in reader.read()]
+        images = reader.read_plain_voc()
+        if images is None:
+            images = [image.finish() for image in reader.read()]
     return to_unit_scores(images, scores, path, is_own=reader.is_own)
 
 
@@ -101,6 +104,25 @@ class _Reader:
         if VOC_FILE.fullmatch(self.path.name):
             return self._read_voc([self.path])
         return self._read_file()
+
+    def read_plain_voc(self) -> list[ImagePredictions] | None:
+        """Return the detections of VOC's comp4 files in which nothing is odd; None of all else."""
+        files = self._txt_files() if self.path.is_dir() else [self.path]
+        names = [VOC_FILE.fullmatch(path.name) for path in files]
+        if self.layout is not None or not self.path.exists() or not files or not all(names):
+            return None
+        texts = ((name[1], _text(path)) for name, path in zip(names, files) if name)
+        return plain_detections(texts, self.reference)
+
+    def _txt_files(self) -> list[Path]:
+        """Return the text files of a folder that may hold detections, or of its `labels`."""
+        inner = self.path / "labels"
+        home = inner if inner.is_dir() else self.path
+        return sorted(
+            path
+            for path in home.iterdir()
+            if path.suffix.lower() == ".txt" and (home == inner or path.name not in NOT_IMAGES)
+        )
 
     def _text_reader(self, reference: Reference | None = None) -> TextReader:
         return TextReader(self.path, reference or self.reference, self.layout, self.scores)
@@ -143,13 +165,7 @@ class _Reader:
     def _read_folder(self) -> list[Unchecked]:
         """Return the detections of a folder of text files."""
         folder = self.path
-        inner = folder / "labels"
-        home = inner if inner.is_dir() else folder
-        files = sorted(
-            path
-            for path in home.iterdir()
-            if path.suffix.lower() == ".txt" and (home == inner or path.name not in NOT_IMAGES)
-        )
+        files = self._txt_files()
         list_file = folder / "images.csv"
         if not files and not list_file.is_file():
             raise DetkitError(f"{folder}: holds no .txt files of detections; {WHAT_IS_READ}")

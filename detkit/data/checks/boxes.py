@@ -43,6 +43,10 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
     """Return severity, code and message of what is wrong with one box, if anything is."""
     inclusive = form.is_inclusive(one)
     x1, y1, x2, y2 = one.box
+    if size is not None:  # most are sound, and that is soon told
+        least = 1 + ROUNDING if inclusive else 0
+        if x2 - x1 > least and y2 - y1 > least and fits(one, size):
+            return None
     values = _values(one)
     if not all(math.isfinite(value) for value in one.box):
         return "error", "not-finite", f"a value is not a finite number ({values}); draw it again"
@@ -111,15 +115,21 @@ def check_origin(records: Iterable[ImageRecord], form: Format) -> Iterator[Findi
 
 def check_shares(records: Iterable[ImageRecord]) -> Iterator[Finding]:
     """Yield the error that boxes in a format of pixels are given as shares of the image."""
-    objects = [(record, one) for record in records for one in record.objects]
-    # Shares lie in [0, 1]; a format that counts from 1 takes 1 off the first corner. A single
-    # box may be so small.
-    if len(objects) > 1 and all(-1 <= value <= 1 for _, one in objects for value in one.box):
-        record, one = objects[0]
+    first: tuple[ImageRecord, ObjectRecord] | None = None
+    number = 0
+    for record in records:
+        for one in record.objects:
+            # Shares lie in [0, 1]; a format that counts from 1 takes 1 off the first corner.
+            if not all(-1 <= value <= 1 for value in one.box):
+                return
+            first = first or (record, one)
+            number += 1
+    if first is not None and number > 1:  # a single box may be so small
+        record, one = first
         yield Finding(
             "error",
             "normalised-boxes",
-            f"{shares_text(len(objects), _values(one))} write pixels",
+            f"{shares_text(number, _values(one))} write pixels",
             file=one.file or record.label_file,
             line=one.line,
         )
@@ -136,4 +146,4 @@ def shares_text(number: int, values: str) -> str:
 def fits(one: ObjectRecord, size: Size) -> bool:
     """Return whether a box lies in an image of this size, to a pixel."""
     x1, y1, x2, y2 = one.box
-    return min(x1, y1) >= -PIXEL and x2 <= size[1] + PIXEL and y2 <= size[0] + PIXEL
+    return x1 >= -PIXEL and y1 >= -PIXEL and x2 <= size[1] + PIXEL and y2 <= size[0] + PIXEL

@@ -30,9 +30,11 @@ from detkit.data.checks.sets import (
 )
 from detkit.data.formats.format import Format
 from detkit.data.formats.reading import format_of
+from detkit.data.groups import MOST_LOOKED_AT
 from detkit.data.images import image_size, is_turned, read_image, stored_size
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.errors import DetkitError
+from detkit.machine import paused_collector
 from detkit.text import printable
 
 MAX_LINE = 2000  # signs of a finding; all 80 names of COCO's classes fit
@@ -52,14 +54,29 @@ def check(
     progress: Callable[[int, int], None] | None = None,
     comparing: Callable[[int, int], None] | None = None,
     group: str = "auto",
+    most_compared: int = MOST_LOOKED_AT,
 ) -> list[Finding]:
     """Return every finding, the reader's own first, then image by image, then of the whole.
 
     Without `read_images` no image file is opened: boxes are held against the stated size and
     duplicates are not looked for. `progress` hears (images done, images in all), and `comparing`
-    the same of the images that are looked at once more, to tell copies between splits. `group` is
-    the rule by which images are of one recording; raises as `groups.find_groups`.
+    the same of the images that are looked at once more, to tell copies between splits; among more
+    than `most_compared` they are not looked for. `group` is the rule by which images are of one
+    recording; raises as `groups.find_groups`.
     """
+    with paused_collector():
+        return _check(dataset, read_images, progress, comparing, group, most_compared)
+
+
+def _check(
+    dataset: Dataset,
+    read_images: bool,
+    progress: Callable[[int, int], None] | None,
+    comparing: Callable[[int, int], None] | None,
+    group: str,
+    most_compared: int,
+) -> list[Finding]:
+    """Return what `check` does."""
     form = format_of(dataset)
     findings = [*dataset.findings, *check_images(dataset)]
     known = {(one.code, one.image_id, one.object_number) for one in findings}
@@ -83,7 +100,7 @@ def check(
     findings += check_names(dataset)
     if read_images:
         findings += check_duplicates(dataset)
-        findings += check_leaks(dataset, comparing, group)
+        findings += check_leaks(dataset, comparing, group, most_compared)
         findings += check_unused_content(record.path for _, record in records.values())
     return findings
 

@@ -95,19 +95,20 @@ def _part(looks: Looks, places: Sequence[int]) -> Looks:
 
 
 def check_leaks(
-    dataset: Dataset, progress: Callable[[int, int], None] | None = None, rule: str = "auto"
+    dataset: Dataset,
+    progress: Callable[[int, int], None] | None = None,
+    rule: str = "auto",
+    most: int = MOST_LOOKED_AT,
 ) -> Iterator[Finding]:
     """Yield images of the other splits that training images show, or whose recording they are of.
 
     `rule` says what a recording is, as for `groups.find_groups`, which says what is raised.
 
     Of images with the same bytes nothing is said: `check_duplicates` does. More than
-    `MOST_LOOKED_AT` images are told apart by their names alone. `progress` hears (images looked
-    at, in all).
+    `most` images are told apart by their names alone. `progress` hears (images looked at, in all).
     """
-    name = next((one for one in _LEARNT_FROM if dataset.splits.get(one)), None)
-    judged = [one for one in dataset.splits if one not in (*_LEARNT_FROM, "all")]
-    if name is None or not any(dataset.splits[one] for one in judged):
+    name, judged = _compared(dataset)
+    if name is None:
         if rule != "auto":  # a rule that is none is told all the same
             find_groups(records_of(dataset), rule)
         return
@@ -116,7 +117,7 @@ def check_leaks(
         by_path |= {record.path: record for record in dataset.splits[split]}
     records = list(by_path.values())
     looks = None
-    if len(records) <= MOST_LOOKED_AT:
+    if len(records) <= most:
         looks = look_at([record.path for record in records], progress)
     if rule == "auto":
         groups = recordings(records, looks)
@@ -134,6 +135,20 @@ def check_leaks(
         if rule == "auto":  # by names alone, copies or not
             told = set()
         yield from _from_recordings(members, learnt, groups.number_of, split, name, told)
+
+
+def num_compared(dataset: Dataset) -> int:
+    """Return how many images `check_leaks` holds against each other."""
+    name, judged = _compared(dataset)
+    splits = [] if name is None else [name, *judged]
+    return len({one.path for split in splits for one in dataset.splits[split]})
+
+
+def _compared(dataset: Dataset) -> tuple[str | None, list[str]]:
+    """Return the split that is learnt from and those that are judged on; None where one lacks."""
+    name = next((one for one in _LEARNT_FROM if dataset.splits.get(one)), None)
+    judged = [one for one in dataset.splits if one not in (*_LEARNT_FROM, "all")]
+    return (name if any(dataset.splits[one] for one in judged) else None), judged
 
 
 def _same_bytes(leak: Leak) -> bool:

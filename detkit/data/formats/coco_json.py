@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.formats.format import Labelled, flag, json_number, made_by
-from detkit.data.formats.json_file import is_number, load_json, whole
+from detkit.data.formats.json_file import MOST, is_number, load_json, whole
 from detkit.data.formats.shapes import (
     Box,
     around_keypoints,
@@ -30,15 +30,20 @@ from detkit.data.formats.shapes import (
     around_rotated,
 )
 from detkit.data.paths import name_of, split_in, split_in_stem
-from detkit.data.records import Finding, ImageRecord, ObjectRecord
+from detkit.data.records import Finding, ImageRecord, ObjectRecord, object_record
 from detkit.data.tree import Tree
 from detkit.errors import DetkitError
 from detkit.text import short
 
 
 def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | None:
-    """Return a JSON file's content, or None with a finding that says why there is none."""
-    content, is_read = load_json(tree, file, findings)
+    """Return a JSON file's content, or None with a finding that says why there is none.
+
+    Of an annotation that holds nothing odd a `PlainAnnotation` stands there in its place.
+    """
+    content, is_read = load_json(tree, file, findings, hook=plain_annotation)
+    if is_read and _has_plain_elsewhere(content):
+        content, is_read = load_json(tree, file, findings)
     if not is_read:
         return None
     if message := _misshapen(content):
@@ -46,6 +51,53 @@ def load(tree: Tree, file: str, findings: list[Finding]) -> dict[str, Any] | Non
         return None
     found: dict[str, Any] = content
     return found
+
+
+# (id, image_id, category_id, box xyxy, has an outline, is a crowd, area or None); no JSON value is
+# a tuple. It is made while the file is parsed, so that the outlines, which are most of a large
+# file, are not kept.
+PlainAnnotation = tuple[int | str, int | str, int | str, Box, bool, bool, float | None]
+_PLAIN_KEYS = frozenset(
+    ["id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area"]
+)
+_NUMBERS, _IDS = frozenset([int, float]), frozenset([int, str])
+
+
+def plain_annotation(found: dict[str, Any]) -> PlainAnnotation | dict[str, Any]:
+    """Return a JSON object as a `PlainAnnotation` where it is one in which nothing is odd."""
+    if "bbox" not in found or not found.keys() <= _PLAIN_KEYS:
+        return found
+    try:
+        key, image, category = found["id"], found["image_id"], found["category_id"]
+        x, y, width, height = box = found["bbox"]
+        crowd, area = found.get("iscrowd", 0), found.get("area")
+        if (
+            _NUMBERS.issuperset(map(type, box))
+            and _IDS.issuperset((type(key), type(image), type(category)))
+            and -MOST < x < MOST
+            and -MOST < y < MOST
+            and -MOST < width < MOST
+            and -MOST < height < MOST
+            and type(crowd) is int
+            and crowd in (0, 1)
+            and (area is None or (type(area) in _NUMBERS and 0 <= area < MOST))
+        ):
+            x, y = float(x), float(y)
+            corners = (x, y, x + float(width), y + float(height))
+            outline = bool(found.get("segmentation"))
+            stated = None if area is None else float(area)
+            return key, image, category, corners, outline, crowd == 1, stated
+    except (KeyError, TypeError, ValueError):
+        pass
+    return found
+
+
+def _has_plain_elsewhere(content: Any) -> bool:
+    """Return whether what looks like an annotation stands where none belongs."""
+    if not isinstance(content, dict):
+        return isinstance(content, tuple)
+    lists = (content.get(key) for key in ("images", "categories"))
+    return any(isinstance(one, tuple) for rows in lists if isinstance(rows, list) for one in rows)
 
 
 def _misshapen(content: Any) -> str:
@@ -74,13 +126,12 @@ class Page:
         self._path = tree.path(file)
         self._heads: dict[Any, ImageRecord | None] = {}  # by id; None: refused
         self._objects: dict[Any, list[ObjectRecord]] = {}
-        self._counts: Counter[Any] = Counter()
+        self._counts: dict[Any, int] = {}
         for category in content["categories"]:
             self._add_category(category)
         for image in content["images"]:
             self._add_image(image)
-        for annotation in content["annotations"]:
-            self._add_annotation(annotation)
+        self._add_annotations(content["annotations"])
 
     def records(self) -> list[ImageRecord]:
         """Return the images of the file with their objects, by their ids.
@@ -150,6 +201,29 @@ class Page:
             label_file=self._path,
         )
 
+    def _add_annotations(self, annotations: list[Any]) -> None:
+        """Add all annotations; those in which nothing is odd by the short way."""
+        heads, categories = self._heads, self.categories
+        counts, objects = self._counts, self._objects
+        path, used, outlines = self._path, self.used, 0
+        for annotation in annotations:
+            if not isinstance(annotation, tuple):
+                self._add_annotation(annotation)
+                continue
+            _, key, category, box, has_outline, crowd, area = annotation
+            if heads.get(key) is None or category not in categories:
+                names = ("id", "image_id", "category_id")
+                self._add_annotation(dict(zip(names, annotation)))
+                continue
+            name = categories[category]
+            number = counts[key] = counts.get(key, 0) + 1
+            outlines += has_outline
+            used.add(name)
+            objects[key].append(
+                object_record(name, box, False, path, None, number, _stated(box), crowd, area)
+            )
+        self.shapes["outline"] += outlines
+
     def _add_annotation(self, annotation: Any) -> None:
         if not isinstance(annotation, dict):
             self._say("bad-annotation", f"annotation is no object ({short(annotation)})")
@@ -162,8 +236,8 @@ class Page:
         head = self._heads[key]
         if head is None:
             return  # its image was refused, and that was said
-        self._counts[key] += 1
-        image, number = head.image_id, self._counts[key]
+        self._counts[key] = number = self._counts.get(key, 0) + 1
+        image = head.image_id
         if not _is_id(category) or category not in self.categories:
             message = f"{what}: no category has the id {short(category)}"
             self._say("unknown-class", message, image=image, number=number)
@@ -195,8 +269,6 @@ class Page:
             say("bad-number", f"bbox {stated} is not four numbers [x, y, width, height]", "error")
             return
         self.used.add(name)
-        x1, y1, x2, y2 = box
-        numbers = (x1, y1, x2 - x1, y2 - y1)
         crowd, difficult, ignored = map(flagged, ("iscrowd", "difficult", "ignore"))
         made, score = made_by(annotation.get("machine_made"), annotation.get("score"))
         self._objects[key].append(
@@ -208,11 +280,17 @@ class Page:
                 area=_area_of(annotation, say),
                 file=self._path,
                 number=number,
-                stated=f"bbox=[{', '.join(f'{value:.10g}' for value in numbers)}]",
+                stated=_stated(box),
                 machine_made=made,
                 score=score,
             )
         )
+
+
+def _stated(box: Box) -> str:
+    """Return a box as a COCO file states it."""
+    x1, y1, x2, y2 = box
+    return "bbox=[%.10g, %.10g, %.10g, %.10g]" % (x1, y1, x2 - x1, y2 - y1)  # noqa: UP031 - fast
 
 
 def _area_of(annotation: dict[str, Any], say: Callable[[str, str], None]) -> float | None:

@@ -167,9 +167,11 @@ def cvat_files(tree: Tree) -> list[str]:
     found = []
     for file in tree.with_suffix(".xml"):
         try:
-            with tree.path(file).open("rb") as opened:
-                if root_tag(opened.read(_SNIFF_BYTES)) == "annotations":
-                    found.append(file)
+            if file not in tree.xml_roots:
+                with tree.path(file).open("rb") as opened:
+                    tree.xml_roots[file] = root_tag(opened.read(_SNIFF_BYTES))
+            if tree.xml_roots[file] == "annotations":
+                found.append(file)
         except OSError:
             continue  # the reader of VOC says so
     return found

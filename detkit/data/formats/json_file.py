@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from detkit.data.records import Finding
@@ -17,6 +17,7 @@ from detkit.data.tree import Tree
 MAX_JSON_BYTES = 2 << 30  # ours: COCO's own largest file is 0.45 GB
 _WHOLE_BYTES = 64 << 20  # ours: up to here all keys of a file are looked for, ...
 _START_BYTES = 1 << 20  # ... of a larger one those at its start
+MOST = 1e300  # ours: what a number of a label file is less than
 _KEY = re.compile(rb'"([^"\\\r\n]{1,48})"\s*:')
 
 
@@ -46,11 +47,16 @@ def json_files(tree: Tree) -> Iterator[tuple[str, Collection[str]]]:
 
 
 def load_json(
-    tree: Tree, file: str, findings: list[Finding], *, most: int = MAX_JSON_BYTES
+    tree: Tree,
+    file: str,
+    findings: list[Finding],
+    *,
+    most: int = MAX_JSON_BYTES,
+    hook: Callable[[dict[str, Any]], Any] | None = None,
 ) -> tuple[Any, bool]:
     """Return a JSON file's content and True; None and False with a finding that says why not.
 
-    `most` is how many bytes it may have.
+    `most` is how many bytes it may have. `hook` gives what stands for an object of the file.
     """
     path = tree.path(file)
     code, line = "bad-json", None
@@ -58,7 +64,7 @@ def load_json(
         if tree.size(file) > most:
             code, message = "too-large", f"larger than {most >> 20} MiB; not read"
         else:
-            return json.loads(path.read_bytes().decode("utf-8-sig")), True
+            return json.loads(path.read_bytes().decode("utf-8-sig"), object_hook=hook), True
     except json.JSONDecodeError as error:
         message, line = f"not JSON ({error.msg}); mend or remove the file", error.lineno
     except UnicodeDecodeError as error:
@@ -74,7 +80,7 @@ def load_json(
 def is_number(value: Any) -> bool:
     """Return whether a JSON value is a finite number of sense: no flag, no text."""
     return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < 1e300)
+        isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < MOST)
     )
 
 

@@ -34,6 +34,7 @@ from detkit.data.paths import folder_of, suffix_of
 from detkit.data.records import Dataset, Finding
 from detkit.data.tree import LABEL_FOLDERS, LAYOUT_FOLDERS, Tree
 from detkit.errors import DetkitError
+from detkit.machine import paused_collector
 from detkit.text import agreed, counted
 
 # In the order in which they are looked for; the first that is there is read. XML comes first
@@ -80,8 +81,9 @@ def read_folder(path: Path) -> Dataset:
         suffixes = {end for form in FORMATS for end in form.file_suffixes}
         kind = "file" if path.suffix.lower() in suffixes else "folder"
         raise DetkitError(f"{path}: no such {kind}; name a folder of labelled images")
-    dataset = without_bad_names(_of_file(path) if path.is_file() else _of_folder(path))
-    return replace(dataset, notes=(summary(dataset), *dataset.notes))
+    with paused_collector():
+        dataset = without_bad_names(_of_file(path) if path.is_file() else _of_folder(path))
+        return replace(dataset, notes=(summary(dataset), *dataset.notes))
 
 
 def _of_folder(path: Path) -> Dataset:

@@ -19,6 +19,7 @@ from detkit.data.formats.voc_xml import Annotation, parse, root_tag, xml_text
 from detkit.data.paths import folder_of, name_of, posix, stem_of, suffix_of
 from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
 from detkit.data.tree import Tree
+from detkit.files import read_whole
 
 _SNIFF_BYTES = 1 << 12  # the first part of an XML file, where its outermost tag is
 
@@ -31,13 +32,14 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     for label in tree.with_suffix(".xml"):
         file = tree.path(label)
         try:
-            data = file.read_bytes()
-            root = root_tag(data[:_SNIFF_BYTES])
+            data = read_whole(str(file)) or b""
+            root = tree.xml_roots[label] = root_tag(data[:_SNIFF_BYTES])
             found = Annotation(root) if root == "annotations" else parse(data, file)
         except OSError as error:
             message = f"cannot be read: {error.strerror}"
             found = Annotation(findings=[Finding("error", "bad-xml", message, file=file)])
         if found.root in ("annotation", ""):
+            found.file = file
             labels[label] = found
         else:
             others += 1
@@ -96,7 +98,7 @@ def _records(
             objects=tuple(labels[label].objects),
             width=labels[label].width,
             height=labels[label].height,
-            label_file=tree.path(label),
+            label_file=labels[label].file,
         )
         for image, label in label_of.items()
     }
@@ -114,13 +116,14 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
 
     None when two images could be meant or none can be named.
     """
-    file, stem = tree.path(label), stem_of(label)
-    named = posix(found.filename)
+    stem, named = stem_of(label), posix(found.filename)
 
     def finding(severity: str, code: str, message: str) -> None:
-        findings.append(Finding(severity, code, message, file=file))
+        findings.append(Finding(severity, code, message, file=found.file))
 
     own = _of_its_tree(tree, label, tree.images_like(label))
+    if len(own) == 1 and name_of(own[0]) == named and stem_of(named) == stem:
+        return own[0]
     stated = _of_its_tree(tree, label, tree.find_images(named, label)) if named else []
     if named and not stated and tree.expected(named, label) is None:
         said = f"<filename>{found.filename}</filename> leads out of the data folder"

@@ -12,16 +12,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element, ParseError, fromstring
 from xml.sax.saxutils import escape
 
 from detkit.data.formats.format import flag, made_by, number
-from detkit.data.records import Finding, ObjectRecord
+from detkit.data.records import Finding, ObjectRecord, object_record
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
 
 _TAG = re.compile(rb"[A-Za-z_][\w.:-]*")
 _MACHINE_MADE = "machine_made"  # detkit's own, as VOC has no mark and no score
+_TEXTS = frozenset(["name", "difficult", _MACHINE_MADE, "score"])
+# What begins the files of all tools: in these encodings "<!" can be written in no other way.
+_PLAIN_START = re.compile(
+    rb"""(?:<\?xml\s+version=["']1\.0["'](?:\s+encoding=["'](?:utf-8|us-ascii)["'])?"""
+    rb"""(?:\s+standalone=["'](?:yes|no)["'])?\s*\?>\s*)?<annotation[\s>]""",
+    re.IGNORECASE,
+)
+_OBJECT = re.compile(rb"<object[\s/>]")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -35,6 +43,7 @@ class Annotation:
     height: int | None = None
     objects: list[ObjectRecord] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    file: Path | None = None
 
 
 @dataclass(slots=True)
@@ -104,6 +113,104 @@ def parse(data: bytes, file: Path) -> Annotation:
     Broken XML, and XML that declares entities or a foreign DTD, gives one error finding and
     no objects; an object without a name, a box or a number gives an error and is left out.
     """
+    return _plain_annotation(data, file) or _careful_annotation(data, file)
+
+
+def _plain_annotation(data: bytes, file: Path) -> Annotation | None:
+    """Return the annotation of bytes in which nothing is odd; None of all others.
+
+    Without "<!" there is no document type, and so there are no entities to expand, in the
+    encodings that are looked at here: ElementTree's own parser then does, five times as fast.
+    """
+    start = _PLAIN_START.match(data)
+    if start is None or len(data) > MAX_XML_BYTES or b"<!" in data or b"<?" in data[start.end() :]:
+        return None
+    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
+        return None  # lines that end in "\r" alone
+    try:
+        root = fromstring(data)
+    except (ParseError, ValueError, LookupError):
+        return None
+    if root.tag != "annotation":
+        return None
+    found = Annotation("annotation")
+    names: list[str] = []
+    size: dict[str, str] = {}
+    objects = []
+    for child in root:
+        if child.tag == "object":
+            objects.append(child)
+        elif child.tag == "filename":
+            if len(child):
+                return None
+            names.append((child.text or "").strip())
+        elif child.tag == "size":
+            for side in child:
+                if len(side):
+                    return None
+                size.setdefault(side.tag, (side.text or "").strip())
+    found.filename = names[0] if names else ""
+    found.width, found.height = _pixels(size.get("width")), _pixels(size.get("height"))
+    lines = _lines_of_objects(data)
+    if len(lines) != len(objects):
+        return None  # some lie deeper, or in an instruction
+    for place, (one, line) in enumerate(zip(objects, lines), 1):
+        record = _plain_object(one, file, line, place)
+        if record is None:
+            return None
+        found.objects.append(record)
+    return found
+
+
+def _lines_of_objects(data: bytes) -> list[int]:
+    """Return the line of each tag <object> in bytes, whatever its depth."""
+    lines, line, position = [], 1, 0
+    for match in _OBJECT.finditer(data):
+        line += data.count(b"\n", position, match.start())
+        position = match.start()
+        lines.append(line)
+    return lines
+
+
+def _plain_object(element: Element, file: Path, line: int, place: int) -> ObjectRecord | None:
+    """Return the object of an element in which nothing is odd; None of all others."""
+    texts: dict[str, str] = {}
+    box: dict[str, str] | None = None
+    for child in element:
+        if child.tag != "bndbox":
+            if child.tag in _TEXTS:
+                if len(child):
+                    return None
+                texts.setdefault(child.tag, (child.text or "").strip())
+        elif box is None:
+            box = {}
+            for side in child:
+                if len(side):
+                    return None
+                box.setdefault(side.tag, (side.text or "").strip())
+        else:
+            return None
+    name = texts.get("name")
+    mark = flag(texts.get("difficult"))
+    if not name or box is None or mark is None:
+        return None
+    try:
+        xmin, ymin, xmax, ymax = sides = [box[side] for side in _SIDES]
+        x1, y1, x2, y2 = map(float, sides)
+    except (KeyError, ValueError):
+        return None
+    if not math.isfinite(x1 + y1 + x2 + y2):
+        return None
+    stated = f"xmin={xmin} ymin={ymin} xmax={xmax} ymax={ymax}"
+    corners = (x1 - 1.0, y1 - 1.0, x2, y2)
+    if len(texts) < 3:  # name and difficult
+        return object_record(name, corners, mark, file, line, place, stated)
+    made = made_by(texts.get(_MACHINE_MADE), texts.get("score"))
+    return object_record(name, corners, mark, file, line, place, stated, False, None, False, *made)
+
+
+def _careful_annotation(data: bytes, file: Path) -> Annotation:
+    """Return what `parse` does, of any bytes."""
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import DefusedXMLParser
 

@@ -9,8 +9,7 @@ oriented boxes) are read as its bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from detkit.data.folder_splits import (
     Records,
@@ -24,13 +23,14 @@ from detkit.data.formats.yolo_rows import (
     are_like_poses,
     have_poses,
     parse_row,
+    plain_row,
     rows_longer_than_boxes,
     rows_text,
 )
 from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec, spec_files, spec_text
 from detkit.data.images import image_size
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
+from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, object_record
 from detkit.data.tree import Tree, images_finding
 from detkit.errors import DetkitError
 from detkit.text import counted
@@ -67,6 +67,10 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     )
 
 
+# Class name, box (xyxy in shares), line, number, and values as they are stated.
+_Row = tuple[str, tuple[float, float, float, float], int, int, str]
+
+
 class _Reader:
     """Turns label files into records; keeps what was seen on the way."""
 
@@ -80,6 +84,7 @@ class _Reader:
         self._by_name = bool(tree.images) and not any(
             tree.texts_like(image) for image in tree.images
         )
+        self._near: dict[str, list[str]] = {}  # by image, the texts that may label it
         self._records: dict[str, ImageRecord] = {}
         self._lists: set[str] = set()  # .txt files that list images
         self._polygons: list[tuple[str, int]] = []  # label file and line
@@ -252,9 +257,12 @@ class _Reader:
 
     def _labels_of(self, image: str) -> list[str]:
         """Return the label files of an image, best ones."""
+        near = self._near.get(image)
+        if near is None:
+            near = self._near[image] = self.tree.texts_like(image, anywhere=self._by_name)
         return [
             text
-            for text in self.tree.texts_like(image, anywhere=self._by_name)
+            for text in near
             if text not in self._lists and (not is_name_file(text) or self._has_row(text))
         ]
 
@@ -263,14 +271,16 @@ class _Reader:
         if image in self._records:
             return self._records[image]
         path = self.tree.path(image)
-        record = ImageRecord(image, path)
+        objects: tuple[ObjectRecord, ...] = ()
         labels = self._labels_of(image)
         if len(labels) > 1:
             message = f"has several label files ({', '.join(labels[:3])}); the first is used"
             self._say("error", "two-labels", message, image, None, image)
+        file = None
         if labels:
             label = labels[0]
             self.labels_used.update(labels)
+            file = self.tree.path(label)
             rows = self._rows(label, image)
             if rows and image in self.tree:
                 try:
@@ -280,25 +290,32 @@ class _Reader:
                     message = f"{reason}; its labels are shares of a size that is not known"
                     self._say("error", "unreadable-image", message, image, None, image)
                 else:
-                    record = replace(record, objects=_in_pixels(rows, width, height))
-            record = replace(record, label_file=self.tree.path(label))
+                    made = self.spec.machine_made
+                    objects = _in_pixels(rows, width, height, file, is_made=made)
+        record = ImageRecord(image, path, objects, label_file=file)
         self._records[image] = record
         return record
 
-    def _rows(self, label: str, image: str) -> list[ObjectRecord]:
-        """Return the sound rows of a label file, in shares; the others become findings."""
-        rows: list[ObjectRecord] = []
-        names, path = self.spec.names, self.tree.path(label)
-        if self.tree.size(label) > MAX_LABEL_BYTES:
+    def _rows(self, label: str, image: str) -> list[_Row]:
+        """Return the sound rows of a label file; the others become findings."""
+        rows: list[_Row] = []
+        names = self.spec.names
+        text = self.tree.text_of_at_most(label, MAX_LABEL_BYTES)
+        if text is None:
             self._say("error", "too-large", "too large for one image's labels", label, None, image)
             return rows
-        text = self.tree.text(label)
         number = 0
         for line, content in enumerate(text.splitlines(), 1):
             words = content.split()
             if not words:
                 continue
             number += 1
+            if len(words) == 5 and (plain := plain_row(words)) is not None:
+                index, box, stated = plain
+                if names is None or index in names:
+                    name = str(index) if names is None else names[index]
+                    rows.append((name, box, line, number, stated))
+                    continue
             parsed = parse_row(words, keypoints=self._have_poses)
             if parsed is None:
                 shown = content.strip() if len(content) < 60 else f"{content.strip()[:57]}..."
@@ -321,12 +338,7 @@ class _Reader:
             stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
             stated = stated or f"polygon of {counted(len(words), 'value')}"
             name = str(index) if names is None else names[index]
-            rows.append(
-                ObjectRecord(
-                    *(name, box, False, path, line, number, stated),
-                    machine_made=self.spec.machine_made,
-                )
-            )
+            rows.append((name, box, line, number, stated))
         return rows
 
     def report_places(self) -> None:
@@ -413,12 +425,25 @@ class _Reader:
         self.findings.append(Finding(severity, code, message, path, line, number, None, image))
 
 
-def _in_pixels(rows: Iterable[ObjectRecord], width: int, height: int) -> tuple[ObjectRecord, ...]:
-    """Return objects whose boxes are shares of an image with their boxes in its pixels."""
-    boxes = ((row, *row.box) for row in rows)
+def _in_pixels(
+    rows: Iterable[_Row], width: int, height: int, file: Path | None, *, is_made: bool
+) -> tuple[ObjectRecord, ...]:
+    """Return the objects of rows, whose boxes are shares of an image, in its pixels."""
+    more = (False, None, False, True) if is_made else ()  # no crowd, area or region
     return tuple(
-        replace(row, box=(x1 * width, y1 * height, x2 * width, y2 * height))
-        for row, x1, y1, x2, y2 in boxes
+        [
+            object_record(
+                name,
+                (x1 * width, y1 * height, x2 * width, y2 * height),
+                False,
+                file,
+                line,
+                number,
+                stated,
+                *more,
+            )
+            for name, (x1, y1, x2, y2), line, number, stated in rows
+        ]
     )
 
 

@@ -61,6 +61,25 @@ def _points_in_box(row: Sequence[float]) -> bool:
     return all(abs(x - cx) <= width / 2 for x in xs) and all(abs(y - cy) <= height / 2 for y in ys)
 
 
+def plain_row(
+    words: list[str],
+) -> tuple[int, tuple[float, float, float, float], str] | None:
+    """Return (class, xyxy in shares, the row as stated) of five words, or None of no plain row.
+
+    `parse_row` reads the same of them.
+    """
+    first, *stated = words
+    try:
+        cx, cy, width, height = map(float, stated)
+    except ValueError:
+        return None
+    if not first.isdecimal() or len(first) > 9 or not math.isfinite(cx + cy + width + height):
+        return None
+    box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+    text = f"cx={stated[0]} cy={stated[1]} width={stated[2]} height={stated[3]}"
+    return int(first), box, text
+
+
 def parse_row(
     words: list[str], *, keypoints: bool
 ) -> tuple[int, tuple[float, float, float, float], bool] | None:
