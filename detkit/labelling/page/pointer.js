@@ -174,8 +174,7 @@ export class Pointer {
     const { live, offer } = desk;
     desk.live = null;
     if (!live) {
-      desk.note(desk.canEdit ? "Nothing drawn: the box lies outside the image or is thinner than a pixel." : "");
-      desk.may();
+      if (desk.may()) desk.note("Nothing drawn: the box is outside the image or thinner than a pixel.");
       return;
     }
     if (gesture.kind !== "draw") {
@@ -184,7 +183,7 @@ export class Pointer {
       return;
     }
     desk.offer = null;
-    const takes = offer && event.shiftKey && !gesture.plain;
+    const takes = offer && event.shiftKey;
     desk.add(takes ? [...offer] : live.box);
     if (offer && !takes) desk.emit("snappable", offer);
   }
