@@ -48,7 +48,7 @@ export function commandsOf(page) {
 
   function place() {
     if (desk.selected?.kind === "draft") {
-      desk.accept([desk.selected.index]);
+      page.acceptOne(desk.selected.index);
       return;
     }
     if (!desk.may()) return;
@@ -65,7 +65,7 @@ export function commandsOf(page) {
     const chosen = desk.selected?.kind === "draft" ? desk.selected.index : page.draftUnderPointer();
     const index = chosen ?? desk.offered[0];
     if (index === undefined) page.snap();
-    else desk.accept([index]);
+    else page.acceptOne(index);
   }
 
   function escape() {

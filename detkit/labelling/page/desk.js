@@ -56,12 +56,20 @@ export class Desk extends EventTarget {
     else if (!this.saving.has(number) && !same(history.present, found)) history.push(found);
     if (!this.saving.has(number)) this.saving.know(number, revision);
     this.findings = findings;
-    this.drafts = { status: "none", generation: 0, detections: [] };
     this.hidden = new Set();
     this.proposals = { status: "none", boxes: [] };
     this.selected = this.live = this.offer = this.nameless = null;
     this.#take(this.histories.get(number).present);
     this.emit("open");
+    this.emit("change");
+  }
+
+  /** Let go of the open image, until the next one is there. */
+  close() {
+    this.image = this.selected = this.live = this.offer = this.nameless = null;
+    this.objects = [];
+    this.findings = [];
+    this.drafts = { status: "none", generation: 0, detections: [] };
     this.emit("change");
   }
 
@@ -149,6 +157,7 @@ export class Desk extends EventTarget {
     const found = { objects: now.objects.map(plain), state: now.state };
     const mine = sent && { objects: sent.objects.map(plain), state: sent.state };
     const history = this.histories.get(now.number);
+    this.saving.know(now.number, now.revision);
     if (mine && same(mine, found)) return false; // it was saved after all, the answer was lost
     if (history && !same(history.present, found)) history.push(found);
     if (this.image?.number === now.number) {

@@ -201,7 +201,7 @@ export class Pointer {
     const found = this.#under(at, point);
     const [first] = found;
     if (!first) desk.select(null);
-    else if (first.kind === "draft" && !desk.readOnly) desk.accept([first.index]);
+    else if (first.kind === "draft" && !desk.readOnly) desk.emit("accept", first.index);
     else {
       const own = found.filter((one) => one.kind === "object");
       const now = own.findIndex((one) =>
