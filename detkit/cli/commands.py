@@ -21,6 +21,7 @@ COMMANDS = {
     "detect": ("detect:detect", "Find objects in images, videos and streams."),
     "compare": ("compare:compare", "Compare models on one labelled folder."),
     "enough": ("enough:enough", "Say what more images or minutes would bring."),
+    "label": ("label:label", "Draw boxes on images, on a page in the browser."),
     "convert": ("data:convert", "Write a labelled folder, or several as one, in another format."),
     "split": ("data:split", "Divide a labelled folder into train, val and test."),
     "propose": ("propose:propose", "Propose boxes that may hold an object."),

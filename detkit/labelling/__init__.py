@@ -1,0 +1,1 @@
+"""Labelling images in a browser on this machine: `detkit label`."""
