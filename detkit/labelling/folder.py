@@ -155,21 +155,24 @@ class LabelFolder:
         if self.form.write is None or not (self.members or self._texts):
             return []
         members = list(self.members.values())
+        self._seen.update((one.split, None) for one in members)
+        empty: dict[str, list[Labelled]] = {split: [] for split in self._seen}
         if self.form.name not in PER_IMAGE:
-            return list(self.form.write(self._splits(members), self.class_names))
+            return list(self.form.write(empty | self._splits(members), self.class_names))
         # A list of images says nothing of their objects but whether all are machine-made.
         members = [replace(one, objects=_one_of(one.objects)) for one in members]
-        return list(self.form.write(self._splits(members), self.class_names))[len(members) :]
+        own = {path for one in members for path, _ in self._own_files(one)}
+        files = self.form.write(empty | self._splits(members), self.class_names)
+        return [(path, text) for path, text in files if path not in own]
 
     def _splits(self, members: Iterable[Member]) -> dict[str, list[Labelled]]:
         """Return images by split, as formats write them."""
-        splits: dict[str, list[Labelled]] = {split: [] for split in self._seen}
+        splits: dict[str, list[Labelled]] = {}
         for one in members:
             name = one.place.removeprefix(f"{self.form.place(one.split)}/")
             objects = tuple(held(one.objects, self.form, self.class_names))
             height, width = one.size
             splits.setdefault(one.split, []).append(Labelled(name, width, height, objects))
-        self._seen.update(dict.fromkeys(splits))
         return splits
 
     def _folder_of(self, path: Path) -> None:
