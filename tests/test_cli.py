@@ -34,6 +34,7 @@ COMMANDS = (
     "compress",
     "compare",
     "enough",
+    "label",
     "plot",
     "models",
     "schema",
