@@ -6,9 +6,10 @@ import { area, clip, iou } from "./boxes.js";
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 /** What of an object is its label; the order of the keys makes two alike compare as equal. */
-function plain({ label, box, difficult, machine_made: made, score }) {
+function plain({ label, box, difficult, machine_made: made, score, crowd }) {
   const object = { label, box: [...box], difficult: Boolean(difficult), machine_made: Boolean(made) };
   if (made && typeof score === "number") object.score = score;
+  if (crowd) object.crowd = true;
   return object;
 }
 

@@ -187,6 +187,7 @@ async function keepUp() {
   if (JSON.stringify(state.classes) !== JSON.stringify(before.classes)) page.setClasses(state.classes);
   if (state.changes !== before.changes && desk.readOnly) await refresh();
   showTraining(state.training);
+  showTrouble(state.trouble);
   const grew = state.model && state.model.generation > page.generation;
   models.take(state);
   if (!grew) return;
@@ -218,6 +219,12 @@ function showTraining(training) {
   line.textContent = `${words[training.status] ?? ""}${at}${training.message ? `: ${training.message}` : ""}`;
 }
 
+/** Say why label files are behind the journal, as on a full disk; nothing is lost. */
+function showTrouble(trouble) {
+  find("trouble").hidden = !trouble;
+  find("trouble").textContent = trouble ?? "";
+}
+
 async function start() {
   await holder.start();
   let list;
@@ -238,6 +245,7 @@ async function start() {
   page.setClasses(state.classes);
   images.fill(list);
   showTraining(state.training);
+  showTrouble(state.trouble);
   const asked = Number(location.hash.slice(1));
   const first = images.all.has(asked) && location.hash ? asked
     : images.ranked.find((number) => images.all.get(number).state === "todo") ?? images.rows[0];
