@@ -23,9 +23,10 @@ from running import detkit
 
 from detkit.data import open_dataset
 from detkit.data.checks.check import check
+from detkit.labelling.claim import HIDDEN
 from detkit.labelling.journal import Journal, read_journal
 from detkit.labelling.photos import open_photos
-from detkit.labelling.session import HIDDEN, Session
+from detkit.labelling.session import Session
 
 JOURNAL = f"{HIDDEN}/journal.jsonl"
 BOXES = [("car", [0, 0, 60, 40]), ("dog", [1, 2, 3, 4]), ("car", [10.25, 5.5, 20.75, 39])]

@@ -13,11 +13,12 @@ from labelling import Client, save
 
 from detkit.errors import DetkitError
 from detkit.labelling import retraining, suggestions
+from detkit.labelling.claim import HIDDEN
 from detkit.labelling.desk import Desk
 from detkit.labelling.photos import open_photos
 from detkit.labelling.retraining import Retraining, latest_model
 from detkit.labelling.server import LabelServer, serving
-from detkit.labelling.session import HIDDEN, Session
+from detkit.labelling.session import Session
 from detkit.labelling.suggestions import Drafts, Suggestions, proposals_by
 
 

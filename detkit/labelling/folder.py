@@ -14,13 +14,45 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detkit.data.convert import format_named, free_name, held
-from detkit.data.formats.format import Labelled
+from detkit.data.formats.format import Format, Labelled
+from detkit.data.formats.reading import format_of
+from detkit.data.image_kinds import is_image
 from detkit.data.records import ObjectRecord
-from detkit.errors import DetkitError
+from detkit.errors import DetkitError, UsageError
 from detkit.files import beside, not_written, put_in_place, write_bytes
+from detkit.labelling.photos import Photos
 
 FORMATS = ("voc", "yolo", "coco")
 PER_IMAGE = ("voc", "yolo")  # those with a label file an image
+
+
+def choose_format(photos: Photos, out: Path, to: str | None, before: str | None) -> str:
+    """Return the folder's format; UsageError for one that it is not or cannot be."""
+    if to is not None and to not in FORMATS:
+        format_named(to)
+        raise UsageError(f"--to {to}: labels are written as {', '.join(FORMATS)}; convert later")
+    if before is not None and to not in (None, before):
+        raise UsageError(
+            f"--to {to}: {out} is {before}; leave --to out, or convert it later: "
+            f"detkit convert {out} OTHER --to {to}"
+        )
+    own = None if photos.dataset is None else format_of(photos.dataset).name
+    return to or before or (own if own in FORMATS else None) or "voc"
+
+
+def require_fitting(photos: Photos, form: Format) -> None:
+    """Raise UsageError for splits and images that the format could not give back."""
+    for split in {one.split for one in photos.photos}:
+        if not form.keeps_split(split):
+            others = [one for one in FORMATS if format_named(one).keeps_split(split)]
+            hint = f"; choose --to {' or '.join(others)}" if others else ""
+            raise UsageError(f'{form.name} cannot keep the split "{split}"{hint}')
+    for one in photos.photos:
+        if not form.names_images and not is_image(one.path.suffix.lower()):
+            raise UsageError(
+                f"{one.path}: {form.name} does not find images of this kind again; choose "
+                "--to voc or --to coco"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from detkit.data.records import ObjectRecord
+from detkit.text import is_plain
 
 STATES = ("todo", "done", "empty", "skipped")
 IN_FOLDER = ("done", "empty")  # the states of images that the labelled folder holds
+MAX_CLASSES, LONGEST_CLASS = 10_000, 100  # ours; signs of a name
 MAX_OBJECTS = 10_000  # ours: far more than anybody draws in one image
 BORDER = 1e-3  # pixels: what a page's arithmetic may leave beyond the border; it is cut
 Size = tuple[int, int]  # (height, width)
@@ -106,6 +108,19 @@ def labels_of(
         raise BadLabels("the image cannot be read, so it can only be skipped")
     regions = [one for one in now.objects if one.region]
     return Labels(state, numbered([*objects, *regions]), now.revision + 1)
+
+
+def bad_class_name(name: str, names: Collection[str]) -> str:
+    """Return why a class may not be called so, or ""."""
+    if not name or name != name.strip():
+        return "a class needs a name, without spaces around it"
+    if not is_plain(name):
+        return "the name of a class is plain text in one line"
+    if len(name) > LONGEST_CLASS:
+        return f"the name of a class has at most {LONGEST_CLASS} signs"
+    if name in names:
+        return f'there is a class "{name}" already'
+    return f"at most {MAX_CLASSES} classes" if len(names) >= MAX_CLASSES else ""
 
 
 def _object(

@@ -7,42 +7,38 @@ replaced in the same moment; lists, class names and COCO's one file for all foll
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkit.data.checks.boxes import check_boxes
 from detkit.data.checks.check import reason_of, whole_image_size
-from detkit.data.convert import format_named
-from detkit.data.formats.reading import format_of
-from detkit.data.image_kinds import is_image
 from detkit.data.output import require_apart
-from detkit.data.records import Finding, ImageRecord
 from detkit.errors import DetkitError, UsageError
-from detkit.files import FileLock, is_full, not_written, write_bytes
+from detkit.files import is_full, not_written
+from detkit.labelling.claim import Claim
 from detkit.labelling.editor import Editors
-from detkit.labelling.folder import FORMATS, LabelFolder, Member
+from detkit.labelling.folder import LabelFolder, Member, choose_format, require_fitting
 from detkit.labelling.journal import VERSION, Journal, read_journal
+from detkit.labelling.known import Known, line_of, source_findings
 from detkit.labelling.labels import (
     BadLabels,
     Labels,
-    Size,
+    bad_class_name,
     from_json,
     labels_of,
     numbered,
     to_json,
 )
-from detkit.labelling.photos import Photo, Photos
-from detkit.text import counted, is_plain
+from detkit.labelling.photos import Photos
+from detkit.text import counted
 
 logger = logging.getLogger(__name__)
 
-HIDDEN = ".detkit-label"  # the folder in OUT that holds the journal; no reader looks there
-MAX_CLASSES, LONGEST_CLASS = 10_000, 100
 SOON = 1.0  # seconds between a change and the files of the set, at least
 
 
@@ -53,18 +49,6 @@ class Refused(Exception):
         """Say why."""
         super().__init__(message)
         self.status, self.values = status, {"error": message, **values}
-
-
-@dataclass(slots=True)
-class Known:
-    """An image of the session."""
-
-    photo: Photo
-    labels: Labels
-    size: Size | None = None  # upright, once the file was looked at
-    problem: str = ""  # why it cannot be read
-    place: str | None = None  # in the folder, once it was there
-    findings: tuple[Finding, ...] = ()  # of `check`, about the image
 
 
 class Session:
@@ -95,27 +79,25 @@ class Session:
         self.on_labelled: Callable[[int], None] = lambda count: None  # hears of each new one
         for folder in {photos.root, *(one.path.parent for one in photos.photos)}:
             require_apart(folder, out)
-        self.hidden = out / HIDDEN
-        is_new = not self._is_ours()
-        self._made = [one for one in (out, *out.parents) if not one.exists()]
-        self._lock_file = self._take_lock()
+        self._claim = Claim(out)
+        self.hidden = self._claim.hidden
         try:
-            lines = [] if is_new else read_journal(self.hidden / "journal.jsonl")
+            lines = [] if self._claim.is_new else read_journal(self._claim.journal)
             header = lines[0] if lines else {}
-            self.form = self._format(to, header.get("format"))
+            self.form = choose_format(photos, out, to, header.get("format"))
             self.folder = LabelFolder(out, self.form)
-            self._require_fitting()
+            require_fitting(photos, self.folder.form)
             self.known = {one.number: Known(one, Labels()) for one in photos.photos}
             self._by_name = {one.photo.name: one for one in self.known.values()}
             self._orphans: dict[str, dict[str, Any]] = {}  # labelled once, not among the photos
             self.class_names = self._first_classes(lines, classes)
-            if is_new:
+            if self._claim.is_new:
                 self._take_over_labels()
             self._replay(lines)
-            self._journal = Journal(self.hidden / "journal.jsonl", self._lines())
+            self._journal = Journal(self._claim.journal, self._lines())
             self._restore(progress)
         except BaseException:
-            self._let_go(is_new=is_new)
+            self._claim.give_up()
             raise
         self.num_at_start = self.num_labelled
         self._dirty = threading.Event()
@@ -134,82 +116,11 @@ class Session:
         self._dirty.set()
         self._writer.join()
         self._journal.close()
-        self._lock_file.release()
+        self._claim.release()
 
     def tell_address(self, address: str) -> None:
         """Note where this session answers, for whoever finds the folder in use."""
-        write_bytes(self.hidden / "address", address.encode())
-
-    def _is_ours(self) -> bool:
-        """Return whether `out` is of an earlier session; UsageError when it is something else."""
-        if not self.out.exists():
-            return False
-        if not self.out.is_dir():
-            raise UsageError(f"{self.out}: is a file; name a folder")
-        if (self.hidden / "journal.jsonl").is_file():
-            return True
-        held = [one.name for one in self.out.iterdir() if one.name not in (HIDDEN, ".DS_Store")]
-        if held:
-            raise UsageError(
-                f"{self.out}: is not empty, and detkit label did not make it; name another folder "
-                f"(to correct labels: detkit label {self.out} -o OTHER)"
-            )
-        return False
-
-    def _take_lock(self) -> FileLock:
-        """Return the folder's lock; DetkitError, which says who has it, when it is taken."""
-        try:
-            self.hidden.mkdir(parents=True, exist_ok=True)
-            return FileLock(self.hidden / "lock")
-        except BlockingIOError as error:
-            address = ""
-            with suppress(OSError):
-                address = (self.hidden / "address").read_text("utf-8")
-            where = f" at {address}" if address else ""
-            raise DetkitError(
-                f"{self.out}: another detkit label is working there{where}; go on in it, or end "
-                "it first"
-            ) from error
-        except OSError as error:
-            raise DetkitError(not_written(self.out, error)) from error
-
-    def _let_go(self, *, is_new: bool) -> None:
-        """Release the folder after a failed start; what was made for nothing goes again."""
-        self._lock_file.release()
-        if is_new and not (self.hidden / "journal.jsonl").exists():
-            with suppress(OSError):
-                for folder in (self.hidden, *self._made):
-                    folder.rmdir()
-
-    def _format(self, to: str | None, before: str | None) -> str:
-        """Return the folder's format; UsageError for one that it is not or cannot be."""
-        if to is not None and to not in FORMATS:
-            format_named(to)
-            raise UsageError(
-                f"--to {to}: labels are written as {', '.join(FORMATS)}; convert later"
-            )
-        if before is not None and to not in (None, before):
-            raise UsageError(
-                f"--to {to}: {self.out} is {before}; leave --to out, or convert it later: "
-                f"detkit convert {self.out} OTHER --to {to}"
-            )
-        own = None if self.photos.dataset is None else format_of(self.photos.dataset).name
-        return to or before or (own if own in FORMATS else None) or "voc"
-
-    def _require_fitting(self) -> None:
-        """Raise UsageError for splits and images that the format could not give back."""
-        form = self.folder.form
-        for split in {one.split for one in self.photos.photos}:
-            if not form.keeps_split(split):
-                others = [one for one in FORMATS if format_named(one).keeps_split(split)]
-                hint = f"; choose --to {' or '.join(others)}" if others else ""
-                raise UsageError(f'{form.name} cannot keep the split "{split}"{hint}')
-        for one in self.photos.photos:
-            if not form.names_images and not is_image(one.path.suffix.lower()):
-                raise UsageError(
-                    f"{one.path}: {form.name} does not find images of this kind again; choose "
-                    "--to voc or --to coco"
-                )
+        self._claim.tell_address(address)
 
     def _first_classes(
         self, lines: Sequence[Mapping[str, Any]], asked: Sequence[str] | None
@@ -220,7 +131,7 @@ class Session:
             names.update(dict.fromkeys(line.get("classes", ())))
         names.update(dict.fromkeys([*self.photos.class_names, *(asked or ())]))
         for name in names:
-            if why := self._bad_class(name, []):
+            if why := bad_class_name(name, []):
                 raise UsageError(f"class {name!r}: {why}")
         if refusal := self.folder.form.refusal(list(names)):
             raise UsageError(f"{self.form}: {refusal}")
@@ -232,7 +143,7 @@ class Session:
             record = one.photo.record
             if record is None or record.label_file is None:
                 continue  # also YOLO's image without a file: labelled or not, a look tells
-            kept = [thing for thing in record.objects if all(map(_is_finite, thing.box))]
+            kept = [thing for thing in record.objects if all(map(math.isfinite, thing.box))]
             kept.sort(key=lambda thing: thing.region)
             one.labels = Labels("done" if kept else "empty", numbered(kept), 0)
 
@@ -277,7 +188,7 @@ class Session:
             "classes": self.class_names,
         }
         touched = (one for one in self.known.values() if one.labels != Labels())
-        return [header, *self._orphans.values(), *map(_line_of, touched)]
+        return [header, *self._orphans.values(), *map(line_of, touched)]
 
     def _settle(self, one: Known) -> None:
         """Give an image that is to be in the folder its place and size.
@@ -362,19 +273,8 @@ class Session:
                 "revision": one.labels.revision,
                 "state": one.labels.state,
                 "objects": [to_json(thing) for thing in one.labels.objects if not thing.region],
-                "findings": self._findings(one),
+                "findings": one.told(),
             }
-
-    def _findings(self, one: Known) -> list[dict[str, Any]]:
-        """Return what is wrong with an image, the file first."""
-        found = []
-        if one.problem:
-            found.append(_finding("error", "unreadable-image", one.problem))
-        places = {thing.number for thing in one.labels.objects if not thing.region}
-        for finding in one.findings:
-            number = finding.object_number if finding.object_number in places else None
-            found.append(_finding(finding.severity, finding.code, finding.message, number))
-        return found
 
     def _measure(self, one: Known) -> None:
         """Look at an image's file: its size, or why it cannot be read."""
@@ -385,14 +285,8 @@ class Session:
         with self.lock:
             if one.size is None or problem:
                 one.size, one.problem = size, problem
-                one.findings = self._judged(one, one.labels)
+                one.findings = one.judged(one.labels, self.folder.form)
                 self.changes += 1
-
-    def _judged(self, one: Known, labels: Labels) -> tuple[Finding, ...]:
-        """Return the findings about an image and its boxes: those of `check` on the labels now."""
-        kept = [finding for finding in one.findings if finding.object_number is None]
-        record = ImageRecord(one.photo.name, one.photo.path, labels.objects)
-        return (*kept, *check_boxes(record, one.size, self.folder.form))
 
     def _look(self) -> None:
         """Look at all images, and let `check` look at the data set: in a thread."""
@@ -404,38 +298,17 @@ class Session:
                 time.sleep(0)
         for one in self.known.values():
             with self.lock:
-                one.findings = self._judged(one, one.labels)
+                one.findings = one.judged(one.labels, self.folder.form)
         if self.photos.dataset is not None:
-            self._take_findings()
-        with self.lock:
-            self.changes += 1
-
-    def _take_findings(self) -> None:
-        """Take up what `check` says of whole images of the data set: copies, leaks, sizes."""
-        from detkit.data.checks.check import check
-
-        dataset = self.photos.dataset
-        assert dataset is not None
-        try:
-            findings = check(dataset)
-        except DetkitError as error:
-            logger.warning("%s", error)
-            return
-        with self.lock:
-            for finding in findings:
-                one = self._by_name.get(finding.image_id or "")
-                told = finding.code in ("unreadable-image", "missing-image", "missing-label")
-                if one is None or told:
-                    continue
-                if finding.object_number is None or not all(
-                    _is_finite(value)
-                    for thing in _at(one, finding.object_number)
-                    for value in thing.box
-                ):
-                    message = finding.message
-                    if finding.object_number is not None:
-                        message = f"object {finding.object_number} of the source: {message}"
-                    one.findings += (replace(finding, object_number=None, message=message),)
+            try:
+                found = list(source_findings(self.photos.dataset, self._by_name))
+            except DetkitError as error:
+                logger.warning("%s", error)
+                found = []
+            with self.lock:
+                for one, finding in found:
+                    one.findings += (finding,)
+        self.note_change()
 
     # Changing
 
@@ -465,7 +338,7 @@ class Session:
             self.changes += 1
             is_new = labels.is_in_folder and not one.labels.is_in_folder
             one.labels = labels
-            one.findings = self._judged(one, labels)
+            one.findings = one.judged(labels, self.folder.form)
             if is_new:
                 self.on_labelled(self.num_labelled)
             return labels.revision
@@ -477,7 +350,7 @@ class Session:
             if not isinstance(name, str):
                 raise Refused(400, "name: expected a text")
             name = name.strip()
-            if why := self._bad_class(name, self.class_names):
+            if why := bad_class_name(name, self.class_names):
                 raise Refused(400, why)
             if refusal := self.folder.form.refusal([*self.class_names, name]):
                 raise Refused(400, refusal)
@@ -488,7 +361,7 @@ class Session:
     def offer_classes(self, names: Sequence[str]) -> None:
         """Add a model's classes to the list, those that it lacks; on disk with the next change."""
         with self.lock:
-            new = [name for name in names if not self._bad_class(name, self.class_names)]
+            new = [name for name in names if not bad_class_name(name, self.class_names)]
             if new:
                 with suppress(Refused):
                     self._append({"classes": [*self.class_names, *new]})
@@ -512,19 +385,6 @@ class Session:
         if not self.editors.may_write(editor):
             raise Refused(423, "another page labels this folder; take it over to go on here")
 
-    @staticmethod
-    def _bad_class(name: str, names: Sequence[str]) -> str:
-        """Return why a class may not be called so, or ""."""
-        if not name or name != name.strip():
-            return "a class needs a name, without spaces around it"
-        if not is_plain(name):
-            return "the name of a class is plain text in one line"
-        if len(name) > LONGEST_CLASS:
-            return f"the name of a class has at most {LONGEST_CLASS} signs"
-        if name in names:
-            return f'there is a class "{name}" already'
-        return f"at most {MAX_CLASSES} classes" if len(names) >= MAX_CLASSES else ""
-
     def _write(self, one: Known, labels: Labels) -> None:
         """Put an image's new labels into the journal and the folder; raise Refused, 507 or 500."""
         name = one.photo.name
@@ -534,7 +394,7 @@ class Session:
                 if one.place is None:
                     one.place = self.folder.place_for(name, one.photo.split)
                 prepared = self.folder.prepare(name, self._member(one, labels), one.photo.path)
-            self._append(_line_of(replace(one, labels=labels)))
+            self._append(line_of(replace(one, labels=labels)))
         except DetkitError as error:
             raise Refused(_status_of(error), str(error)) from error
         except Refused:
@@ -587,33 +447,6 @@ class Session:
                 if not self._ending:
                     self._dirty.set()  # tried again
             pause = max(SOON, 5 * (time.monotonic() - began))
-
-
-def _line_of(one: Known) -> dict[str, Any]:
-    """Return the journal's line of an image."""
-    return {
-        "image": one.photo.name,
-        "split": one.photo.split,
-        "revision": one.labels.revision,
-        "state": one.labels.state,
-        "place": one.place,
-        "size": None if one.size is None else list(one.size),
-        "objects": [to_json(thing) for thing in one.labels.objects],
-    }
-
-
-def _finding(severity: str, code: str, message: str, number: int | None = None) -> dict[str, Any]:
-    return {"severity": severity, "code": code, "message": message, "object": number}
-
-
-def _at(one: Known, number: int) -> list[Any]:
-    """Return the object of the data set's own label file that has this number."""
-    record = one.photo.record
-    return [thing for thing in record.objects if thing.number == number] if record else []
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) < float("inf")
 
 
 def _status_of(error: DetkitError) -> int:
