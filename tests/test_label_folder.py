@@ -383,6 +383,19 @@ def test_what_cannot_be_labelled_into_is_refused_in_one_line(photos: Path, tmp_p
     assert {one.name for one in (tmp_path / "full").iterdir()} == {"a.txt"}
 
 
+def test_what_the_format_cannot_hold_of_a_labelled_folder_is_said(tmp_path: Path) -> None:
+    save(tmp_path / "data/JPEGImages/a.png", 20, 40)
+    text = xml(("car", 2, 3, 10, 12)).replace("<bndbox>", "<difficult>1</difficult><bndbox>")
+    put(tmp_path / "data", {"Annotations/a.xml": text})
+    words = (tmp_path / "data", "-o", tmp_path / "out", "--to", "yolo", *PLAIN)
+    with command(*words) as (process, client):
+        assert client.get("images/1")["objects"][0]["difficult"]
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=20)
+    assert "1 difficult object became ordinary: yolo has no mark" in stderr
+    assert f"detkit label {tmp_path / 'data'} -o {tmp_path / 'out'}" in stderr
+
+
 def test_a_folder_of_another_format_is_not_gone_on_with(photos: Path, tmp_path: Path) -> None:
     Session(open_photos(photos), tmp_path / "out", to="yolo").close()
     done = detkit("label", photos, "-o", tmp_path / "out", "--to", "coco", *PLAIN)

@@ -97,6 +97,11 @@ def label(
         console.warn(warning)
     with console.counting("copying") as progress:
         session = Session(images, out, to=to, classes=class_list(classes), progress=progress)
+    if images.dataset is not None and session.is_new:
+        from detkit.data.convert import losses
+
+        for loss in losses(images.dataset, session.form):
+            console.warn(f"{out}: {loss}")
     try:
         desk = _desk(session, model, proposals, every)
         server = LabelServer(desk, port)
@@ -115,7 +120,7 @@ def label(
         server.shutdown()
         server.server_close()
         desk.close()
-    _tell_end(console, session)
+    _tell_end(console, session, photos)
     raise typer.Exit(ExitCode.INTERRUPTED)
 
 
@@ -199,7 +204,7 @@ def _tell_start(console: Console, session: Session, address: str, *, no_open: bo
             console.note("no browser was found: open the address above in one")
 
 
-def _tell_end(console: Console, session: Session) -> None:
+def _tell_end(console: Console, session: Session, source: Path) -> None:
     """Say what is saved, and what to type next."""
     from detkit.files import shell_word
 
@@ -207,7 +212,7 @@ def _tell_end(console: Console, session: Session) -> None:
     images = counted(session.num_labelled, "labelled image")
     more = f", {new} of them new" if new > 0 else ""
     console.note(f"{session.out}: {images}{more}; all is saved")
-    folder, photos = shell_word(session.out), shell_word(session.photos.root)
+    folder, photos = shell_word(session.out), shell_word(source)
     console.note(f"  detkit label {photos} -o {folder}    goes on")
     if session.num_labelled:
         console.note(f"  detkit check {folder}")

@@ -80,7 +80,7 @@ class Session:
         for folder in {photos.root, *(one.path.parent for one in photos.photos)}:
             require_apart(folder, out)
         self._claim = Claim(out)
-        self.hidden = self._claim.hidden
+        self.hidden, self.is_new = self._claim.hidden, self._claim.is_new
         try:
             lines = [] if self._claim.is_new else read_journal(self._claim.journal)
             header = lines[0] if lines else {}
