@@ -115,7 +115,14 @@ class Page:
         return value
 
     def mouse(
-        self, kind: str, x: float, y: float, *, button: str = "left", keys: int = 0, wheel: float = 0
+        self,
+        kind: str,
+        x: float,
+        y: float,
+        *,
+        button: str = "left",
+        keys: int = 0,
+        wheel: float = 0,
     ) -> None:
         """Do one thing with the mouse: "Moved", "Pressed", "Released" or "Wheel"."""
         held = kind == "Pressed" or (kind == "Moved" and self._held)
@@ -160,7 +167,7 @@ class Page:
         self.call("Input.insertText", text=text)
 
     def key(self, name: str) -> None:
-        """Press a key by its name with what is held: "d", "Shift+Tab", "Ctrl+z", "Alt+ArrowLeft"."""
+        """Press a key by its name with what is held: "d", "Shift+Tab", "Alt+ArrowLeft"."""
         *held, key = name.split("+") if name != "+" else ["+"]
         keys = sum({"Alt": 1, "Ctrl": 2, "Shift": 8}[one] for one in held)
         place = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}

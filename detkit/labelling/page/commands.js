@@ -78,11 +78,11 @@ export function commandsOf(page) {
   }
 
   return [
-    { part: "Images", keys: ["d", "PageDown"], text: "next image", run: () => page.go(1) },
-    { keys: ["ArrowRight"], written: "→", text: "next image, where no box is selected", onStage: true, run: () => (desk.object ? false : page.go(1)) },
-    { keys: ["a", "PageUp"], text: "previous image", run: () => page.go(-1) },
-    { keys: ["ArrowLeft"], written: "←", text: "previous image, where no box is selected", onStage: true, run: () => (desk.object ? false : page.go(-1)) },
-    { keys: ["n"], text: "next image that is still to do", run: () => page.goToDo() },
+    { part: "Images", keys: ["d", "PageDown"], text: "next image", turns: true, run: () => page.go(1) },
+    { keys: ["ArrowRight"], written: "→", text: "next image, where no box is selected", onStage: true, turns: true, run: () => (desk.object ? false : page.go(1)) },
+    { keys: ["a", "PageUp"], text: "previous image", turns: true, run: () => page.go(-1) },
+    { keys: ["ArrowLeft"], written: "←", text: "previous image, where no box is selected", onStage: true, turns: true, run: () => (desk.object ? false : page.go(-1)) },
+    { keys: ["n"], text: "next image that is still to do", turns: true, run: () => page.goToDo() },
     { keys: ["e"], text: "no object in this image (again: take that back)", run: () => desk.toggleState("empty") },
     { keys: ["k"], text: "skip this image (again: take that back)", run: () => desk.toggleState("skipped") },
     { keys: ["/"], text: "find an image by its name", run: () => page.find() },

@@ -29,14 +29,16 @@ function write(name) {
 }
 
 /**
- * Listens to keys. `table` rows: {keys, text, run, onStage?, written?}; `run` may return false
- * where the key is not its own; rows with `onStage` work where no control has the focus. A row
- * without `run` is a gesture, for the help alone.
+ * Listens to keys. `table` rows: {keys, text, run, onStage?, turns?, written?}; `run` may return false
+ * where the key is not its own; rows with `onStage` work where no control has the focus, those with
+ * `turns` open another image. A row without `run` is a gesture, for the help alone.
  */
 export class Keys {
-  constructor(table, stage) {
+  constructor(table, stage, isBusy) {
     this.table = table;
     this.stage = stage;
+    this.isBusy = isBusy; // whether an image is being opened
+    this.waiting = []; // keys pressed meanwhile, which are for the image that comes
     this.rows = new Map();
     for (const row of table) {
       for (const key of row.keys ?? []) this.rows.set(key, [...(this.rows.get(key) ?? []), row]);
@@ -54,12 +56,32 @@ export class Keys {
     if (!this.rows.has(name) && /^Digit[1-9]$/.test(event.code) && !event.ctrlKey && !event.altKey) {
       name = event.code.slice(5); // keyboards whose digits need shift
     }
-    for (const row of this.rows.get(name) ?? []) {
-      if (row.onStage && !onStage) continue;
-      if (row.run(event, name) === false) continue;
+    if (!this.rows.has(name)) return;
+    const press = { event, name, onStage };
+    if (this.isBusy() && name !== "?" && (this.waiting.length || !this.#isTurn(name))) {
+      this.waiting.push(press);
       event.preventDefault();
-      return;
-    }
+    } else if (this.#run(press)) event.preventDefault();
+  }
+
+  /** Whether a key turns to another image; such a one needs not wait for the image between. */
+  #isTurn(name) {
+    return this.rows.get(name).some((row) => row.turns);
+  }
+
+  #run({ event, name, onStage }) {
+    const rows = this.rows.get(name).filter((row) => onStage || !row.onStage);
+    return rows.some((row) => row.run(event, name) !== false);
+  }
+
+  /** Do what was asked for while an image was being opened, until the next one is. */
+  goOn() {
+    while (this.waiting.length && !this.isBusy()) this.#run(this.waiting.shift());
+  }
+
+  /** Forget what waits: the image did not come. */
+  drop() {
+    this.waiting = [];
   }
 
   /** Fill a table's body with what each key and gesture does, part by part. */

@@ -8,8 +8,10 @@ import { server } from "./server.js";
 const find = (name) => document.getElementById(name);
 const page = new Page();
 const { desk, holder, images, models, pointer, saving, overlay, stage } = page;
-const keys = new Keys(commandsOf(page), stage);
+const keys = new Keys(commandsOf(page), stage, () => page.isOpening);
 keys.fill(find("help-rows"));
+page.addEventListener("opened", () => keys.goOn());
+page.addEventListener("failed", () => keys.drop());
 
 const ACTIONS = {
   previous: () => page.go(-1),

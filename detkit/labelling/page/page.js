@@ -17,8 +17,10 @@ import { server } from "./server.js";
 const NOTE_STAYS = 5000;
 const find = (name) => document.getElementById(name);
 
-export class Page {
+/** Events: "opened", when an image is there; "failed", when it is not to be had. */
+export class Page extends EventTarget {
   constructor() {
+    super();
     this.stage = find("stage");
     this.holder = new Holder(server);
     this.saving = new Saving(server, () => this.holder.editor);
@@ -170,12 +172,19 @@ export class Page {
       record = await server.image(number);
     } catch (error) {
       if (this.wanted !== number) return;
+      this.dispatchEvent(new Event("failed"));
       this.note(`The image cannot be opened: ${error.message}`);
       setTimeout(() => this.wanted === number && !this.desk.image && this.open(number), 2000);
       return;
     }
     if (this.wanted !== number) return;
     this.#show(record);
+    this.dispatchEvent(new Event("opened"));
+  }
+
+  /** Whether an image is on its way. */
+  get isOpening() {
+    return this.wanted !== null && this.desk.image?.number !== this.wanted;
   }
 
   #show(record) {
