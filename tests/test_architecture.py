@@ -62,12 +62,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "cli": (
         *("report", "labelling", "comparison", "evaluation", "training", "inference"),
-        *("proposals", "predictions", "data", "detectors", "detector", "model_file", "networks", "transforms"),
-        *("geometry", "config", "files", "machine", "drawing", "stopwatch"),
+        *("proposals", "predictions", "data", "detectors", "detector", "model_file", "networks"),
+        *("transforms", "geometry", "config", "files", "machine", "drawing", "stopwatch"),
     ),
 }
 # Imported inside functions alone, since it brings torch.
-LAZY = {"evaluation": {"inference"}, "labelling": {"inference", "model_file", "proposals"}, "__init__": set(MAY_IMPORT)}
+LAZY = {
+    "evaluation": {"inference"},
+    "labelling": {"inference", "model_file", "proposals"},
+    "__init__": set(MAY_IMPORT),
+}
 # Named in annotations alone.
 TYPES_ONLY = {"evaluation": {"detector", "config"}}
 # As the papers cite each other.
