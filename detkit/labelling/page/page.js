@@ -196,7 +196,7 @@ export class Page extends EventTarget {
     find("name").textContent = name;
     find("name").title = name;
     const facts = width === null ? ["cannot be read"] : [`${width} × ${height}`];
-    if (split) facts.push(split);
+    if (split && split !== "all") facts.push(split);
     const place = this.images.places.get(number);
     if (place !== undefined) facts.push(`${place + 1} of ${this.images.rows.length}`);
     const why = this.images.reasons[number];
