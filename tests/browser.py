@@ -47,15 +47,34 @@ class Page:
         self._numbers = itertools.count(1)
         self._buffer = b""
         self._session: str | None = None
+        self._target = ""
         self.errors: list[str] = []  # exceptions, console errors, refused and failed requests
         self.requests: list[str] = []
         self._events: list[str] = []
+        self._held = False  # the mouse's button
+        self.new_tab()
+
+    def new_tab(self) -> str:
+        """Go to a new empty tab; return what `go_to_tab` takes to come back to this one."""
+        before, self._session = self._target, None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
+        self.go_to_tab(target)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        return before
+
+    def go_to_tab(self, target: str) -> None:
+        """Bring another tab to the front and drive it from now on."""
+        self._session = None
+        answer = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._target, self._session = target, answer["sessionId"]
+        self.call("Page.bringToFront")
+
+    def close_tab(self, back_to: str) -> None:
+        """Close this tab and go to another."""
+        target, self._session = self._target, None
+        self.call("Target.closeTarget", targetId=target)
+        self.go_to_tab(back_to)
 
     def call(self, method: str, **parameters: Any) -> Any:
         """Return the browser's answer to a command."""
@@ -72,10 +91,10 @@ class Page:
                 return answer["result"]
             self._note(answer)
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait until it is there."""
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address and wait until it is there."""
         self._events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while "Page.loadEventFired" not in self._events:
             self._note(self._read())
 
@@ -85,6 +104,82 @@ class Page:
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"]["exception"]["description"])
         return answer["result"].get("value")
+
+    def wait_for(self, script: str, seconds: float = 20.0) -> Any:
+        """Return an expression's value once it is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"still {value!r} after {seconds:g} s: {script}")
+            time.sleep(0.02)
+        return value
+
+    def mouse(
+        self,
+        kind: str,
+        x: float,
+        y: float,
+        *,
+        button: str = "left",
+        keys: int = 0,
+        wheel: float = 0,
+    ) -> None:
+        """Do one thing with the mouse: "Moved", "Pressed", "Released" or "Wheel"."""
+        held = kind == "Pressed" or (kind == "Moved" and self._held)
+        self._held = kind == "Pressed" or (self._held and kind != "Released")
+        options: dict[str, Any] = {"modifiers": keys, "x": x, "y": y}
+        if kind == "Wheel":
+            options |= {"deltaX": 0, "deltaY": wheel}
+        else:
+            options |= {"button": button if kind != "Moved" or held else "none", "clickCount": 1}
+            options["buttons"] = {"left": 1, "middle": 4}[button] if held else 0
+        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", **options)
+
+    def drag(
+        self,
+        start: tuple[float, float],
+        end: tuple[float, float],
+        *,
+        button: str = "left",
+        keys: int = 0,
+    ) -> None:
+        """Press at a point, move in steps to another, and let go there."""
+        self.mouse("Moved", *start, keys=keys)
+        self.mouse("Pressed", *start, button=button, keys=keys)
+        for step in (0.3, 0.7, 1.0):
+            at = [a + (b - a) * step for a, b in zip(start, end)]
+            self.mouse("Moved", *at, button=button, keys=keys)
+        self.mouse("Released", *end, button=button, keys=keys)
+
+    def click(self, x: float, y: float, *, keys: int = 0) -> None:
+        """Move to a point and click there."""
+        self.mouse("Moved", x, y, keys=keys)
+        self.mouse("Pressed", x, y, keys=keys)
+        self.mouse("Released", x, y, keys=keys)
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        """Have fingers on these points: "Start", "Move", "End" or "Cancel"."""
+        fingers = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        self.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=fingers)
+
+    def type(self, text: str) -> None:
+        """Write into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def key(self, name: str) -> None:
+        """Press a key by its name with what is held: "d", "Shift+Tab", "Alt+ArrowLeft"."""
+        *held, key = name.split("+") if name != "+" else ["+"]
+        keys = sum({"Alt": 1, "Ctrl": 2, "Shift": 8}[one] for one in held)
+        place = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
+        place |= {"Enter": 13, "Escape": 27, "Delete": 46, " ": 32, "PageDown": 34, "End": 35}
+        letter = len(key) == 1 and key.isalpha()
+        number = place.get(key) or (ord(key.upper()) if key.isalnum() else 0)
+        code = f"Key{key.upper()}" if letter else f"Digit{key}" if key.isdigit() else key
+        text = "\r" if key == "Enter" else key if len(key) == 1 and not keys & 3 else ""
+        common = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": keys}
+        kind = "keyDown" if text else "rawKeyDown"
+        self.call("Input.dispatchKeyEvent", type=kind, text=text, **common)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """Press a key and let it go, as a hand does."""

@@ -56,15 +56,22 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("training.run_folder", "training.run_log"),
     ),
     "report": ("evaluation", "comparison", "data", "files"),
-    "labelling": ("data", "files", "machine", "predictions"),
+    "labelling": (
+        *("data", "files", "cache", "machine", "predictions", "proposals", "config"),
+        *("inference", "model_file"),
+    ),
     "cli": (
-        *("report", "labelling", "comparison", "evaluation", "training", "inference", "proposals"),
-        *("predictions", "data", "detectors", "detector", "model_file", "networks", "transforms"),
-        *("geometry", "config", "files", "machine", "drawing", "stopwatch"),
+        *("report", "labelling", "comparison", "evaluation", "training", "inference"),
+        *("proposals", "predictions", "data", "detectors", "detector", "model_file", "networks"),
+        *("transforms", "geometry", "config", "files", "machine", "drawing", "stopwatch"),
     ),
 }
 # Imported inside functions alone, since it brings torch.
-LAZY = {"evaluation": {"inference"}, "__init__": set(MAY_IMPORT)}
+LAZY = {
+    "evaluation": {"inference"},
+    "labelling": {"inference", "model_file", "proposals"},
+    "__init__": set(MAY_IMPORT),
+}
 # Named in annotations alone.
 TYPES_ONLY = {"evaluation": {"detector", "config"}}
 # As the papers cite each other.

@@ -36,6 +36,7 @@ COMMANDS = (
     "compare",
     "enough",
     "suspects",
+    "label",
     "plot",
     "models",
     "schema",

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from running import detkit
 
 from detkit.data import open_dataset
-from detkit.data.convert import _free_name as free_name
-from detkit.data.convert import convert, losses
+from detkit.data.convert import convert, free_name, losses
 from detkit.data.formats import reading
 from detkit.data.formats.format import number
 from detkit.data.formats.reading import format_of

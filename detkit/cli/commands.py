@@ -22,6 +22,7 @@ COMMANDS = {
     "next": ("next:next_images", "List the images to label next."),
     "compare": ("compare:compare", "Compare models on one labelled folder."),
     "enough": ("enough:enough", "Say what more images or minutes would bring."),
+    "label": ("label:label", "Draw boxes on images, on a page in the browser."),
     "suspects": ("suspects:suspects", "List the labels that are probably wrong."),
     "convert": ("data:convert", "Write a labelled folder, or several as one, in another format."),
     "split": ("data:split", "Divide a labelled folder into train, val and test."),

@@ -242,13 +242,17 @@ def _new_names(dataset: Dataset, form: Format) -> dict[tuple[str, Path], str]:
                     name = f"{len(used) + 1:06d}{record.path.suffix.lower()}"
                     used.add(name)
                 else:
-                    name = _free_name(record.image_id, used, form.is_flat)
+                    name = free_name(record.image_id, used, form.is_flat)
                 names[place, record.path] = name
     return names
 
 
-def _free_name(image_id: str, used: set[str], is_flat: bool) -> str:
-    """Return a new name that is not in `used`, and add it there."""
+def free_name(image_id: str, used: set[str], is_flat: bool) -> str:
+    """Return a new name for an image, relative to its split's folder, and add its key to `used`.
+
+    `used` has the names' stems in the form in which letter case does not count. The name is
+    plain: any list and label file can hold it. `is_flat`: without sub-folders.
+    """
     path = PurePosixPath("/".join(map(_plain_part, image_id.split("/"))))
     folders = [part for part in path.parts[:-1] if part not in ("/", "..", ".")]
     of_images, of_splits = _layout_folders(reading.FORMATS)

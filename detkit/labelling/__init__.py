@@ -1,1 +1,1 @@
-"""What is to be labelled, and how."""
+"""Labelling images in a browser on this machine, and what to label next."""

@@ -233,10 +233,10 @@ def _check_image(form: Format, record: ImageRecord, read_images: bool) -> Iterat
         yield _finding("error", "missing-image", record, message)
     elif read_images:
         try:
-            size = _upright_size(record.path)
+            size = whole_image_size(record.path)
         except DetkitError as error:
             yield replace(
-                _finding("error", "unreadable-image", record, _reason(error, record.path)),
+                _finding("error", "unreadable-image", record, reason_of(error, record.path)),
                 file=record.path,
             )
         else:
@@ -246,15 +246,15 @@ def _check_image(form: Format, record: ImageRecord, read_images: bool) -> Iterat
     yield from check_boxes(record, size, form)
 
 
-def _upright_size(path: Path) -> Size:
-    """Return an image's size; DetkitError when it cannot be read or is cut short."""
+def whole_image_size(path: Path) -> Size:
+    """Return an image's upright (height, width); DetkitError when it is unreadable or cut short."""
     size = image_size(path)
     if not _ends_well(path):
         read_image(path)
     return size
 
 
-def _reason(error: DetkitError, path: Path) -> str:
+def reason_of(error: DetkitError, path: Path) -> str:
     """Return an error's text without the path it starts with."""
     text = str(error)
     return text.removeprefix(f"{path}: ")
