@@ -27,18 +27,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": (),
     "files": (),
     "cache": (),
+    "shards": ("files",),
     "machine": (),
     "stopwatch": (),
     "drawing": (),
     "geometry": (),
-    "predictions": ("files",),
+    "predictions": ("files", "shards"),
     "trace": ("geometry", "config"),
     "networks": ("config", "geometry"),
     "transforms": ("config", "geometry"),
     "data": ("files", "machine", "cache"),
     "detector": DETECTOR,
     "detectors": (*DETECTOR, "detector", "machine"),
-    "proposals": ("data", "config", "files", "cache"),
+    "proposals": ("data", "config", "files", "cache", "shards"),
     "model_file": ("detector", "config", "files"),
     "training": (
         *("detector", "model_file", "networks.precision", "transforms", "geometry", "config"),
@@ -59,7 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": (
         *("report", "comparison", "evaluation", "training", "inference", "proposals"),
         *("predictions", "data", "detectors", "detector", "model_file", "networks", "transforms"),
-        *("geometry", "config", "files", "machine", "drawing", "stopwatch"),
+        *("geometry", "config", "files", "machine", "drawing", "stopwatch", "shards"),
     ),
 }
 # Imported inside functions alone, since it brings torch.
