@@ -1,4 +1,4 @@
-"""One long run in n shares: which images are whose, the file of each share, and how they become one.
+"""A long run in n shares: which images are whose, the file of each, and how they become one.
 
 Nothing is told from one process to another. Every process goes through all sources in the same
 order and takes every n-th block of them, a block being what the network sees at once, so that an
@@ -156,9 +156,10 @@ class PartWriter:
         self.path = path
         self.partial = beside(path, "partial", hidden=False)
         self.turns = Turns(shard)
+        self._num_lines = 0
         self.num_bad = 0  # images that could not be read
         self.is_done = False  # there was nothing left to do
-        self._opening = {"part": shard.number, "of": shard.of, "block": shard.block}
+        self._opening: dict[str, Any] = {"part": shard.number, "of": shard.of, "block": shard.block}
         self._opening |= {"command": command, "asked": json.loads(json.dumps(asked))}
         try:
             self._lock = FileLock(beside(path, "lock"))
@@ -201,6 +202,8 @@ class PartWriter:
             self._file.close()
             if kind is None:
                 put_in_place(self.partial, self.path)
+            elif not self._num_lines:
+                self.partial.unlink()
         except OSError as failure:
             if kind is None:
                 raise DetkitError(not_written(self.path, failure)) from failure
@@ -216,6 +219,7 @@ class PartWriter:
         try:
             self._file.write(line + b"\n")
             self._file.flush()
+            self._num_lines += 1
         except OSError as error:
             raise DetkitError(not_written(self.partial, error)) from error
 
@@ -254,6 +258,7 @@ class PartWriter:
             raise DetkitError(f"{place}: is cut off; begin anew with --force")
         if not self.is_done:
             os.truncate(place, kept)
+        self._num_lines = number
         self.turns = Turns(self.turns.shard, number, own.hexdigest())
 
     def _require_same(self, place: Path) -> None:
