@@ -190,6 +190,7 @@ def detect(
     several = devices * nodes > 1
     refuse_mixed(
         shard,
+        out,
         several=several,
         resume=resume,
         no_shard={"--draw": draw, "--as-labels": labels},
@@ -201,7 +202,7 @@ def detect(
         *(model, device, settings, precision, threads, batch_size),
         *(least, of_classes, nms, proposals, looking, form == "table"),
     )
-    if shard is not None:
+    if shard is not None and out is not None:
         require_lines(form)
         require_ends(sources, "--shard")
         detector = wish.open(console)

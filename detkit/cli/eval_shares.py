@@ -30,7 +30,7 @@ def evaluate_share(
     classes: Sequence[str] | None,
     split: str | None,
     shard: str,
-    out: Path | None,
+    out: Path,
     *,
     resume: bool,
     force: bool,
@@ -42,7 +42,7 @@ def evaluate_share(
     from detkit.data import open_dataset
     from detkit.evaluation.evaluate import detect_all
 
-    if out is not None and out.suffix.lower() != ".jsonl":
+    if out.suffix.lower() != ".jsonl":
         raise UsageError("--shard writes JSON Lines, which merge puts together: -o FILE.jsonl")
     dataset = open_dataset(data, classes=classes)
     part_name = choose_split(dataset, split)

@@ -282,6 +282,7 @@ def evaluate(
     several = devices * nodes > 1
     refuse_mixed(
         shard,
+        out,
         several=several,
         resume=resume,
         no_shard={
@@ -316,7 +317,7 @@ def evaluate(
             option = next(name for name, value in files.items() if value)
             raise UsageError(f"{option} is for --predictions; a model's are known")
         load_plugins(plugin)
-        if shard is not None:
+        if shard is not None and out is not None:
             refuse({"--tile compare": looking.compare}, "--shard")
             wish = Wish(
                 *(places[0], device, settings, precision, threads, batch_size),

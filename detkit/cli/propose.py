@@ -183,7 +183,7 @@ def propose(
         },
     )
     several = devices * nodes > 1
-    refuse_mixed(shard, several=several, resume=resume, no_shard={}, neither={})
+    refuse_mixed(shard, out, several=several, resume=resume, no_shard={}, neither={})
     if shard is not None:
         asked = {"parameters": proposer.parameters}
         _propose_share(

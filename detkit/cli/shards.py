@@ -79,7 +79,7 @@ def merge(
 def open_part(
     command: str,
     word: str,
-    out: Path | None,
+    out: Path,
     asked: Mapping[str, Any],
     *,
     block: int = 1,
@@ -89,13 +89,11 @@ def open_part(
     """Return the writer of the share that `--shard` names.
 
     `asked` are the command's options that its lines depend on, by their names. Raises UsageError
-    as `Shard.parse` and `PartWriter` do, and without a file to write to.
+    as `Shard.parse` and `PartWriter` do.
     """
     from detkit.shards import PartWriter, Shard
 
     shard = Shard.parse(word, block)
-    if out is None:
-        raise UsageError(f"--shard {word}: name the file of this part by -o FILE.jsonl")
     asked = {"detkit": __version__, **{name: value for name, value in asked.items() if value}}
     return PartWriter(out, shard, command, asked, resume=resume, force=force)
 
@@ -150,6 +148,7 @@ def refuse(given: Mapping[str, Any], beside: str) -> None:
 
 def refuse_mixed(
     shard: str | None,
+    out: Path | None,
     *,
     several: bool,
     resume: bool,
@@ -158,9 +157,16 @@ def refuse_mixed(
 ) -> None:
     """Raise UsageError for options that have no place beside `--shard`, or `--devices` (several).
 
+    And for a share that there is not, or that has no file.
+
     `no_shard` has none beside the former, `neither` beside either.
     """
     if shard is not None:
+        from detkit.shards import Shard
+
+        Shard.parse(shard)  # before a model is loaded
+        if out is None:
+            raise UsageError(f"--shard {shard}: name the file of this part by -o FILE.jsonl")
         refuse({"--devices": several, **no_shard, **neither}, "--shard")
     elif several:
         refuse(neither, "--devices")
