@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from detkit.shards import Part
 
 ERROR = "detkit: error: "  # how a command begins the line that says why it failed
+LIST = "sources.txt"  # of the paths that came on stdin
 LOOK_SECONDS = 0.1  # between two looks at what the processes do
 
 
@@ -133,11 +134,17 @@ def shares(
                 yield None
                 return
             yield open_parts(places)
-        for place in places:
-            place.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            (folder / "sources.txt").unlink(missing_ok=True)
-            folder.rmdir()
+        _remove(folder, places)
+
+
+def _remove(folder: Path, places: Sequence[Path]) -> None:
+    """Remove the parts, all at once for whoever looks for one, and their folder."""
+    away = beside(folder, f"{os.getpid()}.done")
+    folder.rename(away)
+    for name in (*(place.name for place in places), LIST):
+        (away / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there is something of another's in it
+        away.rmdir()
 
 
 def _folder_of(asked: Asked, launch: Launch | None, stack: contextlib.ExitStack) -> Path:
@@ -167,7 +174,7 @@ def _with_lists(
         return None if sources is None else list(sources)
     if launch is not None:
         raise UsageError("-: stdin is read by one process; give a list, @FILE")
-    listed = folder / "sources.txt"
+    listed = folder / LIST
     with listed.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     return [f"@{listed}" if source == "-" else source for source in sources]
@@ -269,11 +276,13 @@ class _Process:
     def why(self) -> str:
         """Return why it failed; "" when its part is whole, be there images it could not read."""
         code = self.process.returncode
-        if self.place.is_file() and code in (ExitCode.DONE, ExitCode.BAD_INPUT):
+        # Where there is no folder any more, another process has put all parts together already.
+        is_whole = self.place.is_file() or not self.place.parent.is_dir()
+        if code == ExitCode.DONE or (code == ExitCode.BAD_INPUT and is_whole):
             return ""
         if code < 0:
             return f"was killed by signal {-code} ({signal.Signals(-code).name}); enough memory?"
-        return self.reason or f"ended with exit code {code}"
+        return f"failed: {self.reason}" if self.reason else f"ended with exit code {code}"
 
 
 def _run(
@@ -333,9 +342,8 @@ def _require_done(processes: Sequence[_Process], asked: Asked, folder: Path, beg
     if is_of_all and first.process.returncode > 0:
         if not any(folder.iterdir()):
             folder.rmdir()
-        if first.process.returncode == ExitCode.USAGE:
-            raise UsageError(first.reason)
-        raise DetkitError(reasons[0])
+        kind = UsageError if first.process.returncode == ExitCode.USAGE else DetkitError
+        raise kind(first.reason or reasons[0])
     others = f" ({counted(len(failed) - 1, 'other')} failed, too)" if len(failed) > 1 else ""
     kept = (
         f"what all have done is kept in {folder}: the same command with --resume goes on"
