@@ -137,6 +137,7 @@ def test_eval_in_two_processes_gives_the_number_of_one_and_its_gate(one: bytes) 
     assert json.loads(done.stdout) == json.loads(alone.stdout)
 
 
+@pytest.mark.slow
 def test_what_all_processes_say_is_said_once() -> None:
     done = detkit(*WORDS, "--devices", "2", "--set", "foo=1", "-o", "out/two.jsonl")
     assert done.returncode == 2
