@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,17 +15,9 @@ from detkit.cli.console import Console, figure
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
 from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list, require_free
-from detkit.cli.processes import Asked, shares
-from detkit.cli.shards import (
-    Devices,
-    Nodes,
-    Resume,
-    ShardOption,
-    open_part,
-    refuse_mixed,
-    require_ends,
-    write_part,
-)
+from detkit.cli.processes import Asked
+from detkit.cli.propose_shares import propose_in_processes, propose_share, reason_of
+from detkit.cli.shards import Devices, Nodes, Resume, ShardOption, open_part, refuse_mixed
 from detkit.errors import ExitCode, Interrupted, UsageError, require_installed
 from detkit.text import agreed, counted
 
@@ -33,9 +25,8 @@ if TYPE_CHECKING:
     from detkit.data.records import ImageRecord
     from detkit.evaluation.proposal_recall import Coverage, RecallScores
     from detkit.proposals.proposer import Proposer
-    from detkit.proposals.source import ComputedProposals, Made
+    from detkit.proposals.source import Made
     from detkit.proposals.writer import ProposalWriter
-    from detkit.shards import PartWriter
     from detkit.structures import FloatArray
 
 MaxBoxes = Annotated[
@@ -186,7 +177,7 @@ def propose(
     refuse_mixed(shard, out, several=several, resume=resume, no_shard={}, neither={})
     if shard is not None:
         asked = {"parameters": proposer.parameters}
-        _propose_share(
+        propose_share(
             console,
             open_part("propose", shard, out, asked, resume=resume, force=force),
             ComputedProposals(proposer, ProposalCache()),
@@ -195,7 +186,7 @@ def propose(
         )
         return
     if several:
-        _propose_in_processes(console, values, Asked(devices, nodes, out, resume, force))
+        propose_in_processes(console, values, Asked(devices, nodes, out, resume, force))
         return
     images = find_images(sources, stdin=sys.stdin)
     total = count_images(sources)
@@ -225,52 +216,6 @@ def propose(
         f"{out}: {counted(writer.num_images, 'image')}, {each:.0f} boxes each "
         f"({before}{cache.hits} from the cache; {cache.size_text()})"
     )
-    if num_bad:
-        console.error(f"{counted(num_bad, 'image')} could not be read")
-        raise typer.Exit(ExitCode.BAD_INPUT)
-
-
-def _propose_share(
-    console: Console,
-    part: PartWriter,
-    source: ComputedProposals,
-    sources: Sequence[str],
-    threads: int,
-) -> None:
-    """Write the lines of a share that are left; leave with 3 when an image cannot be read."""
-    from detkit.data.sources import find_images
-    from detkit.proposals.reader import line_of
-    from detkit.proposals.source import make_all
-    from detkit.proposals.writer import error_line
-
-    require_ends(sources, "--shard")
-
-    def lines() -> Iterator[tuple[str, bool]]:
-        images = find_images(sources, stdin=sys.stdin, take=part.turns)
-        parameters = source.proposer.parameters
-        with contextlib.closing(make_all(source, images, threads)) as made:
-            for one in console.track(made, None, "proposing"):
-                if one.found is not None:
-                    yield line_of(one.image, one.size, one.found, parameters), False
-                    continue
-                reason = _reason(one)
-                console.warn(f"{one.image}: {reason}")
-                yield error_line(one.image, reason), True
-
-    write_part(console, part, lines)
-
-
-def _propose_in_processes(console: Console, values: Mapping[str, Any], asked: Asked) -> None:
-    """Write what several processes propose; leave with 3 when an image cannot be read."""
-    from detkit.shards import merge
-
-    out = asked.out
-    require_free("-o", out, force=asked.force)
-    with shares(console, "propose", values, asked) as parts:
-        if parts is None or out is None:
-            return
-        num_images, num_bad = merge([one.path for one in parts], out, force=asked.force)
-    console.note(f"{out}: {counted(num_images - num_bad, 'image')}")
     if num_bad:
         console.error(f"{counted(num_bad, 'image')} could not be read")
         raise typer.Exit(ExitCode.BAD_INPUT)
@@ -394,15 +339,10 @@ def _write(console: Console, writer: ProposalWriter, made: Any, total: int | Non
             writer.write(one.image, one.size, one.found)
             continue
         num_bad += 1
-        reason = _reason(one)
+        reason = reason_of(one)
         console.warn(f"{one.image}: {reason}")
         writer.write_error(one.image, reason)
     return num_bad
-
-
-def _reason(one: Made) -> str:
-    """Return why there are no proposals of an image, without its name."""
-    return str(one.error).removeprefix(f"{one.image}: ")
 
 
 def _proposers(
