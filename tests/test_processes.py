@@ -25,9 +25,9 @@ WORDS = ("detect", "m.safetensors", "demo/JPEGImages", "--device", "cpu", "--bat
 KILLER = """
 import os, signal
 from pathlib import Path
-from detkit import shards
+from detkit.shards import writer
 
-plain = shards.PartWriter.write
+plain = writer.PartWriter.write
 
 def write(self, line, **more):
     plain(self, line, **more)
@@ -36,7 +36,7 @@ def write(self, line, **more):
         flag.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
-shards.PartWriter.write = write
+writer.PartWriter.write = write
 """
 
 

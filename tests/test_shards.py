@@ -23,7 +23,9 @@ from detkit.model_file import save_model
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.texts import json_line, of_json_line
 from detkit.proposals import proposer
-from detkit.shards import PartWriter, Shard, merge
+from detkit.shards.merge import merge
+from detkit.shards.shard import Shard
+from detkit.shards.writer import PartWriter
 from detkit.structures import Proposals
 
 NAMES = [f"image-{number}.jpg" for number in range(11)]

@@ -73,7 +73,7 @@ def found_in_processes(
     `name` keeps the parts of another look apart. Leaves where others put the parts together.
     """
     from detkit.predictions.texts import of_json_line
-    from detkit.shards import merged_lines
+    from detkit.shards.merge import merged_lines
 
     tile = "none" if looking.tile == 0 else looking.tile
     of_child = {name: values[name] for name in PASSED_ON}

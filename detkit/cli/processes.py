@@ -30,7 +30,7 @@ from detkit.files import FileLock, beside
 from detkit.text import counted
 
 if TYPE_CHECKING:
-    from detkit.shards import Part
+    from detkit.shards.part import Part
 
 ERROR = "detkit: error: "  # how a command begins the line that says why it failed
 LIST = "sources.txt"  # of the paths that came on stdin
@@ -105,7 +105,7 @@ def shares(
     without an error; else, and when a process fails, they stay for `--resume`. Raises DetkitError
     naming the process that failed, Interrupted after Ctrl-C.
     """
-    from detkit.shards import open_parts, places_of_parts
+    from detkit.shards.merge import open_parts, places_of_parts
 
     launch = launch_of(asked.devices, asked.nodes)
     if launch is not None and asked.out is None:

@@ -18,7 +18,7 @@ from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.proposals.source import ComputedProposals, Made
-    from detkit.shards import PartWriter
+    from detkit.shards.writer import PartWriter
 
 
 def propose_share(
@@ -53,7 +53,7 @@ def propose_share(
 
 def propose_in_processes(console: Console, values: Mapping[str, Any], asked: Asked) -> None:
     """Write what several processes propose; leave with 3 when an image cannot be read."""
-    from detkit.shards import merge
+    from detkit.shards.merge import merge
 
     out = asked.out
     require_free("-o", out, force=asked.force)

@@ -15,7 +15,7 @@ from detkit.cli.shards import model_identity
 if TYPE_CHECKING:
     from detkit.data.sources import ImageSource
     from detkit.inference.predict import Finder, Prediction
-    from detkit.shards import Part
+    from detkit.shards.part import Part
 
 LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
 
@@ -115,7 +115,7 @@ def from_parts(
     """
     from detkit.inference.predict import Prediction
     from detkit.predictions.texts import of_json_line
-    from detkit.shards import merged_lines
+    from detkit.shards.merge import merged_lines
 
     sources = iter(()) if images is None else iter(images())
     for line in merged_lines(parts):

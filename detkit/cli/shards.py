@@ -18,7 +18,7 @@ from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.predictions.image import ImagePredictions
-    from detkit.shards import PartWriter
+    from detkit.shards.writer import PartWriter
 
 ShardOption = Annotated[
     str | None,
@@ -67,7 +67,7 @@ def merge(
     """
     if out is None:
         raise UsageError("-o FILE is missing: where to write what the parts hold")
-    from detkit.shards import merge as merged
+    from detkit.shards.merge import merge as merged
 
     console = Console(quiet)
     num_images, num_bad = merged(parts, out, force=force)
@@ -91,7 +91,8 @@ def open_part(
     `asked` are the command's options that its lines depend on, by their names. Raises UsageError
     as `Shard.parse` and `PartWriter` do.
     """
-    from detkit.shards import PartWriter, Shard
+    from detkit.shards.shard import Shard
+    from detkit.shards.writer import PartWriter
 
     shard = Shard.parse(word, block)
     asked = {"detkit": __version__, **{name: value for name, value in asked.items() if value}}
@@ -162,7 +163,7 @@ def refuse_mixed(
     `no_shard` has none beside the former, `neither` beside either.
     """
     if shard is not None:
-        from detkit.shards import Shard
+        from detkit.shards.shard import Shard
 
         Shard.parse(shard)  # before a model is loaded
         if out is None:

@@ -14,7 +14,7 @@ from detkit.predictions.layout import FORMS, Layout
 from detkit.predictions.numbering import Numbering, chosen_numbering, find_numbering, ids_of
 from detkit.predictions.reference import Id, Reference
 from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
-from detkit.shards import require_whole
+from detkit.shards.part import require_whole
 from detkit.text import counted, short
 
 logger = logging.getLogger(__name__)

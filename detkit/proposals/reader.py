@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
-from detkit.shards import require_whole
+from detkit.shards.part import require_whole
 from detkit.structures import FloatArray, Proposals
 from detkit.text import counted
 
