@@ -19,7 +19,7 @@ COMMANDS = {
     "train": ("train:train", "Train a detector on a labelled folder."),
     "eval": ("evaluate:evaluate", "Score a model, or any tool's detections."),
     "detect": ("detect:detect", "Find objects in images, videos and streams."),
-    "merge": ("shards:merge", "Put the parts of a run in shares together."),
+    "merge": ("shards:merge", "Put the parts together that --shard I/N has written."),
     "compare": ("compare:compare", "Compare models on one labelled folder."),
     "enough": ("enough:enough", "Say what more images or minutes would bring."),
     "convert": ("data:convert", "Write a labelled folder, or several as one, in another format."),

@@ -198,6 +198,7 @@ def detect(
     )
     coco_ids = open_ids(console, ids, form)
     find = functools.partial(find_images, sources, stdin=sys.stdin, every=every)
+    images = find()  # looks all sources up, before a model is loaded
     wish = Wish(
         *(model, device, settings, precision, threads, batch_size),
         *(least, of_classes, nms, proposals, looking, form == "table"),
@@ -236,7 +237,7 @@ def detect(
         else:
             detector = wish.open(console)
             names = detector.class_names
-            found = wish.find(detector, _not_drawn_over(find(), draw), seconds)
+            found = wish.find(detector, _not_drawn_over(images, draw), seconds)
         look = wish.look(names)
         drawn = Drawings(draw, names, look)
         began = time.perf_counter()
