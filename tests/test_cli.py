@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "eval",
     "detect",
+    "merge",
     "convert",
     "split",
     "propose",

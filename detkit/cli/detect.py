@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from detkit.cli.console import Console, printable
 from detkit.cli.drafts import least_scores, open_labels, require_labels, write_labels
 from detkit.cli.drawings import Drawings, was_drawn
 from detkit.cli.looking import looking_of
-from detkit.cli.model_choice import load_plugins, open_on_free_cores, open_proposals
+from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     TTA,
     BatchSize,
@@ -31,8 +32,22 @@ from detkit.cli.options import (
     Settings,
     Threads,
     Tile,
-    named_numbers,
     nearest,
+    require_free,
+)
+from detkit.cli.processes import Asked, shares
+from detkit.cli.seen import Wish, class_names_of, from_parts, scores_for_people
+from detkit.cli.shards import (
+    Devices,
+    Nodes,
+    Resume,
+    ShardOption,
+    lines_of,
+    open_part,
+    refuse_mixed,
+    require_ends,
+    require_lines,
+    write_part,
 )
 from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import require_model
@@ -44,7 +59,6 @@ if TYPE_CHECKING:
     from detkit.predictions.coco_results import CocoIds
     from detkit.predictions.image import ImagePredictions
 
-LOOK = 0.4  # ours: the least score of a box worth a look; what is below is mostly wrong
 # What the stages in threads are called for people.
 STAGES = {"decode": "reading", "propose": "proposals", "prepare": "resizing"}
 
@@ -126,6 +140,10 @@ def detect(
     precision: Precision = "32-true",
     threads: Threads = None,
     plugin: Plugin = None,
+    shard: ShardOption = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -140,6 +158,9 @@ def detect(
     convert` writes it, in which every object is marked as machine-made and keeps its score
     (YOLO: only the folder is marked). Label Studio shows them as predictions.
 
+    --devices N divides the images among N processes, one a GPU. --shard I/N is one share of N, for
+    an array of jobs that know nothing of each other; `detkit merge` puts their files together.
+
     \b
     Examples:
       detkit detect run/best.safetensors street.jpg
@@ -150,11 +171,13 @@ def detect(
       detkit detect run/best.safetensors aerial.tif --tile 640 --draw drawn
       detkit detect run/best.safetensors pool --as-labels drafts --to cvat --score car=.6
       detkit detect ssd300-coco camera:0 --every 5 | jq -c '.detections[]'
+      detkit detect ssd300-coco archive --devices 4 -o found.jsonl
+      detkit detect ssd300-coco archive --shard 3/64 -o part-3.jsonl
     """
+    values = dict(locals())
     require_model(model)
     from detkit.data.sources import find_images, is_live
-    from detkit.inference.predict import detect_images
-    from detkit.predictions.writers import images_file
+    from detkit.predictions.writers import FOLDER_FORMATS, images_file
 
     console = Console(quiet)
     form = form_of(form, out)
@@ -164,35 +187,60 @@ def detect(
     least, of_classes = least_scores(score or ())
     require_labels(labels, to, sources, beside={"-o": out, "--draw": draw}, force=force)
     load_plugins(plugin)
-    coco_ids = open_ids(console, ids, form)
-    images = _not_drawn_over(find_images(sources, stdin=sys.stdin, every=every), draw)
-    detector = open_on_free_cores(console, model, device, settings, precision, threads)
-    names = detector.class_names
-    if ways := looking.words(detector.config):
-        console.note(f"looking at whole images and {ways}")
-    single = named_numbers("--score", of_classes, names)
-    # What people look at is cut higher than what programs, above all `eval`, go on with.
-    look = {name: single.get(name, LOOK if least is None else least) for name in names}
-    for_people = form == "table"
-    seconds: dict[str, float] | None = {} if timing else None
-    found = detect_images(
-        detector,
-        images,
-        batch_size=batch_size,
-        score_thresh=min(look.values()) if for_people else least,
-        thresholds=look if for_people else single,
-        nms_thresh=nms,
-        proposals=open_proposals(proposals, detector),
-        tile=looking.tile,
-        tile_overlap=looking.overlap,
-        tta=looking.tta,
-        timing=seconds,
+    several = devices * nodes > 1
+    refuse_mixed(
+        shard,
+        out,
+        several=several,
+        resume=resume,
+        no_shard={"--draw": draw, "--as-labels": labels},
+        neither={"--timing": timing},
     )
-    drawn = Drawings(draw, names, look)
+    coco_ids = open_ids(console, ids, form)
+    find = functools.partial(find_images, sources, stdin=sys.stdin, every=every)
+    images = find()  # looks all sources up, before a model is loaded
+    wish = Wish(
+        *(model, device, settings, precision, threads, batch_size),
+        *(least, of_classes, nms, proposals, looking, form == "table"),
+    )
+    if shard is not None and out is not None:
+        require_lines(form)
+        require_ends(sources, "--shard")
+        detector = wish.open(console)
+        asked = {**wish.asked(detector.class_names), "--every": every if every > 1 else None}
+        part = open_part("detect", shard, out, asked, block=batch_size, resume=resume, force=force)
+
+        def lines() -> Iterator[tuple[str, bool]]:
+            seen = wish.find(detector, find(take=part.turns))
+            return lines_of(console, (one.predictions for one in seen))
+
+        write_part(console, part, lines)
+        return
+    seconds: dict[str, float] | None = {} if timing else None
     num_images = num_bad = num_undrawn = num_unlabelled = 0
     is_stopped = False
-    began = time.perf_counter()
     with contextlib.ExitStack() as blocks:
+        if several:
+            if out is not None and form not in FOLDER_FORMATS:
+                require_free("-o", out, force=force)
+            if wish.for_people:
+                values["score"] = scores_for_people(values, least)
+            of_child = {**values, "form": None, "draw": None, "labels": None, "to": None}
+            of_child |= {"ids": None}
+            processes = Asked(devices, nodes, out, resume, force)
+            parts = blocks.enter_context(shares(console, "detect", of_child, processes))
+            if parts is None:
+                return
+            names = class_names_of(parts)
+            wants_pixels = draw is not None or labels is not None
+            found = from_parts(parts, find if wants_pixels else None)
+        else:
+            detector = wish.open(console)
+            names = detector.class_names
+            found = wish.find(detector, _not_drawn_over(images, draw), seconds)
+        look = wish.look(names)
+        drawn = Drawings(draw, names, look)
+        began = time.perf_counter()
         drafts = blocks.enter_context(open_labels(labels, to, names, look, force=force))
         with (
             contextlib.closing(found),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from detkit.cli.eval_parts import (
     interval_part,
     write_json,
 )
+from detkit.cli.eval_shares import evaluate_share, found_in_processes, write_found
 from detkit.cli.eval_tables import (
     tell_change,
     tell_gates,
@@ -55,11 +56,11 @@ from detkit.cli.options import (
     require_free,
     require_one_form,
 )
+from detkit.cli.processes import Asked
+from detkit.cli.seen import Wish
+from detkit.cli.shards import Devices, Nodes, Resume, ShardOption, refuse, refuse_mixed
 from detkit.errors import UsageError
 from detkit.text import counted
-
-if TYPE_CHECKING:
-    pass
 
 MAX_DROP = 0.01  # without --max-drop
 
@@ -187,6 +188,19 @@ def evaluate(
     precision: Precision = "32-true",
     threads: Threads = None,
     plugin: Plugin = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE.jsonl",
+            help="Write the detections, too, as `detect` does; with --shard those of the share.",
+        ),
+    ] = None,
+    shard: ShardOption = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -219,6 +233,9 @@ def evaluate(
     drop gets a 95 % interval. Intervals draw what belongs together, by the rule --group of `detkit
     split`. Under GitHub Actions a gate that is not met annotates the run.
 
+    --devices N divides the images among N processes, one a GPU. --shard I/N writes what is found in
+    one share of them; `detkit merge` puts the files of all together, and --predictions scores that.
+
     \b
     Examples:
       detkit eval run/best.safetensors photos
@@ -234,7 +251,9 @@ def evaluate(
       detkit eval --predictions found.json photos --explain --like pycocotools
       detkit eval run/best.safetensors photos --tile compare=640
       detkit eval --predictions found.jsonl photos --markdown >> "$GITHUB_STEP_SUMMARY"
+      detkit eval run/best.safetensors photos --shard 1/8 -o part-1.jsonl
     """
+    values = dict(locals())
     wanted = 2 if predictions is None else 1
     if len(places) != wanted:
         form = "MODEL DATA" if predictions is None else "--predictions FILE DATA"
@@ -260,6 +279,21 @@ def evaluate(
     require_free("--report", page, force=force, data=data)
     require_free("--junit", junit, force=force, data=data)
     require_free("--pr-curve", pr_curve, force=force, data=data)
+    several = devices * nodes > 1
+    refuse_mixed(
+        shard,
+        out,
+        several=several,
+        resume=resume,
+        no_shard={
+            **{"--fail-under": fail_under, "--fail-over": fail_over, "--baseline": baseline},
+            **{"--junit": junit, "--explain": explain, "--errors": errors, "--interval": interval},
+            **{"--pr-curve": pr_curve, "--report": page, "--json": as_json, "--markdown": markdown},
+        },
+        neither={"--heads": heads, "--predictions": predictions},
+    )
+    if shard is None:
+        require_free("-o", out, force=force, data=data)
     from detkit.evaluation.gates import check_gates, parse_gate
     from detkit.evaluation.leakage import groups_of_split, leakage_to_json, with_unseen
 
@@ -283,6 +317,17 @@ def evaluate(
             option = next(name for name, value in files.items() if value)
             raise UsageError(f"{option} is for --predictions; a model's are known")
         load_plugins(plugin)
+        if shard is not None and out is not None:
+            refuse({"--tile compare": looking.compare}, "--shard")
+            wish = Wish(
+                *(places[0], device, settings, precision, threads, batch_size),
+                *(None, (), None, proposals, looking, False),
+            )
+            evaluate_share(
+                *(console, wish, data, names, split, shard, out), resume=resume, force=force
+            )
+            return
+        processes = Asked(devices, nodes, out, resume, force) if several else None
         judged = evaluate_model(
             console,
             places[0],
@@ -300,9 +345,15 @@ def evaluate(
             looking=looking,
             heads=heads,
             check=lambda scores: check_gates(with_unseen(scores, None), gates),
+            processes=None
+            if processes is None
+            else lambda by: found_in_processes(
+                console, values, processes, by, name="" if by == looking else "plain"
+            ),
         )
     else:
         given = {
+            "--out": out,
             "--proposals": proposals,
             "--set": settings,
             "--heads": heads,
@@ -325,6 +376,9 @@ def evaluate(
             scale=scores_are,
             strict=strict,
         )
+    if out is not None:
+        write_found(judged, out, force=force)
+        console.note(f"detections: {out}")
     scores = judged.scores
     leakage = leakage_of(console, judged, places[0] if predictions is None else None, group)
     outcomes = gate_outcomes(with_unseen(scores, leakage), gates)

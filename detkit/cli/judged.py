@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detkit.evaluation.gain import Gain
     from detkit.evaluation.misses import Miss
     from detkit.inference.predict import Finder
+    from detkit.predictions.image import ImagePredictions
     from detkit.proposals.source import ProposalSource
     from detkit.structures import Detections, Scores, Truth
 
@@ -131,21 +132,27 @@ def evaluate_model(
     looking: Looking,
     heads: bool,
     check: Callable[[Scores], object],
+    processes: Callable[[Looking], list[ImagePredictions]] | None = None,
 ) -> Judged:
     """Return a model's scores on a split of a data set.
 
     With tiles to compare, or TTA, what `looking` brings over looking plainly is measured, too.
     `check` gets the scores of no detections at all, before the model runs: whatever asks for a
-    figure they do not have is told at once. With `heads` each head of the model is scored, too;
+    figure they do not have is told at once. `processes`, where there are several, find what this
+    one would. With `heads` each head of the model is scored, too;
     raises UsageError when it has but one.
     """
     from detkit.data import open_dataset
     from detkit.evaluation import evaluate
+    from detkit.evaluation.pairing import pair
     from detkit.evaluation.scores import score
 
     dataset = open_dataset(data, classes=names)
     part = choose_split(dataset, split)
     check(score([], [], dataset.class_names, metric, iou))
+    plain = looking.plain
+    looks = [plain, looking] if looking.is_measured else [looking]
+    found_there = {} if processes is None else {by: _timed(processes, by) for by in looks}
     detector = open_on_free_cores(console, model, device, settings, precision, threads)
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
@@ -159,6 +166,10 @@ def evaluate_model(
         console.note(f"looking at whole images and {ways}")
 
     def found(by: Looking) -> tuple[dict[str, list[Detections]], float]:
+        if by in found_there:
+            predictions, seconds = found_there[by]
+            paired = pair(predictions, dataset.splits[part], dataset.class_names)
+            return {own: paired.detections}, seconds
         began = time.perf_counter()
         find = evaluate.detect_heads if heads else evaluate.detect_split
         result: Any = find(
@@ -173,7 +184,6 @@ def evaluate_model(
         )
         return (result if heads else {own: result}), time.perf_counter() - began
 
-    plain = looking.plain
     before = found(plain) if looking.is_measured else None
     by_head, seconds = found(looking)
     truths = dataset.truths(part)
@@ -207,6 +217,14 @@ def evaluate_model(
         looking=looking,
         gain=gain,
     )
+
+
+def _timed(
+    processes: Callable[[Looking], list[ImagePredictions]], by: Looking
+) -> tuple[list[ImagePredictions], float]:
+    """Return what the processes find, and how many seconds that takes."""
+    began = time.perf_counter()
+    return processes(by), time.perf_counter() - began
 
 
 def evaluate_file(

@@ -15,6 +15,9 @@ from detkit.cli.console import Console, figure
 from detkit.cli.data import tell_notes, warn_of_unread
 from detkit.cli.judged import choose_split
 from detkit.cli.options import AsJson, Classes, Force, Quiet, Seed, class_list, require_free
+from detkit.cli.processes import Asked
+from detkit.cli.propose_shares import propose_in_processes, propose_share, reason_of
+from detkit.cli.shards import Devices, Nodes, Resume, ShardOption, open_part, refuse_mixed
 from detkit.errors import ExitCode, Interrupted, UsageError, require_installed
 from detkit.text import agreed, counted
 
@@ -120,6 +123,10 @@ def propose(
         int | None,
         typer.Option(min=1, metavar="N", help="Images at a time. [default: one for each core]"),
     ] = None,
+    shard: ShardOption = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -131,11 +138,16 @@ def propose(
     an interruption the same command goes on where it stopped: what was done is in FILE.partial.
     An image that cannot be read is one line with "error"; the exit code is then 3.
 
+    Threads use all cores of a machine. --devices N --nodes M divides the images among processes of
+    several, --shard I/N is one share of N; `detkit merge` puts their files together.
+
     \b
     Examples:
       detkit propose photos -o proposals.jsonl
       detkit propose photos --method edge-boxes --max-boxes 1000 -o edges.jsonl
+      detkit propose photos --shard 1/8 -o part-1.jsonl
     """
+    values = dict(locals())
     if out is None:
         raise UsageError("-o FILE is missing: where to write the proposals")
     if str(out) == "-":
@@ -161,6 +173,21 @@ def propose(
             "max_aspect_ratio": max_aspect_ratio,
         },
     )
+    several = devices * nodes > 1
+    refuse_mixed(shard, out, several=several, resume=resume, no_shard={}, neither={})
+    if shard is not None:
+        asked = {"parameters": proposer.parameters}
+        propose_share(
+            console,
+            open_part("propose", shard, out, asked, resume=resume, force=force),
+            ComputedProposals(proposer, ProposalCache()),
+            sources,
+            threads or num_cores(),
+        )
+        return
+    if several:
+        propose_in_processes(console, values, Asked(devices, nodes, out, resume, force))
+        return
     images = find_images(sources, stdin=sys.stdin)
     total = count_images(sources)
     cache = ProposalCache()
@@ -312,7 +339,7 @@ def _write(console: Console, writer: ProposalWriter, made: Any, total: int | Non
             writer.write(one.image, one.size, one.found)
             continue
         num_bad += 1
-        reason = str(one.error).removeprefix(f"{one.image}: ")
+        reason = reason_of(one)
         console.warn(f"{one.image}: {reason}")
         writer.write_error(one.image, reason)
     return num_bad

@@ -135,11 +135,20 @@ def train(
     ] = False,
     device: Device = "auto",
     devices: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many devices on this machine.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many devices on this machine. [default: 1]"),
+    ] = None,
     nodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many machines (SLURM, torchrun).")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many machines (SLURM, torchrun). [default: 1]"),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="MINUTES",
+            help="How long a process may be silent before the others give up and save.",
+        ),
+    ] = 30.0,
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="auto (measured), 32-true, bf16-mixed, 16-mixed.")
     ] = "auto",

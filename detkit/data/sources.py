@@ -89,7 +89,11 @@ class ImageSource:
 
 
 def find_images(
-    sources: Sequence[str], *, stdin: TextIO | None = None, every: int = 1
+    sources: Sequence[str],
+    *,
+    stdin: TextIO | None = None,
+    every: int = 1,
+    take: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[ImageSource]:
     """Return the images of the sources, in order, found while iterating.
 
@@ -109,6 +113,9 @@ def find_images(
     When all are found, a line of the log says of folders and globs how many files of which kinds
     were left out, and one each of files with several frames, and with 16 bits of which the upper
     are not used.
+
+    `take` is asked of each image's name in their order, and those it refuses are passed over: a
+    file is then not opened.
     """
     if every < 1:
         raise UsageError(f"--every {every}: must be at least 1")
@@ -122,7 +129,7 @@ def find_images(
         raise UsageError("-: there is no stdin to read paths from")
     for source in sources:
         _check(source)
-    return _images_of_all(sources, stdin, every)
+    return _images_of_all(sources, stdin, every, take)
 
 
 def count_images(sources: Sequence[str]) -> int | None:
@@ -139,20 +146,22 @@ def count_images(sources: Sequence[str]) -> int | None:
 
 
 def _images_of_all(
-    sources: Sequence[str], stdin: TextIO | None, every: int
+    sources: Sequence[str], stdin: TextIO | None, every: int, take: Callable[[str], bool]
 ) -> Iterator[ImageSource]:
-    """Yield the images of the sources, then say what was left out."""
+    """Yield the images of the sources that are taken, then say what was left out."""
     left_out: list[str] = []
     unused = UnusedContent()
     for source in sources:
         if is_live(source):
-            yield from map(ImageSource.of_frame, frames_of_stream(source, every))
+            frames = frames_of_stream(source, every)
+            yield from (ImageSource.of_frame(frame) for frame in frames if take(frame.name))
             continue
         names = _lines(stdin) if source == "-" and stdin is not None else _names(source, left_out)
         for name in names:
             if suffix_of(name) in VIDEO_SUFFIXES:
-                yield from map(ImageSource.of_frame, frames_of_file(name, every))
-            else:
+                frames = frames_of_file(name, every)
+                yield from (ImageSource.of_frame(frame) for frame in frames if take(frame.name))
+            elif take(name):
                 unused.add(Path(name))
                 yield ImageSource.of_file(name)
     if left_out:

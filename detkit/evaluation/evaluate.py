@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.errors import DetkitError, UsageError
@@ -17,11 +19,12 @@ from detkit.structures import Detections, Scores
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
-    from detkit.inference.predict import BatchT, Finder
+    from detkit.inference.predict import BatchT, Finder, Prediction
     from detkit.predictions.image import ImagePredictions
     from detkit.proposals.source import ProposalSource
 
 logger = logging.getLogger(__name__)
+NO_MORE: Mapping[str, Any] = {}
 
 
 def evaluate(
@@ -95,30 +98,45 @@ def _detect_split(
     looking: Mapping[str, Any],
 ) -> dict[str, list[Detections]]:
     """Return what is found in a split's images by head; `looking` is more for `detect_images`."""
-    from detkit.inference.predict import detect_images
-
     if split not in dataset.splits:
         raise UsageError(f"split {split!r}: {dataset.root} has {', '.join(dataset.splits)}")
     records = dataset.splits[split]
     _compare_classes(detector.class_names, dataset.class_names)
     paths = [record.path for record in records]
-    if proposals is not None:
-        proposals.require(map(str, paths))
     found: dict[str, list[ImagePredictions]] = {}
-    for one in detect_images(
-        detector, paths, batch_size=batch_size, proposals=proposals, **looking
-    ):
-        if one.predictions.error is not None:
-            raise DetkitError(
-                f"{one.predictions.image}: {one.predictions.error}; `detkit check` lists what "
-                "cannot be read"
-            )
+    for one in detect_all(detector, paths, batch_size, proposals, looking):
         for head, predictions in one.by_head.items():
             found.setdefault(head, []).append(predictions.of_classes(dataset.class_names))
     return {
         head: pair(found.get(head, []), records, dataset.class_names).detections
         for head in (detector.heads if looking.get("by_head") else detector.heads[:1])
     }
+
+
+def detect_all(
+    detector: Finder[BatchT],
+    paths: Sequence[Path],
+    batch_size: int = 8,
+    proposals: ProposalSource | None = None,
+    looking: Mapping[str, Any] = NO_MORE,
+) -> Iterator[Prediction]:
+    """Yield what a detector finds in each image; `looking` is more for `detect_images`.
+
+    Raises DetkitError when one cannot be read or has no proposals.
+    """
+    from detkit.inference.predict import detect_images
+
+    if proposals is not None:
+        proposals.require(map(str, paths))
+    found = detect_images(detector, paths, batch_size=batch_size, proposals=proposals, **looking)
+    with contextlib.closing(found):
+        for one in found:
+            if one.predictions.error is not None:
+                raise DetkitError(
+                    f"{one.predictions.image}: {one.predictions.error}; `detkit check` lists what "
+                    "cannot be read"
+                )
+            yield one
 
 
 def _compare_classes(known: Sequence[str], asked: Sequence[str]) -> None:

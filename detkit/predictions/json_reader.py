@@ -14,6 +14,7 @@ from detkit.predictions.layout import FORMS, Layout
 from detkit.predictions.numbering import Numbering, chosen_numbering, find_numbering, ids_of
 from detkit.predictions.reference import Id, Reference
 from detkit.predictions.unchecked import IMAGE_KEYS, WHAT_IS_READ, Unchecked, size_or_zero
+from detkit.shards.part import require_whole
 from detkit.text import counted, short
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class JsonReader:
         """Return the detections of a JSON or JSON Lines text that starts with `[` or `{`."""
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         first = _json_or_none(lines[0][1])
+        require_whole(first, self.path)
         if len(lines) > 1 and isinstance(first, dict):
             entries = [self._parse(line, number) for number, line in lines]
             places = [f"{self.path}:{number}" for number, _ in lines]

@@ -56,6 +56,22 @@ def json_line(predictions: ImagePredictions) -> str:
     return f"{json_text(predictions)}\n"
 
 
+def of_json_line(line: str | bytes) -> ImagePredictions:
+    """Return the detections of a line that `json_line` wrote, bit for bit."""
+    values = json.loads(line)
+    found = values.get("detections", [])
+    return ImagePredictions(
+        image=values["image"],
+        width=values.get("width", 0),
+        height=values.get("height", 0),
+        labels=tuple(one["label"] for one in found),
+        scores=np.array([one["score"] for one in found], np.float32),
+        boxes=np.array([one["box"] for one in found], np.float32).reshape(-1, 4),
+        error=values.get("error"),
+        seconds=values.get("seconds"),
+    )
+
+
 class CsvText:
     """Turns an image's detections into rows, and refuses an image that comes again."""
 

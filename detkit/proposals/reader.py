@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
+from detkit.shards.part import require_whole
 from detkit.structures import FloatArray, Proposals
 from detkit.text import counted
 
@@ -95,6 +96,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
         raise DetkitError(
             f"{where}: not JSON ({error}); expected a line an image, as `detkit propose` writes"
         ) from error
+    require_whole(values, Path(where.rpartition(":")[0]))
     if not isinstance(values, dict) or not isinstance(values.get("image"), str):
         raise DetkitError(f'{where}: expected an object with "image" and "boxes"')
     return values

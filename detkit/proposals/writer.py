@@ -92,7 +92,7 @@ class ProposalWriter:
 
     def write_error(self, image: str, reason: str) -> None:
         """Add the line of an image that could not be read."""
-        self._add(json.dumps({"image": image, "error": reason}, ensure_ascii=False))
+        self._add(error_line(image, reason))
 
     def _add(self, line: str) -> None:
         try:
@@ -130,6 +130,11 @@ class ProposalWriter:
             self.num_images += 1
             self.num_boxes += len(values["boxes"])
         write_bytes(self.partial, b"".join(kept))
+
+
+def error_line(image: str, reason: str) -> str:
+    """Return the JSON line, without its end, of an image that could not be read."""
+    return json.dumps({"image": image, "error": reason}, ensure_ascii=False)
 
 
 def _whole_lines(partial: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

@@ -9,10 +9,12 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from detkit.config import Recipe
@@ -191,8 +193,13 @@ class Parcel:
         self.batch = batch
 
 
-def make_fabric(device: torch.device, devices: int, num_nodes: int, precision: str) -> Fabric:
-    """Return Fabric for so many devices of that kind; it finds SLURM and torchrun by itself."""
+def make_fabric(
+    device: torch.device, devices: int, num_nodes: int, precision: str, wait: float = 30.0
+) -> Fabric:
+    """Return Fabric for so many devices of that kind; it finds SLURM and torchrun by itself.
+
+    A process that the others hear nothing of for `wait` minutes has failed.
+    """
     # Its remarks on strategies and tensor cores are no news to the user of a command.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     several = devices * num_nodes > 1
@@ -203,7 +210,7 @@ def make_fabric(device: torch.device, devices: int, num_nodes: int, precision: s
         devices=[device.index] if device.index is not None and not several else devices,
         num_nodes=num_nodes,
         precision=precision,  # type: ignore[arg-type]
-        strategy="ddp" if several else "auto",
+        strategy=DDPStrategy(timeout=timedelta(minutes=wait)) if several else "auto",
     )
 
 

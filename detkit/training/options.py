@@ -36,6 +36,7 @@ class TrainOptions:
     device: str = "auto"
     devices: int = 1  # on each machine
     nodes: int = 1  # machines
+    wait: float = 30.0  # minutes that a process may be silent before the others give up
     precision: str = "auto"  # measured; of a run that goes on: as before
     num_workers: int | None = None  # processes that load images; None: by the cores
     threads: int | None = None  # of the CPU; None: measured, and of a run that goes on as before
@@ -50,6 +51,8 @@ class TrainOptions:
         for value in (self.max_steps, self.epochs, self.max_minutes):
             if value is not None and not 0 < value < math.inf:
                 raise UsageError("a budget of steps, epochs or minutes must be above 0 and finite")
+        if not 0 < self.wait < math.inf:
+            raise UsageError(f"--wait {self.wait:g}: must be above 0 and finite")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: must be from 0 to {MAX_SEED}")
         least = {"patience": 1, "devices": 1, "nodes": 1, "num_workers": 0, "threads": 1}

@@ -26,6 +26,7 @@ from detkit.structures import Step
 from detkit.text import counted
 from detkit.training.learner import leave_group, make_fabric
 from detkit.training.loader import share_of
+from detkit.training.lost_process import is_lost, lost
 from detkit.training.options import DEFAULTS, RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.run_folder import RunFolder
@@ -53,10 +54,11 @@ def train(
     With several devices each process calls this; only the first writes and yields.
 
     Raises UsageError for a folder that is in use or not empty, DetkitError for an image that
-    cannot be read, a loss that is not finite, a full disk or a budget of time that was used up
-    before the first step, and Interrupted after Ctrl-C, SIGTERM or SIGHUP. Files written before
-    stay whole, and before the first step is made nothing is written (but, into a new folder, the
-    images of one whose loss is not finite) and, with `force`, nothing deleted.
+    cannot be read, a loss that is not finite, another process that is gone, a full disk or a
+    budget of time that was used up before the first step, and Interrupted after Ctrl-C, SIGTERM or
+    SIGHUP. Files written before stay whole, and before the first step is made nothing is written
+    (but, into a new folder, the images of one whose loss is not finite) and, with `force`, nothing
+    deleted.
     """
     began = time.monotonic()
     run_dir = Path(run_dir)
@@ -90,7 +92,7 @@ def train(
         if options.settings is not None:  # what was measured is to be repeated, too
             measured = {"precision": precision, "threads": threads}
             options = replace(options, settings={**options.settings, **measured})
-        fabric = make_fabric(device, options.devices, options.nodes, precision)
+        fabric = make_fabric(device, options.devices, options.nodes, precision, options.wait)
         folder = None
         if fabric.global_rank == 0:
             # Before other processes start, so that a folder in use does not leave them behind.
@@ -107,6 +109,10 @@ def train(
                 if folder is not None:
                     yield step
             leave_group()
+        except RuntimeError as error:  # while the processes meet; later the trainer has said it
+            if not is_lost(error, options.world_size):
+                raise
+            raise lost(error, options.world_size, options.wait) from error
         except DetkitError as error:
             if folder is not None:
                 folder.log_failure(str(error))

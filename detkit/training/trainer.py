@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from detkit.training.dataset import KeptSize, TrainingDataset, coverage_note
 from detkit.training.difficult import difficult_note
 from detkit.training.learner import Learner, next_batch, over_devices
 from detkit.training.loader import make_augmentation, training_batches
+from detkit.training.lost_process import is_lost, lost
 from detkit.training.options import RunOptions
 from detkit.training.passes import fit_steps
 from detkit.training.progress import Clock, Position
@@ -96,12 +98,13 @@ class Trainer:
         self.saver = Saver(folder, detector, recipe, options, self.images)
         self.log = RunLog(folder)
         self._saved: Mapping[str, Any] | None = None
+        self._learner: Learner | None = None  # of a stage of steps
         self._stop = StopSignal()
 
     def steps(self) -> Iterator[Step]:
         """Yield every step that is left, stage after stage."""
         self._fill()
-        with self._stop:
+        with self._stop, self._others_may_be_lost():
             for stage in self.stages[self.at.stage :]:
                 learns = stage.fit is None
                 yield from self._learn(stage) if learns else fit_steps(self, stage)
@@ -109,10 +112,25 @@ class Trainer:
             f"done: {counted(self.at.step, 'step')} in {self.clock.seconds / 60:.1f} minutes"
         )
 
+    @contextmanager
+    def _others_may_be_lost(self) -> Iterator[None]:
+        """Save what was learnt when another process is gone, and say so in one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            number = self.fabric.world_size
+            if not is_lost(error, number):
+                raise
+            if self._learner is not None:
+                self._keep(self._learner)
+            told = lost(error, number, self.options.wait)
+            raise with_way_on(told, self.folder, self.at.step) from error
+
     def _learn(self, stage: Stage) -> Iterator[Step]:
         """Yield the steps of one stage; what it has learnt is in the detector afterwards."""
         at = self.at
         learner, stream = self._begin(stage)
+        self._learner = learner
         self.log.note(self.validation.foresee(at, learner, self.clock.max_seconds))
         watch = ContentionWatch(self.folder if self.fabric.device.type == "cpu" else None)
         stopped = self.is_stopped()
@@ -153,6 +171,7 @@ class Trainer:
         if stopped:
             self._keep(learner)
             raise stopped_at(self.folder, at.step)
+        self._learner = None
         self.end_stage(learner)
 
     def validate(self, learner: Learner | None) -> tuple[Scores | None, bool]:

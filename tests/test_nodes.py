@@ -1,0 +1,135 @@
+"""Training on several machines: here processes that meet at 127.0.0.1, as torchrun begins them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from running import detkit
+from safetensors.torch import load_file
+
+from detkit.data.demo.pictures import write_demo
+from detkit.errors import DetkitError
+from detkit.training.lost_process import is_lost, lost
+from detkit.training.resume import load_resume
+
+WORDS = ("train", "demo", "--model", "ssd", "--set", "size=64", "--batch-size", "4")
+WORDS += ("--device", "cpu", "--precision", "32-true", "--num-workers", "0", "--threads", "1")
+WORDS += ("--wait", "1.5")
+PATIENCE = 120.0  # seconds
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_demo(tmp_path / "demo", num_images=24)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def begun(*words: str, **environment: str) -> subprocess.Popen[str]:
+    """Return a process of the command."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "detkit", *words],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def two_nodes(*words: str) -> list[subprocess.Popen[str]]:
+    """Return a process on each of two nodes, with the variables that torchrun gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "here"}
+    given |= {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    return [
+        begun(*WORDS, "--nodes", "2", *words, **given, RANK=rank, GROUP_RANK=rank)
+        for rank in ("0", "1")
+    ]
+
+
+@pytest.mark.slow
+def test_two_nodes_learn_what_two_processes_of_one_machine_do() -> None:
+    nodes = two_nodes("--max-steps", "3", "-o", "nodes")
+    said = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    alone = begun(*WORDS, "--devices", "2", "--max-steps", "3", "-o", "one")
+    said = [alone.communicate(timeout=PATIENCE)[1]]
+    assert alone.returncode == 0, said
+    one, two = (load_file(f"{name}/last.safetensors") for name in ("one", "nodes"))
+    assert set(one) == set(two)
+    for name, weights in one.items():
+        assert torch.equal(weights, two[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kills with a signal that Windows lacks")
+def test_a_node_that_is_killed_ends_the_other_in_one_line_and_the_run_goes_on() -> None:
+    nodes = two_nodes("--max-steps", "100000", "-o", "run")
+    until = time.monotonic() + PATIENCE
+    while not Path("run/metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    nodes[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    said = nodes[0].communicate(timeout=PATIENCE)[1]
+    assert time.monotonic() - killed < 90 + 20  # the wait that was asked for, and to save
+    assert nodes[0].returncode == 3
+    (line,) = [line for line in said.splitlines() if "error" in line]
+    assert "another of the 2 processes did not come, has ended, or was silent" in line
+    assert "detkit train --resume -o run" in line and "Traceback" not in said
+    nodes[1].communicate()
+    step = load_resume(Path("run/resume.ckpt"))["position"]["step"]
+    assert step >= 1
+    more = ("train", "--resume", "-o", "run", "--nodes", "1", "--max-steps", str(step + 2))
+    done = detkit(*more)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at step {step}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:1: Connection reset by peer. "
+            "This is typically caused by\na remote worker",
+            "Connection reset by peer",
+        ),
+        ("[gloo/pair.cc:5] Connection closed by peer [10.0.0.1]:2", "Connection closed by peer"),
+        ("Timed out waiting 30000ms for recv operation to complete", "Timed out waiting 30000ms"),
+        ("Timed out after 13 seconds waiting for clients. 1/2 clients joined.", "Timed out after"),
+        ("NCCL communicator was aborted on rank 1.", "(--wait); its own"),
+    ],
+)
+def test_what_libraries_say_of_a_lost_process_is_one_line(text: str, named: str) -> None:
+    error = RuntimeError(text)
+    assert is_lost(error, 2) and not is_lost(error, 1)
+    told = lost(error, 2, 30.0)
+    assert isinstance(told, DetkitError)
+    assert named in str(told) and "30 minutes (--wait)" in str(told) and "\n" not in str(told)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
+        RuntimeError("element 0 of tensors does not require grad"),
+        KeyError("Connection reset by peer"),
+    ],
+)
+def test_a_defect_is_not_taken_for_a_lost_process(error: Exception) -> None:
+    assert not is_lost(error, 2)
+
+
+def test_a_wait_is_above_0() -> None:
+    for word in ("0", "-1", "nan", "inf"):
+        done = detkit(*WORDS[:-2], "--wait", word, "-o", "run")
+        assert done.returncode == 2 and "--wait" in done.stderr

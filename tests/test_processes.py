@@ -1,0 +1,201 @@
+"""Several processes of one command: on one machine, or begun by a launcher on several."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from running import Done, detkit
+
+from detkit.cli.processes import launch_of, words_of
+from detkit.data.demo.pictures import write_demo
+from detkit.detectors.ssd import SSD, SSDConfig
+from detkit.errors import UsageError
+from detkit.model_file import save_model
+
+WORDS = ("detect", "m.safetensors", "demo/JPEGImages", "--device", "cpu", "--batch-size", "4")
+# Found by Python on starting: the writer of part 2 is killed behind its third image, once.
+KILLER = """
+import os, signal
+from pathlib import Path
+from detkit.shards import writer
+
+plain = writer.PartWriter.write
+
+def write(self, line, **more):
+    plain(self, line, **more)
+    flag = Path(os.environ["KILL_ONE"])
+    if self.turns.shard.number == 2 and self._num_lines > 3 and flag.exists():
+        flag.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+writer.PartWriter.write = write
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a labelled folder, a model that has learnt nothing, and its finds."""
+    folder = tmp_path_factory.mktemp("procësses")
+    write_demo(folder / "demo", num_images=30)
+    torch.manual_seed(0)
+    save_model(folder / "m.safetensors", SSD(SSDConfig(size=64), ["balloon", "car", "sheep"]))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Path("out").mkdir()
+    yield
+    shutil.rmtree("out")
+
+
+@pytest.fixture
+def one(place: Path) -> bytes:
+    """Return what one process finds."""
+    kept = place / "one.jsonl"
+    if not kept.exists():
+        assert detkit(*WORDS, "-o", kept).returncode == 0
+    return kept.read_bytes()
+
+
+def held(folder: str) -> list[str]:
+    """Return the names in a folder, but that of the lock a killed process leaves behind."""
+    return sorted(path.name for path in Path(folder).iterdir() if path.suffix != ".lock")
+
+
+def launched(*words: str, world: int = 2) -> list[Done]:
+    """Run a command as so many processes of a launcher, each on a machine of its own."""
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-m", "detkit", *words],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        for rank in range(world)
+    ]
+    said = [process.communicate(timeout=120) for process in begun]
+    return [Done(process.returncode, *texts) for process, texts in zip(begun, said, strict=True)]
+
+
+def test_two_processes_find_what_one_does_in_its_order(one: bytes) -> None:
+    done = detkit(*WORDS, "--devices", "2", "-o", "out/two.jsonl")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert Path("out/two.jsonl").read_bytes() == one
+    assert held("out") == ["two.jsonl"]
+
+
+def test_a_process_that_is_killed_is_one_line_and_the_run_goes_on(
+    one: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(KILLER, encoding="utf-8")
+    (tmp_path / "flag").touch()
+    monkeypatch.setenv("KILL_ONE", str(tmp_path / "flag"))
+    paths = [str(tmp_path), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    words = (*WORDS, "--devices", "2", "-o", "out/two.jsonl")
+    done = detkit(*words)
+    assert done.returncode == 3 and not Path("out/two.jsonl").exists()
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert line.startswith("detkit: error: process 2 of 2 was killed by signal 9 (SIGKILL)")
+    assert "kept in out/two.jsonl.parts: the same command with --resume goes on" in line
+    assert held("out/two.jsonl.parts") == ["part-1.jsonl", "part-2.jsonl.partial"]
+    done = detkit(*words)
+    assert done.returncode == 2 and "--resume goes on" in done.stderr
+    begun = Path("out/two.jsonl.parts/part-2.jsonl.partial").read_bytes()
+    assert begun.count(b"\n") == 5  # the line that opens it, and four images
+    assert detkit(*words, "--resume").returncode == 0
+    assert Path("out/two.jsonl").read_bytes() == one
+
+
+def test_processes_of_two_machines_write_one_file_without_a_word_between_them(one: bytes) -> None:
+    done = launched(*WORDS, "--nodes", "2", "-o", "out/two.jsonl")
+    assert [each.returncode for each in done] == [0, 0], done
+    assert [each.stdout for each in done] == ["", ""]
+    assert sum("detections: out/two.jsonl" in each.stderr for each in done) == 1
+    assert Path("out/two.jsonl").read_bytes() == one
+    assert held("out") == ["two.jsonl"]
+
+
+def test_eval_in_two_processes_gives_the_number_of_one_and_its_gate(one: bytes) -> None:
+    words = ("eval", "m.safetensors", "demo", "--device", "cpu", "--json")
+    words += ("--set", "score_thresh=0.001")
+    alone = detkit(*words)
+    done = detkit(*words, "--devices", "2", "--fail-under", "mAP=.99")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout) == json.loads(alone.stdout)
+
+
+@pytest.mark.slow
+def test_what_all_processes_say_is_said_once() -> None:
+    done = detkit(*WORDS, "--devices", "2", "--set", "foo=1", "-o", "out/two.jsonl")
+    assert done.returncode == 2
+    assert done.stderr.count("no setting of ssd") == 1
+    assert held("out") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--devices", "2", "--timing"), "--timing: cannot be had with --devices"),
+        (("--resume",), "--resume: goes on with a run of --shard or --devices"),
+        (("--nodes", "2", "-o", "out/x.jsonl"), "begin it by torchrun or srun"),
+        (("--devices", "2", "--resume"), "--resume: goes on with the parts beside -o FILE"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_wrong_usage(words: tuple[str, ...], said: str) -> None:
+    done = detkit(*WORDS, *words)
+    assert done.returncode == 2 and said in done.stderr
+
+
+def test_a_launcher_is_known_by_what_it_tells_us(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert launch_of(4, 1) is None
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # of a batch script, which srun has not begun
+    assert launch_of(4, 1) is None
+    for name, value in {"STEP_ID": "0", "PROCID": "3", "LOCALID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    launch = launch_of(2, 2)
+    assert launch is not None and (launch.rank, launch.world_size, launch.local_rank) == (3, 4, 1)
+    with pytest.raises(UsageError, match="these are 6 processes, but the launcher has begun 4"):
+        launch_of(3, 2)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    launch = launch_of(2, 1)
+    assert launch is not None and (launch.rank, launch.world_size, launch.local_rank) == (1, 2, 1)
+
+
+def test_the_words_of_a_process_are_the_options_that_were_given() -> None:
+    values = {
+        "model": "m",
+        "sources": ["-a.jpg", "b"],
+        "score": [".5", "car=.6"],
+        "form": None,
+        "quiet": True,
+        "force": False,
+        "every": 2,
+        "out": Path("o"),
+    }
+    words = words_of("detect", values)
+    assert words[0] == "detect" and words[-4:] == ["--", "m", "-a.jpg", "b"]
+    assert set(words[1:-4]) == {
+        "--threshold=.5",
+        "--threshold=car=.6",
+        "--quiet",
+        "--every=2",
+        "--out=o",
+    }
