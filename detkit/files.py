@@ -13,11 +13,12 @@ import os
 import shlex
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from detkit.errors import DetkitError
+from detkit.errors import DetkitError, UsageError
 
 try:
     import fcntl
@@ -50,6 +51,32 @@ class FileLock:
         if fcntl is None and not keep_file:
             with suppress(OSError):  # Windows deletes no open file: another may have it by now
                 self.path.unlink()
+
+
+@contextmanager
+def holding(folder: Path, program: str) -> Iterator[None]:
+    """Hold a folder, made if it is not there, for one process at a time while the block lasts.
+
+    Raises UsageError, which says what `program` may be at work there, when another process holds
+    it, and DetkitError when it cannot be made. One that was made and got no content goes again.
+    """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{folder}: another {program} is writing there; wait for it or name another folder"
+        ) from error
+    except OSError as error:
+        raise DetkitError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # not empty, as it should be
+            for one in made:
+                one.rmdir()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -56,8 +56,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("training.run_folder", "training.run_log"),
     ),
     "report": ("evaluation", "comparison", "data", "files"),
+    "labelling": ("data", "files", "machine", "predictions"),
     "cli": (
-        *("report", "comparison", "evaluation", "training", "inference", "proposals"),
+        *("report", "labelling", "comparison", "evaluation", "training", "inference", "proposals"),
         *("predictions", "data", "detectors", "detector", "model_file", "networks", "transforms"),
         *("geometry", "config", "files", "machine", "drawing", "stopwatch"),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from running import detkit
 
 from detkit.errors import UsageError
 from detkit.evaluation.calibration import calibration_error
-from detkit.evaluation.gates import Gate, check_gates, parse_gate
+from detkit.evaluation.gates import ERRORS, Gate, check_gates, parse_gate
+from detkit.evaluation.metrics import METRICS
 from detkit.evaluation.scores import score, scores_to_json
 from detkit.structures import Detections, Scores, Truth
 
@@ -160,6 +162,53 @@ def test_a_gate_bounds_a_figure_from_below_or_from_above() -> None:
         parse_gate("ECE", "--fail-over", at_most=True)
     with pytest.raises(UsageError, match=r"--fail-over EEC=0\.1: .*ECE"):
         check_gates(with_figures(0.5, 0.5), [Gate("EEC", 0.1, at_most=True)])
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--fail-under", "ECE=.1"), "--fail-over ECE=0.1"),
+        (("--fail-over", "mAP=.6"), "--fail-under mAP=0.6"),
+        (("--fail-over", "F1=.6"), "--fail-under F1=0.6"),
+        (("--fail-over", "car=.6"), "--fail-under car=0.6"),
+        (("--metric", "coco", "--fail-over", "AP50=.6"), "--fail-under AP50=0.6"),
+    ],
+)
+def test_a_gate_the_wrong_way_round_is_refused_and_the_right_option_named(
+    case: tuple[str | Path, ...], words: tuple[str, ...], hint: str
+) -> None:
+    done = detkit(*case, *words)
+    assert done.returncode == 2 and hint in done.stderr
+    assert done.stderr.count("detkit: error: ") == 1
+
+
+def test_every_figure_of_every_metric_grows_with_what_is_right_unless_it_is_an_error() -> None:
+    found, truths = random_set(5)
+    perfect = [
+        replace(one, boxes=truth.boxes, labels=truth.labels, scores=np.ones(len(truth.boxes)))
+        for one, truth in zip(found, truths)
+    ]
+    wrong = [replace(one, labels=(one.labels + 1) % 3) for one in perfect]
+    for metric in METRICS:
+        best, worst = (
+            score(one, truths, ["a", "b", "c"], metric).figures for one in (perfect, wrong)
+        )
+        for name, value in best.items():
+            if value is not None and (other := worst[name]) is not None:
+                assert (value < other) if name in ERRORS else (value > other), (metric, name)
+
+
+def test_until_takes_no_error() -> None:
+    with pytest.raises(UsageError, match="--until ECE=0.1: ECE is an error.*like mAP"):
+        check_gates(with_figures(0.5, 0.5), [Gate("ECE", 0.1)], "--until")
+
+
+def test_a_class_called_like_an_error_has_a_least_ap() -> None:
+    detections, truths = random_set(2)
+    scores = score(detections, truths, ["ECE", "b", "c"])
+    assert check_gates(scores, [Gate("ECE", 0.0)]) == []
+    with pytest.raises(UsageError, match="--fail-under"):
+        check_gates(scores, [Gate("ECE", 0.0, at_most=True)])
 
 
 def test_a_class_of_that_name_is_the_class() -> None:

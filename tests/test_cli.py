@@ -32,6 +32,7 @@ COMMANDS = (
     "anchors",
     "export",
     "compress",
+    "next",
     "compare",
     "enough",
     "suspects",

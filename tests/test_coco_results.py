@@ -206,6 +206,16 @@ def own_map(*words: str | Path) -> float:
     return mean
 
 
+@pytest.mark.parametrize(("name", "kind"), [("nosuch.json", "file"), ("nosuch", "folder")])
+def test_ids_of_a_place_that_is_not_there_name_the_option(
+    tmp_path: Path, model: Path, name: str, kind: str
+) -> None:
+    place = tmp_path / name
+    done = detkit("detect", model, tmp_path, "-f", "coco", "--ids", place)
+    assert done.returncode == 3
+    assert f"--ids {place}: no such {kind}" in done.stderr
+
+
 def test_pycocotools_takes_the_results_on_a_coco_data_set_and_scores_them_alike(
     tmp_path: Path, folder: Path, model: Path
 ) -> None:

@@ -320,6 +320,7 @@ def test_the_model_of_a_run_is_its_best(tmp_path: Path) -> None:
         (["-o", "out"], "nothing to compare"),
         (["-o", "out", "--models", "ssd"], "--max-minutes"),
         (["-o", "out", "--models", "sdd", "--max-steps", "1"], "did you mean ssd?"),
+        (["--models", "sdd"], "did you mean ssd?"),
         (["-o", "out", "--models", "ssd", "--max-steps", "1"], "which they are trained on"),
         (["-o", "dätä/out", "--run", "run"], "lies in the source folder"),
         (["-o", "out", "--run", "run", "--report", "no/c.html"], "there is no folder"),

@@ -23,6 +23,7 @@ from detkit.comparison.trainer_folders import TrainerFolder, sources, write_fold
 from detkit.data import open_dataset
 from detkit.data.folds import as_dataset, divide_into_folds
 from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.files import holding
 
 TRAINER = Path(__file__).parent / "fake_trainer.py"
 NUM_IMAGES = 12
@@ -279,8 +280,9 @@ def test_a_command_that_cannot_work_is_refused_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("plain.txt").touch()
-    with pytest.raises(UsageError, match=message):
-        command_words(text)
+    with pytest.raises(UsageError, match=message) as told:
+        command_words(text, "mine")
+    assert "--command mine=" in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -290,6 +292,7 @@ def test_a_command_that_cannot_work_is_refused_at_once(
         (["--command", "a b=sh {data} {out}"], "expected NAME="),
         (["--command", "a/b=sh {data} {out}"], "expected NAME="),
         (["--command", "ssd=sh {data} {out}", "--models", "ssd"], "names another row"),
+        (["--command", "x="], "--command x=: there is no command; give x='./train.sh"),
         (["--command", "a=sh {data} {out}", "--command", "a=sh {data} {out}"], "another row"),
         (["--command", "a=sh {data} {out}", "--set", "lr=1"], "is for --models"),
         (["--command", "a=sh {data} {out}", "--command-format", "cocoa"], "did you mean coco?"),
@@ -310,6 +313,21 @@ def test_a_wrong_comparison_by_commands_or_folds_is_refused(
     assert done.returncode == 2, done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert not (data.parent / "out").exists()
+
+
+def test_one_comparison_at_a_time_writes_into_a_folder(data: Path) -> None:
+    out = data.parent / "out"
+    with holding(out, "anything"):
+        done = compare(data, *command("a", "coco"), "--folds", "2", "--resume")
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.endswith(
+            f"{out}: another detkit compare is writing there; wait for it or name another folder"
+        )
+    assert not out.exists()  # which held nothing but the lock
+    done = compare(data, *command("a", "coco"), "--folds", "2")
+    assert done.returncode == 0, done.stderr
+    assert not (out / ".lock").exists()
 
 
 def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(data: Path) -> None:

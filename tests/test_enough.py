@@ -39,6 +39,7 @@ from detkit.data.records import Dataset
 from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.evaluation.bootstrap import Interval, bootstrap_map
 from detkit.evaluation.pairing import pair
+from detkit.files import holding
 from detkit.predictions.readers import read_predictions
 
 SHARES = (0.25, 0.5, 1.0)
@@ -464,6 +465,9 @@ def test_an_interrupted_command_goes_on_and_ends_with_what_more_would_bring(
     again = detkit(*words)
     assert (again.returncode, again.stdout) == (2, "")
     assert "add --resume" in again.stderr
+    with holding(out, "anything"):
+        beside = detkit(*words, "--resume")
+    assert beside.returncode == 2 and "another detkit enough is writing" in beside.stderr
     done = detkit(*words, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert len(work) == 4 + 7  # three were kept
@@ -527,6 +531,8 @@ def test_the_plan_is_told_without_training(data: Path, work: list[str]) -> None:
     [
         ([], 2, "--model is missing"),
         (["--model", "ssd"], 2, "--max-minutes is missing"),
+        (["--model", "sdd"], 2, "did you mean ssd?"),
+        (["--model", "sdd", "--max-minutes", "1", "-o", "out"], 2, "did you mean ssd?"),
         (["--model", "ssd", "--max-minutes", "9"], 2, "-o DIR is missing"),
         (["--model", "ssd", "--max-minutes", "9", "--dry-run", "--json"], 2, "has no results"),
         (["--model", "sdd", "--max-minutes", "9", "-o", "out"], 2, "did you mean ssd?"),

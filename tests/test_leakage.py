@@ -211,3 +211,20 @@ def test_intervals_are_over_groups_and_say_so(tmp_path: Path) -> None:
     done = detkit("eval", "--predictions", worse, root, "--baseline", old)
     assert "draws of the 10 groups of the 30 images" in done.stderr
     assert "95 % interval over 10 groups of the 30 images" in done.stdout
+
+
+def test_a_file_of_groups_has_to_name_the_judged_images_alone(tmp_path: Path) -> None:
+    root = divided(tmp_path / "data")
+    found = found_in(root, {f"test/{number}.jpg" for number in range(5)}, tmp_path / "found.jsonl")
+    table = tmp_path / "groups.csv"
+    rows = [f"test/{number}.jpg,{number // 2}" for number in range(8)]
+    table.write_text("\n".join(rows))
+    words = ("eval", "--predictions", found, root, "--interval", "--group", table)
+    done = detkit(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["interval"]["groups"] == 4
+    assert done.stderr.count("no group for 8 images that are not judged, the first train/0") == 1
+    table.write_text("\n".join(rows[1:]))
+    done = detkit(*words)
+    assert done.returncode == 3
+    assert "no group for 1 image, the first test/0.jpg; add a row" in done.stderr

@@ -107,6 +107,13 @@ def test_labels_are_checked_converted_and_split(demo: Path) -> None:
     assert done.returncode == ExitCode.DONE, done.stderr
 
 
+def test_a_pool_is_ordered_by_novelty_alone(demo: Path) -> None:
+    done = light(demo, "next", "photos/JPEGImages", "-n", 3, "--paths")
+    assert (done.returncode, len(done.stdout.splitlines())) == (ExitCode.DONE, 3), done.stderr
+    done = light(demo, "next", "photos/JPEGImages", "--model", "photos")
+    assert done.returncode == ExitCode.BAD_INPUT and done.stdout == ""
+
+
 def test_detections_of_the_truth_score_one_and_fill_a_page(demo: Path) -> None:
     detections_of_truth(demo / "photos", demo / "found.jsonl")
     words = ("eval", "--predictions", "found.jsonl", "photos", "--json", "--report", "page.html")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -83,6 +84,43 @@ def test_the_page_of_a_comparison_loads_and_draws(browser: Page, tmp_path: Path)
     assert browser.run("document.querySelectorAll('#speed circle').length") == 6
     names = browser.run("[...document.querySelectorAll('#speed text')].map(t => t.textContent)")
     assert HOSTILE in names
+
+
+@pytest.mark.parametrize("width", [1100, 1250, 1400])
+def test_the_main_table_of_a_comparison_needs_no_scrolling_on_a_desk(
+    browser: Page, tmp_path: Path, width: int
+) -> None:
+    dataset = open_dataset(write_folder(tmp_path / "data"))
+    full = Row(
+        "faster-rcnn lr=0.001 size=600 backbone=mobilenet_v2",
+        "faster-rcnn",
+        (0, 1, 2),
+        (0.712, 0.698, 0.705),
+        0.705,
+        0.0071,
+        Interval(-0.123, -0.187, -0.054),
+        dict.fromkeys(dataset.class_names, 0.5),
+        sizes={"small": 0.123, "medium": 0.456, "large": 0.789},
+        seconds=12.3456,
+        memory_mib=12345.0,
+        model_bytes=553_400_000,
+        training_seconds=72_000.0,
+        training_memory_mib=12345.0,
+        interval=Interval(0.705, 0.642, 0.761),
+    )
+    plain = replace(full, name="ssd", difference=None)
+    table = Comparison("VOC 2007", "test", 3, 1000, (plain, full), 3)
+    write_comparison(tmp_path / "c.html", table, dataset, "hash")
+    browser.look(width, 900)
+    browser.open(tmp_path / "c.html")
+    scroller = "document.querySelector('#models').parentElement"
+    assert browser.run(f"{scroller}.scrollWidth - {scroller}.clientWidth") == 0
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    broken = (
+        "[...document.querySelectorAll('#models td span, #models data')]"
+        ".filter(one => one.getClientRects().length > 1).length"
+    )
+    assert browser.run(broken) == 0  # no number is broken over two lines
 
 
 def test_the_page_of_what_more_would_bring_draws_a_dot_a_training(

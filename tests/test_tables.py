@@ -1,5 +1,6 @@
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -258,3 +259,66 @@ def test_an_image_name_longer_than_any_file_has_is_an_error(tmp_path):
     )
     assert [(one.code, one.line) for one in data.findings] == [("path-outside", 2)]
     assert "path-outside" in {one.code for one in check(data)}
+
+
+LABEL_STUDIO = (
+    "image,id,label,annotator,annotation_id,created_at,updated_at,lead_time\n"
+    '/data/upload/1/ab-a.jpg,1,"[{""x"": 10, ""y"": 10, ""width"": 5, ""height"": 4, '
+    '""rectanglelabels"": [""car""]}]",1,1,2024-01-01,2024-01-01,5.5\n'
+)
+OLD_LABEL_STUDIO = "annotator,id,image,lead_time,tags\n1,1,a.jpg,3.5,[]\n"
+GOOGLE = "TRAIN,gs://bucket/a.jpg,car,0.1,0.2,,,0.5,0.6,,\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "tool", "instead"),
+    [
+        (LABEL_STUDIO, "Label Studio's CSV", "export JSON"),
+        (OLD_LABEL_STUDIO, "Label Studio's CSV", "export JSON"),
+        (GOOGLE, "Google's AutoML or Vertex AI", "filename,class,xmin,ymin,xmax,ymax"),
+        (GOOGLE.replace("TRAIN,", ""), "Google's AutoML", "pixels"),
+        ("UNASSIGNED,gs://b/a,car,0,0,1,0,1,1,0,1\n", "Google's AutoML", "COCO JSON"),
+        ("validation,a.jpg,car,.1,.2,,,.5,.6,,\n", "Google's AutoML", "pixels"),
+        ("TEST,gs://b/a.jpg,,,,,,,,,\n", "Google's AutoML", "pixels"),
+    ],
+)
+def test_a_table_that_is_known_and_not_read_is_named_with_what_to_export(
+    tmp_path: Path, text: str, tool: str, instead: str
+) -> None:
+    put(tmp_path, {"a.jpg": (20, 30), "labels.csv": text})
+    for place in (tmp_path, tmp_path / "labels.csv"):
+        with pytest.raises(DetkitError) as told:
+            open_dataset(place)
+        assert "labels.csv is " in str(told.value)
+        assert tool in str(told.value) and instead in str(told.value)
+        assert "Pascal VOC" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg,car,1,2,3,4,5,6,7,8\n",  # no shares
+        "id,image,created_at,price\n1,a.jpg,2024,3\n",  # a shop's
+        "TRAIN,notes,car,.1,.2,,,.5,.6,,\n",  # no image
+        "TRAIN,a.jpg,car,.1,x,,,.5,.6,,\n",
+    ],
+)
+def test_another_table_is_not_taken_for_theirs(tmp_path: Path, text: str) -> None:
+    put(tmp_path, {"a.jpg": (20, 30), "labels.csv": text})
+    with pytest.raises(DetkitError, match="looked for"):
+        open_dataset(tmp_path)
+
+
+def test_the_whole_image_is_one_to_width_by_the_one_header_and_zero_to_width_by_the_others(
+    tmp_path: Path,
+) -> None:
+    tables = {
+        "voc": "filename,class,xmin,ymin,xmax,ymax\na.jpg,car,1,1,30,20\n",
+        "other": "filename,class,x1,y1,x2,y2\na.jpg,car,0,0,30,20\n",
+        "bare": "a.jpg,0,0,30,20,car\n",
+        "vott": '"image","xmin","ymin","xmax","ymax","label"\n"a.jpg",0,0,30,20,"car"\n',
+    }
+    for name, text in tables.items():
+        put(tmp_path / name, {"a.jpg": (20, 30), "labels.csv": text})
+        (record,) = open_dataset(tmp_path / name).splits["all"]
+        assert record.objects[0].box == (0, 0, 30, 20), name

@@ -19,6 +19,7 @@ from detkit.cli.options import (
     AsMarkdown,
     Classes,
     Data,
+    Group,
     Plugin,
     Quiet,
     class_list,
@@ -60,6 +61,7 @@ def check(
         ),
     ] = None,
     plugin: Plugin = None,
+    group: Group = "auto",
     strict: Annotated[
         bool, typer.Option("--strict", help="Leaks between splits are errors.")
     ] = False,
@@ -72,7 +74,8 @@ def check(
     warnings are for you to judge. Nothing in the folder is changed.
 
     Images of val and test that training images show, too, be it saved again, resized or cut a
-    little, are leaks, and so are those of a recording that training images are of.
+    little, are leaks, and so are those of a recording that training images are of: told by names
+    and times, or by --group.
 
     With --model objects that this backend cannot find are a warning, with what would reach them.
 
@@ -90,12 +93,16 @@ def check(
     require_one_form(as_json=as_json, markdown=markdown)
     if model is None and settings:
         raise UsageError(f"--set {settings[0]}: is a setting of a backend; name it with --model")
+    if group != "auto" and not images:
+        raise UsageError(f"--group {group}: is for leaks, for which images are read; --images")
     console = Console(quiet, markdown=markdown)
     detector_config = None if model is None else _backend_config(model, settings or (), plugin)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset, findings_follow=True)
     with console.counting("checking") as progress:
-        findings = find_mistakes(dataset, read_images=images, progress=progress, comparing=progress)
+        findings = find_mistakes(
+            dataset, read_images=images, progress=progress, comparing=progress, group=group
+        )
     if strict:
         findings = [
             replace(one, severity="error") if one.code in LEAKS else one for one in findings

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detkit.cli.console import Console
+from detkit.cli.options import open_named
 from detkit.errors import DetkitError, UsageError
 from detkit.text import counted
 
@@ -18,18 +19,17 @@ def open_ids(console: Console, place: str | None, form: str) -> CocoIds | None:
     """Return the ids of `--ids`; None without it.
 
     A COCO file's are its own, any other labelled folder's those that `detkit convert --to coco`
-    gives it. Raises UsageError for another format than coco, DetkitError when there is no data set
-    at `place` or its files number one class in two ways.
+    gives it. Raises UsageError for another format than coco, DetkitError, which names --ids, when
+    there is no data set at `place` or its files number one class in two ways.
     """
     if place is None:
         return None
     if form != "coco":
         raise UsageError(f"--ids numbers COCO's results: add -f coco, not -f {form}")
-    from detkit.data import open_dataset
     from detkit.data.image_names import ImageNames
     from detkit.predictions.coco_results import CocoIds
 
-    dataset = open_dataset(Path(place))
+    dataset = open_named("--ids", Path(place))
     by_image = _image_ids(dataset)
     records = [record for record, _ in by_image.values()]
     numbers = [number for _, number in by_image.values()]

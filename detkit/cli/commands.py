@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train:train", "Train a detector on a labelled folder."),
     "eval": ("evaluate:evaluate", "Score a model, or any tool's detections."),
     "detect": ("detect:detect", "Find objects in images, videos and streams."),
+    "next": ("next:next_images", "List the images to label next."),
     "compare": ("compare:compare", "Compare models on one labelled folder."),
     "enough": ("enough:enough", "Say what more images or minutes would bring."),
     "suspects": ("suspects:suspects", "List the labels that are probably wrong."),

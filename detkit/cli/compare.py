@@ -46,6 +46,7 @@ from detkit.cli.options import (
 )
 from detkit.cli.train_plan import in_full
 from detkit.errors import ExitCode, UsageError
+from detkit.files import holding
 
 if TYPE_CHECKING:
     from detkit.comparison.runs import Cell, Conditions, Outcome
@@ -201,6 +202,8 @@ def compare(
         --command 'other=./train.sh {data} {out} {minutes} {seed}'
     """
     _require_one_folder([str(data), *context.args])
+    load_plugins(plugin)
+    names = backends(models)
     if out is None:
         raise UsageError("-o DIR is missing: the folder for the runs and what was measured")
     if not models and not run and not command:
@@ -213,8 +216,6 @@ def compare(
     from detkit.data.output import require_apart
     from detkit.evaluation.scores import score
 
-    load_plugins(plugin)
-    names = backends(models)
     commands = named_commands(command or (), names)
     if settings and not names:
         raise UsageError(f"--set {settings[0]}: is for --models, of which there are none")
@@ -287,13 +288,14 @@ def compare(
     )
     if dry_run:
         return
-    if division.folds is not None:
-        from detkit.comparison.out_of_fold import FOLDS_FILE, write_folds
+    with holding(out, "detkit compare"):
+        if division.folds is not None:
+            from detkit.comparison.out_of_fold import FOLDS_FILE, write_folds
 
-        write_folds(out / FOLDS_FILE, division.folds)
-    outcomes = _run(console, cells, conditions, division.write, resume=resume, force=force)
-    if division.folds is not None:
-        _pool(console, outcomes, out)
+            write_folds(out / FOLDS_FILE, division.folds)
+        outcomes = _run(console, cells, conditions, division.write, resume=resume, force=force)
+        if division.folds is not None:
+            _pool(console, outcomes, out)
 
     from detkit.comparison.table import comparison_to_json, summarise
 

@@ -72,7 +72,7 @@ def named_commands(commands: Sequence[str], taken: Sequence[str]) -> dict[str, t
             )
         if name in named or name in taken:
             raise UsageError(f"--command {name}=...: {name} names another row; choose another")
-        named[name] = command_words(command)
+        named[name] = command_words(command, name)
     return named
 
 

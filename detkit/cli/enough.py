@@ -37,7 +37,7 @@ from detkit.cli.train_plan import Plan, in_full, sound_data
 from detkit.data.output import require_apart
 from detkit.data.summary import data_hash
 from detkit.errors import ExitCode, UsageError, require_installed
-from detkit.files import write_bytes
+from detkit.files import holding, write_bytes
 from detkit.text import cut
 from detkit.training.run_folder import json_object
 
@@ -159,22 +159,25 @@ def enough(
       detkit enough photos --model ssd --max-minutes 60 -o enough --more 200 --report enough.html
       detkit enough photos --model ssd --max-minutes 60 --dry-run
     """
+    from detkit.detectors import backend_names
+
     if model is None:
         raise UsageError("--model is missing, like --model ssd; `detkit models` lists them")
+    require_installed("torch", "torchvision", "lightning_fabric", "safetensors")
+    load_plugins(plugin)
+    nearest("--model", model, backend_names())
     if max_minutes is None:
         raise UsageError("--max-minutes is missing: the budget of all trainings together")
     if out is None and not dry_run:
         raise UsageError("-o DIR is missing: the folder for the runs and what was measured")
     require_one_form(as_json=as_json, markdown=markdown)
     require_results(dry_run=dry_run, as_json=as_json)
-    require_installed("torch", "torchvision", "lightning_fabric", "safetensors")
     from detkit.comparison.gains import gains_of, gains_to_json
     from detkit.comparison.part_runs import budget_in_words, divide_minutes, plan_runs
     from detkit.data.nested_parts import hold_out
 
     console = Console(quiet, markdown=markdown)
     budget = divide_minutes(max_minutes, _shares(parts), draws)
-    load_plugins(plugin)
     if out is not None:
         _require_free_folder(data, out, resume=resume, force=force)
     require_free("--report", page, force=force or resume, data=data, made=out)
@@ -215,10 +218,11 @@ def enough(
     if dry_run or out is None:
         tell_plan(console, runs)
         return
-    keep_asked(out, asked)
     words = [word for name in OF_TRAIN for word in words_of(name, asked[name])]
     began = time.monotonic()
-    outcomes = _run(console, runs, out, seed, words, device, plugins, resume, force)
+    with holding(out, "detkit enough"):
+        keep_asked(out, asked)
+        outcomes = _run(console, runs, out, seed, words, device, plugins, resume, force)
     if not any(one.kept for one in outcomes):
         console.note(f"took {duration(time.monotonic() - began)} of {duration(60 * max_minutes)}")
     judged, groups = _judged(out, held)
@@ -315,11 +319,10 @@ def _require_valid(
 ) -> None:
     """Raise what each training would end with at once, before the data are looked at."""
     from detkit.config import override, parse_settings
-    from detkit.detectors import backend_names, load_backend
+    from detkit.detectors import load_backend
     from detkit.evaluation.scores import score
     from detkit.inference.models import starting_config
 
-    nearest("--model", model, backend_names())
     backend = load_backend(model)
     config = starting_config(backend, backbone, weights or "none")
     override(config, backend.short_recipe, parse_settings(settings))

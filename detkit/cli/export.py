@@ -9,7 +9,7 @@ import typer
 
 from detkit.cli.console import Console
 from detkit.cli.model_choice import load_plugins
-from detkit.cli.options import Force, Model, Plugin, Quiet, Settings, require_free
+from detkit.cli.options import Force, Model, Plugin, Quiet, Settings, open_named, require_free
 from detkit.errors import DetkitError, ExitCode, UsageError
 from detkit.inference.models import open_model
 from detkit.text import counted
@@ -85,7 +85,6 @@ def export(
       detkit export run/best.safetensors -o small.onnx --raw --nms --int8 --calibrate photos
     """
     from detkit.cli.export_checks import has_objects, labelled, require_parity, small_enough
-    from detkit.data import open_dataset
     from detkit.data.sources import find_images
     from detkit.detector import Detector
     from detkit.files import write_bytes
@@ -103,7 +102,7 @@ def export(
     if max_drop is not None and not int8:
         raise UsageError("--max-drop is for --int8: add it, or leave both out")
     load_plugins(plugin)
-    calibration = None if calibrate is None else open_dataset(calibrate)
+    calibration = None if calibrate is None else open_named("--calibrate", calibrate)
     if calibration is not None and not has_objects(calibration):
         raise DetkitError(f"--calibrate {calibrate}: no labelled objects there")
     found = [(word, labelled(word)) for word in verify or ()]

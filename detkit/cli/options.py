@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detkit.errors import UsageError
+from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.metrics import ious_in_words, metrics_in_words
 from detkit.text import nearest_name
+
+if TYPE_CHECKING:
+    from detkit.data.records import Dataset
 
 MOST_NAMED = 10  # names, all of them in one line beside the nearest
 
@@ -143,6 +146,19 @@ def require_results(*, dry_run: bool, as_json: bool) -> None:
     """Raise UsageError when --json is asked of a dry run, whose plan is no result."""
     if dry_run and as_json:
         raise UsageError("--json: --dry-run has no results to write as JSON; leave out one of them")
+
+
+def open_named(option: str, path: Path) -> Dataset:
+    """Return the labelled folder, or file, that an option names.
+
+    Raises DetkitError, which names the option, when there is none.
+    """
+    from detkit.data import open_dataset
+
+    try:
+        return open_dataset(path)
+    except DetkitError as error:
+        raise DetkitError(f"{option} {error}") from error
 
 
 def class_list(text: str | None) -> list[str] | None:

@@ -10,7 +10,7 @@ import typer
 from detkit.cli.console import Console
 from detkit.cli.options import nearest
 
-NAMES = ("eval", "check", "detect", "compare", "enough", "propose", "suspects", "patch")
+NAMES = ("eval", "check", "detect", "compare", "enough", "propose", "next", "suspects", "patch")
 
 
 def schema(
@@ -22,9 +22,9 @@ def schema(
     """Print the JSON Schema of a command's output.
 
     That is draft 2020-12, of what `--json` writes, or of one line where JSON Lines are written
-    (detect, propose); patch is the file of changes that suspects writes. Each version of detkit
-    prints the schema of its own output: it names every key there is. Without COMMAND the names are
-    listed.
+    (detect, propose, next); patch is the file of changes that suspects writes. Each version of
+    detkit prints the schema of its own output: it names every key there is. Without COMMAND the
+    names are listed.
 
     \b
     Example:

@@ -76,19 +76,20 @@ class Command:
         }
 
 
-def command_words(text: str) -> tuple[str, ...]:
+def command_words(text: str, name: str = "") -> tuple[str, ...]:
     """Return the words of a command, told apart as a shell does; places stay as they are.
 
-    Raises UsageError for a quotation without an end, a place that there is not, one that is
-    missing, and a program that there is not.
+    Raises UsageError, which says the command's `name`, for a quotation without an end, a place
+    that there is not, one that is missing, and a program that there is not.
     """
-    given = f"--command {text}"
+    given = f"--command {name}={text}" if name else f"--command {text}"
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
         raise UsageError(f"{given}: {error}") from error
     if not words:
-        raise UsageError(f"{given}: there is no command; give NAME='./train.sh {{data}} {{out}}'")
+        example = f"{name or 'NAME'}='./train.sh {{data}} {{out}}'"
+        raise UsageError(f"{given}: there is no command; give {example}")
     places = [place for word in words for place in _PLACE.findall(word)]
     for place in places:
         if place not in PLACES:

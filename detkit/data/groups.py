@@ -8,10 +8,11 @@ or takes it from an expression or a file of the user's.
 from __future__ import annotations
 
 import csv
+import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,8 @@ from detkit.data.paths import fold, split_name, stem_of
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
 from detkit.text import counted, cut
+
+logger = logging.getLogger(__name__)
 
 SAME_BYTES = "files of the same bytes"  # the rule that holds always
 BURST_SECONDS = 10.0  # ours: pictures one camera took no further apart are of one burst
@@ -90,6 +93,7 @@ def find_groups(
     records: Sequence[ImageRecord],
     rule: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    needed: Collection[Path] | None = None,
 ) -> Groups:
     """Return which images belong together.
 
@@ -98,7 +102,8 @@ def find_groups(
     file of image and group. "auto" joins images of a folder below the splits', of a stem before a
     number (rec3_000123), of a burst by EXIF times, and copies of each other; where only a name
     that need not be of a recording (`apple_12`, `2008_000003`) tells, consecutive ones must also
-    look more alike than others. `progress` hears (images looked at, in all).
+    look more alike than others. `progress` hears (images looked at, in all). Where images are
+    `needed`, a file may lack the others: each of those is one of its own, and it is said.
     Raises UsageError for a rule that is none of these or matches no image; DetkitError for a file
     that cannot be read or lacks an image.
     """
@@ -119,7 +124,8 @@ def find_groups(
         if copies:
             rules.append(f"near copies: {len({copy.image for copy in copies})}")
     elif word != "none":
-        keys = _from_file(records, Path(rule)) if word.endswith(".csv") else _match(records, rule)
+        is_file = word.endswith(".csv")
+        keys = _from_file(records, Path(rule), needed) if is_file else _match(records, rule)
         _join(together, keys)
         rules.append(cut(rule))
     return _groups(paths, together, rules)
@@ -309,11 +315,14 @@ def _match(records: Sequence[ImageRecord], pattern: str) -> list[str | None]:
     ]
 
 
-def _from_file(records: Sequence[ImageRecord], path: Path) -> list[str | None]:
+def _from_file(
+    records: Sequence[ImageRecord], path: Path, needed: Collection[Path] | None = None
+) -> list[str | None]:
     """Return each image's group from a file of `image,group` rows, with a header or without.
 
     Images are told by path from the data set's root, name, or stem. Raises DetkitError for a file
-    that cannot be read, a row of another form, and images that no row names.
+    that cannot be read, a row of another form, and images that no row names, if they are `needed`
+    (None: all are).
     """
     group_of: dict[str, tuple[str, int]] = {}
     for number, row in _rows(path):
@@ -331,9 +340,20 @@ def _from_file(records: Sequence[ImageRecord], path: Path) -> list[str | None]:
         name = next((one for one in _names(record.image_id) if one in group_of), None)
         keys.append(None if name is None else group_of[name][0])
         images_of[name or ""].append(record.image_id)
-    if missing := images_of.pop("", []):
-        what = counted(len(missing), "image")
-        raise DetkitError(f"{path}: no group for {what}, the first {missing[0]}; add a row")
+    images_of.pop("", None)
+    without = [record for record, key in zip(records, keys) if key is None]
+    missing = [one for one in without if needed is None or one.path in needed]
+    if missing:
+        what, first = counted(len(missing), "image"), missing[0].image_id
+        raise DetkitError(f"{path}: no group for {what}, the first {first}; add a row")
+    if without:
+        logger.info(
+            "%s: no group for %s that are not judged, the first %s: what else belongs to them is "
+            "not known",
+            path,
+            counted(len(without), "image"),
+            without[0].image_id,
+        )
     for name, images in images_of.items():
         if len(images) > 1:
             raise DetkitError(

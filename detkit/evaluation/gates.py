@@ -9,6 +9,7 @@ from detkit.errors import UsageError
 from detkit.structures import Scores
 from detkit.text import nearest_hint
 
+ERRORS = ("ECE",)  # figures of which less is better; of all others more is
 WITHOUT_ECE = "for want of detections, or since their scores are no probabilities"
 
 
@@ -42,7 +43,9 @@ def parse_gate(text: str, option: str = "--fail-under", *, at_most: bool = False
 def check_gates(scores: Scores, gates: Sequence[Gate], option: str | None = None) -> list[str]:
     """Return a line for each gate that is not met, saying by how much.
 
-    Raises UsageError, naming the `option` it is of, for a gate on a figure that there is none of.
+    Raises UsageError, naming the `option` it is of, for a gate on a figure that there is none of,
+    and for one the wrong way round, which a good figure fails and a bad one meets: the most that an
+    AP may be, the least of an error.
     """
     values = scores.figures
     failures = []
@@ -51,6 +54,7 @@ def check_gates(scores: Scores, gates: Sequence[Gate], option: str | None = None
             hint = nearest_hint(gate.name, values, f"choose from {', '.join(values)}")
             own = option or ("--fail-over" if gate.at_most else "--fail-under")
             raise UsageError(f"{own} {gate.name}={gate.limit:g}: no such class or figure; {hint}")
+        _require_direction(scores, gate, option)
         value = values[gate.name]
         if value is None:
             why = WITHOUT_ECE if gate.name == "ECE" else "for want of objects"
@@ -62,6 +66,26 @@ def check_gates(scores: Scores, gates: Sequence[Gate], option: str | None = None
                 f"{gate.limit:g}".replace(" 0.", " .")
             )
     return failures
+
+
+def _require_direction(scores: Scores, gate: Gate, option: str | None) -> None:
+    """Raise UsageError for a gate the wrong way round; a class called like an error is a class."""
+    is_error = gate.name in ERRORS and all(one.name != gate.name for one in scores.classes)
+    if is_error == gate.at_most:
+        return
+    limit = f"{gate.name}={gate.limit:g}"
+    if gate.at_most:
+        raise UsageError(
+            f"--fail-over {limit}: of {gate.name} more is better; --fail-under {limit} is the "
+            f"least it may be (--fail-over is for {', '.join(ERRORS)})"
+        )
+    right = f"--fail-over {limit} is the most it may be"
+    if option is not None:
+        right = f"{option} is for what more is better of, like mAP"
+    raise UsageError(
+        f"{option or '--fail-under'} {limit}: {gate.name} is an error, of which less is better; "
+        f"{right}"
+    )
 
 
 def _short(value: float) -> str:

@@ -102,7 +102,12 @@ def find_leakage(
     of_recordings: list[ImageRecord] = []
     if learnt.is_own:
         told = {one.image.path for one in leaks}
-        groups = recordings(records, looks) if rule == "auto" else find_groups(records, rule)
+        needed = {one.path for one in members}
+        groups = (
+            recordings(records, looks)
+            if rule == "auto"
+            else find_groups(records, rule, needed=needed)
+        )
         shared = shared_recordings(members, learnt.records, groups.number_of)
         of_recordings = [one for one in shared if one.path not in told]
     known = {one.image.path for one in leaks} | {one.path for one in of_recordings}
@@ -173,10 +178,12 @@ def groups_of_split(
     """Return the number of each image's group, for the bootstrap's draws, and all in words.
 
     What belongs together is found over the whole data set, since a split of one recording has
-    nothing to tell it from another. Raises as `groups.find_groups`.
+    nothing to tell it from another; but a file has to name the images of the split alone. Raises as
+    `groups.find_groups`.
     """
     members = dataset.splits[split]
-    groups = find_groups(records_of(dataset), rule, progress)
+    is_file = rule.strip().lower().endswith(".csv")
+    groups = find_groups(members if is_file else records_of(dataset), rule, progress)
     numbers = [groups.number_of[one.path] for one in members]
     number = len(set(numbers))
     images = counted(len(members), "image")

@@ -50,8 +50,10 @@ def pair(
     """
     images = images or SplitImages(records)
     class_index = {name: number for number, name in enumerate(class_names)}
-    _check_labels(predictions, class_names)
     by_id = [one.image for one in predictions if _is_by_id(one)]
+    labels = {label for one in predictions for label in one.labels}
+    if not labels <= set(class_names):  # told before what is wrong with ids
+        _refuse_labels(predictions, class_names, images)
     are_keys = images.ids_are_keys(by_id)
     if by_id and images.names.has_keys and not are_keys:
         logger.info("image ids are no ids of the data set's; read as numbers in file names")
@@ -102,7 +104,7 @@ def _tell_outside(
     """Say how many images were predicted that are not of the split; DetkitError if that is bad."""
     if not outside:
         return
-    first = outside[0][0]
+    first = _called(*outside[0], images)
     what = (
         f"predictions for {counted(len(outside), 'image')} that {agreed(len(outside), 'is', 'are')}"
         f" not of the split ({images.splits_of(outside)}; first: {first})"
@@ -145,14 +147,23 @@ def _tell_odd_names(
         )
 
 
-def _check_labels(predictions: Sequence[ImagePredictions], class_names: Sequence[str]) -> None:
-    """Raise DetkitError when a label is not a class, naming the nearest one."""
+def _called(image: str, is_id: bool, images: SplitImages) -> str:
+    """Return what a message calls an image by: its file, where predictions know it by id alone."""
+    record = images.record_of(image, is_id=is_id)
+    if record is None or not (is_id or image.isdecimal()):
+        return image
+    return f"{record.image_id}, id {image}"
+
+
+def _refuse_labels(
+    predictions: Sequence[ImagePredictions], class_names: Sequence[str], images: SplitImages
+) -> None:
+    """Raise DetkitError for the first label that is not a class, naming the nearest one."""
     counts = Counter(label for one in predictions for label in one.labels)
     unknown = [label for label in counts if label not in class_names]
-    if not unknown:
-        return
     label = unknown[0]
-    image = next(one.image for one in predictions if label in one.labels)
+    first = next(one for one in predictions if label in one.labels)
+    image = _called(first.image, _is_by_id(first), images)
     more = f" ({counted(len(unknown) - 1, 'more unknown label')})" if unknown[1:] else ""
     hint = nearest_hint(label, class_names, f"choose from {', '.join(class_names)}")
     raise DetkitError(

@@ -73,8 +73,10 @@ def open_model(
     else:
         hint = nearest_hint(str(model), published, f"by name there is {', '.join(published)}")
         raise DetkitError(f"{model}: there is no such model file; {hint}")
-    detector = for_inference(with_settings(detector, settings) if settings else detector, place)
-    detector.detect_in(DTYPES[choose_precision(precision, place)[0]])
+    dtype = DTYPES[choose_precision(precision, place)[0]]
+    detector = with_settings(detector, settings) if settings else detector
+    detector = for_inference(detector, place, dtype)
+    detector.detect_in(dtype)
     return detector
 
 

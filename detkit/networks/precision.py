@@ -12,6 +12,7 @@ from torch import nn
 
 from detkit.errors import UsageError
 from detkit.networks.fold_norms import fold_norms
+from detkit.networks.winograd import use_winograd
 
 Network = TypeVar("Network", bound=nn.Module)
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -96,13 +97,18 @@ def forth_and_back(layer: nn.Module, values: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def for_inference(network: Network, device: torch.device) -> Network:
+def for_inference(
+    network: Network, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Network:
     """Return the network made ready to detect on the device as fast as it can; it is changed.
 
-    In eval mode, norms folded into the convolutions, in the layout that suits it.
+    In eval mode, norms folded into the convolutions, in the layout that suits it, and on a CPU
+    that computes in float32 with Winograd's convolutions.
     """
     network = network.to(device).eval().requires_grad_(False)
     fold_norms(network)
+    if device.type == "cpu" and dtype == torch.float32:
+        use_winograd(network)
     return network.to(memory_format=memory_format(network, device, training=False))
 
 

@@ -51,12 +51,14 @@ def check(
     read_images: bool = True,
     progress: Callable[[int, int], None] | None = None,
     comparing: Callable[[int, int], None] | None = None,
+    group: str = "auto",
 ) -> list[Finding]:
     """Return every finding, the reader's own first, then image by image, then of the whole.
 
     Without `read_images` no image file is opened: boxes are held against the stated size and
     duplicates are not looked for. `progress` hears (images done, images in all), and `comparing`
-    the same of the images that are looked at once more, to tell copies between splits.
+    the same of the images that are looked at once more, to tell copies between splits. `group` is
+    the rule by which images are of one recording; raises as `groups.find_groups`.
     """
     form = format_of(dataset)
     findings = [*dataset.findings, *check_images(dataset)]
@@ -81,7 +83,7 @@ def check(
     findings += check_names(dataset)
     if read_images:
         findings += check_duplicates(dataset)
-        findings += check_leaks(dataset, comparing)
+        findings += check_leaks(dataset, comparing, group)
         findings += check_unused_content(record.path for _, record in records.values())
     return findings
 

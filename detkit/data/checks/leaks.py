@@ -6,13 +6,13 @@ of, too: both make a score too good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from detkit.data.groups import MOST_LOOKED_AT, recordings
+from detkit.data.groups import MOST_LOOKED_AT, find_groups, recordings
 from detkit.data.images import identical_files
 from detkit.data.near_duplicates import Looks, find_copies, look_at
 from detkit.data.records import Dataset, Finding, ImageRecord
@@ -95,9 +95,11 @@ def _part(looks: Looks, places: Sequence[int]) -> Looks:
 
 
 def check_leaks(
-    dataset: Dataset, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset, progress: Callable[[int, int], None] | None = None, rule: str = "auto"
 ) -> Iterator[Finding]:
     """Yield images of the other splits that training images show, or whose recording they are of.
+
+    `rule` says what a recording is, as for `groups.find_groups`, which says what is raised.
 
     Of images with the same bytes nothing is said: `check_duplicates` does. More than
     `MOST_LOOKED_AT` images are told apart by their names alone. `progress` hears (images looked
@@ -106,6 +108,8 @@ def check_leaks(
     name = next((one for one in _LEARNT_FROM if dataset.splits.get(one)), None)
     judged = [one for one in dataset.splits if one not in (*_LEARNT_FROM, "all")]
     if name is None or not any(dataset.splits[one] for one in judged):
+        if rule != "auto":  # a rule that is none is told all the same
+            find_groups(records_of(dataset), rule)
         return
     by_path: dict[Path, ImageRecord] = {}
     for split in (name, *judged):
@@ -114,14 +118,22 @@ def check_leaks(
     looks = None
     if len(records) <= MOST_LOOKED_AT:
         looks = look_at([record.path for record in records], progress)
-    groups = recordings(records, looks)
+    if rule == "auto":
+        groups = recordings(records, looks)
+    else:
+        needed = {one.path for split in judged for one in dataset.splits[split]}
+        groups = find_groups(records, rule, needed=needed)
     learnt = dataset.splits[name]
     for split in judged:
         members = dataset.splits[split]
+        told = set()
         for leak in leaks_among(members, learnt, records, looks):
+            told.add(leak.image.path)
             if not _same_bytes(leak):
                 yield _near_copy(leak, split, name)
-        yield from _from_recordings(members, learnt, groups.number_of, split, name)
+        if rule == "auto":  # by names alone, copies or not
+            told = set()
+        yield from _from_recordings(members, learnt, groups.number_of, split, name, told)
 
 
 def _same_bytes(leak: Leak) -> bool:
@@ -133,19 +145,20 @@ def _same_bytes(leak: Leak) -> bool:
 def _near_copy(leak: Leak, split: str, learnt: str) -> Finding:
     """Return the warning about one image that a training image shows."""
     alike = min(99, int(np.floor(100 * leak.alike)))
+    own = "shows" if _is_inside(leak.image, split) else f"of {split}, shows"
+    seen = leak.seen.image_id + ("" if _is_inside(leak.seen, learnt) else f" ({learnt})")
     message = (
-        f"{_within(leak.image, split)} is {_within(leak.seen, learnt)} again ({alike} % alike); "
-        f"a score on {split} would be too good: keep them in one split"
+        f"{own} {seen} again ({alike} % alike); a score on {split} would be too good: keep them in "
+        "one split"
     )
     return Finding(
         "warning", "near-copy", message, leak.image.path, image_id=leak.image.image_id, split=split
     )
 
 
-def _within(record: ImageRecord, split: str) -> str:
-    """Return an image's path with its split, as `test/a.jpg` or `JPEGImages/a.jpg (test)`."""
-    inside = split in record.image_id.split("/")[:-1]
-    return record.image_id if inside else f"{record.image_id} ({split})"
+def _is_inside(record: ImageRecord, split: str) -> bool:
+    """Return whether an image's path says of which split it is."""
+    return split in record.image_id.split("/")[:-1]
 
 
 def _from_recordings(
@@ -154,9 +167,14 @@ def _from_recordings(
     number_of: Mapping[Path, int],
     split: str,
     name: str,
+    told: Collection[Path],
 ) -> Iterator[Finding]:
-    """Yield the warning about the images of a split whose recording training images are of."""
+    """Yield the warning about the images of a split whose recording training images are of.
+
+    Those `told` already are left out.
+    """
     shared = shared_recordings(members, learnt, number_of)
+    shared = [one for one in shared if one.path not in told]
     if not shared:
         return
     share = 100 * len(shared) / len(members)

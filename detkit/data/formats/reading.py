@@ -28,6 +28,7 @@ from detkit.data.formats import (
     yolo,
 )
 from detkit.data.formats.format import Format
+from detkit.data.formats.unread_tables import unread_table
 from detkit.data.image_kinds import kinds_text
 from detkit.data.paths import folder_of, suffix_of
 from detkit.data.records import Dataset, Finding
@@ -76,7 +77,9 @@ def read_folder(path: Path) -> Dataset:
     Raises DetkitError when there is none.
     """
     if not path.exists():
-        raise DetkitError(f"{path}: no such folder; name a folder of labelled images")
+        suffixes = {end for form in FORMATS for end in form.file_suffixes}
+        kind = "file" if path.suffix.lower() in suffixes else "folder"
+        raise DetkitError(f"{path}: no such {kind}; name a folder of labelled images")
     dataset = without_bad_names(_of_file(path) if path.is_file() else _of_folder(path))
     return replace(dataset, notes=(summary(dataset), *dataset.notes))
 
@@ -92,6 +95,8 @@ def _of_folder(path: Path) -> Dataset:
                 findings=(*dataset.findings, *_not_looked_for(tree, dataset)),
                 notes=(*dataset.notes, *_also_seen(tree, form)),
             )
+    if words := unread_table(tree):
+        raise DetkitError(f"{path}: no labelled folder: {words}")
     raise DetkitError(
         f"{path}: no labelled folder: {_looked_for()}; saw {tree.seen()}{_hint(tree)}"
     )
@@ -171,7 +176,8 @@ def _of_file(path: Path) -> Dataset:
     known_by = (form for form in forms if len(forms) == 1 or file in form.files(tree))
     dataset = _read(next(known_by, forms[0]), tree, file)
     if dataset is None:
-        raise DetkitError(f"{path}: no labels in it; {_looked_for()}")
+        words = unread_table(tree, file) if path.suffix.lower() == ".csv" else ""
+        raise DetkitError(f"{path}: no labels in it; {words or _looked_for()}")
     return dataset
 
 

@@ -170,11 +170,20 @@ def _rows(tree: Tree, file: str, most: int | None) -> tuple[list[_Row], list[Fin
     return read, broken
 
 
+def first_row(tree: Tree, file: str) -> list[str]:
+    """Return the cells of a table's first row that holds something; [] where it cannot be read."""
+    try:
+        rows, _ = _rows(tree, file, 0) if tree.size(file) <= MAX_CSV_BYTES else ([], [])
+    except OSError:
+        return []
+    return rows[0][1] if rows else []
+
+
 def _hint(tree: Tree) -> str:
     """Return the columns that the first CSV file lacks to be a table of labels, or ""."""
     for file in tree.with_suffix(".csv"):
         rows, _ = _rows(tree, file, 0)
-        header = {_plain(cell) for cell in rows[0][1]} if rows else set()
+        header = {plain_name(cell) for cell in rows[0][1]} if rows else set()
         lacking = [names[0] for names in (_IMAGE, _CLASS) if header.isdisjoint(names)]
         has_corners = header >= set(_ONE_BASED) or header >= set(_ZERO_BASED)
         lacking += () if has_corners else _ONE_BASED
@@ -183,14 +192,14 @@ def _hint(tree: Tree) -> str:
     return ""
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a column's name in the form in which the known ones are listed."""
     return re.sub(r"[\s_\-]", "", name).lower()
 
 
 def _understood(file: str, rows: list[_Row]) -> _Table | None:
     """Return the table that a file's rows are, or None."""
-    header = [_plain(cell) for cell in rows[0][1]]
+    header = [plain_name(cell) for cell in rows[0][1]]
     columns: dict[str, int] = {}
     for name, aliases in (("image", _IMAGE), ("class", _CLASS)):
         place = next((header.index(alias) for alias in aliases if alias in header), None)
