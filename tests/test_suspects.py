@@ -186,6 +186,14 @@ def test_difficult_objects_and_what_lies_on_them_are_not_suspect() -> None:
     assert suspects_of(found(CARS, [CAR, CAR, BUS], SURE), hard) == []
 
 
+def test_a_detection_that_overlaps_a_difficult_object_is_no_missing_object() -> None:
+    beside = [17 + value if place % 2 == 0 else value for place, value in enumerate(CARS[2])]
+    for difficult, kinds in ((1, []), (0, ["shifted"])):  # IoU 23 / 57 = .40
+        labels = truth([*CARS[:2], beside], [CAR] * 3, [0, 0, difficult])
+        listed = suspects_of(found(CARS, [CAR] * 3, SURE), labels)
+        assert [one.kind for one in listed] == kinds
+
+
 def test_detections_inside_a_crowd_are_no_missing_objects() -> None:
     crowd = replace(
         truth([*CARS, [100.0, 100.0, 170.0, 170.0]], [CAR] * 4, [0, 0, 0, 1]),
