@@ -217,7 +217,8 @@ class Tree:
         known = self._inside_folders.get(folder)
         if known is None:
             known = self._inside_folders[folder] = self._folder_inside(folder)
-        if known.is_plain and name not in ("", ".", "..") and "\0" not in name:
+        # No system has a file whose name is half a character, or holds a zero.
+        if known.is_plain and name not in ("", ".", "..") and is_plain(name):
             # Where letter case does not count, the system follows the link by any of its cases.
             is_link = bool(known.links) and fold(name) in known.links
             return not is_link or self._resolves_inside(path)

@@ -113,6 +113,8 @@ def parse(data: bytes, file: Path) -> Annotation:
     Broken XML, and XML that declares entities or a foreign DTD, gives one error finding and
     no objects; an object without a name, a box or a number gives an error and is left out.
     """
+    import defusedxml.ElementTree  # noqa: F401 - that it is missing is told of any file, odd or not
+
     return _plain_annotation(data, file) or _careful_annotation(data, file)
 
 
