@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ class Client:
         state = state or ("done" if objects else "empty")
         body = {"editor": self.editor, "revision": revision, "state": state, "objects": objects}
         return self.ask("PUT", f"images/{number}", body)
+
+
+def until(holds: Callable[[], Any], seconds: float = 20) -> Any:
+    """Return what comes out true in the end."""
+    end = time.monotonic() + seconds
+    while not (found := holds()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert found
+    return found
 
 
 @contextmanager

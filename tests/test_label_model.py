@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from labelling import Client, save
+from labelling import Client, save, until
 
 from detkit.errors import DetkitError
 from detkit.labelling import retraining, suggestions
 from detkit.labelling.claim import HIDDEN
 from detkit.labelling.desk import Desk
+from detkit.labelling.ordering import LabelOrder
 from detkit.labelling.photos import open_photos
 from detkit.labelling.retraining import Retraining, latest_model
 from detkit.labelling.server import LabelServer, serving
@@ -33,15 +33,6 @@ def session(tmp_path: Path) -> Any:
 
 def paths_of(session: Session) -> dict[int, Path]:
     return {number: one.photo.path for number, one in session.known.items()}
-
-
-def until(holds: Callable[[], Any], seconds: float = 20) -> Any:
-    """Return what comes out true in the end."""
-    end = time.monotonic() + seconds
-    while not (found := holds()) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert found
-    return found
 
 
 def put(session: Session, number: int) -> None:
@@ -92,8 +83,9 @@ def test_pre_labels_come_with_the_models_classes_and_a_new_model_is_a_generation
         return (lambda path: [row]), ["dog", "car"], 0.25
 
     monkeypatch.setattr(suggestions, "open_detector", opened)
-    drafts = Drafts("first", paths_of(session), session.note_change, session.offer_classes)
-    desk = Desk(session, drafts=drafts)
+    order = LabelOrder(session)
+    drafts = Drafts("first", paths_of(session), session.note_change, session.offer_classes, order)
+    desk = Desk(session, order, drafts=drafts)
     answer = until(lambda: one if (one := desk.drafts(1))["status"] == "ready" else None)
     assert answer["generation"] == 1 and answer["detections"][0]["by"] == "first"
     state = desk.state()

@@ -142,6 +142,7 @@ def _require_packages(model: str | None, proposals: str, every: int | None) -> N
 def _desk(session: Session, model: str | None, proposals: str, every: int | None) -> Desk:
     """Return what answers the page: the session, with what finds boxes and trains beside it."""
     from detkit.labelling.desk import Desk
+    from detkit.labelling.ordering import LabelOrder
     from detkit.labelling.retraining import Retraining, latest_model
     from detkit.labelling.suggestions import Suggestions, proposals_by
 
@@ -149,12 +150,13 @@ def _desk(session: Session, model: str | None, proposals: str, every: int | None
         earlier = latest_model(session.hidden)
         model = None if earlier is None else str(earlier)
     paths = {number: one.photo.path for number, one in session.known.items()}
+    order = LabelOrder(session)
     found: Drafts | None = None
     boxes = retraining = None
     if model is not None or every is not None:
         from detkit.labelling.suggestions import Drafts
 
-        found = Drafts(model, paths, session.note_change, session.offer_classes)
+        found = Drafts(model, paths, session.note_change, session.offer_classes, order)
     if proposals == "auto":
         proposals = "edge-boxes" if model is None and is_installed("numba") else "none"
     if proposals != "none":
@@ -162,7 +164,7 @@ def _desk(session: Session, model: str | None, proposals: str, every: int | None
     if every is not None and found is not None:
         backend, weights = _start_of(model)
         retraining = Retraining(session, every, backend, weights, found.take)
-    return Desk(session, drafts=found, proposals=boxes, retraining=retraining)
+    return Desk(session, order, drafts=found, proposals=boxes, retraining=retraining)
 
 
 def _start_of(model: str | None) -> tuple[str, str]:

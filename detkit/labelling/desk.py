@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from detkit.labelling.ordering import LabelOrder
 from detkit.labelling.previews import TILE, Previews
 from detkit.labelling.retraining import Retraining
 from detkit.labelling.session import Refused, Session
@@ -16,33 +17,27 @@ AHEAD = 3  # images prepared beyond the open one: their pictures, ...
 SUGGESTED_AHEAD = 8  # ... and what is found in them
 
 
-def order_of(session: Session) -> list[int]:
-    """Return the images' numbers, what to label next first: those to do, then the others."""
-    with session.lock:
-        numbers = list(session.known)
-        to_do = [number for number in numbers if session.known[number].labels.state == "todo"]
-        return to_do + sorted(set(numbers) - set(to_do))
-
-
 class Desk:
     """What the server asks; used by several threads at once."""
 
     def __init__(
         self,
         session: Session,
+        order: LabelOrder | None = None,
         *,
         drafts: Drafts | None = None,
         proposals: Suggestions | None = None,
         retraining: Retraining | None = None,
     ) -> None:
-        """Serve a session, with what is found in its images where there is something."""
+        """Serve a session in an order, with what is found in its images where something is."""
         self.session = session
+        self._order = LabelOrder(session) if order is None else order
         self.previews = Previews()
         self._drafts, self._proposals, self._retraining = drafts, proposals, retraining
 
     def close(self) -> None:
         """End what works beside the server, the training first, then write what is left."""
-        for one in (self._retraining, self._drafts, self._proposals):
+        for one in (self._retraining, self._drafts, self._proposals, self._order):
             if one is not None:
                 one.close()
         self.previews.close()
@@ -64,14 +59,19 @@ class Desk:
                 "threshold": THRESHOLD,
                 "training": None if self._retraining is None else self._retraining.told(),
                 "changes": session.changes,
+                "ranked": self._order.times,
                 "editor": session.editors.holder,
                 "zoom_tiles": TILE,
                 "trouble": session.trouble,
             }
 
     def images(self) -> dict[str, Any]:
-        """Return the list of all images, and the order to label them in."""
-        return {"images": self.session.rows(), "order": order_of(self.session)}
+        """Return the list of all images, and the order to label them in, with reasons."""
+        return {
+            "images": self.session.rows(),
+            "order": self._order.order(),
+            "reason": self._order.reasons(),
+        }
 
     def drafts(self, number: int) -> dict[str, Any]:
         """Return what the model finds in an image: pre-labels, those of classes in use."""
@@ -117,6 +117,6 @@ class Desk:
 
     def _next_after(self, number: int, count: int) -> Sequence[int]:
         """Return the images that are likely to be opened next."""
-        order = order_of(self.session)
+        order = self._order.order()
         place = order.index(number) + 1
         return (order[place:] + order[:place])[:count]

@@ -10,7 +10,8 @@ is `[0, 0, width, height]`. N is an image's number, from 1.
                                "done": how many, "model": null | {"name", "generation", "map"},
                                "proposals": bool, "threshold", "training": null | {"status":
                                "running|failed|done", "message", "at": number labelled},
-                               "changes": grows with every change, "editor": null | who holds the
+                               "changes": grows with every change, "ranked": how often the
+                               order was made anew, "editor": null | who holds the
                                folder, "zoom_tiles": side of a tile, "trouble": "" | why files of
                                the folder are behind the journal}
     GET  "images"              {"images": [[number, name, width|null, height|null,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError
+from detkit.labelling.ordering import LabelOrder
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,14 @@ class Suggestions:
         paths: Mapping[int, Path],
         open_finder: Callable[[], Find],
         changed: Callable[[], None],
+        heard: Callable[[int, Found], None] | None = None,
     ) -> None:
-        """Begin a thread, which first calls `open_finder`; `changed` hears of all that is new."""
+        """Begin a thread, which first calls `open_finder`; `changed` hears of all that is new.
+
+        With `heard`, which hears what was found, it looks at all images in the end.
+        """
+        self._heard = heard
+        self._later: deque[int] = deque()  # those that nobody has asked for yet
         self._paths, self._open, self._changed = paths, open_finder, changed
         self._lock = threading.Condition()
         self._wanted: list[int] = []
@@ -78,11 +85,15 @@ class Suggestions:
         """Find what is wanted, until the end."""
         while True:
             with self._lock:
-                while not self._ending and self._find is not None and self._next() is None:
+                number = None
+                while not self._ending and self._find is not None:
+                    number = self._next()
+                    if number is not None:
+                        break
                     self._lock.wait()
                 if self._ending:
                     return
-                find, opener, number = self._find, self._open, self._next()
+                find, opener = self._find, self._open
             if find is None:
                 self._open_with(opener)
             elif number is not None:
@@ -101,6 +112,7 @@ class Suggestions:
             if opener is self._open:
                 self._find, self._failure = find, failure
                 self._results.clear()
+                self._later = deque(self._paths if self._heard is not None else ())
         self._changed()
 
     def _find_in(self, number: int, find: Find) -> None:
@@ -112,16 +124,25 @@ class Suggestions:
         except Exception as error:  # a broken image, or memory that ran out
             problem = _line(error)
         with self._lock:
-            if find is self._find:
+            if find is not self._find:
+                return
+            # What nobody has asked for must not drive out what somebody has.
+            if number in self._wanted or len(self._results) < KEPT:
                 self._results[number] = found, problem
-                while len(self._results) > KEPT:
-                    self._results.popitem(last=False)
+            while len(self._results) > KEPT:
+                self._results.popitem(last=False)
+        if self._heard is not None and not problem:
+            self._heard(number, found)
 
     def _next(self) -> int | None:
-        """Return the first image that is wanted and not looked at yet."""
+        """Return the first image that is wanted and not looked at yet, else one for later."""
         if self._failure:
             return None
-        return next((one for one in self._wanted if one not in self._results), None)
+        wanted = next((one for one in self._wanted if one not in self._results), None)
+        while wanted is None and self._later:
+            other = self._later.popleft()
+            wanted = None if other in self._results else other
+        return wanted
 
 
 class Drafts(Suggestions):
@@ -133,19 +154,22 @@ class Drafts(Suggestions):
         paths: Mapping[int, Path],
         changed: Callable[[], None],
         know_classes: Callable[[Sequence[str]], None],
+        order: LabelOrder,
     ) -> None:
         """Open a model by name, file or run folder; `know_classes` hears its class names.
 
-        None: there is none yet, until `take` brings one.
+        `order` hears what is found. None: there is no model yet, until `take` brings one.
         """
+        self._order = order
         self.generation, self._name = 0, model
         self._map: float | None = None
         self._know_classes = know_classes
         opener = _no_model if model is None else self._opener(model, 1)
-        super().__init__(paths, opener, changed)
+        super().__init__(paths, opener, changed, None if model is None else order.hear)
 
     def take(self, model: Path) -> None:
         """Use another model from now on."""
+        self._heard = self._order.hear
         self.reopen(self._opener(str(model), self.generation + 1))
 
     def told(self) -> dict[str, Any] | None:
@@ -161,6 +185,7 @@ class Drafts(Suggestions):
         def opened() -> Find:
             find, class_names, mean = open_detector(model)
             self._know_classes(class_names)
+            self._order.forget()
             self._name, self.generation, self._map = model, generation, mean
             return find
 

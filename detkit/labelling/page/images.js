@@ -54,6 +54,11 @@ export class Images extends EventTarget {
     for (const [number, name, width, height, state, objects, findings] of images) {
       this.all.set(number, { number, name, width, height, state, objects, findings });
     }
+    this.reorder({ order, reason });
+  }
+
+  /** Take the order of what to label next, and why, alone. */
+  reorder({ order, reason }) {
     const known = order.filter((number) => this.all.has(number));
     const seen = new Set(known);
     this.ranked = [...known, ...[...this.all.keys()].filter((number) => !seen.has(number))];

@@ -188,6 +188,7 @@ async function keepUp() {
   page.state = state;
   if (JSON.stringify(state.classes) !== JSON.stringify(before.classes)) page.setClasses(state.classes);
   if (state.changes !== before.changes && desk.readOnly) await refresh();
+  else if (state.ranked !== before.ranked) await reorder();
   showTraining(state.training);
   showTrouble(state.trouble);
   const grew = state.model && state.model.generation > page.generation;
@@ -197,6 +198,15 @@ async function keepUp() {
   find("better").querySelector("span").textContent =
     `Better pre-labels are there: the model has learnt from your boxes${map}. Your boxes stay as they are.`;
   find("better").hidden = false;
+}
+
+/** Take the server's newest order; the open image stays. */
+async function reorder() {
+  try {
+    images.reorder(await server.images());
+  } catch {
+    // The order stays as it was.
+  }
 }
 
 /** Show the newest model's pre-labels and its order; no box of the user's changes. */
