@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 from hypothesis import settings
@@ -11,6 +12,11 @@ from hypothesis import settings
 os.environ["DETKIT_CACHE"] = tempfile.mkdtemp(prefix="detkit-tests-")
 
 atexit.register(shutil.rmtree, os.environ["DETKIT_CACHE"], ignore_errors=True)
+
+# A shell without job control starts what it puts into the background deaf to Ctrl-C, which some tests
+# send, and whoever they start would be, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("detkit", deadline=None)
