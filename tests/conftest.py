@@ -13,8 +13,8 @@ os.environ["DETKIT_CACHE"] = tempfile.mkdtemp(prefix="detkit-tests-")
 
 atexit.register(shutil.rmtree, os.environ["DETKIT_CACHE"], ignore_errors=True)
 
-# A shell without job control starts what it puts into the background deaf to Ctrl-C, which some tests
-# send, and whoever they start would be, too.
+# A shell without job control starts what it puts into the background deaf to Ctrl-C, which some
+# tests send; whoever they start would be, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
