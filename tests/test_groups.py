@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from labelled_folders import put, xml
 from pictures import folder, picture, save
-from PIL import Image
+from PIL import Image, ImageOps
 
 from detkit.data import open_dataset
 from detkit.data.groups import find_groups
@@ -273,3 +273,16 @@ def test_one_bold_thing_in_two_pictures_does_not_make_them_copies() -> None:
         pictures.append(grey)
     assert likeness(*pictures) < 0.7 * MIN_ALIKE
     assert likeness(pictures[0], np.clip(pictures[0] * 0.8 + 9, 0, 255).astype(np.uint8)) > 0.95
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_jpeg_is_read_as_small_grey(tmp_path: Path, orientation: int) -> None:
+    ramp = np.broadcast_to(np.arange(0, 240, dtype=np.uint8)[:, None], (240, 320))
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(np.stack([ramp, ramp // 2, ramp // 4], axis=2)).save(path, exif=tags)
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("L").resize((96, 96), Image.Resampling.BOX)
+    grey = read_small_grey(path, 96)
+    assert np.abs(grey.astype(int) - np.asarray(upright).astype(int)).max() <= 4

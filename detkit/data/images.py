@@ -375,7 +375,7 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation == 1:
         return image
     if orientation >= 5:
-        image = image.transpose(1, 0, 2)
+        image = image.swapaxes(0, 1)  # grey pictures have two axes
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):
