@@ -10,7 +10,7 @@ import typer
 
 from detkit.cli.console import Console
 from detkit.cli.options import Quiet, class_list, nearest
-from detkit.errors import DetkitError, ExitCode, UsageError, is_installed
+from detkit.errors import ExitCode, UsageError, is_installed
 from detkit.text import counted
 
 if TYPE_CHECKING:
@@ -129,10 +129,11 @@ def _require_packages(model: str | None, proposals: str, every: int | None) -> N
     from detkit.errors import require_installed
 
     if model is not None:
-        from detkit.inference.models import require_model
+        from detkit.inference.models import require_model, require_published
 
         require_model(model)
         require_installed("onnxruntime" if model.endswith(".onnx") else "torch")
+        require_published(model)
     if every is not None:
         require_installed("torch", "lightning_fabric")
     if proposals not in ("auto", "none"):
@@ -174,8 +175,7 @@ def _start_of(model: str | None) -> tuple[str, str]:
     """
     if model is None:
         return "ssd", "none"
-    from detkit.detectors import backend_names, load_backend
-    from detkit.inference.models import model_of
+    from detkit.inference.models import model_of, published
     from detkit.model_file import is_model, model_info
 
     if Path(model).exists():
@@ -183,10 +183,7 @@ def _start_of(model: str | None) -> tuple[str, str]:
         if not is_model(path):
             raise UsageError(f"--every: no training starts from {path}; give detkit's own model")
         return model_info(path)["backend"], str(path)
-    for name in backend_names():
-        if model in load_backend(name).published:
-            return name, model
-    raise DetkitError(f"{model}: there is no such model file")
+    return published()[model].name, model
 
 
 def _tell_start(console: Console, session: Session, address: str, *, no_open: bool) -> None:

@@ -29,7 +29,7 @@ from detkit.cli.options import (
     open_named,
 )
 from detkit.errors import DetkitError, UsageError
-from detkit.inference.models import model_of, require_model
+from detkit.inference.models import model_of, require_model, require_published
 from detkit.text import agreed, counted
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def next_images(
         _require_no_options_of_models(proposals, tile, settings)
     else:
         require_model(model)
+        load_plugins(plugin)
+        require_published(model)
     looking = looking_of(tile, None, None)
     names = _names(console, pool)
     dataset = None if labelled is None else _opened(console, labelled)
@@ -122,7 +124,6 @@ def next_images(
     if model is None:
         queue = images.queue()
     else:
-        load_plugins(plugin)
         detector = open_on_free_cores(console, model, device, settings, precision, threads)
         source = open_proposals(proposals, detector)
         images, queue = _doubted(

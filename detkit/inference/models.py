@@ -50,7 +50,7 @@ def open_model(
     path = Path(model)
     if path.is_dir():
         path = model_of(path)
-    from detkit.detectors import add_plugin, backend_names, load_backend
+    from detkit.detectors import add_plugin
 
     for plugin in plugins:
         add_plugin(plugin)
@@ -63,16 +63,13 @@ def open_model(
     if threads is not None:
         torch.set_num_threads(threads)
     place = find_device(device)
-    published = {name: one for one in map(load_backend, backend_names()) for name in one.published}
     if path.suffix in FOREIGN and path.exists():
         detector = _open_foreign(path).to(place)
     elif path.exists():
         detector = load_model(path, device=place)
-    elif str(model) in published:
-        detector = published[str(model)].from_published(str(model)).to(place).eval()
     else:
-        hint = nearest_hint(str(model), published, f"by name there is {', '.join(published)}")
-        raise DetkitError(f"{model}: there is no such model file; {hint}")
+        require_published(str(model))
+        detector = published()[str(model)].from_published(str(model)).to(place).eval()
     dtype = DTYPES[choose_precision(precision, place)[0]]
     detector = with_settings(detector, settings) if settings else detector
     detector = for_inference(detector, place, dtype)
@@ -93,6 +90,21 @@ def require_model(model: Path | str) -> None:
             else "`detkit train` writes RUN_DIR/best.safetensors"
         )
         raise DetkitError(f"{model}: there is no such model file; {advice}")
+
+
+def published() -> dict[str, type[Detector]]:
+    """Return the backend of each name of published weights; this imports torch."""
+    from detkit.detectors import backend_names, load_backend
+
+    return {name: one for one in map(load_backend, backend_names()) for name in one.published}
+
+
+def require_published(model: str) -> None:
+    """Raise DetkitError when a model that is no file is no name of published weights either."""
+    if Path(model).exists() or model in (names := published()):
+        return
+    hint = nearest_hint(model, names, f"by name there is {', '.join(names)}")
+    raise DetkitError(f"{model}: there is no such model file; {hint}")
 
 
 def model_of(run: Path) -> Path:

@@ -29,8 +29,9 @@ PER_IMAGE = ("voc", "yolo")  # those with a label file an image
 def choose_format(photos: Photos, out: Path, to: str | None, before: str | None) -> str:
     """Return the folder's format; UsageError for one that it is not or cannot be."""
     if to is not None and to not in FORMATS:
-        format_named(to)
-        raise UsageError(f"--to {to}: labels are written as {', '.join(FORMATS)}; convert later")
+        raise UsageError(
+            f"--to {to}: labels are written as {', '.join(FORMATS)}; `detkit convert` writes others"
+        )
     if before is not None and to not in (None, before):
         raise UsageError(
             f"--to {to}: {out} is {before}; leave --to out, or convert it later: "

@@ -47,9 +47,13 @@ def open_photos(path: Path) -> Photos:
     try:
         dataset = read_folder(path)
     except DetkitError as error:
-        if not path.is_dir() or (pictures := _pictures(path, error)) is None:
+        if not path.exists():
+            raise DetkitError(f"{path}: no such folder; name one of images or of labels") from None
+        if not path.is_dir():
             raise
-        return pictures
+        if pictures := _pictures(path, error):
+            return pictures
+        raise DetkitError(f"{path}: no images in this folder or below it") from None
     root = path if path.is_dir() else dataset.root
     members: dict[Path, tuple[str, ImageRecord]] = {}
     for split, records in dataset.splits.items():
