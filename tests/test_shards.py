@@ -101,7 +101,7 @@ def test_parts_of_no_images_are_parts_all_the_same() -> None:
         ({"block": 4}, "batch size 4, not 2"),
         ({"asked": {"score": 0.4}}, r"score 0\.4, not 0\.5"),
         ({"asked": {}}, r"score none, not 0\.5"),
-        ({"names": NAMES[:-1]}, "of 10 and 11 images"),
+        ({"names": NAMES[:-1]}, "of 10 images and 11 images"),
         ({"names": NAMES[::-1]}, "not the same ones in the same order"),
     ],
 )

@@ -99,6 +99,8 @@ def test_the_word_after_a_number_agrees_with_it() -> None:
 # Numbers that are never 1: what comes before them sees to it, or there is no such network.
 MANY = {
     "{number} boxes",
+    "{number} images",  # of `train`, more than MOST_COMPARED
+    "{MAX_CLASSES} classes",
     "{to} calls images",  # no number
     "{self._form.name} finds images",
     "{image} has labels",

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from detkit.errors import DetkitError, UsageError
 from detkit.files import beside, not_written, put_in_place
 from detkit.shards.part import Part, difference_of, object_or_none
-from detkit.text import agreed
+from detkit.text import agreed, counted
 
 MOST_NAMED = 5  # parts, in a message
 
@@ -36,8 +36,9 @@ def open_parts(paths: Sequence[Path]) -> list[Part]:
         if any(one.closing[key] != first.closing[key] for key in ("sources", "names")):
             raise DetkitError(
                 f"{one.path} and {first.path} are parts of different runs: of "
-                f"{one.closing['sources']} and {first.closing['sources']} images, not the same "
-                "ones in the same order"
+                f"{counted(one.closing['sources'], 'image')} and "
+                f"{counted(first.closing['sources'], 'image')}, not the same ones in the same "
+                "order"
             )
     by_number: dict[int, Part] = {}
     for one in parts:

@@ -205,7 +205,7 @@ def _plain_object(element: Element, file: Path, line: int, place: int) -> Object
         return None
     stated = f"xmin={xmin} ymin={ymin} xmax={xmax} ymax={ymax}"
     corners = (x1 - 1.0, y1 - 1.0, x2, y2)
-    if len(texts) < 3:  # name and difficult
+    if _MACHINE_MADE not in texts and "score" not in texts:
         return object_record(name, corners, mark, file, line, place, stated)
     made = made_by(texts.get(_MACHINE_MADE), texts.get("score"))
     return object_record(name, corners, mark, file, line, place, stated, False, None, False, *made)
