@@ -7,14 +7,13 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from browser import Page, find_chromium, open_page
+from browser import Page
 from labelled_folders import put, xml
 from mistakes import IMAGES, TABLE
 from report_samples import HOSTILE, HOSTILE_XML
@@ -26,7 +25,6 @@ from detkit.report import data_page
 from detkit.report.data_samples import EXTREMES, sample_objects
 from detkit.report.small_pictures import Wish, take_pictures
 
-CHROMIUM = find_chromium()
 SIZE = (160, 100)
 HOSTILE_FILE = "<img src=x onerror=alert(1)>"  # no "/": a file may be called so
 
@@ -304,14 +302,6 @@ def test_the_objects_on_the_networks_image_are_those_of_check_for_that_model(
     assert {"rcnn", "fast-rcnn", "faster-rcnn", "ssd", "yolov1"} <= {
         one["name"] for one in sizes["models"]
     }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here ($DETKIT_CHROMIUM names one)")
-    with open_page(CHROMIUM) as page:
-        yield page
 
 
 @pytest.fixture

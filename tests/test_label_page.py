@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Page, find_chromium, open_page
+from browser import Page, find_chromium
 from labelling import Client, labelling, save
 
 from detkit.data import open_dataset
@@ -100,13 +100,6 @@ class Labeller:
         found = self.page.run(f'document.getElementById("{name}").textContent')
         assert isinstance(found, str)
         return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    assert CHROMIUM is not None
-    with open_page(CHROMIUM) as page:
-        yield page
 
 
 @pytest.fixture

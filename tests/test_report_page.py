@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from browser import Page, find_chromium, open_page
+from browser import Page, find_chromium
 from report_samples import HOSTILE, write_folder, write_found
 from running import detkit
 
@@ -40,13 +39,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = write_found(root / "found.jsonl")
     assert detkit("eval", "--predictions", found, folder, "--report", page).returncode == 0
     return page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    assert CHROMIUM is not None
-    with open_page(CHROMIUM) as page:
-        yield page
 
 
 @pytest.fixture

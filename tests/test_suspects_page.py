@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Page, find_chromium, open_page
+from browser import Page, find_chromium
 from running import detkit
 from test_suspects import folder
 
@@ -30,13 +29,6 @@ def report(folder: Path) -> Path:
     done = detkit("suspects", folder, "--predictions", found, "-n", "3", "-o", page)
     assert done.returncode == 0, done.stderr
     return page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    assert CHROMIUM is not None
-    with open_page(CHROMIUM) as page:
-        yield page
 
 
 @pytest.fixture
