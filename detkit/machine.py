@@ -1,4 +1,4 @@
-"""Cores and memory that this machine lets this process use, and whether its processes fork.
+"""Cores and memory that this machine lets this process use, and how its processes begin and end.
 
 Nothing here needs torch.
 """
@@ -9,12 +9,15 @@ import ctypes
 import gc
 import hashlib
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from detkit.text import counted
 
@@ -125,6 +128,21 @@ def memory_of_machine() -> int:
         with suppress(ValueError, OSError):  # "max", or no such file
             limits.append(int((_CGROUP / name).read_text("utf-8")))
     return min(limits, default=8 * 2**30)
+
+
+def end_group(process: subprocess.Popen[Any], patience: float) -> None:
+    """End a process that leads a group, and what it has started; by force after `patience` s."""
+    if os.name == "nt":
+        process.kill()
+        process.wait()
+        return
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+    process.wait()
 
 
 def forks() -> bool:

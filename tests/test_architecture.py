@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "evaluation": ("inference", "predictions", "data", "proposals", "trace"),
     "comparison": (
-        *("evaluation", "inference", "predictions", "data", "files", "model_file"),
+        *("evaluation", "inference", "predictions", "data", "files", "machine", "model_file"),
         *("training.run_folder", "training.run_log"),
     ),
     "report": ("evaluation", "comparison", "data", "files"),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.shards import require_ends
+from detkit.comparison.tethered import start_tethered
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import FileLock, beside
 from detkit.text import counted
@@ -298,17 +299,7 @@ def _run(
     began = time.time()
     try:
         for words, place in zip(commands, places, strict=True):
-            started = subprocess.Popen(
-                [sys.executable, "-m", "detkit.comparison.tethered", *words],
-                stdin=subprocess.PIPE,  # whose end tells it that we are no more
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="surrogateescape",
-                start_new_session=os.name != "nt",  # Ctrl-C is for us alone
-            )
-            processes.append(_Process(started, place))
+            processes.append(_Process(start_tethered(words), place))
             processes[-1].listen(console, said)
         with console.counting("images") as progress:
             watch = _Watch(places)

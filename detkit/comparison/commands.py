@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from detkit.data.split_images import SplitImages
 from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.evaluation.pairing import pair
 from detkit.evaluation.reference import reference_of
+from detkit.machine import end_group
 from detkit.predictions.image import from_detections
 from detkit.predictions.readers import read_predictions
 from detkit.predictions.writers import open_writer
@@ -172,13 +172,13 @@ def _run(words: Sequence[str], log: Path, command: Command) -> None:
         try:
             code = process.wait(None if command.limit is None else 60 * command.limit)
         except subprocess.TimeoutExpired:
-            _stop(process)
+            end_group(process, PATIENCE)
             raise DetkitError(
                 f"the command was stopped: it ran longer than {command.limit:g} min "
                 f"(--command-limit){_last_line(log)}"
             ) from None
         except KeyboardInterrupt:
-            _stop(process)
+            end_group(process, PATIENCE)
             raise Interrupted("interrupted; go on with the same command and --resume") from None
     if code < 0:
         raise DetkitError(f"the command was killed by signal {-code}{_last_line(log)}")
@@ -192,21 +192,6 @@ def _environment(command: Command) -> Mapping[str, str] | None:
         return None
     number = str(command.threads)
     return {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a command and what it has started, in the end by force."""
-    if os.name == "nt":
-        process.kill()
-        process.wait()
-        return
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(PATIENCE)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-    process.wait()
 
 
 def _last_line(log: Path) -> str:

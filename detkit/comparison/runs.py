@@ -16,8 +16,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from typing import Any
 
 from detkit.comparison.commands import Command, run_command
 from detkit.comparison.measure import Measured, measure
+from detkit.comparison.tethered import start_tethered
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import write_bytes
 from detkit.text import counted, cut
@@ -200,17 +199,7 @@ def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str]
         words = ["train", "--resume", "-o", str(cell.run)]
     elif cell.run.exists():
         words.append("--force")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "detkit.comparison.tethered", *words],
-        stdin=subprocess.PIPE,  # whose end tells it that we are no more
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        # So that Ctrl-C reaches us alone, and the training once: from us.
-        start_new_session=os.name != "nt",
-    )
+    process = start_tethered(words)
     reason = ""
     ended = False
     try:

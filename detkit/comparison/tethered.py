@@ -10,8 +10,25 @@ from __future__ import annotations
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+
+
+def start_tethered(words: Sequence[str]) -> subprocess.Popen[str]:
+    """Return the process of `detkit WORDS`, which ends with this one; its stderr is a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "detkit.comparison.tethered", *words],
+        stdin=subprocess.PIPE,  # whose end tells it that we are no more
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        # So that Ctrl-C reaches us alone, and the process once: from us.
+        start_new_session=os.name != "nt",
+    )
 
 
 def _stop_at_the_end_of(pipe: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 from detkit.errors import DetkitError
 from detkit.labelling.session import Session
+from detkit.machine import end_group
 from detkit.text import counted
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Retraining:
             self._ending = True
             process = self._process
         if process is not None and process.poll() is None:
-            _end(process)
+            end_group(process, PATIENCE)
         shutil.rmtree(self._session.hidden / DATA, ignore_errors=True)
 
     def _run(self, count: int) -> None:
@@ -166,17 +166,3 @@ def _started(words: list[str], output: int) -> subprocess.Popen[bytes]:
     with suppress(OSError):
         os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
     return process
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those it began."""
-    if os.name == "nt":
-        process.kill()
-        process.wait()
-        return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-            return
