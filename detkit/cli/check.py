@@ -105,9 +105,7 @@ def check(
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset, findings_follow=True)
     with console.counting("checking") as progress:
-        findings = find_mistakes(
-            dataset, read_images=images, progress=progress, comparing=progress, group=group
-        )
+        findings = find_mistakes(dataset, read_images=images, progress=progress, group=group)
     if strict:
         findings = [
             replace(one, severity="error") if one.code in LEAKS else one for one in findings

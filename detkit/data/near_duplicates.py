@@ -10,33 +10,21 @@ cv2 is imported inside the functions: reading labels does not need it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.cache import FileCache, bound, cache_folder
-from detkit.data.images import read_small_grey
-from detkit.errors import DetkitError
-from detkit.machine import num_cores
+from detkit.data.looks import GREY_SIDE, NUM_BITS, Looks
+from detkit.machine import in_threads
 
-GREY_SIDE = 96  # pixels of the small grey picture, whatever the shape of the image
-HASH_SIDE = 8  # its hash compares 8 x 8 cells with their right and their lower neighbour
-NUM_BITS = 2 * HASH_SIDE**2
 # Ours, measured on 664 photos and micrographs and 400 drawn scenes, with copies of .025 and .05 cut
 # off all sides: 99 % of the copies differ in at most so many of their 128 bits, of other pairs of
 # photos fewer than .1 %. On each other, copies are .82 alike and more, other pairs .57 and less.
 MAX_BITS = 38
 NEAREST = 4  # images of the nearest hashes that an image is laid on
 MIN_ALIKE = 0.75
-PLAIN = 2.0  # standard deviation of grey values below which a picture shows nothing to compare
 _SAME = 0.95  # likeness without any shift that needs no closer look
 _SHADE = 0.1  # of the side: coarser light and shade is left out where two are laid on each other
 _FINE = 4.0  # pixels: coarser details are left out where they are compared
@@ -45,23 +33,7 @@ _SIDES = (GREY_SIDE // 2, GREY_SIDE)  # from coarse to fine
 _STEPS, _PRECISION = 40, 1e-4
 _MAX_SHIFT, _MAX_SHEAR, _SCALES = 0.15, 0.08, (0.85, 1.18)  # a tenth cut off, at most
 _BLOCK = 2048  # rows of the table of hashes that are compared at once
-# Of the cache's bound, so much is for small pictures: those of 29,000 images in .25 of 2 GiB.
-_CACHE_PART = 0.125
-_AT_ONCE = 8  # images that a thread looks at without a word
-_READING = 1  # the version of how a small picture is read; another one is another key
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """What N images look like: enough to tell copies."""
-
-    grey: NDArray[np.uint8]  # (N, 96, 96)
-    hashes: NDArray[np.uint64]  # (N, 2)
-    shows: NDArray[np.bool_]  # (N,) whether there is something to compare
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.grey)
+_AT_ONCE = 16  # pairs that a thread lays on each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,70 +43,6 @@ class Copy:
     image: int  # its place among the images that were asked about
     other: int  # its place among the others
     alike: float  # `likeness`, at most 1
-
-
-def look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> Looks:
-    """Return what the images of files look like; `progress` hears (images done, in all).
-
-    A file that cannot be read shows nothing. The small pictures are kept in detkit's cache, by
-    path, size and time of change, so that a second look takes no decoding.
-    """
-    grey = np.zeros((len(paths), GREY_SIDE, GREY_SIDE), np.uint8)
-    hashes = np.zeros((len(paths), NUM_BITS // 64), np.uint64)
-    shows = np.zeros(len(paths), np.bool_)
-    cache = FileCache(
-        cache_folder() / "looks", "small pictures", int(bound() * _CACHE_PART), ".grey"
-    )
-
-    def read(place: int) -> None:
-        try:
-            key = _key_of(paths[place])
-            kept = cache.read(key)
-            if kept is None or len(kept) != GREY_SIDE**2:  # cut short by a full disk
-                grey[place] = read_small_grey(paths[place], GREY_SIDE)
-                cache.write(key, grey[place].tobytes())
-            else:
-                grey[place] = np.frombuffer(kept, np.uint8).reshape(GREY_SIDE, GREY_SIDE)
-        except (DetkitError, OSError, ValueError):  # ValueError: a name that no file can have
-            return
-
-    def look(start: int) -> int:
-        end = min(start + _AT_ONCE, len(paths))
-        for place in range(start, end):
-            read(place)
-            hashes[place] = difference_hash(grey[place])
-            shows[place] = grey[place].std() >= PLAIN
-        return end
-
-    with ThreadPoolExecutor(num_cores()) as pool:  # OpenCV decodes without Python's lock
-        for done in pool.map(look, range(0, len(paths), _AT_ONCE)):
-            if progress is not None:
-                progress(done, len(paths))
-    return Looks(grey, hashes, shows)
-
-
-def _key_of(path: Path) -> str:
-    """Return the name in the cache of a file's small picture; OSError when there is no file."""
-    stat = path.stat()
-    values = [_READING, GREY_SIDE, stat.st_size, stat.st_mtime_ns]
-    digest = hashlib.blake2b(json.dumps(values).encode(), digest_size=16)
-    digest.update(os.fsencode(path.absolute()))
-    return digest.hexdigest()
-
-
-def difference_hash(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return 128 bits, as (2,), of a grey picture (H, W): which cells are lighter than the next.
-
-    N. Krawetz's difference hash ("Kind of like that", 2013), here of neighbours to the right and
-    below.
-    """
-    import cv2
-
-    side = HASH_SIDE + 1
-    cells = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
-    right = cells[:-1, 1:] > cells[:-1, :-1]
-    below = cells[1:, :-1] > cells[:-1, :-1]
-    return np.packbits(np.concatenate([right.ravel(), below.ravel()])).view(np.uint64)
 
 
 def num_differing(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -167,8 +75,7 @@ def find_copies(looks: Looks, others: Looks | None = None) -> list[Copy]:
     def lay(pair: tuple[int, int]) -> float:
         return likeness(looks.grey[pair[0]], others.grey[pair[1]])
 
-    with ThreadPoolExecutor(num_cores()) as pool:
-        alike = list(pool.map(lay, pairs))
+    alike = in_threads(lay, pairs, _AT_ONCE)
     best: dict[tuple[int, int] | int, Copy] = {}
     for (image, other), value in zip(pairs, alike):
         if value >= MIN_ALIKE:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from detkit.data.class_names import similar_names
 from detkit.data.formats.reading import format_of
-from detkit.data.images import identical_files
+from detkit.data.image_files import ImageFile, ImageFiles
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.unused_content import UnusedContent
 from detkit.text import agreed, counted
@@ -134,23 +134,24 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("warning", "unused-class", message)
 
 
-def check_unused_content(paths: Iterable[Path]) -> Iterator[Finding]:
+def check_unused_content(files: Mapping[Path, ImageFile]) -> Iterator[Finding]:
     """Yield what many images hold and reading them leaves out, a finding of each kind."""
     unused = UnusedContent()
-    for path in dict.fromkeys(paths):
-        unused.add(path)
+    for path, file in files.items():
+        if file.header is not None:
+            unused.add_header(path, file.header)
     for code, message, first in unused.told():
         yield Finding("warning", code, message, file=first)
 
 
-def check_duplicates(dataset: Dataset) -> Iterator[Finding]:
+def check_duplicates(dataset: Dataset, files: ImageFiles) -> Iterator[Finding]:
     """Yield images with the same bytes, telling leaks between splits from mere repetition."""
     places: defaultdict[Path, list[tuple[str, ImageRecord]]] = defaultdict(list)
     for split, records in dataset.splits.items():
         if split != "trainval" or len(dataset.splits) == 1:
             for record in records:
                 places[record.path].append((split, record))
-    for group in identical_files(places):
+    for group in files.identical(places):
         holders = [place for path in group for place in places[path][:1]]
         splits = list(dict.fromkeys(split for split, _ in holders))
         (_, first), *others = holders
