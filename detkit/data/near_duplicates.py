@@ -145,6 +145,15 @@ class _Picture:
         return _evened(_details(self.grey, _FINE))
 
     @cached_property
+    def rough(self) -> NDArray[np.float64]:
+        """Nearly its fine details, (48, 48), in a quarter of the time."""
+        import cv2
+
+        side = GREY_SIDE // 2
+        small = cv2.resize(self.grey, (side, side), interpolation=cv2.INTER_AREA)
+        return _evened(_details(small, _FINE / 2), _AROUND / 2)
+
+    @cached_property
     def coarse(self) -> NDArray[np.float32]:
         """Its coarse details, (24, 24)."""
         return self.details(_COARSE_SIDE)
@@ -178,10 +187,12 @@ def _likeness(one: _Picture, other: _Picture, at_least: float = -1.0) -> float:
     """Return the `likeness` of two pictures; where it is less than `at_least`, it may be more."""
     import cv2
 
+    if at_least > _MIN_COARSE and _coarse_likeness(one, other) < _MIN_COARSE:
+        rough = _correlation(one.rough.ravel(), other.rough.ravel())
+        if rough < _MIN_COARSE:
+            return rough
     as_they_are = _correlation(one.fine.ravel(), other.fine.ravel())
     if as_they_are >= _SAME:
-        return as_they_are
-    if as_they_are < at_least and _coarse_likeness(one, other) < _MIN_COARSE:
         return as_they_are
     shift = np.eye(2, 3, dtype=np.float32)
     before = _SIDES[0]
@@ -239,11 +250,11 @@ def _details(grey: Any, sigma: float) -> NDArray[np.float32]:
     return wide - np.asarray(cv2.GaussianBlur(wide, (0, 0), sigma), np.float32)
 
 
-def _evened(details: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return details divided by their strength around each pixel."""
+def _evened(details: NDArray[np.float32], around: float = _AROUND) -> NDArray[np.float64]:
+    """Return details divided by their strength `around` each pixel."""
     import cv2
 
-    strength = np.sqrt(cv2.GaussianBlur(details * details, (0, 0), _AROUND))
+    strength = np.sqrt(cv2.GaussianBlur(details * details, (0, 0), around))
     return (details / (strength + _FAINT)).astype(np.float64)
 
 
