@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import sys
@@ -67,8 +66,10 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     if isinstance(error, DetkitError):
         return str(error), error.exit_code
     if isinstance(error, OSError) and error.strerror:
+        from detkit.files import is_full  # `--help` has no time for it
+
         where = "" if error.filename is None else f"{error.filename}: "
-        advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
+        advice = "; free some space and go on" if is_full(error) else ""
         return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
     if is_out_of_memory(error):
         return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT

@@ -25,9 +25,9 @@ from typing import Any
 
 from detkit.comparison.commands import Command, run_command
 from detkit.comparison.measure import Measured, measure
-from detkit.comparison.tethered import start_tethered
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import write_bytes
+from detkit.tethered import start_tethered
 from detkit.text import counted, cut
 
 ERROR = "detkit: error: "  # how the command begins the line that says why it failed

@@ -35,6 +35,12 @@ from detkit.data.records import Finding
 from detkit.files import decoded, open_text, read_whole
 from detkit.text import counted, is_plain, printable
 
+# Why a file is left out.
+UNFIT_NAME = (
+    "the name is not UTF-8 or holds control characters, so no list or label file can name it; "
+    "rename it"
+)
+
 # Folders that say what kind of file lies there and nothing about which images: of two paths
 # that are equal without them, one is the label of the other.
 LAYOUT_FOLDERS = frozenset(
@@ -172,11 +178,8 @@ class Tree:
     def _refuse_name(self, path: str, *, is_folder: bool) -> None:
         """Add the finding about a folder, image or label file whose name no text can hold."""
         if is_folder or suffix_of(path) in self._suffixes:
-            message = (
-                "the name is not UTF-8 or holds control characters, so no list or label file can "
-                "name it; rename it"
-            )
-            self.findings.append(Finding("error", "bad-file-name", message, file=self.path(path)))
+            file = self.path(path)
+            self.findings.append(Finding("error", "bad-file-name", UNFIT_NAME, file=file))
 
     def __contains__(self, relative: str) -> bool:
         """Return whether the folder holds this file."""
