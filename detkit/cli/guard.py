@@ -66,12 +66,12 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     """Return the line and the exit code for an exception that ended a command."""
     if isinstance(error, DetkitError):
         return str(error), error.exit_code
+    if is_out_of_memory(error):
+        return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
         advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
         return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
-    if is_out_of_memory(error):
-        return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT
     return (
         f"unexpected {type(error).__name__}: {error}; this is a defect in detkit: "
         "please report it with the output of the same command and --debug",
