@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -56,10 +57,14 @@ def backend(request: pytest.FixtureRequest) -> type[Detector]:
 
 
 @pytest.fixture
-def full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the GPU multiply in float32, not in TF32, which has three digits."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def full_float32() -> Iterator[None]:
+    """Let the GPU convolve and multiply in float32, not in TF32, which has three digits."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.backends.cudnn.allow_tf32 = before[0]
+    torch.set_float32_matmul_precision(before[1])
 
 
 @pytest.fixture
