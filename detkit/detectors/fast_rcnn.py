@@ -345,9 +345,10 @@ def sample_rois(
     low, high = config.negative_range
     matches = spare_ignored(match(overlaps, config.positive_thresh, high), boxes, ignored)
     if len(gt_boxes):
-        too_far = (matches == NEGATIVE) & (overlaps.amax(dim=0) < low)
-        if bool(too_far.sum() < (matches == NEGATIVE).sum()):
-            matches = matches.masked_fill(too_far, IGNORED)
+        negative = matches == NEGATIVE
+        too_far = negative & (overlaps.amax(dim=0) < low)
+        are_others = too_far.sum() < negative.sum()
+        matches = matches.masked_fill(too_far & are_others, IGNORED)
     positives, negatives = sample_balanced(matches, config.rois_per_image, config.positive_fraction)
     chosen = torch.cat([positives, negatives])
     truth = matches[positives]

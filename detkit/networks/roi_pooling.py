@@ -59,10 +59,9 @@ class RoIPooling(nn.Module):
             levels = self.levels(torch.cat(list(rois)))
         if self.method == "pool":
             sides = pixels or [(1.0, 1.0)] * len(rois)
-            lasts = [boxes.new_tensor(side) for boxes, side in zip(rois, sides, strict=True)]
             corners = (
-                torch.cat([boxes[:, :2], boxes[:, 2:] - last], dim=1)
-                for boxes, last in zip(rois, lasts)
+                torch.cat([boxes[:, :2], boxes[:, 2:3] - x, boxes[:, 3:] - y], dim=1)
+                for boxes, (x, y) in zip(rois, sides, strict=True)
             )
             # Half a place is common (375 pixels made 600), and is to be rounded up as it is there.
             rois = [(one * GRID).round() / GRID for one in corners]
@@ -117,11 +116,12 @@ def pyramid_places(regions: Tensor, stride: int, size: tuple[int, int]) -> Tenso
     last = torch.ceil(regions[:, 3:5] / stride) - 1
     middle = torch.floor((first + last) / 2)
     none = first > last
-    most = regions.new_tensor([size[1] - 1.0, size[0] - 1.0])
-    places = [
-        torch.minimum(torch.where(none, middle, one).clamp(min=0.0), most) for one in (first, last)
-    ]
-    return torch.cat([regions[:, :1], *places], dim=1)
+    found = [torch.where(none, middle, one) for one in (first, last)]
+    columns, rows = (
+        [one[:, axis : axis + 1].clamp(0.0, size[1 - axis] - 1.0) for one in found]
+        for axis in (0, 1)
+    )
+    return torch.cat([regions[:, :1], columns[0], rows[0], columns[1], rows[1]], dim=1)
 
 
 def boxes_with_image(rois: Tensor | Sequence[Tensor]) -> Tensor:

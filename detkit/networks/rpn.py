@@ -284,8 +284,8 @@ class RegionProposalNetwork(nn.Module):
         for index, (gt_boxes, ignored, size) in enumerate(images):
             overlaps = iou(gt_boxes, all_anchors)
             out = None if uses_border else crosses_border(all_anchors, size)
-            if out is not None and not bool(out.all()):
-                overlaps = overlaps.masked_fill(out, 0.0)
+            if out is not None:
+                overlaps = overlaps.masked_fill(out & ~out.all(), 0.0)
             matches = match_anchors(
                 overlaps, config.rpn_positive_thresh, config.rpn_negative_thresh
             )
@@ -296,13 +296,14 @@ class RegionProposalNetwork(nn.Module):
                 matches, config.anchors_per_image, config.rpn_positive_fraction
             )
             sampled.append(logits[index, torch.cat([positives, negatives])])
-            is_object.append(torch.arange(len(sampled[-1])) < len(positives))
+            places = torch.arange(len(sampled[-1]), device=logits.device)
+            is_object.append(places < len(positives))
             positive_moves.append(moves[index, positives])
             targets.append(encode(gt_boxes[matches[positives]], all_anchors[positives]))
         return rpn_loss(
             torch.cat(sampled),
             torch.cat(positive_moves),
-            torch.cat(is_object).to(logits.device),
+            torch.cat(is_object),
             torch.cat(targets),
             config.rpn_box_weight,
         )

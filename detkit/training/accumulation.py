@@ -49,7 +49,8 @@ def part_weights(detector: Detector, parts: Sequence[Batch]) -> list[dict[str, f
     """
     device = parts[0].images.device
     sizes = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    forked = {} if device.type == "cpu" else {"device_type": device.type}
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], **forked):
         for part in parts:
             detector.batch_share = len(part) / sum(map(len, parts))
             sizes.append({"": float(len(part)), **detector.loss_sizes(part)})

@@ -143,8 +143,9 @@ def batches_once(
     """
     samples = SampleStream(images, Compose([]), 0.0, detector.network_size(), seed)
     stream = BatchStream(samples, detector.preparation, batch_size)
+    place = torch.device(device)
     for first in range(0, len(images), batch_size):
         packed = stream.draws(first, min(batch_size, len(images) - first))
         if isinstance(packed, DetkitError):
             raise packed
-        yield packed.unpack(device)
+        yield (packed.pin_memory() if place.type == "cuda" else packed).unpack(place)
