@@ -64,13 +64,13 @@ _OBJECT = re.compile(
     rf")*</object>{_SPACE}",
     re.ASCII,
 )
-_HEAD = re.compile(
-    rf"<filename>({_TEXT})</filename>{_SPACE}"
-    rf"|<size>{_SPACE}(?:"
+_OTHERS = re.compile(
+    rf"(?:<filename>(?(1)(?!))({_TEXT})</filename>{_SPACE}"
+    rf"|<size>(?(5)(?!)){_SPACE}(?:"
     rf"<width>(?(2)(?!))([0-9]{{1,9}})</width>{_SPACE}"
     rf"|<height>(?(3)(?!))([0-9]{{1,9}})</height>{_SPACE}"
     rf"|{_element(4, 0, 'width|height')})*</(size)>{_SPACE}"
-    rf"|{_element(6, 2, 'filename|size|object')}",
+    rf"|{_element(6, 2, 'filename|size|object')})*",
     re.ASCII,
 )
 _END = re.compile(rf"</annotation>{_SPACE}", re.ASCII)
@@ -94,11 +94,23 @@ def usual_annotation(
     start = _START.match(text)
     if start is None:
         return None
-    filename, sides = None, None
+    filename, width, height, is_sized = None, None, None, False
     objects: list[ObjectRecord] = []
     position, line, counted = start.end(), 1, 0
     while True:
-        if text.startswith("<object>", position):
+        others = _OTHERS.match(text, position)
+        if others is not None and others.end() > position:
+            name, wide, high, _, has_size = others.groups()[:5]
+            if filename is None and name is not None:
+                filename = name.strip()
+            if has_size:
+                if is_sized:
+                    return None
+                width, height, is_sized = wide and int(wide), high and int(high), True
+            position = others.end()
+        if not text.startswith("<object>", position):
+            break
+        while text.startswith("<object>", position):
             line += text.count("\n", counted, position)
             counted = position
             found = _OBJECT.match(text, position)
@@ -106,19 +118,9 @@ def usual_annotation(
             if record is None:
                 return None
             objects.append(record)
-        elif found := _HEAD.match(text, position):
-            if found[1] is not None:
-                filename = found[1].strip() if filename is None else filename
-            elif found[5] is not None:
-                if sides is not None:
-                    return None
-                sides = found.group(2, 3)
-        else:
-            break
-        position = found.end()
+            position = found.end()
     if _END.fullmatch(text, position) is None:
         return None
-    width, height = (None if side is None else int(side) for side in sides or (None, None))
     return filename or "", width, height, objects
 
 
