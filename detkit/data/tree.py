@@ -442,10 +442,12 @@ class Tree:
 
     def _best(self, found: list[str], near: str, stated: str, split: str | None) -> list[str]:
         """Return those of the found files that are nearest to the label file `near`."""
-        wanted = split_in(stated) or split_in(near) or split
-        allowed = [
-            path for path in found if not wanted or split_in(path) in (None, wanted, "trainval")
-        ]
+        if not found:
+            return found
+        wanted = (split_in(stated) if stated else None) or split_in(near) or split
+        allowed = found
+        if wanted:
+            allowed = [one for one in found if split_in(one) in (None, wanted, "trainval")]
         if len(allowed) < 2:
             return allowed
         here, place = folder_of(near), _place(folder_of(near))
