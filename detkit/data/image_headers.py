@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -31,7 +32,9 @@ _PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".avif": "
 # ISO/IEC 23008-12 and AV1 Image File Format: what an ISO media file says that it is.
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_FIRST_BYTES = 1 << 13  # the header of a JPEG without a thumbnail fits
 HEADER_BYTES = 1 << 16  # an EXIF segment with its thumbnail fits; longer headers are read whole
+_FRAME = struct.Struct(">xHHB")  # its height, width and channels, in ...
 # Markers of a JPEG's start-of-frame segments, which hold its size.
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
@@ -66,6 +69,16 @@ def read_header(path: Path) -> ImageHeader:
     Raises UnreadableImage or struct.error when it has none, or one that claims no pixels or more
     than `MAX_PIXELS`; OSError when the file cannot be read.
     """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # half an `open`'s time
+    try:
+        start = os.read(descriptor, _FIRST_BYTES)
+    finally:
+        os.close(descriptor)
+    if start.startswith(JPEG):
+        try:
+            return require_size(jpeg_header(start))
+        except struct.error:
+            pass
     with path.open("rb", buffering=0) as file:
         start = file.read(HEADER_BYTES)
         if start.startswith(JPEG):
@@ -199,8 +212,9 @@ def whole_jpeg_header(data: bytes) -> ImageHeader:
 def jpeg_header(data: bytes) -> ImageHeader:
     """Return a JPEG's header; raise struct.error when the data end inside it."""
     position, orientation, frame = 2, 1, None
+    last = len(data) - 4
     while True:
-        if position + 4 > len(data):
+        if position > last:
             raise struct.error("header is longer than the data")
         if data[position] != 0xFF:
             position += 1  # padding between segments; libjpeg skips it too
@@ -209,11 +223,10 @@ def jpeg_header(data: bytes) -> ImageHeader:
         if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
             position += 1 if marker == 0xFF else 2
             continue
-        (length,) = struct.unpack_from(">H", data, position + 2)
+        length = data[position + 2] << 8 | data[position + 3]
         body = position + 4
         if marker in _START_OF_FRAME:
-            height, width, channels = struct.unpack_from(">xHHB", data, body)
-            frame = (int(height), int(width), int(channels))
+            frame = _FRAME.unpack_from(data, body)
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             orientation = _exif_orientation(data[body + 6 : position + 2 + length])
         elif marker == 0xDA or marker == 0xD9:
