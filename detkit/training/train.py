@@ -24,7 +24,8 @@ from detkit.machine import choose_threads, keep_freed_memory, threads_in_words
 from detkit.networks.precision import choose_precision, find_device
 from detkit.structures import Step
 from detkit.text import counted
-from detkit.training.learner import leave_group, make_fabric
+from detkit.training.exchange import leave_group
+from detkit.training.learner import make_fabric
 from detkit.training.loader import share_of
 from detkit.training.lost_process import is_lost, lost
 from detkit.training.options import DEFAULTS, RunOptions
