@@ -121,7 +121,8 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.class_names = tuple(class_names)
         self.stopwatch = Stopwatch()  # a backend may have finer stages than ours
-        self.batch_share = 1.0  # of a step's images that `losses` is given; below 1: accumulate
+        # Of a step's images that `losses` is given: below 1 with several devices, or `accumulate`.
+        self.batch_share = 1.0
         self._dtype = torch.float32  # of convolutions and products in `detect`
 
     def load_weights(self, weights: str, class_names: Sequence[str] | None = None) -> None:

@@ -94,11 +94,12 @@ class Learner:
         """Return the batch's losses, detached, after adding their gradients to the weights'."""
         fabric, detector = self.fabric, self.detector
         parts = parts_of(batch, self.recipe.accumulate)
-        weights = part_weights(detector, parts) if len(parts) > 1 else [{"": 1.0}]
+        share = 1 / fabric.world_size
+        weights = part_weights(detector, parts, share) if len(parts) > 1 else [{"": 1.0}]
         sums: dict[str, Tensor] = {}
         try:
             for place, (part, weight) in enumerate(zip(parts, weights, strict=True), 1):
-                detector.batch_share = len(part) / len(batch)
+                detector.batch_share = share * len(part) / len(batch)
                 with fabric.no_backward_sync(self._network, enabled=place < len(parts)):
                     found: dict[str, Tensor] = self._network(Parcel(part))
                     if len(parts) > 1:
