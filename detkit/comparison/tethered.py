@@ -13,16 +13,22 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
-def start_tethered(words: Sequence[str]) -> subprocess.Popen[str]:
-    """Return the process of `detkit WORDS`, which ends with this one; its stderr is a pipe."""
+def start_tethered(
+    words: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Return the process of `detkit WORDS`, which ends with this one; its stderr is a pipe.
+
+    `environment` are variables that it has besides ours.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "detkit.comparison.tethered", *words],
         stdin=subprocess.PIPE,  # whose end tells it that we are no more
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
         text=True,
         encoding="utf-8",
         errors="surrogateescape",
