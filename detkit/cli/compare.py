@@ -304,6 +304,7 @@ def compare(
         conditions,
         budget,
         max_minutes,
+        at_a_time=devices,
         resume=resume,
         force=force,
         dry_run=dry_run,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import queue
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from detkit.errors import Interrupted
 
@@ -27,13 +26,13 @@ class Work:
         self.is_stopped = False
 
     @contextmanager
-    def holding(self, process: subprocess.Popen[Any], end: Callable[[], None]) -> Iterator[None]:
+    def holding(self, process: object, end: Callable[[], None]) -> Iterator[None]:
         """Count a process among those at work in the block; `end` tells it to end.
 
         Raises Interrupted behind the block where it was told so.
         """
         with self._lock:
-            self._ends[process.pid] = end
+            self._ends[id(process)] = end
             is_late = self.is_stopped
         if is_late:
             end()
@@ -41,7 +40,7 @@ class Work:
             yield
         finally:
             with self._lock:
-                del self._ends[process.pid]
+                del self._ends[id(process)]
         if self.is_stopped:
             raise Interrupted("stopped with the others")
 

@@ -264,7 +264,7 @@ def _train(
     reason = ""
     ended = False
     try:
-        with place.work.holding(process, process.terminate):
+        with place.work.holding(process, lambda: process.terminate()):
             for line in process.stderr or ():
                 text = line.rstrip("\n")
                 reason = text if text.strip() else reason
