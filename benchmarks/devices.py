@@ -31,7 +31,7 @@ from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.model_file import save_model
 
 NAMES = ("balloon", "car", "sheep")
-FEW = 24  # images of the folder that is next to nothing
+FEW = 8  # images of the folder that is next to nothing
 COMPUTING = ("--device", "cpu", "--threads", "1", "--batch-size", "4")
 TRAINING = (*COMPUTING, "--precision", "32-true", "--num-workers", "0", "--force")
 SMALL_RCNN = ("--model", "rcnn", "--set", "size=64", "--max-steps", "1")

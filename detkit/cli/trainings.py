@@ -32,15 +32,12 @@ def places(device: str, number: int, threads: int | None) -> list[dict[str, str]
     """
     if number == 1:
         return []
-    from detkit.networks.precision import find_device
-
     shared = {SHARED_BY: str(number)}
-    found = find_device(device)
-    if found.type == "cpu":
+    if _is_cpu(device):
         cores = max(1, num_cores() // number)
         own = {} if threads is not None else {"OMP_NUM_THREADS": str(cores)}
         return [{**shared, **own}] * number
-    if found.type != "cuda" or found.index is not None:
+    if device not in ("auto", "cuda"):
         raise UsageError(f"--device {device}: is one; leave out --devices {number}")
     import torch
 
@@ -50,6 +47,18 @@ def places(device: str, number: int, threads: int | None) -> list[dict[str, str]
     named = [name for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     names = named or [str(one) for one in range(known)]
     return [{**shared, VISIBLE: name} for name in names[:number]]
+
+
+def _is_cpu(device: str) -> bool:
+    """Return whether a device is the CPU; raises UsageError for one that there is not."""
+    if device == "cpu":
+        return True
+    from detkit.networks.precision import find_device
+
+    kind = find_device(device).type
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"--device {device}: is one, of kind {kind}; leave out --devices")
+    return kind == "cpu"
 
 
 def share_of(cells: Sequence[Cell], share: Shard) -> list[Cell]:

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from detkit.errors import DetkitError
+from detkit.training.lost_process import ToldByFirst
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def together(fabric: Fabric, work: Callable[[], T]) -> T:
         failure = str(error)
     flag = torch.tensor(float(bool(failure)), device=fabric.device)
     if bool(over_devices(fabric, flag, "max") > 0):
-        raise DetkitError(next(text for text in of_all(fabric, failure) if text))
+        raise ToldByFirst(next(text for text in of_all(fabric, failure) if text))
     return done[0]
 
 
