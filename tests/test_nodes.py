@@ -107,9 +107,11 @@ def test_a_process_that_another_began_and_that_is_killed_ends_the_run_in_one_lin
     until = time.monotonic() + PATIENCE
     while not Path("run/metrics.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.1)
-    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_bytes().split()
     (second,) = [
-        int(pid) for pid in children if b"--max-steps" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        int(pid)
+        for pid in children
+        if b"--max-steps" in Path(f"/proc/{int(pid)}/cmdline").read_bytes()
     ]
     os.kill(second, signal.SIGKILL)
     said = first.communicate(timeout=PATIENCE)[1]

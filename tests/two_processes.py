@@ -113,7 +113,7 @@ class Failing(Toy):
 
 def options(nodes: int, **more: Any) -> RunOptions:
     fixed = {"device": "cpu", "precision": "32-true", "num_workers": 0, "threads": 1}
-    return RunOptions(nodes=nodes, wait=0.5, **{**fixed, **more})
+    return RunOptions(nodes=nodes, wait=2.0, **{**fixed, **more})
 
 
 def fit_rcnn(folder: Path, out: Path, nodes: int) -> tuple[PassesAlone, list[Any]]:
