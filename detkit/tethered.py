@@ -13,19 +13,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 NICENESS = 10  # of what leaves the machine to others
 
 
 def start_tethered(
-    words: Sequence[str], output: int | None = None, *, aside: bool = False
+    words: Sequence[str],
+    output: int | None = None,
+    *,
+    aside: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Return the process of `detkit WORDS`, which ends with this one and leads a group.
 
     All it says goes to the open file `output`; without one its stderr is a pipe, and its stdout
-    goes nowhere. With `aside` it has a low priority.
+    goes nowhere. With `aside` it has a low priority. `environment` are variables that it has
+    besides ours.
     """
     flags = 0
     if os.name == "nt" and aside:
@@ -35,6 +40,7 @@ def start_tethered(
         stdin=subprocess.PIPE,  # whose end tells it that we are no more
         stdout=subprocess.DEVNULL if output is None else output,
         stderr=subprocess.PIPE if output is None else output,
+        env={**os.environ, **(environment or {})},
         text=True,
         encoding="utf-8",
         errors="surrogateescape",

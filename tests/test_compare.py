@@ -50,7 +50,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained and measured; a model called "bad" fails, one called "stop" is stopped."""
     done: list[str] = []
 
-    def train(cell: Cell, training: Sequence[str], force: bool, say: object) -> None:
+    def train(cell: Cell, training: Sequence[str], force: bool, say: object, place: object) -> None:
         done.append(f"train {cell.name}")
         if cell.name == "bad":
             raise DetkitError("the loss is not finite")
@@ -126,7 +126,7 @@ def test_models_by_folds_are_trained_on_the_rest_and_measured_on_the_fold(
     data, out = write_folder(tmp_path / "data"), tmp_path / "out"
     asked: list[tuple[str, Cell]] = []
 
-    def train(cell: Cell, training: Sequence[str], force: bool, say: object) -> None:
+    def train(cell: Cell, training: Sequence[str], force: bool, say: object, place: object) -> None:
         assert open_dataset(Path(training[0])).splits.keys() == {"train", "val", "test"}
         asked.append(("train", cell))
         if cell.fold == 2 and cell.name.endswith("3") and len(asked) < 14:

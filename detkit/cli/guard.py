@@ -54,6 +54,8 @@ def _show_logging(*, quiet: bool) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             console = Console()
             say = console.warn if record.levelno >= logging.WARNING else console.note
+            if record.levelno >= logging.ERROR:
+                say = console.error
             say(self.format(record))
 
     logger = logging.getLogger("detkit")
