@@ -3,7 +3,7 @@
 The graph is `Detector.candidates`; `inference.onnx` says what else the file holds, and runs it.
 
 Shape shorthand: B images a run (any number where `dense_candidates` answers, else fixed), H x W
-network pixels, K candidate boxes, C classes.
+network pixels (any where `free_sides` answers, else fixed), K candidate boxes, C classes.
 """
 
 from __future__ import annotations
@@ -76,12 +76,16 @@ class CandidatesNetwork(nn.Module):
         dense = self.detector.dense_candidates(images)
         if dense is not None:
             return dense[0].float(), dense[1].float()
+        return self.found(images, self.size)
+
+    def found(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the same of padded images of `size`, as detecting in torch comes to it."""
         num_images = images.shape[0]
         none = images.new_zeros(0)
         batch = Batch(
             images=images,
-            sizes=[self.size] * num_images,
-            original_sizes=[self.size] * num_images,
+            sizes=[size] * num_images,
+            original_sizes=[size] * num_images,
             boxes=[none.view(0, 4)] * num_images,
             labels=[none.long()] * num_images,
             difficult=[none.bool()] * num_images,
