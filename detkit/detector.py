@@ -291,6 +291,15 @@ class Detector(nn.Module, ABC):
         """
         return None
 
+    @property
+    def free_sides(self) -> tuple[int, int] | None:
+        """The `side` and `longest` of `shorter_side`, if that is the rule of `network_size`.
+
+        And if `dense_candidates` takes images of any size, not padded: so does then the ONNX file.
+        None: it takes one size.
+        """
+        return None
+
     def given_proposals(self, batch: Batch) -> list[Tensor]:
         """Return the images' proposals, (P, 4) each, network pixels; DetkitError without any."""
         if batch.proposals is None:
