@@ -260,7 +260,7 @@ def _train(
         words = ["train", "--resume", "-o", str(cell.run)]
     elif cell.run.exists():
         words.append("--force")
-    process = start_tethered(words, place.environment)
+    process = start_tethered(words, environment=place.environment)
     reason = ""
     ended = False
     try:

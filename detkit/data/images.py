@@ -135,7 +135,7 @@ def has_reduced_form(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(JPEG)) == JPEG
     except OSError as error:
-        raise DetkitError(_complaint(path, error)) from error
+        raise DetkitError(complaint(path, error)) from error
 
 
 def _decode_small(data: bytes, side: int) -> NDArray[np.uint8]:

@@ -94,7 +94,8 @@ def usual_annotation(
     start = _START.match(text)
     if start is None:
         return None
-    filename, width, height, is_sized = None, None, None, False
+    filename: str | None = None
+    sides: tuple[str | None, str | None] | None = None
     objects: list[ObjectRecord] = []
     position, line, counted = start.end(), 1, 0
     while True:
@@ -104,9 +105,9 @@ def usual_annotation(
             if filename is None and name is not None:
                 filename = name.strip()
             if has_size:
-                if is_sized:
+                if sides is not None:
                     return None
-                width, height, is_sized = wide and int(wide), high and int(high), True
+                sides = wide, high
             position = others.end()
         if not text.startswith("<object>", position):
             break
@@ -114,13 +115,16 @@ def usual_annotation(
             line += text.count("\n", counted, position)
             counted = position
             found = _OBJECT.match(text, position)
-            record = None if found is None else _record(found, file, line, len(objects) + 1)
+            if found is None:
+                return None
+            record = _record(found, file, line, len(objects) + 1)
             if record is None:
                 return None
             objects.append(record)
             position = found.end()
     if _END.fullmatch(text, position) is None:
         return None
+    width, height = (None if side is None else int(side) for side in sides or (None, None))
     return filename or "", width, height, objects
 
 
