@@ -126,6 +126,18 @@ def read_reduced(path: Path, side: int) -> NDArray[np.uint8]:
         raise DetkitError(complaint(path, error)) from error
 
 
+def has_reduced_form(path: Path) -> bool:
+    """Return whether `read_reduced` may decode less than the whole: of a JPEG.
+
+    Raises DetkitError for a file that cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(JPEG)) == JPEG
+    except OSError as error:
+        raise DetkitError(_complaint(path, error)) from error
+
+
 def _decode_small(data: bytes, side: int) -> NDArray[np.uint8]:
     """Return the upright grey pixels of a file, a JPEG's shrunk to no less than `side` twice."""
     import cv2

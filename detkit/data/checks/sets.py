@@ -90,13 +90,18 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
                 yield Finding(
                     "warning", "shared-image", message, split=second, others=(one.image_id,)
                 )
-    train = {one.name for record in dataset.splits.get("train", ()) for one in record.counted}
-    for name in names:
-        new = {one.name for record in dataset.splits[name] for one in record.counted} - train
-        if train and new:
+    others = [name for name in names if name != "train"]
+    train = _classes_in(dataset.splits.get("train", ())) if others else set()
+    for name in others if train else ():
+        if new := _classes_in(dataset.splits[name]) - train:
             listed = ", ".join(sorted(new))
             message = f"classes in {name} that train does not hold ({listed}); they have AP 0"
             yield Finding("warning", "unseen-class", message, split=name)
+
+
+def _classes_in(records: Iterable[ImageRecord]) -> set[str]:
+    """Return the classes of which images hold an object."""
+    return {one.name for record in records for one in record.objects if not one.region}
 
 
 def check_names(dataset: Dataset) -> Iterator[Finding]:
@@ -106,10 +111,13 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
     images: dict[str, str] = {}
     for records in dataset.splits.values():
         for record in records:
-            for one in record.counted:
-                counts[one.name] += 1
-                if first.setdefault(one.name, one) is one:
-                    images[one.name] = record.image_id
+            for one in record.objects:
+                name = one.name
+                if one.region:
+                    continue
+                if name not in counts:
+                    first[name], images[name] = one, record.image_id
+                counts[name] += 1
     for name, other, how in similar_names([*dict.fromkeys([*dataset.class_names, *counts])]):
         common, rare = sorted((name, other), key=lambda word: -counts[word])
         noun = "object"
