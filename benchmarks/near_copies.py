@@ -57,20 +57,22 @@ def write_jpeg(path: Path, image: Image, quality: int) -> None:
     path.write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
-def mosaic(photos: list[Image], rng: np.random.Generator) -> Image:
-    """Return four parts of photographs side by side, each changed by chance."""
-    canvas = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    row, column = (int(rng.integers(side // 4, 3 * side // 4)) for side in (HEIGHT, WIDTH))
-    for rows in (slice(0, row), slice(row, HEIGHT)):
-        for columns in (slice(0, column), slice(column, WIDTH)):
+def mosaic(
+    photos: list[Image], rng: np.random.Generator, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> Image:
+    """Return four parts of photographs side by side, each changed by chance; `size` is (H, W)."""
+    canvas = np.zeros((*size, 3), np.uint8)
+    row, column = (int(rng.integers(side // 4, 3 * side // 4)) for side in size)
+    for rows in (slice(0, row), slice(row, size[0])):
+        for columns in (slice(0, column), slice(column, size[1])):
             photo = photos[int(rng.integers(len(photos)))]
             height, width = photo.shape[:2]
             share = rng.uniform(0.4, 0.8)
             top, left = (int(rng.uniform(0, (1 - share) * side)) for side in (height, width))
             part = photo[top : top + int(share * height), left : left + int(share * width)]
             part = part[:, ::-1] if rng.random() < 0.5 else part
-            size = (columns.stop - columns.start, rows.stop - rows.start)
-            scaled = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+            place = (columns.stop - columns.start, rows.stop - rows.start)
+            scaled = cv2.resize(part, place, interpolation=cv2.INTER_LINEAR).astype(np.float32)
             coloured = scaled * rng.uniform(0.6, 1.3, 3) + rng.uniform(-20, 20)
             canvas[rows, columns] = np.clip(coloured, 0, 255).astype(np.uint8)
     return canvas

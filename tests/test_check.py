@@ -16,7 +16,7 @@ from labelled_folders import put, xml
 from detkit.data import open_dataset
 from detkit.data.checks.check import check, drop_bad, findings_to_json, format_finding
 from detkit.data.class_names import similar_names
-from detkit.data.images import identical_files
+from detkit.data.identical_files import identical_files
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.summary import SIZE_EDGES, data_hash, summarize, summary_to_json
 

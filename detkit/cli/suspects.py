@@ -295,7 +295,7 @@ def _by_model(
 
 def num_among(paths: Sequence[Path], seen: Sequence[Path]) -> int:
     """Return how many files are among others or copies of one: comparisons train on copies."""
-    from detkit.data.images import identical_files
+    from detkit.data.identical_files import identical_files
 
     if not seen:
         return 0

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.exif_times import Taken, taken_of
+from detkit.data.identical_files import digest_of, same_bytes
 from detkit.data.image_headers import (
     HEADER_BYTES,
     JPEG,
@@ -31,9 +32,7 @@ from detkit.data.image_headers import (
 from detkit.data.images import (
     decode,
     decode_small_grey,
-    digest_of,
     reason_of,
-    same_bytes,
     small_grey,
 )
 from detkit.data.looks import GREY_SIDE, Looks, LooksCache, blank_looks, look_key
@@ -76,7 +75,7 @@ class ImageFiles:
         return self.looks.part([self.looked_at[path] for path in paths])
 
     def identical(self, paths: Iterable[Path]) -> list[list[Path]]:
-        """Return what `images.identical_files` does."""
+        """Return what `identical_files.identical_files` does."""
         sizes = {path: self.sizes[path] for path in paths if path in self.sizes}
         return same_bytes(sizes, lambda path: self.files[path].digest)
 

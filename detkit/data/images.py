@@ -1,4 +1,4 @@
-"""Image files: read as (H, W, 3) uint8 RGB, upright, written, compared by bytes; and shrinking.
+"""Image files: read as (H, W, 3) uint8 RGB, upright, and written; and shrinking.
 
 Whatever cannot be read is an error that names the file.
 
@@ -13,12 +13,9 @@ cv2 and Pillow are imported inside the functions: reading labels does not need t
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import struct
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -280,44 +277,6 @@ def shrunk_to(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
-    """Return the groups of two and more files with the same bytes, in the order given.
-
-    Only files of equal size are read. Files that are missing or cannot be read are in no group.
-    """
-    sizes: dict[Path, int] = {}
-    for path in dict.fromkeys(paths):
-        try:
-            sizes[path] = path.stat().st_size
-        except (OSError, ValueError):  # ValueError: a name that no file can have
-            continue
-    return same_bytes(sizes, _digest_of_file)
-
-
-def same_bytes(
-    sizes: Mapping[Path, int], digest: Callable[[Path], bytes | None]
-) -> list[list[Path]]:
-    """Return the groups of files with the same bytes, by their sizes in bytes.
-
-    `digest` is asked for the `digest_of` those of equal size; None: the file cannot be read.
-    """
-    by_size: defaultdict[int, list[Path]] = defaultdict(list)
-    for path, size in sizes.items():
-        by_size[size].append(path)
-    by_hash: defaultdict[bytes, list[Path]] = defaultdict(list)
-    for size, members in by_size.items():
-        if len(members) > 1 and size > 0:
-            for path in members:
-                if (found := digest(path)) is not None:
-                    by_hash[found].append(path)
-    return [group for group in by_hash.values() if len(group) > 1]
-
-
-def digest_of(data: bytes) -> bytes:
-    """Return the hash of a file's bytes."""
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
 def complaint(path: Path, error: Exception) -> str:
     """Return the line that names the file and says why it cannot be read, as errors here do."""
     return f"{path}: {reason_of(error)}"
@@ -402,15 +361,3 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
-
-
-def _digest_of_file(path: Path) -> bytes | None:
-    """Return the hash of a file's bytes, read piece by piece; None where it cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        return None
-    return digest.digest()

@@ -10,7 +10,7 @@ from itertools import chain
 from detkit.data.class_names import similar_names
 from detkit.data.folder_splits import Records, in_order
 from detkit.data.formats.reading import format_of
-from detkit.data.images import identical_files
+from detkit.data.identical_files import identical_files
 from detkit.data.paths import stem_of
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import UsageError
