@@ -63,7 +63,7 @@ class UnreadableImage(Exception):
     """Why a file cannot be read, without its name."""
 
 
-def read_header(path: Path) -> ImageHeader:
+def read_header(path: Path | str) -> ImageHeader:
     """Return the header of an image file.
 
     Raises UnreadableImage or struct.error when it has none, or one that claims no pixels or more
@@ -79,7 +79,7 @@ def read_header(path: Path) -> ImageHeader:
             return require_size(jpeg_header(start))
         except struct.error:
             pass
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a path or its text
         start = file.read(HEADER_BYTES)
         if start.startswith(JPEG):
             try:

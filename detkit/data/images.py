@@ -169,7 +169,7 @@ def taken_at(path: Path) -> Taken | None:
         return None
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path | str) -> tuple[int, int]:
     """Return (height, width) of the upright image in pixels, from the file's header alone.
 
     Raises DetkitError naming the file when it is missing, no image or claims more than
@@ -192,7 +192,7 @@ def is_turned(path: Path) -> bool:
     return _header_of(path).orientation != 1
 
 
-def _header_of(path: Path) -> ImageHeader:
+def _header_of(path: Path | str) -> ImageHeader:
     """Return a file's header; raise DetkitError naming the file when it has none."""
     try:
         return read_header(path)
@@ -302,7 +302,7 @@ def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
     return [group for group in by_hash.values() if len(group) > 1]
 
 
-def _complaint(path: Path, error: Exception) -> str:
+def _complaint(path: Path | str, error: Exception) -> str:
     """Return the line that names the file and says why it cannot be read."""
     if isinstance(error, FileNotFoundError):
         return f"{path}: no such image file"

@@ -94,7 +94,8 @@ def usual_annotation(
     start = _START.match(text)
     if start is None:
         return None
-    filename, width, height, is_sized = None, None, None, False
+    filename: str | None = None
+    width, height, is_sized = None, None, False
     objects: list[ObjectRecord] = []
     position, line, counted = start.end(), 1, 0
     while True:
@@ -106,7 +107,7 @@ def usual_annotation(
             if has_size:
                 if is_sized:
                     return None
-                width, height, is_sized = wide and int(wide), high and int(high), True
+                width, height, is_sized = _pixels(wide), _pixels(high), True
             position = others.end()
         if not text.startswith("<object>", position):
             break
@@ -114,7 +115,9 @@ def usual_annotation(
             line += text.count("\n", counted, position)
             counted = position
             found = _OBJECT.match(text, position)
-            record = None if found is None else _record(found, file, line, len(objects) + 1)
+            if found is None:
+                return None
+            record = _record(found, file, line, len(objects) + 1)
             if record is None:
                 return None
             objects.append(record)
@@ -122,6 +125,10 @@ def usual_annotation(
     if _END.fullmatch(text, position) is None:
         return None
     return filename or "", width, height, objects
+
+
+def _pixels(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _record(found: re.Match[str], file: Path, line: int, place: int) -> ObjectRecord | None:

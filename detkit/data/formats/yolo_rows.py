@@ -78,7 +78,7 @@ def plain_objects(
     """
     height, width = size
     more = (False, None, False, True) if is_made else ()  # no crowd, area or region
-    objects = []
+    objects: list[ObjectRecord] = []
     total = 0.0
     for line, row in enumerate(text.splitlines(), 1):
         words = row.split()
