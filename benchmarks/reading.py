@@ -11,7 +11,8 @@ image files are there, though without content.
 Each is opened by `open_dataset` and by the plainest program that reads the same: pycocotools'
 `COCO(file)`; a loop of ElementTree's `parse` and `find` over names and boxes; a loop that reads the
 bytes of each text file and of each image's beginning. Every measurement is a process of its own,
-the two in turn, without their imports, and the ratio is that of the quickest ones. `--check`
+the two in turn, without their imports, and the ratio is that of the quickest ones, in seconds of
+the processor: each is one thread, and other programs' time is not counted. `--check`
 measures `detkit check --no-images` beside the opening. Asked for: COCO 1.0 with no more memory,
 VOC 1.2, YOLO 1.5, check 1.5 of the opening.
 """
@@ -74,9 +75,9 @@ TIMED = """
 import resource, sys, time
 from pathlib import Path
 path, started = sys.argv[1], []
-start = lambda: started.append(time.perf_counter())
+start = lambda: started.append(time.process_time())
 {}
-seconds = time.perf_counter() - started[0]
+seconds = time.process_time() - started[0]
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, of the parent's fork, too, so ...
 status = Path("/proc/self/status")
 if status.exists():  # ... that of this program alone

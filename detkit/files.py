@@ -30,6 +30,7 @@ except ImportError:  # Windows
 PATIENCE = 2.0  # seconds
 LOOK_SECONDS = 0.1  # between two looks at a lock that another holds
 LONGEST_NAME = 255  # bytes: ext4, XFS, Btrfs; APFS and NTFS count signs and so take more
+_USUAL_BYTES = 1 << 13  # of a label file
 SHORT_NAME = 143  # bytes: eCryptfs, which takes the fewest of those in use
 
 
@@ -190,10 +191,14 @@ def read_whole(path: str, most: float = math.inf) -> bytes | None:
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        size = os.fstat(descriptor).st_size
-        if size > most:
-            return None
-        data = os.read(descriptor, size + 1)
+        data = os.read(descriptor, _USUAL_BYTES)
+        if 0 < len(data) < _USUAL_BYTES:  # all of a file is read at once, where it is a plain one
+            size = len(data)
+        else:
+            size = os.fstat(descriptor).st_size
+            if size > most:
+                return None
+            data += os.read(descriptor, max(size + 1 - len(data), 1))
         if len(data) != size or not size:  # it grew, or does not tell its size
             while len(data) <= most and (more := os.read(descriptor, 1 << 20)):
                 data += more

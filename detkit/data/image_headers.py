@@ -69,7 +69,7 @@ class UnreadableImage(Exception):
     """Why a file cannot be read, without its name."""
 
 
-def read_header(path: Path) -> ImageHeader:
+def read_header(path: Path | str) -> ImageHeader:
     """Return the header of an image file.
 
     Raises UnreadableImage or struct.error when it has none, or one that claims no pixels or more
@@ -85,7 +85,7 @@ def read_header(path: Path) -> ImageHeader:
             return require_size(jpeg_header(start))
         except struct.error:
             pass
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a path or its text
         return header_from(file.read(HEADER_BYTES), file.read)
 
 

@@ -167,7 +167,7 @@ def _decode_reduced(data: bytes, flag: int) -> NDArray[np.uint8] | None:
     return None if pixels is None else np.asarray(pixels, np.uint8)
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path | str) -> tuple[int, int]:
     """Return (height, width) of the upright image in pixels, from the file's header alone.
 
     Raises DetkitError naming the file when it is missing, no image or claims more than
@@ -189,7 +189,7 @@ def is_turned(path: Path) -> bool:
     return _header_of(path).orientation != 1
 
 
-def _header_of(path: Path) -> ImageHeader:
+def _header_of(path: Path | str) -> ImageHeader:
     """Return a file's header; raise DetkitError naming the file when it has none."""
     try:
         return read_header(path)
@@ -277,7 +277,7 @@ def shrunk_to(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def complaint(path: Path, error: Exception) -> str:
+def complaint(path: Path | str, error: Exception) -> str:
     """Return the line that names the file and says why it cannot be read, as errors here do."""
     return f"{path}: {reason_of(error)}"
 

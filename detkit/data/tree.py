@@ -230,17 +230,21 @@ class Tree:
         """Return where a file of the folder is."""
         return self.root / relative
 
+    def address(self, relative: str) -> str:
+        """Return where a file of the folder is as a text, in a tenth of the time of a path."""
+        return f"{self._root}/{relative}"
+
     def size(self, relative: str) -> int:
         """Return the size of a file in bytes."""
         return self.path(relative).stat().st_size
 
     def text(self, relative: str) -> str:
         """Return a text file's content, as `open_text` reads it."""
-        return decoded(read_whole(f"{self._root}/{relative}") or b"")
+        return decoded(read_whole(self.address(relative)) or b"")
 
     def text_of_at_most(self, relative: str, most: int) -> str | None:
         """Return a text file's content, or None where it has more bytes than `most`."""
-        data = read_whole(f"{self._root}/{relative}", most)
+        data = read_whole(self.address(relative), most)
         return None if data is None else decoded(data)
 
     def open_text(self, relative: str) -> TextIO:

@@ -32,7 +32,7 @@ def read_voc(tree: Tree, _: str | None = None) -> Dataset | None:
     for label in tree.with_suffix(".xml"):
         file = tree.path(label)
         try:
-            data = read_whole(str(file)) or b""
+            data = read_whole(tree.address(label)) or b""
             root = tree.xml_roots[label] = root_tag(data[:_SNIFF_BYTES])
             found = Annotation(root) if root == "annotations" else parse(data, file)
         except OSError as error:

@@ -95,7 +95,7 @@ def usual_annotation(
     if start is None:
         return None
     filename: str | None = None
-    sides: tuple[str | None, str | None] | None = None
+    width, height, is_sized = None, None, False
     objects: list[ObjectRecord] = []
     position, line, counted = start.end(), 1, 0
     while True:
@@ -105,9 +105,9 @@ def usual_annotation(
             if filename is None and name is not None:
                 filename = name.strip()
             if has_size:
-                if sides is not None:
+                if is_sized:
                     return None
-                sides = wide, high
+                width, height, is_sized = _pixels(wide), _pixels(high), True
             position = others.end()
         if not text.startswith("<object>", position):
             break
@@ -124,8 +124,11 @@ def usual_annotation(
             position = found.end()
     if _END.fullmatch(text, position) is None:
         return None
-    width, height = (None if side is None else int(side) for side in sides or (None, None))
     return filename or "", width, height, objects
+
+
+def _pixels(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _record(found: re.Match[str], file: Path, line: int, place: int) -> ObjectRecord | None:

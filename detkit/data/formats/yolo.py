@@ -60,7 +60,8 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     splits = reader.stated_splits() if spec.parts else reader.found_splits()
     if spec.file is not None and not reader.labels_used and not any(splits.values()) and not only:
         return None  # some other program's YAML
-    splits = without_twins(splits, reader.findings)
+    if reader.has_twins:
+        splits = without_twins(splits, reader.findings)
     reader.report_places()
     reader.report_strays()
     reader.report_shapes()
@@ -96,6 +97,8 @@ class _Reader:
         self._known = {str(one): name for one, name in names.items()}  # by the word for the number
         self._near: dict[str, list[str]] = {}  # by image, the texts that may label it
         self._records: dict[str, ImageRecord] = {}
+        self._first_labels: set[str] = set()
+        self.has_twins = False  # whether two images have one label file
         self._lists: set[str] = set()  # .txt files that list images
         self._polygons: list[tuple[str, int]] = []  # label file and line
         self._poses: list[tuple[str, int]] = []  # the same of rows with key points
@@ -288,13 +291,15 @@ class _Reader:
         if labels:
             label = labels[0]
             self.labels_used.update(labels)
+            self.has_twins |= label in self._first_labels
+            self._first_labels.add(label)
             file = self.tree.path(label)
-            objects = self._objects(label, file, image, path)
+            objects = self._objects(label, file, image)
         record = image_record(image, path, objects, None, None, file)
         self._records[image] = record
         return record
 
-    def _objects(self, label: str, file: Path, image: str, path: Path) -> tuple[ObjectRecord, ...]:
+    def _objects(self, label: str, file: Path, image: str) -> tuple[ObjectRecord, ...]:
         """Return the sound objects of an image's label file; the others become findings."""
         text = self.tree.text_of_at_most(label, MAX_LABEL_BYTES)
         if text is None:
@@ -305,10 +310,11 @@ class _Reader:
         made = self.spec.machine_made
         size, reason = None, ""
         if image in self.tree:
+            address = self.tree.address(image)
             try:
-                size = image_size(path)
+                size = image_size(address)
             except DetkitError as error:
-                reason = str(error).removeprefix(f"{path}: ")
+                reason = str(error).removeprefix(f"{address}: ")
             else:
                 plain = plain_objects(text, self._known, size, file, is_made=made)
                 if plain is not None:
