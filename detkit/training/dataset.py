@@ -149,7 +149,7 @@ class TrainingDataset:
         if self.source is None:
             return ""
         paths = [record.path for record in self.records]
-        if len(paths) > MOST_BEFOREHAND:
+        if self.proposes_as_asked:
             self.source.require(map(str, paths))
             return f"proposals of {counted(len(paths), 'image')} {self._as_asked(self.source)}"
         began = time.monotonic()
@@ -161,6 +161,11 @@ class TrainingDataset:
             f"{counted(round(len(table.boxes) / len(table)), 'proposal')} an image, ready after "
             f"{time.monotonic() - began:.0f} s: {self.source.identity}"
         )
+
+    @property
+    def proposes_as_asked(self) -> bool:
+        """Whether there are too many images to have the proposals of all before the first step."""
+        return self.source is not None and len(self) > MOST_BEFOREHAND
 
     def _as_asked(self, source: ProposalSource) -> str:
         """Return what is said of proposals that are not made before the first step."""
@@ -306,15 +311,26 @@ def best_overlaps(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor
 class HasOverlaps(Protocol):
     """What is asked here of a training set."""
 
+    @property
+    def proposes_as_asked(self) -> bool:
+        """Whether its overlaps are those of some images."""
+
     def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
         """Return `best_overlaps` of all of it."""
 
 
 def coverage_note(images: HasOverlaps, config: DetectorConfig) -> str:
-    """Return `coverage` of images that have proposals; "" where the config has no threshold."""
+    """Return `coverage` of images that have proposals; "" where the config has no threshold.
+
+    Where it is of some images only, none being covered is no error.
+    """
     if not isinstance(config, ProposalConfig):  # what it learns of them is its own affair
         return ""
-    return coverage(*images.proposal_overlaps(), config.positive_thresh)
+    of_objects, of_proposals = images.proposal_overlaps()
+    if images.proposes_as_asked:  # of others one may be better
+        line = _covered(of_objects, config.positive_thresh)
+        return f"in a sample of the images, {line}" if line else ""
+    return coverage(of_objects, of_proposals, config.positive_thresh)
 
 
 def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -> str:
@@ -341,6 +357,14 @@ def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -
             "proposals=edge-boxes, --set max_proposals=N, --proposals FILE; `detkit recall` "
             "compares them) or lower --set positive_thresh"
         )
+    return _covered(of_objects, positive_thresh)
+
+
+def _covered(of_objects: Tensor, positive_thresh: float) -> str:
+    """Return how many of the objects have a proposal to learn from; "" of no object."""
+    if not len(of_objects):
+        return ""
+    covered = int((of_objects >= positive_thresh).sum())
     share = covered / len(of_objects)
     return (
         f"{covered} of {counted(len(of_objects), 'object')} ({share:.1%}) "
