@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
 from detkit.transforms.augmentation import Compose
 from detkit.transforms.geometric import RandomHorizontalFlip, Transform
 from detkit.transforms.preparation import Preparation, scale_between
+from detkit.transforms.transfer import arrived, copy_stream, copying
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,8 +57,36 @@ USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
 
 
+T = TypeVar("T")
 Pace = Callable[[], float]  # which share of an image's regions there is time for, in (0, 1]
-Fit = Callable[[Iterable[Batch], Pace], Iterator[Mapping[str, float]]]
+Look = Callable[[Batch, Pace], tuple[Tensor, T]]
+
+
+class Passes(Protocol):
+    """The training images for a stage that learns without gradients.
+
+    Of several processes each looks at its share of the batches, and is told what the others saw.
+    """
+
+    def seen(self, look: Look[T]) -> Iterator[tuple[Tensor, T]]:
+        """Yield, batch by batch, what `look` returns of each: a pass over all images.
+
+        That is a tensor of floats, on the CPU, and beside it what is small and can be pickled. All
+        processes get the same in the same order, to the bit what one process alone would get:
+        what `look` draws by chance, from torch's generator, depends on the seed and the batch.
+        """
+
+    def own(self, number: int) -> range:
+        """Return which of so many things, classes for one, are this process's to learn."""
+
+    def of_all(self, value: T) -> list[T]:
+        """Return what each process gives here, in the order of the processes.
+
+        Those of `own` together, a process after the other, are all.
+        """
+
+
+Fit = Callable[[Passes], Iterator[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -67,9 +96,8 @@ class Stage:
     name: str
     recipe: Recipe
     begin: Callable[[], None] | None = None  # freeze or copy something before the first step
-    # Instead of steps: learns without gradients from the images, of which each iteration is a
-    # pass anew, and yields figures after each batch of the last; what it has fitted is in the
-    # detector when it ends. The pace is asked for each batch.
+    # Instead of steps: learns without gradients from passes over the images, and yields figures
+    # after each batch of the last; what it has fitted is in the detector when it ends.
     fit: Fit | None = None
     fit_cost: float = 0.0  # of an image in that pass, in optimiser steps of the other stages
 
@@ -94,7 +122,9 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.class_names = tuple(class_names)
         self.stopwatch = Stopwatch()  # a backend may have finer stages than ours
-        self.batch_share = 1.0  # of a step's images that `losses` is given; below 1: accumulate
+        # Of a step's images that `losses` is given: below 1 with several devices, or `accumulate`.
+        self.batch_share = 1.0
+        self._detecting = 0  # blocks of `detecting` that are open
         self._dtype = torch.float32  # of convolutions and products in `detect`
 
     def load_weights(self, weights: str, class_names: Sequence[str] | None = None) -> None:
@@ -261,6 +291,15 @@ class Detector(nn.Module, ABC):
         """
         return None
 
+    @property
+    def free_sides(self) -> tuple[int, int] | None:
+        """The `side` and `longest` of `shorter_side`, if that is the rule of `network_size`.
+
+        And if `dense_candidates` takes images of any size, not padded: so does then the ONNX file.
+        None: it takes one size.
+        """
+        return None
+
     def given_proposals(self, batch: Batch) -> list[Tensor]:
         """Return the images' proposals, (P, 4) each, network pixels; DetkitError without any."""
         if batch.proposals is None:
@@ -301,10 +340,19 @@ class Detector(nn.Module, ABC):
             proposals=None if proposals is None else torch.from_numpy(proposals),
             image_id=image_id,
         )
-        return self.prepare([sample])
+        device = self.device
+        if not self._detecting or copy_stream(device) is None:
+            return self.prepare([sample])
+        with copying(device):  # in a quarter of the bytes, and beside what is detected meanwhile
+            levels = self.preparation.resize([sample]).pin_memory().to(device)
+            return self.preparation.normalise(levels)
 
     def joined(self, batches: Sequence[Batch]) -> Batch:
         """Return one batch, where the weights are, of batches whose images are of one size."""
+        device = self.device
+        if copy_stream(device) is not None:
+            arrived(batches, device)
+            batches = [one.to(device) for one in batches]
         proposals = [one.proposals for one in batches if one.proposals is not None]
         batch = Batch(
             images=torch.cat([one.images for one in batches]),
@@ -316,7 +364,7 @@ class Detector(nn.Module, ABC):
             proposals=list(itertools.chain(*proposals)) if proposals else None,
             image_ids=[name for one in batches for name in one.image_ids],
         )
-        return batch.to(self.device)
+        return batch.to(device)
 
     @contextmanager
     def detecting(self, timing: dict[str, float] | None = None) -> Iterator[None]:
@@ -326,9 +374,11 @@ class Detector(nn.Module, ABC):
         wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
         self.eval()
         self.stopwatch = Stopwatch(timing, wait)
+        self._detecting += 1
         try:
             yield
         finally:
+            self._detecting -= 1
             self.stopwatch = own_watch
             self.train(was_training)
 
@@ -399,9 +449,10 @@ class Detector(nn.Module, ABC):
             sigma=config.nms_sigma,
             min_score=config.nms_min_score,
         )
-        boxes = clip(boxes / scale_between(original, size).to(boxes), original)
+        # On the CPU, where what is left goes anyway: a GPU would be waited for once more.
+        boxes = clip(boxes.cpu() / scale_between(original, size), original)
         return Detections(
-            boxes=boxes.cpu().numpy(),
+            boxes=boxes.numpy(),
             scores=scores.cpu().numpy(),
             labels=labels.cpu().numpy(),
             image_id=batch.image_ids[index] if batch.image_ids else "",
