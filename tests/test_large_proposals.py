@@ -259,7 +259,7 @@ def test_proposals_of_a_file_are_had_without_decoding_the_image(tmp_path: Path) 
     path.write_text(f"{line_of(str(record.path), (height, width), boxes_of(2), MADE)}\n")
     source = FileProposals.of(read_proposals(path))
     expected = source(str(record.path), read_image(record.path)).boxes
-    with mock.patch.object(images, "_decode", side_effect=AssertionError):
+    with mock.patch.object(images, "decode", side_effect=AssertionError):
         np.testing.assert_array_equal(source.of_file(record.path).boxes, expected)
 
 
