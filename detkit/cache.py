@@ -131,7 +131,8 @@ class FileCache:
                 with suppress(OSError):  # another process was faster, or Windows has it open
                     path.unlink()
                 total -= size
-        self._bytes, self._until_look = total, LOOK_AGAIN
+        # A look at so many files takes as long as writing some hundredths of them.
+        self._bytes, self._until_look = total, max(LOOK_AGAIN, len(files) // 10)
         return total
 
     def size_text(self) -> str:

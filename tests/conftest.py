@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from browser import Page, find_chromium, open_page
@@ -34,3 +35,29 @@ def browser() -> Iterator[Page]:
         pytest.skip("no Chromium here ($DETKIT_CHROMIUM names one)")
     with open_page(chromium) as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def untrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with `demo`, of NUM_IMAGES, and `m.safetensors`, which has learnt nothing."""
+    import torch
+
+    from detkit.data.demo.pictures import write_demo
+    from detkit.detectors.ssd import SSD, SSDConfig
+    from detkit.model_file import save_model
+
+    folder = tmp_path_factory.mktemp("shäres")
+    write_demo(folder / "demo", num_images=request.module.NUM_IMAGES)
+    torch.manual_seed(0)
+    save_model(folder / "m.safetensors", SSD(SSDConfig(size=64), ["balloon", "car", "sheep"]))
+    return folder
+
+
+@pytest.fixture
+def beside_the_untrained(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stand in that folder; what a test writes goes to `out`."""
+    monkeypatch.chdir(untrained)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Path("out").mkdir()
+    yield
+    shutil.rmtree("out")

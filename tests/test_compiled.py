@@ -18,7 +18,7 @@ from detkit.proposals.compiled import compiled, first_call_notice
 @pytest.fixture(autouse=True)
 def _a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what was said before."""
-    for cached in (module._numba, module._warn_once, module.first_call_notice):
+    for cached in (module._numba, module._warn_once, module._notice):
         cached.cache_clear()
 
 

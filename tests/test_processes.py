@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from running import Done, detkit
 
 from detkit.cli.processes import launch_of, words_of
-from detkit.data.demo.pictures import write_demo
-from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.errors import UsageError
-from detkit.model_file import save_model
 
+pytestmark = pytest.mark.usefixtures("beside_the_untrained")
+NUM_IMAGES = 30
 WORDS = ("detect", "m.safetensors", "demo/JPEGImages", "--device", "cpu", "--batch-size", "4")
 # Found by Python on starting: the writer of part 2 is killed behind its third image, once.
 KILLER = """
@@ -32,7 +28,7 @@ plain = writer.PartWriter.write
 def write(self, line, **more):
     plain(self, line, **more)
     flag = Path(os.environ["KILL_ONE"])
-    if self.turns.shard.number == 2 and self._num_lines > 3 and flag.exists():
+    if self.turns.shard.number == 2 and self.num_lines > 3 and flag.exists():
         flag.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -40,29 +36,10 @@ writer.PartWriter.write = write
 """
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a labelled folder, a model that has learnt nothing, and its finds."""
-    folder = tmp_path_factory.mktemp("procësses")
-    write_demo(folder / "demo", num_images=30)
-    torch.manual_seed(0)
-    save_model(folder / "m.safetensors", SSD(SSDConfig(size=64), ["balloon", "car", "sheep"]))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    Path("out").mkdir()
-    yield
-    shutil.rmtree("out")
-
-
 @pytest.fixture
-def one(place: Path) -> bytes:
+def one(untrained: Path) -> bytes:
     """Return what one process finds."""
-    kept = place / "one.jsonl"
+    kept = untrained / "one.jsonl"
     if not kept.exists():
         assert detkit(*WORDS, "-o", kept).returncode == 0
     return kept.read_bytes()

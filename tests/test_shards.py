@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from running import detkit
 
-from detkit.data.demo.pictures import write_demo
-from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.errors import DetkitError, UsageError
-from detkit.model_file import save_model
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.texts import json_line, of_json_line
 from detkit.proposals import proposer
@@ -28,26 +23,9 @@ from detkit.shards.shard import Shard
 from detkit.shards.writer import PartWriter
 from detkit.structures import Proposals
 
+pytestmark = pytest.mark.usefixtures("beside_the_untrained")
+NUM_IMAGES = 60
 NAMES = [f"image-{number}.jpg" for number in range(11)]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a labelled folder, `demo`, and a model that has learnt nothing."""
-    folder = tmp_path_factory.mktemp("shärds")
-    write_demo(folder / "demo", num_images=60)
-    torch.manual_seed(0)
-    save_model(folder / "m.safetensors", SSD(SSDConfig(size=64), ["balloon", "car", "sheep"]))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stand in the folder; what a test writes goes to `out`."""
-    monkeypatch.chdir(place)
-    Path("out").mkdir()
-    yield
-    shutil.rmtree("out")
 
 
 def write(number: int, of: int, *, names: list[str] = NAMES, block: int = 2, **more: Any) -> Path:
@@ -206,7 +184,7 @@ def test_a_line_gives_back_the_same_bits(numbers: list[float]) -> None:
     assert back.boxes.tobytes() == one.boxes.tobytes()
 
 
-def test_detections_of_all_shares_are_those_of_one_run_byte_for_byte(place: Path) -> None:
+def test_detections_of_all_shares_are_those_of_one_run_byte_for_byte(untrained: Path) -> None:
     shutil.copytree("demo/JPEGImages", "out/images")
     Path("out/images/000007.jpg").write_bytes(b"no image")
     words = ("detect", "m.safetensors", "out/images", "--device", "cpu", "--batch-size", "4")

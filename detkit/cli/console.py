@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LEAST_COLUMN = 12  # ours: letters that a narrow terminal leaves to a column of text
 SECONDS_BETWEEN_LINES = 15.0  # of training progress, where there is no terminal to draw on
+SECONDS_BETWEEN_COUNTS = 60.0  # the same of images that are gone through
 # Control characters, line separators, what turns the direction of writing and what is not UTF-8:
 # in a file name or a class they would steer the terminal, show another name than there is, or
 # end the writing.
@@ -127,17 +128,24 @@ class Console:
         sys.stdout.write("\n".join(lines) + "\n")
 
     def track(self, items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
-        """Yield the items, drawing how many have passed where stderr is a terminal."""
-        if self.quiet or not sys.stderr.isatty():
+        """Yield the items, drawing how many have passed; a line a minute without a terminal."""
+        if self.quiet:
             yield from items
             return
-        with _progress("images/s") as progress:
-            task = progress.add_task(what, total=total, status="")
-            started = time.monotonic()
+        started = told = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(_progress("images/s")) if sys.stderr.isatty() else None
+            task = None if progress is None else progress.add_task(what, total=total, status="")
             for count, item in enumerate(items, start=1):
                 yield item
-                rate = count / max(time.monotonic() - started, 1e-9)
-                progress.update(task, completed=count, status=f"{rate:.1f} images/s")
+                now = time.monotonic()
+                pace = _pace(count, total, now - started)
+                if progress is not None:
+                    progress.update(task, completed=count, status=pace)
+                elif now - told >= SECONDS_BETWEEN_COUNTS:
+                    told = now
+                    of = "" if total is None else f" of {total:,}"
+                    self.note(f"{what}: {count:,}{of} images, {pace}")
 
     @contextlib.contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
@@ -348,6 +356,14 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(int(seconds + 0.5), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _pace(count: int, total: int | None, seconds: float) -> str:
+    """Return how fast so many images were gone through, and how long the others will take."""
+    rate = count / max(seconds, 1e-9)
+    if total is None or not seconds:
+        return f"{rate:.1f} images/s"
+    return f"{rate:.1f} images/s, {duration(max(0, total - count) / rate)} left"
 
 
 def _position(step: Step) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ERROR = "detkit: error: "  # how a command begins the line that says why it failed
 LIST = "sources.txt"  # of the paths that came on stdin
+MOST_READ = 1 << 20  # bytes of a part at once
 LOOK_SECONDS = 0.1  # between two looks at what the processes do
 
 
@@ -358,10 +359,10 @@ class _Watch:
     def count(self) -> int:
         """Return how many there are by now."""
         for place, partial in self.files.items():
-            with contextlib.suppress(OSError):
-                with (place if place.is_file() else partial).open("rb") as file:
-                    file.seek(self.read[place])
-                    added = file.read()
-                self.read[place] += len(added)
-                self.lines[place] += added.count(b"\n")
+            growing = place if place.is_file() else partial
+            with contextlib.suppress(OSError), growing.open("rb") as file:
+                file.seek(self.read[place])
+                while added := file.read(MOST_READ):
+                    self.read[place] += len(added)
+                    self.lines[place] += added.count(b"\n")
         return sum(max(0, lines - 1) for lines in self.lines.values())

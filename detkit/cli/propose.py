@@ -188,21 +188,25 @@ def propose(
     if several:
         propose_in_processes(console, values, Asked(devices, nodes, out, resume, force))
         return
-    images = find_images(sources, stdin=sys.stdin)
-    total = count_images(sources)
+    done: set[str] = set()
+
+    def is_missing(name: str) -> bool:
+        return name not in done
+
+    images = find_images(sources, stdin=sys.stdin, take=is_missing)
     cache = ProposalCache()
     with ProposalWriter(out, proposer.parameters, force=force) as writer:
+        done |= writer.done
+        total = count_images(sources, is_missing)
         if writer.done:
             console.note(
                 f"{writer.partial}: {counted(len(writer.done), 'image')} "
                 f"{agreed(len(writer.done), 'is', 'are')} done, going on"
             )
-            total = None if total is None else max(0, total - len(writer.done))
-        missing = (image for image in images if image.name not in writer.done)
         # All cores, busy or not: images do not wait for each other as threads of a network do.
         threads = threads or num_cores()
         console.note(f"{proposer.method}, {counted(threads, 'image')} at a time")
-        made = make_all(ComputedProposals(proposer, cache), missing, threads)
+        made = make_all(ComputedProposals(proposer, cache), images, threads)
         with contextlib.closing(made):
             try:
                 num_bad = _write(console, writer, made, total)

@@ -132,8 +132,10 @@ def find_images(
     return _images_of_all(sources, stdin, every, take)
 
 
-def count_images(sources: Sequence[str]) -> int | None:
-    """Return how many images the sources hold; None when stdin or a video is among them."""
+def count_images(
+    sources: Sequence[str], take: Callable[[str], bool] = lambda name: True
+) -> int | None:
+    """Return how many images of the sources are taken; None with stdin or a video among them."""
     count = 0
     for source in sources:
         if source == "-" or is_live(source):
@@ -141,7 +143,7 @@ def count_images(sources: Sequence[str]) -> int | None:
         for name in _names(source):
             if suffix_of(name) in VIDEO_SUFFIXES:
                 return None
-            count += 1
+            count += take(name)
     return count
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class JsonReader:
         if entries and "bbox" in entries[0] and "detections" not in entries[0]:
             return self._read_coco(entries, places, {})
         images = [self._image(*pair) for pair in zip(entries, places, strict=True)]
-        self._name_numbers(images, "labels", {})
+        self.name_numbers(images, "labels", {})
         return images
 
     def _image(self, entry: dict[str, Any], place: str) -> Unchecked:
@@ -99,7 +99,7 @@ class JsonReader:
             size_or_zero(entry.get("height")),
             box_words=self.layout.box or FORMS["corners"],
             normalised=self.layout.unit == "shares",
-            image_id=_image_id(entry),
+            image_id=image_id_of(entry),
         )
         if entry.get("error") is not None:
             image.error = str(entry["error"])
@@ -174,7 +174,8 @@ class JsonReader:
             _id(one, "id", place): str(_id(one, "name", place))
             for one, place in self._listed(document, "categories")
         }
-        self._name_numbers(found, self._kind_of(found), ids)
+        kind = self.kind_of(image.image_id for image in found if image.labels)
+        self.name_numbers(found, kind, ids)
         return found
 
     def _sized(self, name: str) -> Unchecked:
@@ -199,13 +200,12 @@ class JsonReader:
                 names.setdefault(str(row["image_id"]), set()).add(str(row["file_name"]))
         return {key: next(iter(several)) for key, several in names.items() if len(several) == 1}
 
-    def _kind_of(self, images: Sequence[Unchecked]) -> str:
+    def kind_of(self, image_ids: Iterable[str | None]) -> str:
         """Return "own" for image ids that are file names (old `detect -f coco`), else "results".
 
         A data set may have such names as ids; then they are results like any other.
         """
-        ids = [image.image_id for image in images if image.labels]
-        are_files = [key for key in ids if key and IMAGE_FILE.fullmatch(key)]
+        are_files = [key for key in image_ids if key and IMAGE_FILE.fullmatch(key)]
         is_own = bool(are_files) and not self.reference.image_ids & set(are_files)
         return "own" if is_own else "results"
 
@@ -219,7 +219,7 @@ class JsonReader:
         _check_objects(document[key], places)
         return list(zip(document[key], places, strict=True))
 
-    def _name_numbers(self, images: Sequence[Unchecked], kind: str, own: Mapping[Id, str]) -> None:
+    def name_numbers(self, images: Sequence[Unchecked], kind: str, own: Mapping[Id, str]) -> None:
         """Put class names in the place of numbers; names stay. `own` are the file's own ids."""
         classes = {*self.reference.class_names, *own.values()}
         numbers: set[Id] = set()
@@ -292,7 +292,7 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _image_id(entry: Mapping[str, Any]) -> str | None:
+def image_id_of(entry: Mapping[str, Any]) -> str | None:
     """Return COCO's image id of an object, if it states one."""
     value = entry.get("image_id")
     return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else None

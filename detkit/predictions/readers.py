@@ -26,6 +26,7 @@ from pathlib import Path
 
 from detkit.errors import DetkitError
 from detkit.predictions.image import ImagePredictions
+from detkit.predictions.json_columns import plain_json
 from detkit.predictions.json_reader import JsonReader
 from detkit.predictions.layout import Layout
 from detkit.predictions.reference import Reference
@@ -62,7 +63,7 @@ def read_predictions(
     known = reference or Reference(class_names=tuple(class_names or ()))
     with _cycles_left_alone():
         reader = _Reader(path, known, layout, scores)
-        images = reader.read_plain_voc()
+        images = reader.read_plain()
         if images is None:
             images = [image.finish() for image in reader.read()]
     return to_unit_scores(images, scores, path, is_own=reader.is_own)
@@ -105,8 +106,14 @@ class _Reader:
             return self._read_voc([self.path])
         return self._read_file()
 
-    def read_plain_voc(self) -> list[ImagePredictions] | None:
-        """Return the detections of VOC's comp4 files in which nothing is odd; None of all else."""
+    def read_plain(self) -> list[ImagePredictions] | None:
+        """Return the detections of JSON or comp4 files in which nothing is odd; None of others."""
+        if self.path.is_file() and not (self.layout and self.layout.is_of_rows):
+            reader = JsonReader(self.path, self.reference, self.layout)
+            found = plain_json(self.path, reader)
+            if found is not None:
+                self.is_own = reader.is_own
+                return found
         files = self._txt_files() if self.path.is_dir() else [self.path]
         names = [VOC_FILE.fullmatch(path.name) for path in files]
         if self.layout is not None or not self.path.exists() or not files or not all(names):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.cache import FileCache, cache_folder
+from detkit.cache import BOUND, FileCache, cache_folder
 from detkit.structures import Proposals
+
+BOX_BYTES = 20  # with its score
 
 
 def key_of(image: NDArray[np.uint8], parameters: Mapping[str, Any]) -> str:
@@ -38,6 +41,17 @@ class ProposalCache(FileCache):
         folder = cache_folder() if folder is None else folder
         super().__init__(folder / "proposals", "proposals", max_bytes)
         self.hits = 0
+
+    def room_for(self, num_images: int, max_boxes: int) -> str:
+        """Return how many images' proposals are kept, of so many boxes each at the most."""
+        each = max(1, max_boxes * BOX_BYTES)
+        if num_images * each <= self.max_bytes:
+            return f"kept in {self.folder}"
+        needed = math.ceil(num_images * each / 2**30)
+        return (
+            f"those of some {self.max_bytes // each:,} are kept in {self.folder} "
+            f"({BOUND}={needed} keeps all)"
+        )
 
     def get(self, key: str) -> Proposals | None:
         """Return the proposals of that key; None when there are none, or no whole ones."""

@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 logger = logging.getLogger(__name__)
 _MENDING = threading.Lock()  # one thread removes broken files and says so
+_NOTICING = threading.Lock()  # and one says that code is compiled
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -97,7 +98,6 @@ def _indices(dispatcher: Any) -> list[Path]:
     return list(Path(dispatcher.stats.cache_path).glob(name))
 
 
-@functools.cache
 def first_call_notice(function: Callable[..., Any], seconds: int) -> None:
     """Log, once a process, that a compiled function is about to be compiled, if it is.
 
@@ -105,6 +105,13 @@ def first_call_notice(function: Callable[..., Any], seconds: int) -> None:
     logged where the disk holds its compiled code or plain Python runs. A function that proposes
     boxes calls this itself before it starts.
     """
+    with _NOTICING:
+        _notice(function, seconds)
+
+
+@functools.cache
+def _notice(function: Callable[..., Any], seconds: int) -> None:
+    """Log what `first_call_notice` says."""
     if not hasattr(function, "stats"):
         return
     dispatcher = cast(Any, function)

@@ -5,24 +5,47 @@ A line is an object an image, and stands for itself, so files can be cut and joi
 "parameters": {"method": "selective-search", ...}}`. Best boxes come first. Only `image` and
 `boxes` have to be there.
 
+Those of COCO's 118,000 images are 7 GB: of a large file it is kept where each image's line is, and
+boxes are read when they are asked for.
+
 Shape shorthand: P boxes.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import DetkitError
+from detkit.shards.lines import BUFFER, STRING, object_or_none
 from detkit.shards.part import require_whole
 from detkit.structures import FloatArray, Proposals
 from detkit.text import counted
+
+MOST_AT_ONCE = 1 << 26  # bytes of a file that is read whole, in a second or two
+HEAD = re.compile(
+    rb'\{"image":(' + STRING + rb'),"width":([1-9]\d{0,8}),"height":([1-9]\d{0,8}),"parameters":'
+    rb'(\{[^{}]*\}),"boxes":\['
+)
+SCORES = b'],"scores":['
+
+
+class ByNumber(Protocol):
+    """The proposals of images by their numbers."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+
+    def __getitem__(self, index: int, /) -> Proposals:
+        """Return those of an image, best first; DetkitError for what is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +54,7 @@ class ProposalFile:
 
     path: Path
     images: tuple[str, ...]
-    found: tuple[Proposals, ...]  # one an image
+    found: ByNumber
     sizes: tuple[tuple[int, int] | None, ...]  # (height, width) of each as the file states it
     parameters: Mapping[str, Any] = field(default_factory=dict)  # {}: unknown, or several
 
@@ -63,35 +86,124 @@ def line_of(
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a line says of its image before its boxes, and how many these are."""
+
+    image: str
+    size: tuple[int, int] | None  # (height, width)
+    parameters: Any
+    num_boxes: int
+
+    @classmethod
+    def of_own(cls, line: bytes) -> Head | None:
+        """Return that of a line which begins and ends as `line_of` writes it; None of another."""
+        begins, scores = HEAD.match(line), line.rfind(SCORES)
+        if begins is None or scores < 0 or not line.endswith(b"]}\n"):
+            return None
+        image, width, height, parameters = begins.groups()
+        rest = scores + len(SCORES), len(line) - len(b"]}\n")
+        try:
+            return cls(
+                json.loads(image.decode(errors="surrogateescape")),
+                (int(height), int(width)),
+                json.loads(parameters.decode(errors="surrogateescape")),
+                line.count(b",", *rest) + 1 if rest[0] < rest[1] else 0,
+            )
+        except ValueError:
+            return None
+
+    @classmethod
+    def of(cls, line: bytes) -> Head | None:
+        """Return that of any line of proposals; None of an error, and of what is neither."""
+        own = cls.of_own(line)
+        if own is not None:
+            return own
+        values = object_or_none(line) or {"error": ""}
+        image, boxes = values.get("image"), values.get("boxes")
+        if "error" in values or not isinstance(image, str) or not isinstance(boxes, list):
+            return None
+        return cls(image, None, values.get("parameters"), len(boxes))
+
+
+@dataclass(frozen=True)
+class LinesOfFile:
+    """The proposals of a file's lines, each read when it is asked for."""
+
+    path: Path
+    images: Sequence[str]
+    places: Sequence[tuple[int, int]]  # the line's number, and the bytes before it
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self.places)
+
+    def __getitem__(self, index: int, /) -> Proposals:
+        """Return those of an image; raises DetkitError as `read_proposals`, and if it changed."""
+        number, start = self.places[index]
+        where = f"{self.path}:{number}"
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                line = file.readline()
+        except OSError as error:
+            raise _not_read(self.path, error) from error
+        values = _object(line, where)
+        if values["image"] != self.images[index]:
+            raise DetkitError(f"{where}: was changed while it was in use; start again")
+        return _proposals(values, where)
+
+
 def _read_lines(path: Path) -> ProposalFile:
-    """Return the proposals of a file of JSON Lines."""
-    found: dict[str, tuple[Proposals, tuple[int, int] | None]] = {}
+    """Return the proposals of a file of JSON Lines.
+
+    Of a large file, lines as `line_of` writes them are checked when they are asked for.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[int, int] | None] = {}
+    found: dict[str, Proposals] = {}
     known: list[Any] = []
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        is_large = path.stat().st_size > MOST_AT_ONCE
+        with path.open("rb", buffering=BUFFER) as lines:
+            start = 0
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                values = _object(line, f"{path}:{number}")
-                if "error" in values:
-                    continue
-                size = _size(values, f"{path}:{number}")
-                found[values["image"]] = _proposals(values, f"{path}:{number}"), size
-                if values.get("parameters") not in known:
-                    known.append(values.get("parameters"))
+                place, where = (number, start), f"{path}:{number}"
+                start += len(line)
+                head = Head.of_own(line) if is_large else None
+                if head is None:
+                    if not line.strip():
+                        continue
+                    values = _object(line, where)
+                    if "error" in values:
+                        continue
+                    read = _proposals(values, where)
+                    size = _size(values, where)
+                    head = Head(values["image"], size, values.get("parameters"), len(read.boxes))
+                    if not is_large:
+                        found[head.image] = read
+                places[head.image], sizes[head.image] = place, head.size
+                if head.parameters not in known:
+                    known.append(head.parameters)
     except OSError as error:
-        raise DetkitError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not found:
+        raise _not_read(path, error) from error
+    if not places:
         raise DetkitError(f"{path}: holds no proposals")
     parameters = known[0] if len(known) == 1 and isinstance(known[0], dict) else {}
-    proposals, sizes = zip(*found.values())
-    return ProposalFile(path, tuple(found), proposals, sizes, parameters)
+    images = tuple(places)
+    boxes = LinesOfFile(path, images, tuple(places.values())) if is_large else tuple(found.values())
+    return ProposalFile(path, images, boxes, tuple(sizes.values()), parameters)
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _not_read(path: Path, error: OSError) -> DetkitError:
+    return DetkitError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
     """Return the object of a line that names an image."""
     try:
-        values = json.loads(line)
+        text = line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DetkitError(
             f"{where}: not JSON ({error}); expected a line an image, as `detkit propose` writes"

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import repeat
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.config import DetectorConfig, ProposalConfig, ProposalMethod, from_json
 from detkit.data.image_names import ImageNames
+from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord
 from detkit.data.sources import ImageSource
 from detkit.errors import DetkitError, UsageError
@@ -27,6 +27,7 @@ from detkit.proposals.reader import ProposalFile, read_proposals
 from detkit.structures import BoolArray, FloatArray, IntArray, Proposals
 from detkit.text import counted, looks_like_a_path
 
+T = TypeVar("T")
 LEAST_SHOWN = 0.5  # ours: of a proposal's area; a smaller part is no proposal for the object
 
 
@@ -42,6 +43,9 @@ class ProposalSource(Protocol):
 
     def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
         """Return those of a window (4,) of the image, best first, in the window's pixels."""
+
+    def of_file(self, path: Path) -> Proposals:
+        """Return those of an image file; DetkitError when it cannot be read or has none."""
 
     def require(self, names: Iterable[str]) -> None:
         """Raise DetkitError when there is an image of which it has none."""
@@ -73,6 +77,10 @@ class ComputedProposals:
         x1, y1, x2, y2 = window.tolist()
         return self(name, np.ascontiguousarray(image[y1:y2, x1:x2]))
 
+    def of_file(self, path: Path) -> Proposals:
+        """Return the proposals of an image file, which is decoded for it."""
+        return self(str(path), read_image(path))
+
     def require(self, names: Iterable[str]) -> None:
         """Do nothing: any image can be had."""
 
@@ -96,11 +104,14 @@ class FileProposals:
         records = [ImageRecord(name.replace("\\", "/"), Path(name)) for name in file.images]
         return cls(file, ImageNames(records), max_boxes)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The file's name and what stands for its content."""
-        digest = hashlib.sha256(self.file.path.read_bytes()).hexdigest()
-        return f"{self.file.path.name} ({digest[:12]})"
+        digest = hashlib.sha256()
+        with self.file.path.open("rb", buffering=0) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return f"{self.file.path.name} ({digest.hexdigest()[:12]})"
 
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals that the file has for `name`, cut to the image; see `find`."""
@@ -113,6 +124,10 @@ class FileProposals:
         moved = whole.boxes - np.array([x1, y1, x1, y1], np.float32)
         boxes, keep = shown_of(moved, y2 - y1, x2 - x1)
         return Proposals(boxes[keep], whole.scores[keep])
+
+    def of_file(self, path: Path) -> Proposals:
+        """Return those of an image file, of which only the size is read; see `find`."""
+        return self.find(str(path), image_size(path))
 
     def find(self, name: str, image_size: tuple[int, int]) -> Proposals:
         """Return the proposals for an image of (height, width), cut to it.
@@ -272,33 +287,31 @@ class Made:
 
 
 def make_all(
-    source: ProposalSource,
-    images: Iterable[ImageSource],
-    threads: int,
-    windows: Iterable[IntArray] | None = None,
+    source: ProposalSource, images: Iterable[ImageSource], threads: int
 ) -> Generator[Made, None, None]:
-    """Yield the proposals of each image, in the images' order, a few images ahead of the caller.
+    """Yield the proposals of each image, in the images' order, a few images ahead of the caller."""
 
-    With `windows`, one (4,) an image, they are those `within` it.
-    Threads are enough for all cores: the methods' compiled code runs without Python's lock.
-    """
-
-    def make(image: ImageSource, window: IntArray | None) -> Made:
+    def make(image: ImageSource) -> Made:
         try:
             pixels = image.read()
-            if window is None:
-                found = source(image.name, pixels)
-            else:
-                found = source.within(image.name, pixels, window)
+            found = source(image.name, pixels)
             return Made(image.name, (pixels.shape[0], pixels.shape[1]), found)
         except DetkitError as error:
             return Made(image.name, (0, 0), None, error)
 
-    waiting: deque[Future[Made]] = deque()
+    return in_threads((partial(make, image) for image in images), threads)
+
+
+def in_threads(calls: Iterable[Callable[[], T]], threads: int) -> Generator[T, None, None]:
+    """Yield what each call returns, in their order, a few calls ahead of the caller.
+
+    Threads are enough for all cores: the methods' compiled code runs without Python's lock.
+    """
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads, "detkit-propose") as pool:
         try:
-            for image, window in zip(images, repeat(None) if windows is None else windows):
-                waiting.append(pool.submit(make, image, window))
+            for call in calls:
+                waiting.append(pool.submit(call))
                 if len(waiting) >= 2 * threads:
                     yield waiting.popleft().result()
             while waiting:

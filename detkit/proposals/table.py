@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from detkit.data.images import read_image
-from detkit.data.sources import ImageSource
-from detkit.errors import DetkitError
-from detkit.proposals.source import ProposalSource, make_all
-from detkit.structures import FloatArray, IntArray
+from detkit.proposals.source import ProposalSource, in_threads
+from detkit.structures import FloatArray, IntArray, Proposals
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 15.0  # of progress, since the first time this may take many minutes
@@ -47,11 +45,6 @@ class ProposalTable:
         return self.boxes[start : int(self._ends[index])].float()
 
 
-def boxes_of(source: ProposalSource, path: Path) -> FloatArray:
-    """Return the (P, 4) proposals of an image file, best first, in its own pixels."""
-    return source(str(path), read_image(path)).boxes
-
-
 def make_table(
     source: ProposalSource,
     paths: Sequence[Path],
@@ -71,14 +64,18 @@ def make_table(
     order = [*range(first, len(paths)), *range(first)]
     found: list[FloatArray] = [np.empty((0, 4), np.float32)] * len(paths)
     began = told = time.monotonic()
-    read = read_image if windows is None else lru_cache(maxsize=2)(read_image)
-    images = (ImageSource(str(paths[index]), partial(read, paths[index])) for index in order)
-    seen = None if windows is None else (windows[index] for index in order)
-    with contextlib.closing(make_all(source, images, threads, seen)) as all_made:
+    read = lru_cache(maxsize=2)(read_image)
+
+    def make(index: int) -> Proposals:
+        path = paths[index]
+        if windows is None:
+            return source.of_file(path)
+        return source.within(str(path), read(path), windows[index])
+
+    calls = (partial(make, index) for index in order)
+    with contextlib.closing(in_threads(calls, threads)) as all_made:
         for done, (index, made) in enumerate(zip(order, all_made), start=1):
-            if made.found is None:
-                raise made.error or DetkitError(f"{made.image}: there are no proposals")
-            found[index] = made.found.boxes
+            found[index] = made.boxes
             now = time.monotonic()
             if now - told > SECONDS_BETWEEN_LINES:
                 told, left = now, (now - began) / done * (len(paths) - done) / 60

@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from detkit.errors import DetkitError, UsageError
 from detkit.files import beside, not_written, put_in_place
-from detkit.shards.part import Part, difference_of, object_or_none
+from detkit.shards.lines import is_error, object_or_none
+from detkit.shards.part import Part, difference_of
 from detkit.text import agreed, counted
 
 MOST_NAMED = 5  # parts, in a message
@@ -108,11 +109,6 @@ def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> tuple[int
         if not is_special:
             partial.unlink(missing_ok=True)
     return num_images, num_bad
-
-
-def is_error(line: bytes) -> bool:
-    """Return whether a line tells of an image that could not be read."""
-    return b'"error"' in line and "error" in (object_or_none(line) or {})
 
 
 def _line_of_image(file: BinaryIO, path: Path) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from detkit.errors import DetkitError, UsageError
 from detkit.files import beside
+from detkit.shards.lines import object_or_none
 from detkit.shards.shard import Shard
 from detkit.text import cut
 
@@ -76,15 +76,6 @@ def opening_of(path: Path) -> dict[str, Any]:
             "--devices N write parts"
         )
     return values
-
-
-def object_or_none(line: bytes) -> dict[str, Any] | None:
-    """Return the object of a line of JSON, None where it holds none."""
-    try:
-        values = json.loads(line.decode("utf-8", errors="surrogateescape"))
-    except (ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
 
 
 def difference_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

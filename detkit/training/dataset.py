@@ -24,8 +24,8 @@ from detkit.data.images import image_size, read_image, shrunk_to
 from detkit.data.records import ImageRecord, truth_of
 from detkit.errors import DetkitError
 from detkit.geometry.boxes import iou
-from detkit.proposals.source import ProposalSource
-from detkit.proposals.table import ProposalTable, boxes_of, make_table
+from detkit.proposals.source import ComputedProposals, ProposalSource
+from detkit.proposals.table import ProposalTable, make_table
 from detkit.structures import Sample, Truth
 from detkit.text import agreed, counted
 from detkit.training.difficult import learnt
@@ -33,6 +33,8 @@ from detkit.training.epoch_order import EpochOrder, shuffled
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
 ROUNDING = 1e-6  # pixels: 1.25 * 300 / 2000 * 2000 is 375
+MOST_BEFOREHAND = 10_000  # ours: images whose proposals are made before the first step, and kept
+MOST_LOOKED_AT = 64  # ours: images with objects, where proposals are made as they are asked for
 IOU_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # counted at where no proposal is positive
 
 
@@ -140,12 +142,17 @@ class TrainingDataset:
         """Make the proposals of every image; return what is worth saying, or "".
 
         They are of the images as the files hold them, before any shrinking, and stay in memory,
-        some 16 KB an image. `first` and errors: see `make_table`.
+        some 16 KB an image. Those of more than `MOST_BEFOREHAND` images are made, or read, when a
+        sample asks for them: by the data workers, ahead of the steps. `first` and errors: see
+        `make_table`.
         """
         if self.source is None:
             return ""
-        began = time.monotonic()
         paths = [record.path for record in self.records]
+        if self.proposes_as_asked:
+            self.source.require(map(str, paths))
+            return f"proposals of {counted(len(paths), 'image')} {self._as_asked(self.source)}"
+        began = time.monotonic()
         table = make_table(self.source, paths, threads=machine.num_cores(), first=first)
         if not machine.forks():
             table.boxes.share_memory_()  # type: ignore[no-untyped-call]
@@ -155,11 +162,40 @@ class TrainingDataset:
             f"{time.monotonic() - began:.0f} s: {self.source.identity}"
         )
 
+    @property
+    def proposes_as_asked(self) -> bool:
+        """Whether there are too many images to have the proposals of all before the first step."""
+        return self.source is not None and len(self) > MOST_BEFOREHAND
+
+    def _as_asked(self, source: ProposalSource) -> str:
+        """Return what is said of proposals that are not made before the first step."""
+        if not isinstance(source, ComputedProposals):
+            return f"are read as they are asked for: {source.identity}"
+        kept = source.cache.room_for(len(self), source.proposer.max_boxes)
+        return (
+            f"are made as they are asked for, and {kept}; `detkit propose` makes them beforehand, "
+            f"for --proposals FILE: {source.identity}"
+        )
+
     def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
-        """Return `best_overlaps`, (R,) and (P,) float32, over all images."""
+        """Return `best_overlaps`, (R,) and (P,) float32, over all images.
+
+        Of more than `MOST_BEFOREHAND` images over some with objects, evenly spread.
+        """
+        found: Iterator[tuple[int, Tensor | None]]
+        if self.source is None or self._proposals is not None:
+            found = (
+                (index, self._proposals_of(index, torch.ones(4))) for index in range(len(self))
+            )
+        else:
+            holding = [index for index, ignored in enumerate(self.ignored) if (~ignored).any()]
+            chosen = holding[:: max(1, -(-len(holding) // MOST_LOOKED_AT))]
+            paths = [self.records[index].path for index in chosen]
+            table = make_table(self.source, paths, threads=machine.num_cores())
+            found = ((index, table[number]) for number, index in enumerate(chosen))
         return best_overlaps(
-            (torch.from_numpy(truth.boxes[~ignored]), self._proposals_of(index, torch.ones(4)))
-            for index, (truth, ignored) in enumerate(zip(self._truths, self.ignored))
+            (torch.from_numpy(self._truths[index].boxes[~self.ignored[index]]), own)
+            for index, own in found
         )
 
     def _proposals_of(self, index: int, scale: Tensor) -> Tensor | None:
@@ -167,7 +203,7 @@ class TrainingDataset:
         if self.source is None:
             return None
         if self._proposals is None:
-            return torch.from_numpy(boxes_of(self.source, self.records[index].path)) * scale
+            return torch.from_numpy(self.source.of_file(self.records[index].path).boxes) * scale
         return self._proposals[index] * scale
 
     def labelled(self, most: int | None = None) -> Iterator[tuple[Truth, tuple[int, int]]]:
@@ -275,15 +311,26 @@ def best_overlaps(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor
 class HasOverlaps(Protocol):
     """What is asked here of a training set."""
 
+    @property
+    def proposes_as_asked(self) -> bool:
+        """Whether its overlaps are those of some images."""
+
     def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
         """Return `best_overlaps` of all of it."""
 
 
 def coverage_note(images: HasOverlaps, config: DetectorConfig) -> str:
-    """Return `coverage` of images that have proposals; "" where the config has no threshold."""
+    """Return `coverage` of images that have proposals; "" where the config has no threshold.
+
+    Where it is of some images only, none being covered is no error.
+    """
     if not isinstance(config, ProposalConfig):  # what it learns of them is its own affair
         return ""
-    return coverage(*images.proposal_overlaps(), config.positive_thresh)
+    of_objects, of_proposals = images.proposal_overlaps()
+    if images.proposes_as_asked:  # of others one may be better
+        line = _covered(of_objects, config.positive_thresh)
+        return f"in a sample of the images, {line}" if line else ""
+    return coverage(of_objects, of_proposals, config.positive_thresh)
 
 
 def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -> str:
@@ -310,6 +357,14 @@ def coverage(of_objects: Tensor, of_proposals: Tensor, positive_thresh: float) -
             "proposals=edge-boxes, --set max_proposals=N, --proposals FILE; `detkit recall` "
             "compares them) or lower --set positive_thresh"
         )
+    return _covered(of_objects, positive_thresh)
+
+
+def _covered(of_objects: Tensor, positive_thresh: float) -> str:
+    """Return how many of the objects have a proposal to learn from; "" of no object."""
+    if not len(of_objects):
+        return ""
+    covered = int((of_objects >= positive_thresh).sum())
     share = covered / len(of_objects)
     return (
         f"{covered} of {counted(len(of_objects), 'object')} ({share:.1%}) "

@@ -15,7 +15,6 @@ from detkit.errors import UsageError
 from detkit.networks.precision import find_device
 from detkit.proposals.cache import ProposalCache
 from detkit.proposals.source import ComputedProposals, ProposalSource
-from detkit.proposals.table import boxes_of
 from detkit.training.dataset import KeptSize, TrainingDataset
 from detkit.training.learner import Learner, make_fabric, next_batch
 from detkit.training.loader import make_augmentation, training_batches
@@ -69,7 +68,7 @@ def measure(
     kept_size = KeptSize(detector.network_size(), zoom, recipe.cache_size)
     dataset, proposals = TrainingDataset(some, detector.class_names, kept_size, source), 0.0
     if isinstance(source, ComputedProposals):
-        boxes_of(source, some[0].path)  # their code is compiled once
+        source.of_file(some[0].path)  # their code is compiled once
         with tempfile.TemporaryDirectory() as folder:
             dataset.source = replace(source, cache=ProposalCache(Path(folder)))
             began = time.monotonic()

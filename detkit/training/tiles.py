@@ -144,6 +144,8 @@ class TiledDataset:
         if self.source is None:
             return ""
         said = self.images.fill_proposals(first=first * len(self.images) // len(self))
+        if self.proposes_as_asked:
+            return said
         began, tiles = time.monotonic(), self.plan.tiles
         table = make_table(
             self.source,
@@ -162,9 +164,16 @@ class TiledDataset:
             f"{time.monotonic() - began:.0f} s more"
         )
 
+    @property
+    def proposes_as_asked(self) -> bool:
+        """Whether there are too many images to have the proposals of all before the first step."""
+        return self.images.proposes_as_asked
+
     def proposal_overlaps(self) -> tuple[Tensor, Tensor]:
         """Return `best_overlaps` over all images and tiles, objects ignored there left out."""
         of_images = self.images.proposal_overlaps()
+        if self.proposes_as_asked:
+            return of_images
         of_tiles = best_overlaps(
             (torch.from_numpy(_without_ignored(tile).boxes), self._proposals_of(number))
             for number, tile in enumerate(self.plan.tiles)
