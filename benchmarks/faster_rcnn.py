@@ -26,7 +26,7 @@ from torch.profiler import profile
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
-from detkit.networks.precision import for_inference, memory_format
+from detkit.networks.precision import for_inference, for_training
 from detkit.structures import Sample
 
 NUM_CLASSES = 20
@@ -131,8 +131,7 @@ def training(batch_size: int, repeats: int, profiled: bool) -> None:
     ours = FasterRCNN(
         FasterRCNNConfig(backbone="mobilenet_v2"), [str(i) for i in range(NUM_CLASSES)]
     ).train()
-    layout = memory_format(ours, CPU)
-    ours = ours.to(memory_format=layout)
+    for_training(ours, CPU)
     images = [torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8) for _ in range(batch_size)]
     corners = torch.rand(12, 2) * torch.tensor([500.0, 350.0])
     boxes = torch.cat([corners, corners + 30 + torch.rand(12, 2) * 100], dim=1)

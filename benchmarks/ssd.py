@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.detectors.ssd import SSD
-from detkit.networks.precision import DTYPES, choose_precision, for_inference, memory_format
+from detkit.networks.precision import DTYPES, choose_precision, for_inference, for_training
 from detkit.structures import Sample
 
 NUM_CLASSES = 20
@@ -107,7 +108,7 @@ def training(batch_size: int, repeats: int, precision: str) -> None:
     """Compare one optimiser step."""
     peer, ours = both()
     peer.train()
-    ours = ours.train().to(memory_format=memory_format(ours, CPU))
+    layout = for_training(ours.train(), CPU, PRECISIONS[precision])
     images = [torch.randint(0, 256, (3, 300, 300), dtype=torch.uint8) for _ in range(batch_size)]
     corners = torch.rand(8, 2) * 150
     boxes = torch.cat([corners, corners + 30 + torch.rand(8, 2) * 100], dim=1)
@@ -122,12 +123,13 @@ def training(batch_size: int, repeats: int, precision: str) -> None:
 
     sgd = torch.optim.SGD
     peer_optimiser = sgd(peer.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4)
-    our_optimiser = sgd(ours.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4)
+    our_optimiser = sgd(ours.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4, fused=True)
 
     def our_losses() -> dict[str, Tensor]:
         reduced = precision != "fp32"
         with torch.autocast("cpu", PRECISIONS[precision], enabled=reduced):  # as Fabric does
-            return ours(ours.prepare(samples))
+            batch = ours.prepare(samples)
+            return ours(replace(batch, images=batch.images.to(memory_format=layout)))
 
     compare(
         f"training step {precision}, batch {batch_size}",

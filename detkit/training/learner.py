@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from detkit.config import Recipe
 from detkit.detector import Detector
 from detkit.errors import DetkitError, is_out_of_memory
-from detkit.networks.precision import memory_format
+from detkit.networks.precision import DTYPES, for_training
 from detkit.structures import Batch
 from detkit.text import agreed, counted
 from detkit.training.accumulation import part_weights, parts_of
@@ -41,8 +41,7 @@ class Learner:
         self.fabric = fabric
         self.detector = detector
         self.recipe = recipe
-        self.layout = memory_format(detector, fabric.device)
-        detector.to(memory_format=self.layout)
+        self.layout = for_training(detector, fabric.device, DTYPES[precision])
         at_once = recipe.batch_size // fabric.world_size // recipe.accumulate
         self.frozen, self.note = frozen_norms(detector, at_once)
         self.set_train()
