@@ -162,7 +162,7 @@ def test_the_page_finds_in_chromium_what_onnxruntime_does(
     words = [sys.executable, EXAMPLES / "detect_onnx.py", path / "model.onnx", path / "photo.jpg"]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=120, check=True)
     ours, theirs = (
-        sorted((float(line.split()[-5]) for line in one.splitlines() if line[-1:].isdigit()))[::-1]
+        sorted(float(line.split()[-5]) for line in one.splitlines() if line[-1:].isdigit())[::-1]
         for one in (done.stdout, text)
     )
     number = sum(score > 0.35 for score in ours)  # the page shows what is above .3
