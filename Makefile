@@ -6,9 +6,10 @@ BIN := .venv/bin
 DETKIT := $(BIN)/detkit
 STAMP := .venv/.stamp
 DEMO := demo-run
+ORT_WEB := 1.30.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu test-browser lint format bench check-docs docs docs-figures equations build clean
+.PHONY: help demo test test-slow test-gpu test-browser test-openvino test-web lint format bench check-docs docs docs-figures equations build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--extra-index-url ...']"
@@ -47,6 +48,20 @@ test-gpu: $(STAMP)  ## compare a GPU with the CPU, where there is one
 
 test-browser: $(STAMP)  ## look at the reports in headless Chromium, where there is one
 	$(BIN)/python -m pytest -m browser
+
+# Both are fetched once, into .cache: OpenVINO into an environment of its own, since it has its own
+# wishes for numpy; onnxruntime-web is a folder of scripts.
+test-openvino: $(STAMP)  ## hold exported files to onnxruntime in OpenVINO, which it fetches
+	@test -x .cache/openvino/bin/python || $(PYTHON) -m venv .cache/openvino
+	.cache/openvino/bin/python -m pip install --quiet --disable-pip-version-check numpy openvino
+	DETKIT_OPENVINO=$(CURDIR)/.cache/openvino/bin/python $(BIN)/python -m pytest -m openvino -n 0
+
+test-web: $(STAMP)  ## run an exported file in headless Chromium by onnxruntime-web, which it fetches
+	@test -d .cache/web-$(ORT_WEB) || (mkdir -p .cache/web-$(ORT_WEB) && curl -fsSL \
+		https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-$(ORT_WEB).tgz \
+		| tar -xz -C .cache/web-$(ORT_WEB)) || (rm -rf .cache/web-$(ORT_WEB); exit 1)
+	DETKIT_ORT_WEB=$(CURDIR)/.cache/web-$(ORT_WEB)/package $(BIN)/python -m pytest \
+		-m browser -n 0 tests/test_other_runtimes.py
 
 lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .
