@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -57,8 +57,36 @@ USUAL_SIZES = (320, 416, 512, 640, 768, 1024)  # of a network's image; beyond, a
 SMALLEST_SIDE = 0.01  # network pixels; torchvision: what is left of a box that lies outside
 
 
+T = TypeVar("T")
 Pace = Callable[[], float]  # which share of an image's regions there is time for, in (0, 1]
-Fit = Callable[[Iterable[Batch], Pace], Iterator[Mapping[str, float]]]
+Look = Callable[[Batch, Pace], tuple[Tensor, T]]
+
+
+class Passes(Protocol):
+    """The training images for a stage that learns without gradients.
+
+    Of several processes each looks at its share of the batches, and is told what the others saw.
+    """
+
+    def seen(self, look: Look[T]) -> Iterator[tuple[Tensor, T]]:
+        """Yield, batch by batch, what `look` returns of each: a pass over all images.
+
+        That is a tensor of floats, on the CPU, and beside it what is small and can be pickled. All
+        processes get the same in the same order, to the bit what one process alone would get:
+        what `look` draws by chance, from torch's generator, depends on the seed and the batch.
+        """
+
+    def own(self, number: int) -> range:
+        """Return which of so many things, classes for one, are this process's to learn."""
+
+    def of_all(self, value: T) -> list[T]:
+        """Return what each process gives here, in the order of the processes.
+
+        Those of `own` together, a process after the other, are all.
+        """
+
+
+Fit = Callable[[Passes], Iterator[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -68,9 +96,8 @@ class Stage:
     name: str
     recipe: Recipe
     begin: Callable[[], None] | None = None  # freeze or copy something before the first step
-    # Instead of steps: learns without gradients from the images, of which each iteration is a
-    # pass anew, and yields figures after each batch of the last; what it has fitted is in the
-    # detector when it ends. The pace is asked for each batch.
+    # Instead of steps: learns without gradients from passes over the images, and yields figures
+    # after each batch of the last; what it has fitted is in the detector when it ends.
     fit: Fit | None = None
     fit_cost: float = 0.0  # of an image in that pass, in optimiser steps of the other stages
 
@@ -95,7 +122,8 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.class_names = tuple(class_names)
         self.stopwatch = Stopwatch()  # a backend may have finer stages than ours
-        self.batch_share = 1.0  # of a step's images that `losses` is given; below 1: accumulate
+        # Of a step's images that `losses` is given: below 1 with several devices, or `accumulate`.
+        self.batch_share = 1.0
         self._detecting = 0  # blocks of `detecting` that are open
         self._dtype = torch.float32  # of convolutions and products in `detect`
 
@@ -260,6 +288,15 @@ class Detector(nn.Module, ABC):
 
         `candidates`, of a network that has the same K of every image: its ONNX file takes any
         number of images a run. None: of another.
+        """
+        return None
+
+    @property
+    def free_sides(self) -> tuple[int, int] | None:
+        """The `side` and `longest` of `shorter_side`, if that is the rule of `network_size`.
+
+        And if `dense_candidates` takes images of any size, not padded: so does then the ONNX file.
+        None: it takes one size.
         """
         return None
 

@@ -28,6 +28,7 @@ except ImportError:  # Windows
     import msvcrt
 
 PATIENCE = 2.0  # seconds
+LOOK_SECONDS = 0.1  # between two looks at a lock that another holds
 LONGEST_NAME = 255  # bytes: ext4, XFS, Btrfs; APFS and NTFS count signs and so take more
 SHORT_NAME = 143  # bytes: eCryptfs, which takes the fewest of those in use
 
@@ -52,6 +53,21 @@ class FileLock:
         if fcntl is None and not keep_file:
             with suppress(OSError):  # Windows deletes no open file: another may have it by now
                 self.path.unlink()
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Have one process, or thread, at a time in the block; the others wait for the lock file."""
+    while True:
+        try:
+            lock = FileLock(path)
+            break
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -14,16 +14,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from detkit.text import counted
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _CGROUP = Path("/sys/fs/cgroup")
+SHARED_BY = "DETKIT_PROCESSES"  # environment: how many processes like this share the machine
 MEASURED_SECONDS = 0.1
 _LARGEST = 2**30  # bytes; well above any feature map, well below what an int holds
 
@@ -46,8 +51,17 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
+def num_sharing() -> int:
+    """Return how many processes like this share the machine: `DETKIT_PROCESSES`, else one."""
+    word = os.environ.get(SHARED_BY, "")
+    return max(1, int(word)) if word.isdecimal() else 1
+
+
 def num_cores() -> int:
-    """Return how many cores this process may use: those of its machine, or of its container."""
+    """Return how many cores this process may use, of its machine's or of its container's.
+
+    They are shared with those of `num_sharing`.
+    """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -55,7 +69,7 @@ def num_cores() -> int:
     with suppress(ValueError, OSError):  # "max", or no such file
         quota, period = (_CGROUP / "cpu.max").read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
+    return max(1, cores // num_sharing())
 
 
 def free_cores() -> int:
@@ -119,15 +133,44 @@ def threads_in_words(threads: int) -> str:
     return counted(threads, "CPU thread")
 
 
+def in_threads(
+    function: Callable[[Item], Found], items: Sequence[Item], at_once: int = 1
+) -> Iterator[Found]:
+    """Yield what `function` finds of each item, in their order, in a thread for each core.
+
+    A thread takes so many items `at_once`. When whoever reads on leaves, by Ctrl-C for one, no
+    further item is begun.
+    """
+    left = threading.Event()
+
+    def some(start: int) -> list[Found]:
+        found = []
+        for item in items[start : start + at_once]:
+            if left.is_set():
+                break
+            found.append(function(item))
+        return found
+
+    with ThreadPoolExecutor(num_cores()) as pool:
+        try:
+            for found in pool.map(some, range(0, len(items), at_once)):
+                yield from found
+        finally:
+            left.set()
+
+
 def memory_of_machine() -> int:
-    """Return the memory this process may use, in bytes; 8 GiB where nobody tells."""
+    """Return the memory this process may use, in bytes; 8 GiB where nobody tells.
+
+    It is shared with those of `num_sharing`.
+    """
     limits = []
     with suppress(AttributeError, ValueError, OSError):  # Windows
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's, v2 and v1
         with suppress(ValueError, OSError):  # "max", or no such file
             limits.append(int((_CGROUP / name).read_text("utf-8")))
-    return min(limits, default=8 * 2**30)
+    return min(limits, default=8 * 2**30) // num_sharing()
 
 
 def end_group(process: subprocess.Popen[Any], patience: float) -> None:

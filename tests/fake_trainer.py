@@ -9,6 +9,7 @@ It reads COCO files alone, refuses a test split that gives its labels away, and 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +51,15 @@ def main(data: Path, out: Path, seed: int, mode: str) -> int:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         (out.parent / "child").write_text(str(child.pid))
         time.sleep(60)
+    if mode == "beside":  # another of the same comparison, or not at all
+        (out.parent / f"{out.name}.begun").touch()
+        until = time.monotonic() + 30
+        while len(list(out.parent.glob("*.begun"))) < 2:
+            if time.monotonic() > until:
+                return 7
+            time.sleep(0.05)
+        own = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "DETKIT_PROCESSES")}
+        (out.parent / f"{out.name}.place").write_text(json.dumps(own))
     if mode == "none":
         return 0
     rows = []

@@ -50,7 +50,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained and measured; a model called "bad" fails, one called "stop" is stopped."""
     done: list[str] = []
 
-    def train(cell: Cell, training: Sequence[str], force: bool, say: object) -> None:
+    def train(cell: Cell, training: Sequence[str], force: bool, say: object, place: object) -> None:
         done.append(f"train {cell.name}")
         if cell.name == "bad":
             raise DetkitError("the loss is not finite")
@@ -126,7 +126,7 @@ def test_models_by_folds_are_trained_on_the_rest_and_measured_on_the_fold(
     data, out = write_folder(tmp_path / "data"), tmp_path / "out"
     asked: list[tuple[str, Cell]] = []
 
-    def train(cell: Cell, training: Sequence[str], force: bool, say: object) -> None:
+    def train(cell: Cell, training: Sequence[str], force: bool, say: object, place: object) -> None:
         assert open_dataset(Path(training[0])).splits.keys() == {"train", "val", "test"}
         asked.append(("train", cell))
         if cell.fold == 2 and cell.name.endswith("3") and len(asked) < 14:
@@ -412,26 +412,6 @@ def test_a_measurement_that_is_interrupted_ends_at_once_in_one_line(
     _, errors = running.communicate(timeout=60)
     assert running.returncode == ExitCode.INTERRUPTED, errors
     assert errors == "detkit: error: interrupted; go on with the same command and --resume\n"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_training_ends_with_the_comparison_that_began_it_even_when_that_is_killed(
-    tmp_path: Path,
-) -> None:
-    there, plugin = tmp_path / "there", tmp_path / "slow.py"
-    plugin.write_text(f"import time\nopen({str(there)!r}, 'w').close()\ntime.sleep(100)\n")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "detkit.comparison.tethered", "models", "--plugin", str(plugin)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not there.exists():
-        time.sleep(0.05)
-    assert running.poll() is None
-    assert running.stdin is not None
-    running.stdin.close()  # as the system does for a process that is killed
-    assert running.wait(60) == ExitCode.INTERRUPTED
 
 
 @pytest.mark.slow

@@ -85,9 +85,19 @@ def test_closed_streams_are_no_defect(demo: Path, closed: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["models", "ssd"], ["check", "-h"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "--version",
+        "models ssd",
+        "check -h",
+        "check -q DATA --json",
+        "next -q DATA --paths",
+    ],
+)
 def test_results_that_do_not_fit_on_the_disk_exit_3_in_one_line(
-    tmp_path: Path, words: list[str]
+    demo: Path, tmp_path: Path, words: str
 ) -> None:
     import resource
 
@@ -96,14 +106,15 @@ def test_results_that_do_not_fit_on_the_disk_exit_3_in_one_line(
 
     with (tmp_path / "out.txt").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-B", "-m", "detkit", *words],
+            [sys.executable, "-B", "-m", "detkit", *words.replace("DATA", str(demo)).split()],
             stdout=full,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             preexec_fn=limit,
         )
     assert done.returncode == ExitCode.BAD_INPUT, done.stderr
-    assert done.stderr.startswith("detkit: error: ")
+    start = "detkit: error: standard output: cannot be written: "
+    assert done.stderr.startswith(start) and "free some space" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

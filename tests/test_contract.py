@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from judged import ALL_JUDGED, judged, share_inside
+from one_process import OneProcess
 
 from detkit.config import from_json, to_json
 from detkit.detector import Detector
@@ -348,7 +349,7 @@ def test_two_drawn_images_are_learnt_by_heart_and_found_in_16_bits_too(
     detector.eval()
     for stage in detector.stages(backend.recipe):
         if stage.fit is not None:
-            assert list(stage.fit([batch]))
+            assert list(stage.fit(OneProcess([batch])))
     require_found(detector, batch, samples)
     if not computes_bf16() and backend.name != "ssd":  # one small one where it is emulated
         return

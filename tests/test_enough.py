@@ -437,7 +437,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained; a training finds more with more images. Set `stop` to end one."""
     done: list[str] = []
 
-    def train(cell: Cell, training: Sequence[str], force: bool, say: object) -> None:
+    def train(cell: Cell, training: Sequence[str], force: bool, say: object, place: object) -> None:
         done.append(cell.name)
         if len(done) == 4:
             raise Interrupted("interrupted; go on with the same command and --resume")

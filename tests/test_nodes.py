@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.strategies.launchers import subprocess_script
 from running import detkit
 from safetensors.torch import load_file
 
 from detkit.data.demo.pictures import write_demo
 from detkit.errors import DetkitError
+from detkit.training import lost_process
 from detkit.training.lost_process import is_lost, lost
 from detkit.training.resume import load_resume
 
@@ -93,6 +97,61 @@ def test_a_node_that_is_killed_ends_the_other_in_one_line_and_the_run_goes_on() 
     done = detkit(*more)
     assert done.returncode == 0, done.stderr
     assert f"resumed at step {step}" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the child in /proc")
+def test_a_process_that_another_began_and_that_is_killed_ends_the_run_in_one_line() -> None:
+    words = (*WORDS, "--devices", "2", "--max-steps", "100000", "-o", "run")
+    first = begun(*words)
+    until = time.monotonic() + PATIENCE
+    while not Path("run/metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_bytes().split()
+    (second,) = [
+        int(pid)
+        for pid in children
+        if b"--max-steps" in Path(f"/proc/{int(pid)}/cmdline").read_bytes()
+    ]
+    os.kill(second, signal.SIGKILL)
+    said = first.communicate(timeout=PATIENCE)[1]
+    assert first.returncode == 3, said
+    (line,) = [line for line in said.splitlines() if "error" in line]
+    assert "another of the 2 processes did not come, has ended, or was silent" in line
+    assert "detkit train --resume -o run" in line and "Traceback" not in said
+    assert load_resume(Path("run/resume.ckpt"))["position"]["step"] >= 1
+
+
+@pytest.mark.parametrize("code", [1, 0])
+def test_a_process_that_ends_while_the_first_one_waits_in_vain_is_told_by_that(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(lost_process, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(lost_process, "GRACE", 0.01)
+    ended: list[int] = []
+    monkeypatch.setattr(lost_process.os, "_exit", ended.append)
+    others = [
+        subprocess.Popen([sys.executable, "-c", command])
+        for command in (f"raise SystemExit({code})", "import time; time.sleep(60)")
+    ]
+    launcher = SimpleNamespace(procs=others)
+    fabric: Any = SimpleNamespace(world_size=3, strategy=SimpleNamespace(launcher=launcher))
+    said: list[str] = []
+    before = subprocess_script._launch_process_observer
+    with lost_process.watched(fabric, said.append, 30.0):
+        subprocess_script._launch_process_observer(others)  # as Fabric does when it has begun them
+        others[0].wait()
+        until = time.monotonic() + (20 if code else 0.5)
+        while not ended and time.monotonic() < until:
+            time.sleep(0.01)
+    assert subprocess_script._launch_process_observer is before
+    if code:
+        assert ended == [3] and others[1].poll() is not None
+        assert said[0].startswith("another of the 3 processes did not come, has ended")
+    else:
+        assert not ended and not said and others[1].poll() is None
+    lost_process.end_others(fabric)
+    assert all(other.poll() is not None for other in others)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from toy import CLASSES, RECIPE, Toy, scores_of, write_images
 
 from detkit.config import DetectorConfig, Recipe
 from detkit.data.records import ImageRecord
-from detkit.detector import Pace, Stage
+from detkit.detector import Pace, Passes, Stage
 from detkit.errors import DetkitError
 from detkit.structures import Batch
 from detkit.training import dataset, passes
@@ -47,14 +47,17 @@ class Counting(Toy):
             Stage("count", steps, fit=self.count, fit_cost=self.fit_cost),
         ]
 
-    def count(self, batches: Iterator[Batch], pace: Pace) -> Iterator[Mapping[str, float]]:
+    def count(self, passes: Passes) -> Iterator[Mapping[str, float]]:
         assert not self.training
-        number = 0
-        for batch in batches:
-            number += len(batch)
-            self.seen += batch.image_ids
-            yield {"images": float(number)}
-        self.counted.fill_(number)
+        for ones, names in passes.seen(names_of):
+            self.seen += names
+            assert len(ones) == len(names)
+            yield {"images": float(len(self.seen))}
+        self.counted.fill_(len(self.seen))
+
+
+def names_of(batch: Batch, pace: Pace) -> tuple[Tensor, list[str]]:
+    return torch.ones(len(batch)), batch.image_ids
 
 
 @pytest.fixture
@@ -159,11 +162,14 @@ def test_a_pass_without_time_for_all_regions_looks_at_some_in_every_image(
             now[0] += 0.25
             return super().losses(batch)
 
-        def count(self, batches: Iterator[Batch], pace: Pace) -> Iterator[Mapping[str, float]]:
-            for batch in batches:
-                self.seen += batch.image_ids
+        def count(self, passes: Passes) -> Iterator[Mapping[str, float]]:
+            def look(batch: Batch, pace: Pace) -> tuple[Tensor, list[str]]:
                 shares.append(pace())
                 now[0] += each * len(batch) * pace()
+                return names_of(batch, pace)
+
+            for _, names in passes.seen(look):
+                self.seen += names
                 yield {}
 
     toy, notes = Paced(), ""
@@ -198,7 +204,9 @@ def test_an_unreadable_image_ends_a_pass_with_its_name(
     records[3].path.write_bytes(b"")
     images = TrainingDataset(records, ("car", "dog"))
     with pytest.raises(DetkitError, match="bïld-3.png"):
-        list(passes.batches_once(images, Counting(), 4, seed=0))
+        whole = passes.OneByOne(images, Counting(), 4, seed=0)
+        for first in range(0, len(images), 4):
+            whole.batch(first)
 
 
 def test_a_pass_that_an_image_ended_is_made_anew_once_that_is_mended(

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torchvision
 from numpy.typing import NDArray
+from one_process import OneProcess
 from running import detkit
 from runs import run, stop_after
 from toy import write_images
@@ -319,7 +320,7 @@ def test_positives_are_the_truths_and_negatives_what_overlaps_none_of_their_clas
         c=1, positive_weight=1, bias_scale=1, hard_margin=-1, easy_margin=-2, retrain_after=9
     )
     svms = [Recording(settings, 1, 100) for _ in range(3)]
-    add_examples(svms, features, np.array([0, 2]), iou(truths, boxes).numpy(), 0.3)
+    add_examples(dict(enumerate(svms)), features, np.array([0, 2]), iou(truths, boxes).numpy(), 0.3)
     for number, svm in enumerate(svms):
         ((positives, negatives),) = svm.given
         of_class = [k for k, label in enumerate((0, 2)) if label == number]
@@ -353,7 +354,7 @@ def test_no_svm_takes_a_region_in_an_ignored_object_for_a_negative(
         return features_of(batch, regions, pooled=pooled)
 
     monkeypatch.setattr(detector, "_features_of", record)
-    list(detector.fit_svms([batch]))
+    list(detector.fit_svms(OneProcess([batch])))
     assert batch.proposals is not None
     wanted = []
     for x1, y1, x2, y2 in batch.proposals[0].tolist():
@@ -367,15 +368,15 @@ def test_no_svm_takes_a_region_in_an_ignored_object_for_a_negative(
     assert sorted(judged[3]) == sorted([*batch.boxes[1].tolist(), *batch.proposals[1].tolist()])
     # A box regression learns from the proposals of an object, whatever else they lie in.
     judged.clear()
-    list(detector.fit_boxes([batch]))
+    list(detector.fit_boxes(OneProcess([batch])))
     bare = dataclasses.replace(batch, ignored=[])
-    list(detector.fit_boxes([bare]))
+    list(detector.fit_boxes(OneProcess([bare])))
     assert judged[0] and judged[:2] == judged[2:]
 
 
 def test_a_class_without_examples_is_never_found() -> None:
     detector = RCNN(SMALL, ("car", "dog", "unicorn")).eval()
-    list(detector.fit_svms([batch_of(detector)]))
+    list(detector.fit_svms(OneProcess([batch_of(detector)])))
     assert bool(detector.svm_fitted.all())
     with torch.no_grad():
         found = detector.candidates(batch_of(detector))[0]
@@ -385,15 +386,14 @@ def test_a_class_without_examples_is_never_found() -> None:
 
 def margins(detector: RCNN, batch: Batch, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the SVMs' (P, C) margins of all images' boxes."""
-    tops = np.concatenate(detector._features_of(batch, boxes, pooled=False))
-    return detector.scores(torch.from_numpy(tops))
+    return detector.scores(detector._features_of(batch, boxes, pooled=False))
 
 
 def test_svms_tell_the_truths_from_what_lies_elsewhere() -> None:
     config = dataclasses.replace(SMALL, svm_c=1.0)
     detector = make(config)
     batch = batch_of(detector)
-    figures = list(detector.fit_svms([batch] * 2))
+    figures = list(detector.fit_svms(OneProcess([batch] * 2)))
     assert [one["positives"] for one in figures] == [8.0, 8.0]  # those of all images come first
     with torch.no_grad():
         own = margins(detector, batch, batch.boxes)[torch.arange(4), torch.cat(batch.labels)]
@@ -412,13 +412,13 @@ def test_a_first_batch_without_any_region_does_not_spoil_the_svms() -> None:
         proposals=[one[:0] for one in batch.proposals or []],
     )
     torch.manual_seed(0)
-    list(detector.fit_svms([bare, batch]))
+    list(detector.fit_svms(OneProcess([bare, batch])))
     assert bool(detector.svm_fitted.all()) and bool(detector.svm_weights.any())
     alone = make()
     torch.manual_seed(0)
-    list(alone.fit_svms([batch]))
+    list(alone.fit_svms(OneProcess([batch])))
     torch.testing.assert_close(detector.svm_weights, alone.svm_weights, rtol=0, atol=0)
-    list(detector.fit_svms([bare]))
+    list(detector.fit_svms(OneProcess([bare])))
     assert not detector.svm_fitted.any()  # so that the softmax classifier judges
 
 
@@ -430,10 +430,10 @@ def test_what_the_memory_has_no_room_for_is_among_the_figures() -> None:
         boxes=[one.repeat(40, 1) for one in batch.boxes],
         labels=[one.repeat(40) for one in batch.labels],
     )
-    (svm,) = detector.fit_svms([crowded])
+    (svm,) = detector.fit_svms(OneProcess([crowded]))
     assert svm["positives"] + svm["positives_left_out"] == 160
     assert svm["positives"] == 64  # half of the room of two classes
-    figures = list(detector.fit_boxes([batch] * 40))
+    figures = list(detector.fit_boxes(OneProcess([batch] * 40)))
     assert "pairs_left_out" not in figures[0]
     assert figures[-1]["pairs"] + figures[-1]["pairs_left_out"] == 40 * figures[0]["pairs"]
 
@@ -454,7 +454,7 @@ def test_fitted_boxes_lie_closer_to_the_truths_than_the_proposals() -> None:
         ]
 
     before = overlaps()
-    figures = list(detector.fit_boxes([batch]))
+    figures = list(detector.fit_boxes(OneProcess([batch])))
     near = [
         iou(t, torch.cat([t, p])).amax(dim=0) >= 0.6 for t, p in zip(batch.boxes, batch.proposals)
     ]
@@ -493,7 +493,7 @@ def test_a_pass_without_any_pair_moves_no_box() -> None:
         boxes=[one[:0] for one in batch.boxes],
         labels=[one[:0] for one in batch.labels],
     )
-    assert list(detector.fit_boxes([bare])) == [{"pairs": 0.0}]
+    assert list(detector.fit_boxes(OneProcess([bare]))) == [{"pairs": 0.0}]
     assert not detector.box_weights.any() and not detector.box_biases.any()
 
 

@@ -187,7 +187,7 @@ def test_a_small_cache_mines_every_class_as_well_as_the_released_code_without_a_
     last: list[FloatArray | None] = [None] * classes
     for x, own, overlaps in images:
         svms.add([x], [own], [overlaps])
-        for number, svm in enumerate(svms.svms):
+        for number, svm in svms.svms.items():
             trainings[number] += svm.weights is not last[number]
             last[number] = svm.weights
             assert len(svm.positives) + svm.num_negatives <= rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,6 @@ from detkit.cli.compared import (
     backends,
     command_limit_of,
     named_commands,
-    pooled_place,
     require_places,
     require_valid,
     to_run,
@@ -40,16 +39,18 @@ from detkit.cli.options import (
     Plugin,
     Quiet,
     class_list,
-    require_free,
     require_one_form,
+    require_page,
     require_results,
 )
 from detkit.cli.train_plan import in_full
+from detkit.cli.trainings import Trainings, places, share_of
 from detkit.errors import ExitCode, UsageError
 from detkit.files import holding
+from detkit.shards.shard import Shard
 
 if TYPE_CHECKING:
-    from detkit.comparison.runs import Cell, Conditions, Outcome
+    from detkit.comparison.runs import Conditions
     from detkit.data.records import Dataset
 
 
@@ -158,6 +159,18 @@ def compare(
         int | None,
         typer.Option(min=1, metavar="N", help="CPU threads of each training, as for `train`."),
     ] = None,
+    devices: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Trainings at a time: one a GPU, or on the CPU."),
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only train the I-th of N shares, for an array of jobs; --resume without it "
+            "measures all.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     markdown: AsMarkdown = False,
     page: Page = None,
@@ -188,6 +201,9 @@ def compare(
     A command finds in {data} train, val and test, the latter without labels, and leaves in {out}
     detections.jsonl, .json or .csv, or a folder detections, of the images of test.
 
+    With --devices N so many are trained at a time, a GPU each; on the CPU they share the cores.
+    Measuring waits for the last, and is done one after the other.
+
     DIR holds a run folder for each training; --resume keeps those that are finished and goes on
     with the others. A model that fails is a row with its error, and the exit code is 3 at the
     end; an option that no training could work with is told before the first begins.
@@ -212,6 +228,10 @@ def compare(
         raise UsageError("--max-minutes (or --max-steps) is missing: the budget of each training")
     require_one_form(as_json=as_json, markdown=markdown)
     require_results(dry_run=dry_run, as_json=as_json)
+    environments = places(device, devices, threads)
+    share = None if shard is None else Shard.parse(shard)
+    if share is not None and (page is not None or as_json or markdown):
+        raise UsageError("--shard: trains only; the table is made by --resume without it")
     console = Console(quiet, markdown=markdown)
     from detkit.data.output import require_apart
     from detkit.evaluation.scores import score
@@ -224,10 +244,10 @@ def compare(
     if folds is not None and run:
         raise UsageError("--run: may be trained on what --folds would judge it by; leave it out")
     chosen = class_list(classes)
-    dataset, part = open_to_compare(console, data, chosen, split, folds, bool(names or commands))
     if data.is_dir():
         require_apart(data, out)
-    require_free("--report", page, force=force or resume, data=data, made=out)
+    require_page("--report", page, force=force or resume, data=data, made=out)
+    dataset, part = open_to_compare(console, data, chosen, split, folds, bool(names or commands))
     score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
     own_val = val if folds is None else None
     require_valid(rows, dataset, backbone, weights, own_val, max_steps, max_minutes)
@@ -275,6 +295,8 @@ def compare(
         *trained(run or (), out),
     ]
     require_places(cells)
+    if share is not None:
+        cells = share_of(cells, share)
     budget = f"{max_steps} steps" if max_minutes is None else f"{max_minutes:g} min"
     tell_plan(
         console,
@@ -282,20 +304,21 @@ def compare(
         conditions,
         budget,
         max_minutes,
+        at_a_time=devices,
         resume=resume,
         force=force,
         dry_run=dry_run,
     )
     if dry_run:
         return
+    trainings = Trainings(
+        console, cells, conditions, division, environments, resume=resume, force=force
+    )
+    if share is not None:
+        trainings.train(out, share)
+        return
     with holding(out, "detkit compare"):
-        if division.folds is not None:
-            from detkit.comparison.out_of_fold import FOLDS_FILE, write_folds
-
-            write_folds(out / FOLDS_FILE, division.folds)
-        outcomes = _run(console, cells, conditions, division.write, resume=resume, force=force)
-        if division.folds is not None:
-            _pool(console, outcomes, out)
+        outcomes = trainings.outcomes(out)
 
     from detkit.comparison.table import comparison_to_json, summarise
 
@@ -373,39 +396,3 @@ def _conditions(
         plugins=tuple(str(in_full(place)) for place in plugin or ()),
         division=division,
     )
-
-
-def _run(
-    console: Console,
-    cells: Sequence[Cell],
-    conditions: Conditions,
-    prepare: Callable[[Cell], None],
-    *,
-    resume: bool,
-    force: bool,
-) -> list[Outcome]:
-    """Train and measure what is not yet, saying how it goes."""
-    from detkit.comparison.runs import compare as outcomes_of
-
-    outcomes = []
-    found = outcomes_of(
-        cells, conditions, resume=resume, force=force, say=console.note, prepare=prepare
-    )
-    for number, one in enumerate(found, start=1):
-        state = "kept" if one.kept else "done" if one.error is None else f"failed: {one.error}"
-        console.note(f"{one.cell.result.stem}: {state} ({number} of {len(cells)})")
-        outcomes.append(one)
-    return outcomes
-
-
-def _pool(console: Console, outcomes: Sequence[Outcome], out: Path) -> None:
-    """Put the detections of each name's and seed's folds into one file."""
-    from detkit.comparison.out_of_fold import write_pooled
-
-    by_place: dict[Path, list[Outcome]] = {}
-    for one in outcomes:
-        by_place.setdefault(pooled_place(out, one.cell), []).append(one)
-    for place, own in by_place.items():
-        write_pooled(own, place)
-        if place.exists():
-            console.note(f"detections of all images, each out of its fold: {place}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ def tell_plan(
     budget: str,
     max_minutes: float | None,
     *,
+    at_a_time: int,
     resume: bool,
     force: bool,
     dry_run: bool,
@@ -82,7 +84,8 @@ def tell_plan(
     say(f"{counted(len(to_train), 'training')} ({', '.join(product)}) of {budget} each{done}")
     if max_minutes is not None:
         say(
-            f"at most {duration(60 * max_minutes * left)} of training in all; reading the data, "
+            f"at most {duration(60 * max_minutes * math.ceil(left / at_a_time))} of training in "
+            f"all{f', {at_a_time} at a time' if at_a_time > 1 else ''}; reading the data, "
             "the start of each training and measuring come on top"
         )
     for one in to_train if dry_run else ():

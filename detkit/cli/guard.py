@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import sys
@@ -55,6 +54,8 @@ def _show_logging(*, quiet: bool) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             console = Console()
             say = console.warn if record.levelno >= logging.WARNING else console.note
+            if record.levelno >= logging.ERROR:
+                say = console.error
             say(self.format(record))
 
     logger = logging.getLogger("detkit")
@@ -69,8 +70,10 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     if is_out_of_memory(error):
         return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT
     if isinstance(error, OSError) and error.strerror:
+        from detkit.files import is_full  # `--help` has no time for it
+
         where = "" if error.filename is None else f"{error.filename}: "
-        advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
+        advice = "; free some space and go on" if is_full(error) else ""
         return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
     failed = _failed_device(error)
     if failed is not None:

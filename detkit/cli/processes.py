@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.shards import require_ends
-from detkit.comparison.tethered import start_tethered
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
-from detkit.files import FileLock, beside
+from detkit.files import beside, one_at_a_time
+from detkit.tethered import start_tethered
 from detkit.text import counted
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def shares(
         if launch is None:
             yield open_parts(places)
         else:
-            stack.enter_context(_locked(beside(folder, "lock")))
+            stack.enter_context(one_at_a_time(beside(folder, "lock")))
             done = [place for place in places if place.is_file()]
             if len(done) < asked.number:
                 if folder.is_dir():  # else another has put them together
@@ -365,18 +365,3 @@ class _Watch:
                 self.read[place] += len(added)
                 self.lines[place] += added.count(b"\n")
         return sum(max(0, lines - 1) for lines in self.lines.values())
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Have one process at a time in the block; the others wait for it."""
-    while True:
-        try:
-            lock = FileLock(path)
-            break
-        except BlockingIOError:
-            time.sleep(LOOK_SECONDS)
-    try:
-        yield
-    finally:
-        lock.release()

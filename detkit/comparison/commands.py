@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.comparison.measure import Measured
+from detkit.comparison.places import HERE, Place
 from detkit.comparison.trainer_folders import TrainerFolder, sources
 from detkit.data import open_dataset
 from detkit.data.images import image_size
@@ -109,19 +110,23 @@ def command_words(text: str, name: str = "") -> tuple[str, ...]:
 
 
 def run_command(
-    command: Command, out: Path, result: Path, say: Callable[[str], None] = lambda line: None
+    command: Command,
+    out: Path,
+    result: Path,
+    say: Callable[[str], None] = lambda line: None,
+    place: Place = HERE,
 ) -> Measured:
     """Run a command, put what it detected beside `result` as `.jsonl`, and return what it took.
 
-    `out` is emptied first. Raises DetkitError saying why there are no detections to score, and
-    Interrupted when detkit was told to stop.
+    `out` is emptied first; it runs at `place`. Raises DetkitError saying why there are no
+    detections to score, and Interrupted when detkit was told to stop.
     """
     log = result.with_suffix(".log")
     _empty(out, log)
     words = command.filled(out)
     say(f"{result.stem}: {shlex.join(words)} (its output: {log})")
     began = time.perf_counter()
-    _run(words, log, command)
+    _run(words, log, command, place)
     seconds = time.perf_counter() - began
     num_images, warnings = _collect(command, out, log, result.with_suffix(".jsonl"))
     return Measured(
@@ -155,7 +160,7 @@ def _empty(out: Path, log: Path) -> None:
         raise DetkitError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
-def _run(words: Sequence[str], log: Path, command: Command) -> None:
+def _run(words: Sequence[str], log: Path, command: Command, place: Place) -> None:
     """Run the words; raise DetkitError when they fail, or run past the limit."""
     with log.open("wb") as stream:
         try:
@@ -164,13 +169,14 @@ def _run(words: Sequence[str], log: Path, command: Command) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=_environment(command),
+                env=_environment(command, place),
                 start_new_session=os.name != "nt",  # so that all it starts can be stopped
             )
         except OSError as error:
             raise DetkitError(f"{words[0]}: cannot be run: {error.strerror or error}") from error
         try:
-            code = process.wait(None if command.limit is None else 60 * command.limit)
+            with place.work.holding(process, lambda: end_group(process, PATIENCE)):
+                code = process.wait(None if command.limit is None else 60 * command.limit)
         except subprocess.TimeoutExpired:
             end_group(process, PATIENCE)
             raise DetkitError(
@@ -186,12 +192,12 @@ def _run(words: Sequence[str], log: Path, command: Command) -> None:
         raise DetkitError(f"the command ended with exit code {code}{_last_line(log)}")
 
 
-def _environment(command: Command) -> Mapping[str, str] | None:
-    """Return the environment to run in, our own but for the threads of usual libraries."""
-    if command.threads is None:
-        return None
-    number = str(command.threads)
-    return {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
+def _environment(command: Command, place: Place) -> Mapping[str, str]:
+    """Return the environment to run in: ours, the place's, the threads of usual libraries."""
+    threads = {}
+    if command.threads is not None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(command.threads))
+    return {**os.environ, **place.environment, **threads}
 
 
 def _last_line(log: Path) -> str:

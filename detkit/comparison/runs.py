@@ -1,4 +1,4 @@
-"""Several models on one data set: trained one after the other, measured in the same way.
+"""Several models on one data set: trained, then measured one after the other in the same way.
 
 A cell is one model with one seed, in cross-validation of one fold. Beside its run folder
 `NAME-SEED/` lie `NAME-SEED.json`, what was asked and measured, and `NAME-SEED.jsonl`, what the
@@ -25,9 +25,10 @@ from typing import Any
 
 from detkit.comparison.commands import Command, run_command
 from detkit.comparison.measure import Measured, measure
-from detkit.comparison.tethered import start_tethered
+from detkit.comparison.places import HERE, Place, side_by_side
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import write_bytes
+from detkit.tethered import start_tethered
 from detkit.text import counted, cut
 
 ERROR = "detkit: error: "  # how the command begins the line that says why it failed
@@ -85,29 +86,33 @@ def compare(
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
     prepare: Callable[[Cell], None] = lambda cell: None,
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> Iterator[Outcome]:
     """Yield what becomes of each cell; those already measured under these conditions are kept.
 
     `say` gets the lines that training writes; `prepare` makes what a cell is trained on, and is
-    called just before. Raises UsageError when there are results and neither `resume` nor `force`
-    was given, or they were measured under other conditions, and Interrupted after Ctrl-C or
-    SIGTERM, with everything kept.
+    called just before. Of several `environments` each has a training at a time, with these
+    variables; measuring begins when all are trained, since its times are to be comparable.
+
+    Raises UsageError when there are results and neither `resume` nor `force` was given, or they
+    were measured under other conditions, and Interrupted after Ctrl-C or SIGTERM, with everything
+    kept.
     """
     earlier = earlier_results(cells, conditions, resume=resume, force=force)
+    left = [cell for cell in cells if earlier[cell] is None]
+
+    def make(cell: Cell, place: Place) -> Measured | None:
+        return _make(cell, conditions, prepare, place, force=force, say=say)
+
+    made = side_by_side(left, make, environments) if len(environments) > 1 else {}
     for cell in cells:
         known = earlier[cell]
         if known is not None:
             yield Outcome(cell, measured=known, kept=True)
             continue
-        cell.result.parent.mkdir(parents=True, exist_ok=True)
-        _keep(cell, conditions, None)
         try:
-            prepare(cell)
-            if cell.command is not None:
-                measured = run_command(cell.command, cell.run, cell.result, say)
-            else:
-                if cell.training is not None:
-                    _train(cell, cell.training, force, say)
+            measured = made[cell].result() if cell in made else make(cell, HERE)
+            if measured is None:
                 say(f"{cell.result.stem}: measuring")
                 measured = _measure(cell, conditions)
         except Interrupted:
@@ -117,6 +122,56 @@ def compare(
             continue
         _keep(cell, conditions, measured)
         yield Outcome(cell, measured=measured)
+
+
+def train_all(
+    cells: Sequence[Cell],
+    conditions: Conditions,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    prepare: Callable[[Cell], None] = lambda cell: None,
+    environments: Sequence[Mapping[str, str]] = ({},),
+) -> dict[Cell, str]:
+    """Train the cells that are not trained yet, and return why those failed that did.
+
+    They are left to be measured by a `compare` that resumes. Raises as that does.
+    """
+    earlier = earlier_results(cells, conditions, resume=resume, force=force)
+    left = [cell for cell in cells if earlier[cell] is None]
+
+    def make(cell: Cell, place: Place) -> None:
+        _make(cell, conditions, prepare, place, force=force, say=say)
+
+    made = side_by_side(left, make, environments)
+    errors = {cell: one.exception() for cell, one in made.items()}
+    for error in errors.values():
+        if error is not None and not isinstance(error, DetkitError):
+            raise error
+    return {cell: str(error) for cell, error in errors.items() if error is not None}
+
+
+def _make(
+    cell: Cell,
+    conditions: Conditions,
+    prepare: Callable[[Cell], None],
+    place: Place,
+    *,
+    force: bool,
+    say: Callable[[str], None],
+) -> Measured | None:
+    """Train a cell's model at a place; what a command left is measured by that, and kept."""
+    cell.result.parent.mkdir(parents=True, exist_ok=True)
+    _keep(cell, conditions, None)
+    prepare(cell)
+    if cell.command is not None:
+        measured = run_command(cell.command, cell.run, cell.result, say, place)
+        _keep(cell, conditions, measured)
+        return measured
+    if cell.training is not None:
+        _train(cell, cell.training, force, say, place)
+    return None
 
 
 def earlier_results(
@@ -189,8 +244,14 @@ def _keep(cell: Cell, conditions: Conditions, measured: Measured | None) -> None
     write_bytes(cell.result, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str], None]) -> None:
-    """Train a cell's model, or go on with it.
+def _train(
+    cell: Cell,
+    training: Sequence[str],
+    force: bool,
+    say: Callable[[str], None],
+    place: Place = HERE,
+) -> None:
+    """Train a cell's model at a place, or go on with it.
 
     Raises DetkitError saying why it failed, Interrupted when it was told to stop.
     """
@@ -199,17 +260,18 @@ def _train(cell: Cell, training: Sequence[str], force: bool, say: Callable[[str]
         words = ["train", "--resume", "-o", str(cell.run)]
     elif cell.run.exists():
         words.append("--force")
-    process = start_tethered(words)
+    process = start_tethered(words, environment=place.environment)
     reason = ""
     ended = False
     try:
-        for line in process.stderr or ():
-            text = line.rstrip("\n")
-            reason = text if text.strip() else reason
-            ended = ended or text == NEXT
-            if not ended:
-                say(f"{cell.result.stem}: {text}")
-        code = process.wait()
+        with place.work.holding(process, lambda: process.terminate()):
+            for line in process.stderr or ():
+                text = line.rstrip("\n")
+                reason = text if text.strip() else reason
+                ended = ended or text == NEXT
+                if not ended:
+                    say(f"{cell.result.stem}: {text}")
+            code = process.wait()
     except KeyboardInterrupt:
         if os.name != "nt":  # there the console has told it already
             process.terminate()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from detkit.data.convert import convert
 from detkit.data.records import Dataset
 from detkit.data.summary import data_hash
 from detkit.errors import DetkitError
-from detkit.files import beside, write_bytes
+from detkit.files import beside, one_at_a_time, write_bytes
 
 FORMATS = ("coco", "voc", "yolo")
 
@@ -38,13 +39,19 @@ class TrainerFolder:
 
 
 def write_folder(folder: TrainerFolder, dataset: Dataset) -> None:
-    """Write the data set as the folder, unless it is there already.
+    """Write the data set as the folder, unless it is there already; one process at a time.
 
     Raises DetkitError and UsageError as `data.convert.convert` does.
     """
     asked = {"data_hash": data_hash(dataset), "format": folder.format, "root": str(dataset.root)}
-    if folder.path.is_dir() and _described(folder).get("asked") == asked:
-        return
+    folder.path.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder.path.parent / ".lock"):  # all of them share files of images
+        if not folder.path.is_dir() or _described(folder).get("asked") != asked:
+            _write(folder, dataset, asked)
+
+
+def _write(folder: TrainerFolder, dataset: Dataset, asked: Mapping[str, str]) -> None:
+    """Write the data set as the folder, and beside it what was `asked`."""
     folder.description.unlink(missing_ok=True)
     store = folder.path.parent / ".images"
 

@@ -64,12 +64,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, ProposalConfig, Recipe, setting
-from detkit.detector import Detector, Pace, Stage
+from detkit.detector import Detector, Pace, Passes, Stage
 from detkit.errors import UsageError
 from detkit.geometry.boxes import decode, iou
 from detkit.geometry.matching import inside_ignored, match, sample_balanced, spare_ignored
@@ -81,7 +82,7 @@ from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.networks.crops import CropCutter, with_context
 from detkit.networks.fold_norms import fold_norms
 from detkit.networks.svms import ClassSVMs, SVMSettings
-from detkit.structures import Batch, Candidates, FloatArray, Truth
+from detkit.structures import Batch, Candidates, FloatArray, IntArray, Truth
 
 POOL5_FEATURES = 256 * 6 * 6  # AlexNet's, and at most so many of other networks
 CHUNK = 16  # crops that the network sees at once: what lies between its layers stays in the cache
@@ -196,11 +197,6 @@ class RCNNConfig(ProposalConfig):
                 f"--set nms_method={self.nms_method}: multiplies scores, which margins do not "
                 "allow; add --set head=softmax"
             )
-
-
-def all_regions() -> float:
-    """Return the pace of a pass that has all the time it takes."""
-    return 1.0
 
 
 def at_most(longest: int, height: int, width: int) -> tuple[int, int]:
@@ -473,13 +469,11 @@ class RCNN(Detector):
         assert isinstance(config, RCNNConfig)
         return dataclasses.replace(config, cache_gb=_cache_gb(config))
 
-    def fit_svms(
-        self, batches: Iterable[Batch], pace: Pace = all_regions
-    ) -> Iterator[Mapping[str, float]]:
+    def fit_svms(self, passes: Passes) -> Iterator[Mapping[str, float]]:
         """Fit a linear SVM a class from two passes over the images: sec. 2.3.
 
         The first takes the ground truths, the second the negatives; that one yields figures a
-        batch.
+        batch. Of several processes each learns the SVMs of its own classes.
         """
         config = self.config
         settings = SVMSettings(
@@ -497,68 +491,94 @@ class RCNN(Detector):
             negative_thresh=config.svm_negative_thresh,
             feature_norm=config.feature_norm,
             cache_gb=_cache_gb(config),
+            own=passes.own(num_classes),
         )
-        for batch in batches:
-            svms.add_positives(
-                self._features_of(batch, batch.boxes, pooled=False),
-                [labels.cpu().numpy() for labels in batch.labels],
-            )
-        for batch in batches:
+
+        def truths(batch: Batch, pace: Pace) -> tuple[Tensor, list[IntArray]]:
+            labels = [one.cpu().numpy() for one in batch.labels]
+            return self._features_of(batch, batch.boxes, pooled=False), labels
+
+        def regions(batch: Batch, pace: Pace) -> tuple[Tensor, list[tuple[IntArray, FloatArray]]]:
             images = zip(batch.boxes, self.given_proposals(batch), batch.ignored_boxes)
             number = math.ceil(pace() * config.mined_proposals)
-            regions = [
-                torch.cat([truths, some_of(outside(ignored, proposals), number)])
-                for truths, proposals, ignored in images
+            judged = [
+                torch.cat([gt_boxes, some_of(outside(ignored, proposals), number)])
+                for gt_boxes, proposals, ignored in images
             ]
-            svms.add(
-                self._features_of(batch, regions, pooled=False),
-                [labels.cpu().numpy() for labels in batch.labels],
-                [iou(*pair).cpu().numpy() for pair in zip(batch.boxes, regions)],
-            )
-            yield svms.figures()
+            overlaps = [iou(*pair).cpu().numpy() for pair in zip(batch.boxes, judged)]
+            labels = [one.cpu().numpy() for one in batch.labels]
+            features = self._features_of(batch, judged, pooled=False)
+            return features, list(zip(labels, overlaps))
+
+        for features, labels in passes.seen(truths):
+            svms.add_positives(_of_images(features, map(len, labels)), labels)
+        for features, seen in passes.seen(regions):
+            labels, overlaps = [one for one, _ in seen], [one for _, one in seen]
+            svms.add(_of_images(features, (one.shape[1] for one in overlaps)), labels, overlaps)
+            yield _added_up(passes.of_all(svms.figures()))
         weights, biases = svms.trained()
-        self.svm_weights.copy_(torch.from_numpy(weights))
-        self.svm_biases.copy_(torch.from_numpy(biases))
+        self.svm_weights.copy_(_of_classes(passes, weights, num_classes))
+        self.svm_biases.copy_(_of_classes(passes, biases, num_classes))
         self.svm_fitted.fill_(bool(svms.scale))  # none were: there was no region at all
 
-    def fit_boxes(
-        self, batches: Iterable[Batch], pace: Pace = all_regions
-    ) -> Iterator[Mapping[str, float]]:
-        """Fit a class's box regressions from a pass over the images; yield figures: appendix C."""
+    def fit_boxes(self, passes: Passes) -> Iterator[Mapping[str, float]]:
+        """Fit a class's box regressions from a pass over the images; yield figures: appendix C.
+
+        Of several processes each fits those of its own classes.
+        """
         config = self.config
-        outputs, width = self.box_weights.shape
+        num_classes = len(self.class_names)
         boxes = BoxRegressors(
             config.ridge_penalty,
-            (outputs, width),
+            (4 * num_classes, self.box_weights.shape[1]),
             feature_norm=config.feature_norm,
             cache_gb=_cache_gb(config),
+            own=passes.own(num_classes),
         )
-        for batch in batches:
+
+        def pairs(batch: Batch, pace: Pace) -> tuple[Tensor, list[tuple[IntArray, FloatArray]]]:
             share, images = pace(), zip(self.given_proposals(batch), batch.boxes, batch.labels)
-            pairs = [some_pairs(box_pairs(*image, config.ridge_thresh), share) for image in images]
-            regions, labels, deltas = zip(*pairs)
-            boxes.add(
-                self._features_of(batch, regions, pooled=True),
-                [one.cpu().numpy() for one in labels],
-                [one.cpu().numpy() for one in deltas],
-            )
-            yield boxes.figures()
+            found = [some_pairs(box_pairs(*image, config.ridge_thresh), share) for image in images]
+            regions, labels, deltas = zip(*found)
+            moves = [(one.cpu().numpy(), by.cpu().numpy()) for one, by in zip(labels, deltas)]
+            return self._features_of(batch, regions, pooled=True), moves
+
+        for features, moves in passes.seen(pairs):
+            labels, deltas = [one for one, _ in moves], [by for _, by in moves]
+            boxes.add(_of_images(features, map(len, labels)), labels, deltas)
+            yield _added_up(passes.of_all(boxes.figures()))
         weights, biases = boxes.fitted()
-        self.box_weights.copy_(torch.from_numpy(weights))
-        self.box_biases.copy_(torch.from_numpy(biases))
+        self.box_weights.copy_(_of_classes(passes, weights, num_classes).flatten(0, 1))
+        self.box_biases.copy_(_of_classes(passes, biases, num_classes).flatten())
 
     @torch.no_grad()
-    def _features_of(
-        self, batch: Batch, regions: Sequence[Tensor], *, pooled: bool
-    ) -> list[FloatArray]:
-        """Return the pool5 or the last layer's features of each image's regions, as numpy."""
+    def _features_of(self, batch: Batch, regions: Sequence[Tensor], *, pooled: bool) -> Tensor:
+        """Return the (R, Q) pool5 or (R, D) last layer's features of all images' regions."""
         width = (self.box_weights if pooled else self.svm_weights).shape[1]
         parts = [torch.zeros(0, width)]
         cutter, backbone = self._cutter(batch), without_norms(self.backbone)
         for seen in self._seen(cutter, backbone, batch, regions):
             parts.append(seen[0 if pooled else 1].float().cpu())
-        split = torch.split(torch.cat(parts), [len(one) for one in regions])
-        return [one.numpy() for one in split]
+        return torch.cat(parts)
+
+
+def _of_images(features: Tensor, counts: Iterable[int]) -> list[FloatArray]:
+    """Return (R, D) features image by image, of which each has so many regions."""
+    return [one.numpy() for one in torch.split(features, list(counts))]
+
+
+def _of_classes(passes: Passes, rows: FloatArray, num_classes: int) -> Tensor:
+    """Return a row a class, (C, ...), from this process's rows of its own classes, (c, ...)."""
+    whole = np.empty((num_classes, *rows.shape[1:]), rows.dtype)
+    for classes, part in passes.of_all((list(passes.own(num_classes)), rows)):
+        whole[classes] = part
+    return torch.from_numpy(whole)
+
+
+def _added_up(figures: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """Return the sum of the processes' figures; one that some do not tell of is 0 there."""
+    names = dict.fromkeys(name for one in figures for name in one)
+    return {name: sum(one.get(name, 0.0) for one in figures) for name in names}
 
 
 def _product(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:

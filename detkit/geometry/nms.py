@@ -16,6 +16,7 @@ from detkit.geometry.boxes import iou
 from detkit.geometry.nms_numpy import NMSMethod
 
 MOST_TOGETHER = 20_000  # boxes: of as many torchvision's kernel makes a table of 50 MB
+_SURVIVORS = "(Tensor boxes, Tensor scores, float iou_thresh, int number) -> Tensor"
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
@@ -27,6 +28,26 @@ def nms(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
     """
     order = scores.sort(stable=True, descending=True).indices
     return order[ops.nms(boxes[order], scores[order], iou_thresh)]
+
+
+@torch.library.custom_op("detkit::nms_survivors", mutates_args=(), schema=_SURVIVORS)
+def nms_survivors(boxes: Tensor, scores: Tensor, iou_thresh: float, number: int) -> Tensor:
+    """Return, (B, K) bool, which of each image's boxes greedy NMS keeps: the best `number` of them.
+
+    Scores of minus infinity are no boxes. `boxes` (B, K, 4), `scores` (B, K). An operator of its
+    own, since ONNX has one that does all images at once.
+    """
+    survives = torch.zeros_like(scores, dtype=torch.bool)
+    for index, (of_image, ranked) in enumerate(zip(boxes, scores)):
+        rows = (ranked > -torch.inf).nonzero().flatten()
+        survives[index, rows[nms(of_image[rows], ranked[rows], iou_thresh)[:number]]] = True
+    return survives
+
+
+@nms_survivors.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_thresh: float, number: int) -> Tensor:
+    """Return what has `nms_survivors`' shape."""
+    return torch.empty_like(scores, dtype=torch.bool)
 
 
 def soft_nms(

@@ -18,7 +18,7 @@ from torch import Tensor
 from detkit.geometry.boxes import encode, iou
 from detkit.geometry.matching import match
 from detkit.networks.svms import LEAST_CAPACITY, norm_scale
-from detkit.structures import FloatArray
+from detkit.structures import FloatArray, IntArray
 
 
 class BoxRegressors:
@@ -31,12 +31,18 @@ class BoxRegressors:
         *,
         feature_norm: float,
         cache_gb: float,
+        own: Sequence[int] | None = None,
     ) -> None:
-        """Start without pairs for weights of `shape`, (4 C, Q); all stay within `cache_gb`."""
+        """Start without pairs for weights of `shape`, (4 C, Q); all stay within `cache_gb`.
+
+        Only the classes `own` are fitted here, by default all: the others are in other processes.
+        """
         num_classes, width = shape[0] // 4, shape[1]
+        classes = range(num_classes) if own is None else own
+        self.width = width
         # Half for the sums and the centred copy that the solver makes of one class.
         capacity = max(LEAST_CAPACITY, int(cache_gb * 2**29 / (4 * (width + 4) * num_classes)))
-        self.pairs = [Reservoir(width + 4, capacity, number) for number in range(num_classes)]
+        self.pairs = {number: Reservoir(width + 4, capacity, number) for number in classes}
         self.penalty = penalty
         self.feature_norm = feature_norm
         self.scale = 0.0  # of features; 0 until there are any
@@ -44,36 +50,38 @@ class BoxRegressors:
     def add(
         self,
         features: Sequence[FloatArray],
-        labels: Sequence[FloatArray],
+        labels: Sequence[IntArray],
         deltas: Sequence[FloatArray],
     ) -> None:
         """Take in each image's pairs: (n, Q) features, (n,) classes, (n, 4) deltas to learn."""
         self.scale = self.scale or norm_scale(features, self.feature_norm)
         for pooled, classes, moves in zip(features, labels, deltas, strict=True):
             rows = np.concatenate([pooled * np.float32(self.scale), moves], axis=1)
-            for number in np.unique(classes):
+            for number in self.pairs.keys() & set(classes.tolist()):
                 self.pairs[number].add(rows[classes == number])
 
     def figures(self) -> Mapping[str, float]:
         """Return how many pairs are kept, and how many there was no room for."""
-        kept = sum(len(one.rows) for one in self.pairs)
-        seen = sum(one.num_seen for one in self.pairs)
+        kept = sum(len(one.rows) for one in self.pairs.values())
+        seen = sum(one.num_seen for one in self.pairs.values())
         return {
             "pairs": float(kept),
             **({"pairs_left_out": float(seen - kept)} if seen > kept else {}),
         }
 
     def fitted(self) -> tuple[FloatArray, FloatArray]:
-        """Return weights (4 C, Q) and biases (4 C,) for features as they come; 0 without pairs."""
-        num_classes, width = len(self.pairs), self.pairs[0].rows.shape[1] - 4
-        weights = np.zeros((num_classes, 4, width), np.float32)
-        biases = np.zeros((num_classes, 4), np.float32)
-        for number, sample in enumerate(self.pairs):
+        """Return weights (c, 4, Q) and biases (c, 4) for features as they come; 0 without pairs.
+
+        They are those of its own classes, in their order.
+        """
+        weights = np.zeros((len(self.pairs), 4, self.width), np.float32)
+        biases = np.zeros((len(self.pairs), 4), np.float32)
+        for number, sample in enumerate(self.pairs.values()):
             if len(sample.rows):
                 features, targets = sample.rows[:, :-4], sample.rows[:, -4:]
                 own, biases[number] = fit_ridge(features, targets, self.penalty)
                 weights[number] = own * np.float32(self.scale)
-        return weights.reshape(-1, width), biases.reshape(-1)
+        return weights, biases
 
 
 def box_pairs(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detkit.structures import FloatArray
+from detkit.structures import FloatArray, IntArray
 
 NEVER = -1e4  # the margin of a class that no SVM could be trained for
 LEAST_CAPACITY = 64  # examples of a class, however little memory there is
@@ -155,12 +155,18 @@ class ClassSVMs:
         negative_thresh: float,
         feature_norm: float,
         cache_gb: float,
+        own: Sequence[int] | None = None,
     ) -> None:
-        """Start without examples of `shape`, (C, D); all together stay within `cache_gb`."""
+        """Start without examples of `shape`, (C, D); all together stay within `cache_gb`.
+
+        Only the classes `own` are learnt here, by default all: the others are in other processes.
+        """
         num_classes, width = shape
+        self.width = width
         # The solver's copy of one class is in float64, beside one in float32.
         capacity = max(LEAST_CAPACITY, int(cache_gb * 2**30 / (4 * width * (num_classes + 3))))
-        self.svms = [MinedSVM(settings, width, capacity) for _ in range(num_classes)]
+        classes = range(num_classes) if own is None else own
+        self.svms = {number: MinedSVM(settings, width, capacity) for number in classes}
         self.negative_thresh = negative_thresh
         self.feature_norm = feature_norm
         self.scale = 0.0  # of features; 0 until there are any
@@ -169,7 +175,7 @@ class ClassSVMs:
     def add(
         self,
         features: Sequence[FloatArray],
-        labels: Sequence[FloatArray],
+        labels: Sequence[IntArray],
         overlaps: Sequence[FloatArray],
     ) -> None:
         """Take in, of each image, (n, D) features, (G,) classes of its truths and (G, n) IoU.
@@ -182,14 +188,14 @@ class ClassSVMs:
                 self.svms, top * self.scale, classes, of_truths, self.negative_thresh, self.alone
             )
 
-    def add_positives(self, features: Sequence[FloatArray], labels: Sequence[FloatArray]) -> None:
+    def add_positives(self, features: Sequence[FloatArray], labels: Sequence[IntArray]) -> None:
         """Take in the (G, D) features of each image's truths and their (G,) classes, unscaled.
 
         Released code (`rcnn_train.m`): those of all images come before the first negative.
         """
         self.alone = False
         for top, classes in zip(features, labels, strict=True):
-            for number, svm in enumerate(self.svms):
+            for number, svm in self.svms.items():
                 svm.add(top[classes == number], top[:0])
 
     def _set_scale(self, features: Sequence[FloatArray]) -> None:
@@ -198,35 +204,38 @@ class ClassSVMs:
             return
         self.scale = norm_scale(features, self.feature_norm)
         if self.scale:
-            for svm in self.svms:
+            for svm in self.svms.values():
                 svm.positives *= np.float32(self.scale)
 
     def figures(self) -> Mapping[str, float]:
         """Return how many examples are kept, and how many there was no room for."""
-        crowded_out = sum(svm.num_crowded_out for svm in self.svms)
-        dropped = sum(svm.num_dropped for svm in self.svms)
+        crowded_out = sum(svm.num_crowded_out for svm in self.svms.values())
+        dropped = sum(svm.num_dropped for svm in self.svms.values())
         return {
-            "positives": float(sum(len(svm.positives) for svm in self.svms)),
-            "hard_negatives": float(sum(svm.num_negatives for svm in self.svms)),
+            "positives": float(sum(len(svm.positives) for svm in self.svms.values())),
+            "hard_negatives": float(sum(svm.num_negatives for svm in self.svms.values())),
             # What `cache_gb` has no room for is said where it happens.
             **({"positives_left_out": float(dropped)} if dropped else {}),
             **({"negatives_left_out": float(crowded_out)} if crowded_out else {}),
         }
 
     def trained(self) -> tuple[FloatArray, FloatArray]:
-        """Return weights (C, D) and biases (C,) for features as they come, trained on all."""
-        weights = np.zeros((len(self.svms), self.svms[0].positives.shape[1]), np.float32)
+        """Return weights (c, D) and biases (c,) for features as they come, trained on all.
+
+        They are those of its own classes, in their order.
+        """
+        weights = np.zeros((len(self.svms), self.width), np.float32)
         biases = np.full(len(self.svms), NEVER, np.float32)
-        for number, svm in enumerate(self.svms):
+        for number, svm in enumerate(self.svms.values()):
             if svm.train() and svm.weights is not None:
                 weights[number], biases[number] = svm.weights * self.scale, svm.bias
         return weights, biases
 
 
 def add_examples(
-    svms: Sequence[MinedSVM],
+    svms: Mapping[int, MinedSVM],
     features: FloatArray,
-    labels: FloatArray,
+    labels: IntArray,
     overlaps: FloatArray,
     negative_thresh: float,
     with_positives: bool = True,
@@ -237,7 +246,7 @@ def add_examples(
     with each of these is below `negative_thresh`; the rest is left out. `labels` (G,) are the
     ground truths' classes, `overlaps` is (G, n). Without `with_positives` it has these already.
     """
-    for number, svm in enumerate(svms):
+    for number, svm in svms.items():
         of_class = labels == number
         best = overlaps[of_class].max(axis=0, initial=0.0)
         positives = features[: len(labels)][of_class]

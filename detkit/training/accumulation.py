@@ -41,18 +41,20 @@ def _cut(batch: Batch, images: slice) -> Batch:
 
 
 @torch.no_grad()
-def part_weights(detector: Detector, parts: Sequence[Batch]) -> list[dict[str, float]]:
+def part_weights(
+    detector: Detector, parts: Sequence[Batch], share: float = 1.0
+) -> list[dict[str, float]]:
     """Return the weight of each loss of each part; "" is that of losses not named.
 
-    A loss is a mean over so many things as `Detector.loss_sizes` says, else over the images. The
-    state of chance is left as it is.
+    The parts are such a share of all devices' images. A loss is a mean over so many things as
+    `Detector.loss_sizes` says, else over the images. The state of chance is left as it is.
     """
     device = parts[0].images.device
     sizes = []
     forked = {} if device.type == "cpu" else {"device_type": device.type}
     with torch.random.fork_rng([] if device.type == "cpu" else [device], **forked):
         for part in parts:
-            detector.batch_share = len(part) / sum(map(len, parts))
+            detector.batch_share = share * len(part) / sum(map(len, parts))
             sizes.append({"": float(len(part)), **detector.loss_sizes(part)})
     detector.batch_share = 1.0
     totals = {name: sum(one[name] for one in sizes) for name in sizes[0]}

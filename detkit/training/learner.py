@@ -25,6 +25,7 @@ from detkit.structures import Batch
 from detkit.text import agreed, counted
 from detkit.training.accumulation import part_weights, parts_of
 from detkit.training.ema import EMA
+from detkit.training.exchange import over_devices, together
 from detkit.training.vanished_maps import leaves_no_map, too_few_pixels
 
 # What torch says where batch norm, which needs two, gets one.
@@ -93,11 +94,12 @@ class Learner:
         """Return the batch's losses, detached, after adding their gradients to the weights'."""
         fabric, detector = self.fabric, self.detector
         parts = parts_of(batch, self.recipe.accumulate)
-        weights = part_weights(detector, parts) if len(parts) > 1 else [{"": 1.0}]
+        share = 1 / fabric.world_size
+        weights = part_weights(detector, parts, share) if len(parts) > 1 else [{"": 1.0}]
         sums: dict[str, Tensor] = {}
         try:
             for place, (part, weight) in enumerate(zip(parts, weights, strict=True), 1):
-                detector.batch_share = len(part) / len(batch)
+                detector.batch_share = share * len(part) / len(batch)
                 with fabric.no_backward_sync(self._network, enabled=place < len(parts)):
                     found: dict[str, Tensor] = self._network(Parcel(part))
                     if len(parts) > 1:
@@ -214,36 +216,9 @@ def make_fabric(
     )
 
 
-def over_devices(fabric: Fabric, values: Tensor, how: str) -> Tensor:
-    """Return the "mean" or the "max" of all processes' `values`, the same in each."""
-    if fabric.world_size == 1:
-        return values
-    reduced: Any = fabric.all_reduce(values, reduce_op=how)
-    result: Tensor = reduced
-    return result
-
-
 def next_batch(fabric: Fabric, stream: Iterator[Batch]) -> Batch:
     """Return the stream's next batch; an image that one process cannot read stops them all."""
-    if fabric.world_size == 1:
-        return next(stream)
-    batch, failure = None, ""
-    try:
-        batch = next(stream)
-    except DetkitError as error:
-        failure = str(error)
-    flag = torch.tensor(float(batch is None), device=fabric.device)
-    failed = bool(over_devices(fabric, flag, "max") > 0)
-    if batch is not None and not failed:
-        return batch
-    failures = [fabric.broadcast(failure, src) for src in range(fabric.world_size)]
-    raise DetkitError(next(text for text in failures if text))
-
-
-def leave_group() -> None:
-    """Take leave of the other processes, when all have come to the same end."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    return together(fabric, lambda: next(stream))
 
 
 def freeze_norms(module: nn.Module) -> int:

@@ -73,11 +73,16 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         # Of the GPU that is computed on, whatever its number will be when the run goes on.
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state()] if _is_cuda_used() else [],
         "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
         "numpy": [str(kind), [int(key) for key in keys], position, has_gauss, gauss],
         "python": [version, list(numbers), next_gauss],
     }
+
+
+def _is_cuda_used() -> bool:
+    """Return whether something was computed on a GPU; asking for its state would start it."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:

@@ -7,9 +7,10 @@ stopped and resumed ends, on one CPU device, with the same bits as one that was 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,23 @@ from detkit.machine import choose_threads, keep_freed_memory, threads_in_words
 from detkit.networks.precision import choose_precision, find_device, require_trainable
 from detkit.structures import Step
 from detkit.text import counted
-from detkit.training.learner import leave_group, make_fabric
+from detkit.training.exchange import leave_group
+from detkit.training.learner import make_fabric
 from detkit.training.loader import share_of
-from detkit.training.lost_process import is_lost, lost
+from detkit.training.lost_process import (
+    ToldByFirst,
+    end_others,
+    is_begun_by_first,
+    is_lost,
+    lost,
+    watched,
+)
 from detkit.training.options import DEFAULTS, RunOptions
 from detkit.training.resume import load_resume
 from detkit.training.run_folder import RunFolder
 from detkit.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -93,11 +104,20 @@ def train(
             measured = {"precision": precision, "threads": threads}
             options = replace(options, settings={**options.settings, **measured})
         fabric = make_fabric(device, options.devices, options.nodes, precision, options.wait)
-        folder = None
+        folder, ends_well = None, False
         if fabric.global_rank == 0:
             # Before other processes start, so that a folder in use does not leave them behind.
             folder = RunFolder(run_dir, resume=options.resume, force=options.force)
+
+        def tell(line: str) -> None:
+            logger.error(line)
+            if folder is not None:
+                folder.log_failure(line)
+                folder.close()
+
+        watch = ExitStack()
         try:
+            watch.enter_context(watched(fabric, tell, options.wait))
             fabric.launch()
             trainer = Trainer(fabric, detector, records, recipe, options, folder, began)
             trainer.log.note(why_precision, why_threads)
@@ -109,6 +129,7 @@ def train(
                 if folder is not None:
                     yield step
             leave_group()
+            ends_well = True
         except RuntimeError as error:  # while the processes meet; later the trainer has said it
             if not is_lost(error, options.world_size):
                 raise
@@ -118,10 +139,16 @@ def train(
                 folder.log_failure(str(error))
             if isinstance(error, Interrupted):
                 leave_group()
+                ends_well = True
                 if folder is None:
-                    return  # the first process tells it; Fabric takes an exit code for a crash
+                    return  # the first process tells it
+            if isinstance(error, ToldByFirst) and is_begun_by_first(fabric):
+                return
             raise
         finally:
+            watch.close()
+            if not ends_well:
+                end_others(fabric)
             if folder is not None:
                 folder.close()
 

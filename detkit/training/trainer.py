@@ -33,7 +33,8 @@ from detkit.text import counted
 from detkit.training.cpu_contention import ContentionWatch
 from detkit.training.dataset import KeptSize, TrainingDataset, coverage_note
 from detkit.training.difficult import difficult_note
-from detkit.training.learner import Learner, next_batch, over_devices
+from detkit.training.exchange import over_devices
+from detkit.training.learner import Learner, next_batch
 from detkit.training.loader import make_augmentation, training_batches
 from detkit.training.lost_process import is_lost, lost
 from detkit.training.options import RunOptions

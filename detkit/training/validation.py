@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 from lightning_fabric import Fabric
 
 from detkit.detector import Detector
-from detkit.structures import Scores
+from detkit.structures import Detections, Scores
 from detkit.text import counted
+from detkit.training.exchange import as_in_first, of_all, together
 from detkit.training.learner import Learner, averaged
 from detkit.training.options import RunOptions
 from detkit.training.progress import Position
@@ -35,6 +37,17 @@ class HeldOutImages(Protocol):
 
     def __call__(self, detector: Detector, /) -> Scores:
         """Return the scores of a detector."""
+
+
+@runtime_checkable
+class DividedImages(HeldOutImages, Protocol):
+    """A validation whose images can be divided among processes."""
+
+    def found(self, detector: Detector, process: int, num_processes: int) -> dict[int, Detections]:
+        """Return what a detector finds in one process's share of the images, by their places."""
+
+    def scored(self, found: Mapping[int, Detections]) -> Scores:
+        """Return the scores of what was found in all images."""
 
 
 class Validation:
@@ -74,6 +87,8 @@ class Validation:
             learner.set_train()
         set_random_state(random)
         each = float(self.fabric.broadcast(seconds))
+        if isinstance(whole, DividedImages):
+            each /= self.fabric.world_size
         number = whole.num_images
         few = min(number, max(FEWEST_JUDGED, int(LAST_SHARE * max_seconds / max(each, 1e-9))))
         at.last_validation = at.last_validation or few * each
@@ -105,10 +120,10 @@ class Validation:
         What is learnt afterwards does not depend on it.
         """
         scores, random, started = None, random_state(), time.monotonic()
-        if self.fabric.global_rank == 0 and self.score is not None:
+        if self.score is not None:
             with averaged(learner):
                 self.detector.eval()
-                scores = self.score(self.detector)
+                scores = self._scores(self.score)
         if learner is not None:
             learner.set_train()
         set_random_state(random)
@@ -126,6 +141,22 @@ class Validation:
         at.validated = at.progress
         at.validation_seconds += at.last_validation
         return scores, is_best
+
+    def _scores(self, score: Callable[[Detector], Scores]) -> Scores | None:
+        """Return the scores of the detector as it is in the first process, and in that one only.
+
+        Of several processes each looks at its share of the images, where these can be divided.
+        Raises DetkitError in all of them where one cannot read an image.
+        """
+        fabric, detector = self.fabric, self.detector
+        rank, number = fabric.global_rank, fabric.world_size
+        if number == 1 or not isinstance(score, DividedImages):
+            return together(fabric, lambda: None if rank else score(detector))
+        as_in_first(fabric, detector)
+        parts = of_all(fabric, together(fabric, lambda: score.found(detector, rank, number)))
+        if rank:
+            return None
+        return score.scored({place: one for part in parts for place, one in part.items()})
 
     def why_over(self, at: Position) -> str:
         """Return why the run may end before its budget does; "" when it may not."""

@@ -1,0 +1,144 @@
+"""Two processes of a thread each beside one: detect, eval, propose, train, R-CNN's passes.
+
+    python benchmarks/devices.py [--only detect,train] [--images 120] [--rounds 3] [--processes 2]
+
+Each command runs as a user would type it, on a drawn folder, with `--threads 1`: once as it is and
+once with `--devices 2`, in turns; the least of all rounds counts. Its start (Python, torch, reading
+the labels, a first batch) is measured by the same command on next to nothing and taken off, since
+a long run has it once. Of R-CNN's passes that is the same training without them. The ratio of
+wall times needs as many free cores as there are processes; that of the CPU's times, all processes
+together, does not: it says what sharing itself costs, and 2 divided by it is the most that two can
+gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from detkit.data.demo.pictures import write_demo
+from detkit.detectors.ssd import SSD, SSDConfig
+from detkit.model_file import save_model
+
+NAMES = ("balloon", "car", "sheep")
+FEW = 8  # images of the folder that is next to nothing
+COMPUTING = ("--device", "cpu", "--threads", "1", "--batch-size", "4")
+TRAINING = (*COMPUTING, "--precision", "32-true", "--num-workers", "0", "--force")
+SMALL_RCNN = ("--model", "rcnn", "--set", "size=64", "--max-steps", "1")
+NO_PASSES = ("--set", "head=softmax", "--set", "box_regression=no")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Words that are measured, and the same with next to nothing to do."""
+
+    name: str
+    words: list[str]
+    start: list[str]
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a command took."""
+
+    wall: float  # seconds
+    cpu: float  # seconds of all its processes
+
+    def __sub__(self, other: Times) -> Times:
+        """Return what is left without another's."""
+        return Times(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def commands(place: Path, num_images: int, steps: int) -> list[Command]:
+    """Write what the commands read, and return them."""
+    for name, number in (("many", num_images), ("few", FEW)):
+        write_demo(place / name, num_images=number)
+    torch.manual_seed(0)
+    model = str(place / "m.safetensors")
+    save_model(place / "m.safetensors", SSD(SSDConfig(size=300), NAMES))
+    out = ["-o", str(place / "out.jsonl"), "--force"]
+    run = ["-o", str(place / "run")]
+
+    def pair(name: str, words: Callable[[str], list[str]]) -> Command:
+        return Command(name, words(str(place / "many")), words(str(place / "few")))
+
+    ssd = ["train", str(place / "many"), "--model", "ssd", *TRAINING, *run, "--max-steps"]
+    rcnn = ["train", str(place / "many"), *SMALL_RCNN, *TRAINING, *run]
+    return [
+        pair("detect", lambda of: ["detect", model, f"{of}/JPEGImages", *COMPUTING, *out]),
+        pair("eval", lambda of: ["eval", model, of, "--split", "train", *COMPUTING, *out]),
+        pair("propose", lambda of: ["propose", f"{of}/JPEGImages", "--threads", "1", *out]),
+        Command("train, SSD", [*ssd, str(steps)], [*ssd, "1"]),
+        Command("train, R-CNN's passes", rcnn, [*rcnn, *NO_PASSES]),
+    ]
+
+
+def times(words: list[str]) -> Times:
+    """Return what a command takes; SystemExit if it fails."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "detkit", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        check=False,
+    )
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}: {done.stderr}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Times(wall, cpu)
+
+
+def least(rounds: list[Times]) -> Times:
+    """Return the least of each time."""
+    return Times(min(one.wall for one in rounds), min(one.cpu for one in rounds))
+
+
+def main() -> None:
+    """Write the table, a row a command."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="commands by the beginnings of their names")
+    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=40, help="of train")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    several = ["--devices", str(options.processes)]
+    wanted = tuple(options.only.split(","))
+    print(f"| command | one process | {options.processes} | times as fast | CPU time |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place:
+        for command in commands(Path(place), options.images, options.steps):
+            if not command.name.startswith(wanted):
+                continue
+            times(command.words)  # fills the cache of proposals, compiles
+            rounds: dict[str, list[Times]] = {}
+            for _ in range(options.rounds):
+                for name, more in (("one", []), ("several", several)):
+                    for kind, words in (("whole", command.words), ("start", command.start)):
+                        rounds.setdefault(f"{name} {kind}", []).append(times([*words, *more]))
+            one, two = (
+                least(rounds[f"{name} whole"]) - least(rounds[f"{name} start"])
+                for name in ("one", "several")
+            )
+            print(
+                f"| {command.name} | {one.wall:.1f} s | {two.wall:.1f} s | "
+                f"{one.wall / two.wall:.2f} | {two.cpu / one.cpu:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
