@@ -19,6 +19,7 @@ from running import process
 from runs import metrics, run, stop_after
 from test_contract import make, sample
 from torch import Tensor
+from torch.backends import mps
 from toy import CLASSES, RECIPE, Toy, write_images
 
 from detkit.config import DetectorConfig, Recipe
@@ -42,7 +43,7 @@ from detkit.transforms.transfer import copy_stream
 DEVICE = os.environ.get("DETKIT_TEST_DEVICE", "cuda")
 IS_CUDA = DEVICE.startswith("cuda")
 NUM_GPUS = torch.cuda.device_count() if IS_CUDA else 1
-IS_HERE = torch.cuda.is_available() if IS_CUDA else True
+IS_HERE = torch.cuda.is_available() if IS_CUDA else DEVICE != "mps" or mps.is_available()
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not IS_HERE, reason="no GPU here"),
