@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 DEMO := demo-run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser lint format bench check-docs docs docs-figures equations build clean
+.PHONY: help demo test test-slow test-gpu test-browser lint format bench check-docs docs docs-figures equations build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--extra-index-url ...']"
@@ -41,6 +41,9 @@ test: $(STAMP)  ## run the tests that take seconds each
 
 test-slow: $(STAMP)  ## run all tests that this machine can run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not gpu and not browser"
+
+test-gpu: $(STAMP)  ## compare a GPU with the CPU, where there is one
+	$(BIN)/python -m pytest -m gpu
 
 test-browser: $(STAMP)  ## look at the reports in headless Chromium, where there is one
 	$(BIN)/python -m pytest -m browser

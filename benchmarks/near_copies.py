@@ -31,8 +31,10 @@ from numpy.typing import NDArray
 
 from detkit.data import open_dataset
 from detkit.data.demo.pictures import write_demo
+from detkit.data.image_files import open_images
 from detkit.data.images import read_image
-from detkit.data.near_duplicates import find_copies, look_at
+from detkit.data.looks import Looks
+from detkit.data.near_duplicates import find_copies
 
 HEIGHT, WIDTH = 375, 500
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -109,6 +111,11 @@ def check(folder: Path, cache: Path) -> tuple[set[str], float, float]:
     findings = json.loads(done.stdout)["findings"]
     named = {str(one["image"]) for one in findings if one["code"] == "near-copy"}
     return named, seconds, cpu - before.children_system
+
+
+def look_at(paths: list[Path]) -> Looks:
+    """Return what the images of files look like."""
+    return open_images(paths, looked_at=paths).looks
 
 
 def judge_photographs(folder: Path) -> None:

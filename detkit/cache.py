@@ -59,16 +59,28 @@ class FileCache:
         self._bytes = 0  # as last measured, and what we have written since
         self._until_look = 0
 
-    def read(self, key: str) -> bytes | None:
-        """Return what is kept under that key; None when there is nothing."""
-        path = self._path(key)
+    def read(self, key: str, *, used: bool = True) -> bytes | None:
+        """Return what is kept under that key; None when there is nothing.
+
+        It counts as `used` just now, or does not until `use` says so.
+        """
         try:
-            content = path.read_bytes()
+            content = self._path(key).read_bytes()
         except OSError:
             return None
-        with suppress(OSError):
-            os.utime(path)  # used just now
+        if used:
+            self.use(key)
         return content
+
+    def use(self, key: str) -> None:
+        """Count what is kept under that key as used just now."""
+        with suppress(OSError):
+            os.utime(self._path(key))
+
+    def keys(self, start: str) -> list[str]:
+        """Return the keys under which something is kept that begin so, with two letters or more."""
+        files = (self.folder / start[:2]).glob(f"{start}*{self.suffix}")
+        return sorted(path.name.removesuffix(self.suffix) for path in files)
 
     def remove(self, key: str) -> None:
         """Remove what is kept under that key: it is no whole file."""

@@ -43,6 +43,7 @@ from detkit.trace import TraceStage, box_stage, no_stages, selection_stages
 from detkit.transforms.augmentation import Compose
 from detkit.transforms.geometric import RandomHorizontalFlip, Transform
 from detkit.transforms.preparation import Preparation, scale_between
+from detkit.transforms.transfer import arrived, copy_stream, copying
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -123,6 +124,7 @@ class Detector(nn.Module, ABC):
         self.stopwatch = Stopwatch()  # a backend may have finer stages than ours
         # Of a step's images that `losses` is given: below 1 with several devices, or `accumulate`.
         self.batch_share = 1.0
+        self._detecting = 0  # blocks of `detecting` that are open
         self._dtype = torch.float32  # of convolutions and products in `detect`
 
     def load_weights(self, weights: str, class_names: Sequence[str] | None = None) -> None:
@@ -289,6 +291,15 @@ class Detector(nn.Module, ABC):
         """
         return None
 
+    @property
+    def free_sides(self) -> tuple[int, int] | None:
+        """The `side` and `longest` of `shorter_side`, if that is the rule of `network_size`.
+
+        And if `dense_candidates` takes images of any size, not padded: so does then the ONNX file.
+        None: it takes one size.
+        """
+        return None
+
     def given_proposals(self, batch: Batch) -> list[Tensor]:
         """Return the images' proposals, (P, 4) each, network pixels; DetkitError without any."""
         if batch.proposals is None:
@@ -329,10 +340,19 @@ class Detector(nn.Module, ABC):
             proposals=None if proposals is None else torch.from_numpy(proposals),
             image_id=image_id,
         )
-        return self.prepare([sample])
+        device = self.device
+        if not self._detecting or copy_stream(device) is None:
+            return self.prepare([sample])
+        with copying(device):  # in a quarter of the bytes, and beside what is detected meanwhile
+            levels = self.preparation.resize([sample]).pin_memory().to(device)
+            return self.preparation.normalise(levels)
 
     def joined(self, batches: Sequence[Batch]) -> Batch:
         """Return one batch, where the weights are, of batches whose images are of one size."""
+        device = self.device
+        if copy_stream(device) is not None:
+            arrived(batches, device)
+            batches = [one.to(device) for one in batches]
         proposals = [one.proposals for one in batches if one.proposals is not None]
         batch = Batch(
             images=torch.cat([one.images for one in batches]),
@@ -344,7 +364,7 @@ class Detector(nn.Module, ABC):
             proposals=list(itertools.chain(*proposals)) if proposals else None,
             image_ids=[name for one in batches for name in one.image_ids],
         )
-        return batch.to(self.device)
+        return batch.to(device)
 
     @contextmanager
     def detecting(self, timing: dict[str, float] | None = None) -> Iterator[None]:
@@ -354,9 +374,11 @@ class Detector(nn.Module, ABC):
         wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
         self.eval()
         self.stopwatch = Stopwatch(timing, wait)
+        self._detecting += 1
         try:
             yield
         finally:
+            self._detecting -= 1
             self.stopwatch = own_watch
             self.train(was_training)
 
@@ -427,9 +449,10 @@ class Detector(nn.Module, ABC):
             sigma=config.nms_sigma,
             min_score=config.nms_min_score,
         )
-        boxes = clip(boxes / scale_between(original, size).to(boxes), original)
+        # On the CPU, where what is left goes anyway: a GPU would be waited for once more.
+        boxes = clip(boxes.cpu() / scale_between(original, size), original)
         return Detections(
-            boxes=boxes.cpu().numpy(),
+            boxes=boxes.numpy(),
             scores=scores.cpu().numpy(),
             labels=labels.cpu().numpy(),
             image_id=batch.image_ids[index] if batch.image_ids else "",

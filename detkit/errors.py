@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,16 @@ EXTRAS = {
     "timm": "timm",
 }
 SPOKEN = {"torch": "PyTorch", "lightning_fabric": "lightning-fabric", "sklearn": "scikit-learn"}
+
+
+# What libraries say that have no error of their own for it, in lower case.
+NO_MEMORY = (
+    "out of memory",  # CUDA's runtime, Apple's MPS
+    "can't allocate memory",  # torch on a CPU
+    "not enough memory",  # the same on Windows
+    "insufficient memory",  # OpenCV
+    "_alloc_failed",  # cuBLAS, cuDNN, cuFFT
+)
 
 
 class ExitCode(IntEnum):
@@ -56,13 +67,14 @@ class Interrupted(DetkitError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, NumPy, torch (on a GPU or the CPU) or OpenCV found no memory."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
-        or "can't allocate memory" in str(error)
-        or "Insufficient memory" in str(error)
-    )
+    """Return whether Python, NumPy, torch (GPU or CPU), OpenCV or the system found no memory."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # Torch's own class is told by its name, since torch is not imported for this.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return any(phrase in text for phrase in NO_MEMORY)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ plain numpy, never pay for importing torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -137,35 +138,33 @@ class Batch:
         return self.ignored or [boxes[:0] for boxes in self.boxes]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
-        """Return the batch with every tensor on `device`."""
+        """Return the batch with every tensor on `device`.
 
-        def move(tensors: list[Tensor]) -> list[Tensor]:
-            return [tensor.to(device, non_blocking=non_blocking) for tensor in tensors]
-
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            boxes=move(self.boxes),
-            labels=move(self.labels),
-            difficult=move(self.difficult),
-            proposals=None if self.proposals is None else move(self.proposals),
-            ignored=move(self.ignored),
-        )
+        Where that is a GPU nobody waits for the copy; what comes back to the CPU is there.
+        """
+        at_once = non_blocking and str(device).startswith("cuda")
+        return self._each(lambda tensor: tensor.to(device, non_blocking=at_once))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (the DataLoader calls this for a GPU)."""
+        return self._each(lambda tensor: tensor.pin_memory())
 
-        def pin(tensors: list[Tensor]) -> list[Tensor]:
-            return [tensor.pin_memory() for tensor in tensors]
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch."""
+        lists = (self.boxes, self.labels, self.difficult, self.proposals or [], self.ignored)
+        return [self.images, *itertools.chain(*lists)]
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor changed."""
         return replace(
             self,
-            images=self.images.pin_memory(),
-            boxes=pin(self.boxes),
-            labels=pin(self.labels),
-            difficult=pin(self.difficult),
-            proposals=None if self.proposals is None else pin(self.proposals),
-            ignored=pin(self.ignored),
+            images=change(self.images),
+            boxes=list(map(change, self.boxes)),
+            labels=list(map(change, self.labels)),
+            difficult=list(map(change, self.difficult)),
+            proposals=None if self.proposals is None else list(map(change, self.proposals)),
+            ignored=list(map(change, self.ignored)),
         )
 
 

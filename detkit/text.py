@@ -16,7 +16,7 @@ _LONGEST = 60  # signs of a value in a message
 
 def is_plain(text: str) -> bool:
     """Return whether a text is one line of UTF-8 without control characters."""
-    return _UNFIT.search(text) is None
+    return (text.isascii() and text.isprintable()) or _UNFIT.search(text) is None
 
 
 def printable(text: str) -> str:

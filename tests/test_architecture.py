@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "shards": ("files",),
     "machine": (),
     "stopwatch": (),
+    "tethered": (),
     "drawing": (),
     "geometry": (),
     "predictions": ("files", "shards"),
@@ -54,18 +55,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evaluation": ("inference", "predictions", "data", "proposals", "trace"),
     "comparison": (
         *("evaluation", "inference", "predictions", "data", "files", "machine", "model_file"),
-        *("training.run_folder", "training.run_log"),
+        *("training.run_folder", "training.run_log", "tethered"),
     ),
     "report": ("evaluation", "comparison", "data", "files"),
     "labelling": (
         *("data", "files", "cache", "machine", "predictions", "proposals", "config"),
-        *("inference", "model_file"),
+        *("inference", "model_file", "tethered"),
     ),
     "cli": (
         *("report", "labelling", "comparison", "evaluation", "training", "inference"),
         *("proposals", "predictions", "data", "detectors", "detector", "model_file", "networks"),
         *("transforms", "geometry", "config", "files", "machine", "drawing", "stopwatch"),
-        "shards",
+        *("shards", "tethered"),
     ),
 }
 # Imported inside functions alone, since it brings torch.

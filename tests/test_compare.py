@@ -414,26 +414,6 @@ def test_a_measurement_that_is_interrupted_ends_at_once_in_one_line(
     assert errors == "detkit: error: interrupted; go on with the same command and --resume\n"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_training_ends_with_the_comparison_that_began_it_even_when_that_is_killed(
-    tmp_path: Path,
-) -> None:
-    there, plugin = tmp_path / "there", tmp_path / "slow.py"
-    plugin.write_text(f"import time\nopen({str(there)!r}, 'w').close()\ntime.sleep(100)\n")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "detkit.comparison.tethered", "models", "--plugin", str(plugin)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not there.exists():
-        time.sleep(0.05)
-    assert running.poll() is None
-    assert running.stdin is not None
-    running.stdin.close()  # as the system does for a process that is killed
-    assert running.wait(60) == ExitCode.INTERRUPTED
-
-
 @pytest.mark.slow
 def test_models_are_trained_measured_and_put_into_one_table(tmp_path: Path) -> None:
     data, out = tmp_path / "dätä", tmp_path / "öut"

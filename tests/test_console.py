@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -84,9 +85,19 @@ def test_closed_streams_are_no_defect(demo: Path, closed: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["models", "ssd"], ["check", "-h"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "--version",
+        "models ssd",
+        "check -h",
+        "check -q DATA --json",
+        "next -q DATA --paths",
+    ],
+)
 def test_results_that_do_not_fit_on_the_disk_exit_3_in_one_line(
-    tmp_path: Path, words: list[str]
+    demo: Path, tmp_path: Path, words: str
 ) -> None:
     import resource
 
@@ -95,14 +106,15 @@ def test_results_that_do_not_fit_on_the_disk_exit_3_in_one_line(
 
     with (tmp_path / "out.txt").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-B", "-m", "detkit", *words],
+            [sys.executable, "-B", "-m", "detkit", *words.replace("DATA", str(demo)).split()],
             stdout=full,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             preexec_fn=limit,
         )
     assert done.returncode == ExitCode.BAD_INPUT, done.stderr
-    assert done.stderr.startswith("detkit: error: ")
+    start = "detkit: error: standard output: cannot be written: "
+    assert done.stderr.startswith(start) and "free some space" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -154,6 +166,11 @@ def test_a_table_in_a_pipe_has_one_whole_line_a_row(capsys: pytest.CaptureFixtur
         type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
         type("_ArrayMemoryError", (MemoryError,), {})("Unable to allocate 1 TiB"),
         RuntimeError("OpenCV(4) alloc.cpp: error: (-4:Insufficient memory) Failed to allocate"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_no_memory_is_no_defect(
@@ -163,3 +180,24 @@ def test_no_memory_is_no_defect(
     done = detkit("check", demo)
     assert done.returncode == ExitCode.BAD_INPUT
     assert "out of memory; lower --batch-size" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("CUDA error: no kernel image is available for execution on the device", "the GPU failed"),
+        ("The NVIDIA driver on your system is too old (found version 11040)", "the GPU failed"),
+        ("The operator 'aten::x' is not currently implemented for the MPS device", "Apple's GPU"),
+        ("CUDA error: device-side assert triggered", "this is a defect in detkit"),
+        ("an index is out of bounds", "this is a defect in detkit"),
+    ],
+)
+def test_a_gpu_that_fails_is_no_defect_but_what_we_did_to_it_is(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    error = RuntimeError(f"{said}\nFor debugging consider passing")
+    monkeypatch.setattr("detkit.data.open_dataset", mock.Mock(side_effect=error))
+    done = detkit("check", demo)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert told in done.stderr and said in " ".join(done.stderr.split())
+    assert ("--device cpu" in done.stderr) == ("defect" not in told)

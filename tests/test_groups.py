@@ -12,8 +12,10 @@ from PIL import Image, ImageOps
 
 from detkit.data import open_dataset
 from detkit.data.groups import find_groups
-from detkit.data.images import read_small_grey, write_image
-from detkit.data.near_duplicates import MIN_ALIKE, find_copies, likeness, look_at, num_differing
+from detkit.data.image_files import open_images
+from detkit.data.images import decode_small_grey, read_small_grey, write_image
+from detkit.data.looks import Looks
+from detkit.data.near_duplicates import MIN_ALIKE, find_copies, likeness, num_differing
 from detkit.data.records import Dataset, ImageRecord
 from detkit.data.splits import split_dataset, training_splits
 from detkit.errors import DetkitError, UsageError
@@ -21,6 +23,10 @@ from detkit.errors import DetkitError, UsageError
 
 def records_of(dataset: Dataset) -> list[ImageRecord]:
     return list({one.path: one for part in dataset.splits.values() for one in part}.values())
+
+
+def look_at(paths: list[Path]) -> Looks:
+    return open_images(paths, looked_at=paths).looks
 
 
 def together(root: Path, rule: str = "auto") -> set[frozenset[str]]:
@@ -228,17 +234,17 @@ def test_a_second_look_takes_no_decoding_and_a_changed_image_is_looked_at_anew(
     monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "cache"))
     paths = [save(tmp_path / f"{n}.jpg", picture(n), []) for n in range(3)]
     first = look_at(paths).grey
-    read: list[Path] = []
+    read: list[bytes] = []
 
-    def counted(path: Path, side: int) -> np.ndarray:
-        read.append(path)
-        return read_small_grey(path, side)
+    def counted(data: bytes, side: int) -> np.ndarray:
+        read.append(data)
+        return decode_small_grey(data, side)
 
-    monkeypatch.setattr("detkit.data.near_duplicates.read_small_grey", counted)
+    monkeypatch.setattr("detkit.data.image_files.decode_small_grey", counted)
     assert np.array_equal(look_at(paths).grey, first) and read == []
     save(paths[1], picture(9), [])
     again = look_at(paths).grey
-    assert read == [paths[1]] and not np.array_equal(again[1], first[1])
+    assert read == [paths[1].read_bytes()] and not np.array_equal(again[1], first[1])
     for kept in (tmp_path / "cache").rglob("*.grey"):  # as a full disk leaves them
         kept.write_bytes(kept.read_bytes()[:10])
     assert np.array_equal(look_at(paths).grey, again) and len(read) == 4

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -126,7 +129,7 @@ FAKE = """
 import sys, pathlib, time
 words = sys.argv[1:]
 run = pathlib.Path(words[words.index("-o") + 1])
-data = pathlib.Path(words[0])
+data = pathlib.Path(words[-1])
 images = sorted(one.stem for one in (data / "JPEGImages").iterdir())
 labels = sorted(one.stem for one in (data / "Annotations").iterdir())
 assert images == labels
@@ -144,14 +147,18 @@ def training(
     session: Session, monkeypatch: pytest.MonkeyPatch, behave: str, taken: list[Path]
 ) -> Retraining:
     """Return a training every four images whose process is a stand-in for `detkit train`."""
-    begin = retraining._started
 
-    def started(words: list[str], output: int) -> Any:
-        assert words[1:4] == ["-m", "detkit", "train"]
+    def started(words: list[str], output: int, *, aside: bool) -> Any:
+        assert words[0] == "train" and aside
         code = FAKE.replace("BEHAVE", repr(behave))
-        return begin([words[0], "-c", code, *words[4:]], output)
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *words[1:]],
+            stdout=output,
+            stderr=output,
+            start_new_session=os.name != "nt",
+        )
 
-    monkeypatch.setattr(retraining, "_started", started)
+    monkeypatch.setattr(retraining, "start_tethered", started)
     monkeypatch.setattr(retraining, "LEAST_IMAGES", 2)
     return Retraining(session, 4, "ssd", "none", taken.append)
 
@@ -173,7 +180,7 @@ def test_after_each_so_many_new_images_a_training_gives_another_model(
     until(lambda: status_of(beside) == "done")
     assert (beside.told() or {})["at"] == 4
     assert taken[0].read_text().startswith("4 ")
-    assert "--weights" not in taken[0].read_text()
+    assert "'--weights', 'none'" in taken[0].read_text()
     for number in range(5, 9):
         put(session, number)
     until(lambda: len(taken) == 2 and status_of(beside) == "done")

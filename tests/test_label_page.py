@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -321,6 +322,66 @@ def test_ten_thousand_images_scroll_and_jump_without_lag(hand: Labeller) -> None
     milliseconds, seen, rows, found = answer["result"]["value"]
     assert seen and rows < 60 and found == 11  # 777, 7770 to 7779
     assert milliseconds < 2000  # a jump, a hundred scrolls and a filter
+
+
+LONG = {
+    "of-one-folder": [
+        f"recordings-of-the-crossing/camera-left/frame-{n:06}.png" for n in range(98, 102)
+    ],
+    "of-folders-that-differ-in-the-middle": [
+        f"recordings/{where}-of-the-crossing/2023-05-01/000001.png"
+        for where in ("left", "right", "rear")
+    ],
+    "of-dates": [
+        f"2023-05-01T12-{minute}-07.123456789+0200_camera_{side}_final_version.png"
+        for minute in (33, 34)
+        for side in ("left", "right")
+    ],
+    "in-wide-letters": [f"交差点の録画/左側のカメラ/写真の番号は{n}番です.png" for n in "一二三"],
+    "with-accents-apart": [
+        f"cafe\u0301s-et-re\u0301staurants-de-la-ville/ete\u0301-{n}.png" for n in range(3)
+    ],
+    "short": ["a.png", "b.png"],
+}
+ROWS = """[...document.querySelectorAll(".image-row:not([hidden])")].map((row) => {
+  const name = row.querySelector(".name");
+  return [name.textContent, row.title, name.scrollWidth <= name.clientWidth, row.ariaLabel];
+})"""
+TITLE = """(() => {
+  const [start, end] = document.getElementById("name").children;
+  const box = end.getBoundingClientRect();
+  return [start.textContent + end.textContent, document.getElementById("name").title,
+    box.right <= document.getElementById("name").getBoundingClientRect().right + 1];
+})()"""
+
+
+@pytest.mark.parametrize("names", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("width", [1000, 1280])
+def test_long_names_in_the_list_are_told_apart_by_what_is_shown(
+    browser: Page, tmp_path: Path, names: list[str], width: int
+) -> None:
+    for name in names:
+        save(tmp_path / "photos" / name, HEIGHT, WIDTH)
+    browser.errors.clear()
+    browser.look(width, 800)
+    with labelling(tmp_path / "photos", tmp_path / "out", classes=["car"]) as client:
+        Labeller(browser, client, tmp_path / "out").open()
+        rows = browser.run(ROWS)
+        assert len({shown for shown, *_ in rows}) == len(names)
+        found = set()
+        for shown, title, fits, label in rows:
+            (name,) = (one for one in names if title.startswith(one))
+            assert fits and label.startswith(name)
+            parts = [re.escape(part) for part in shown.split("…")]
+            assert re.fullmatch(".+".join(parts) if len(parts) > 1 else parts[0], name), shown
+            assert all(not part.startswith("\u0301") for part in shown.split("…"))
+            assert shown.endswith(name[-4:])
+            found.add(name)
+        assert found == set(names)
+        whole, title, is_in_sight = browser.run(TITLE)
+        assert (whole, title) == (names[0], names[0]) and is_in_sight
+        assert browser.errors == []
+        browser.open("about:blank")
 
 
 def test_a_reload_keeps_the_image_the_boxes_and_the_right_to_write(hand: Labeller) -> None:

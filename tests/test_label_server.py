@@ -7,13 +7,16 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from labelling import Client, labelling, save
 from PIL import Image
 
+from detkit.data.images import read_reduced
 from detkit.labelling.editor import SILENCE, Editors
 from detkit.labelling.previews import Previews
 
@@ -309,6 +312,37 @@ def test_a_preview_of_a_large_jpeg_has_the_side_asked_for_and_its_pixels(tmp_pat
         assert seen.size == size
         expected = Image.fromarray(pixels).resize(size, Image.Resampling.BOX)
         assert np.abs(np.asarray(seen, int) - np.asarray(expected, int)).max() <= 8
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".gif"])
+def test_an_image_without_a_reduced_form_is_decoded_once_for_all_its_previews(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    y, x = np.mgrid[:1200, :2100]
+    pixels = np.stack([x / 2100 * 255, y / 1200 * 255, x * 0 + 99], axis=-1).astype(np.uint8)
+    path = tmp_path / f"big{suffix}"
+    Image.fromarray(pixels).save(path)
+    decoded: list[Path] = []
+
+    def read(path: Path, side: int) -> Any:
+        decoded.append(path)
+        time.sleep(0.1)  # so that all ask before the first has its answer
+        return read_reduced(path, side)
+
+    monkeypatch.setattr("detkit.labelling.previews.read_reduced", read)
+    previews = Previews()
+    with ThreadPoolExecutor(4) as pool:  # as the page asks, and what is prepared ahead
+        sides = (256, 2048, 1024, 256)
+        found = [*pool.map(lambda side: previews.preview(path, side), sides)]
+    previews.preview(path, 1024)
+    assert len(decoded) == 1
+    for side, content in zip(sides, found, strict=True):
+        size = (side, round(1200 * side / 2100))
+        expected = Image.open(path).convert("RGB").resize(size, Image.Resampling.BOX)
+        seen = Image.open(io.BytesIO(content))
+        assert seen.size == size
+        assert np.abs(np.asarray(seen, int) - np.asarray(expected, int)).max() <= 24
+        assert np.abs(np.asarray(seen, int) - np.asarray(expected, int)).mean() <= 2
 
 
 def test_pictures_asked_for_by_no_number_are_400_and_beyond_the_image_404(client: Client) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detkit.data.near_duplicates import GREY_SIDE, PLAIN, Looks, difference_hash
+from detkit.data.looks import GREY_SIDE, PLAIN, Looks, difference_hash
 from detkit.labelling.doubt import class_needs, detection_doubts, image_doubt
 from detkit.labelling.novelty import (
     distances,

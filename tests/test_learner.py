@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from toy import make_toy, scores_of, write_images
 
 from detkit.data.records import ImageRecord
 from detkit.errors import UsageError
-from detkit.networks.precision import choose_precision, find_device, memory_format
+from detkit.networks.precision import (
+    choose_precision,
+    find_device,
+    memory_format,
+    require_trainable,
+)
 from detkit.training.ema import EMA
 from detkit.training.learner import freeze_norms, frozen_norms
 
@@ -85,10 +91,49 @@ def test_precision_is_chosen_by_what_was_measured(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:
-    assert find_device("cpu").type == "cpu"
-    for device in ("cuda:99", "abacus"):
+    assert find_device("cpu") == find_device("cpu:0") == torch.device("cpu")
+    for device in ("cuda:99", "abacus", "mps:1", "meta", "gpu", "0", ""):
         with pytest.raises(UsageError, match=f"--device {device}"):
             find_device(device)
+
+
+def test_a_gpu_that_is_not_here_is_told_with_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old() -> bool:
+        warnings.warn("CUDA initialization: the driver is too old. Update it.", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", too_old)
+    with pytest.raises(UsageError, match=r"cuda: .* no GPU here \(.*driver is too old\); try"):
+        find_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UsageError, match=r"cuda:2: this machine has 2 GPUs, the first cuda:0"):
+        find_device("cuda:2")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UsageError, match=r"is built without GPUs; try --device auto"):
+        find_device("cuda")
+
+
+def test_the_precision_of_a_gpu_goes_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detkit.networks.precision.bf16_gain", lambda device: 1.0)
+    gpu = torch.device("cuda", 1)
+    for major, chosen in ((9, "bf16-mixed"), (8, "bf16-mixed"), (7, "32-true")):
+        asked: list[torch.device] = []
+        kinds = {"get_device_capability": lambda at, a=asked, m=major: (a.append(at), (m, 0))[1]}
+        for name, value in kinds.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        for measure in (True, False):
+            assert choose_precision("auto", gpu, measure=measure)[0] == chosen
+        assert asked == [gpu, gpu]
+
+
+def test_fp16_trains_on_gpus_alone(tmp_path: Path, records: list[ImageRecord]) -> None:
+    require_trainable("16-mixed", torch.device("cuda"))
+    with pytest.raises(UsageError, match="--precision 16-mixed: only a GPU trains in it; choose"):
+        next(run(records, tmp_path / "run", precision="16-mixed"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,25 @@ def test_every_tensor_of_a_batch_moves_and_is_pinned(
     )
     assert [id(one) for one in tensors_of(batch.pin_memory())] == [id(one) for one in pinned]
     assert len(pinned) == len(tensors_of(batch))
+    assert [id(one) for one in batch.tensors] == [id(one) for one in tensors_of(batch)]
+
+
+def test_a_packed_batch_is_pinned_with_all_that_travels_beside_its_images(
+    records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = TrainingDataset(records, CLASSES)[2]
+    sample = replace(ignore_the_first(sample), proposals=sample.boxes + 1)
+    pinned: list[torch.Tensor] = []
+    packed = PackedBatch.of([sample, sample], make_toy().preparation)
+    wanted = packed.unpack()
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda self: pinned.append(self.clone()) or pinned[-1]
+    )
+    locked = packed.pin_memory()
+    assert len(pinned) == 1 + 5  # not one for each image
+    assert_equal(locked.unpack(), wanted)
+    homes = {one.untyped_storage().data_ptr() for one in pinned[1:]}
+    assert {one.untyped_storage().data_ptr() for one in locked.unpack().tensors[1:]} == homes
 
 
 @pytest.mark.slow

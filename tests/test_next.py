@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from labelled_folders import put, xml
+from labelling import save as save_noise
 from numpy.typing import NDArray
 from pictures import picture
 from pictures import save as write_picture
@@ -21,6 +24,7 @@ from test_schema import faults
 from detkit.data import open_dataset, sources
 from detkit.data.images import read_image
 from detkit.errors import DetkitError
+from detkit.labelling.photos import open_photos
 from detkit.model_file import model_info
 
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
@@ -150,6 +154,39 @@ def test_a_video_in_the_pool_is_left_out_and_said(pool: Path) -> None:
     done = detkit("next", pool)
     assert len(rows_of(done)) == 7
     assert "clip.avi: is a video, left out" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+@pytest.mark.parametrize("how", ["folder", "folder-of-that-name", "file", "glob", "list"])
+def test_an_image_that_no_label_file_can_name_is_left_out_as_label_does(
+    tmp_path: Path, how: str
+) -> None:
+    root = tmp_path / (os.fsdecode(b"al\xe9") if how == "folder-of-that-name" else "pool")
+    names = [
+        b"a b.png",
+        "\N{SNOWMAN}.png".encode(),
+        b"-c.png",
+        b"\xff.png",
+        b"d\ne.png",
+        b"f\x1b.png",
+    ]
+    for seed, name in enumerate([*names, b"in\xfe/g.png"]):
+        save_noise(root / os.fsdecode(name), seed=seed)
+    fit = {"a b.png", "\N{SNOWMAN}.png", "-c.png"}
+    assert {one.name for one in open_photos(root).photos} == fit
+    sources = {
+        "file": [str(root / os.fsdecode(name)) for name in names],
+        "glob": [f"{root}/**/*.png"],
+        "list": [f"@{tmp_path / 'list.txt'}"],
+    }.get(how, [str(root)])
+    lines = [str(one) for one in root.rglob("*.png") if "\n" not in one.name]
+    (tmp_path / "list.txt").write_bytes(os.fsencode("\n".join(lines)))
+    done = detkit("next", *sources)
+    assert {Path(row["image"]).name for row in rows_of(done)} == fit
+    told = [line for line in done.stderr.splitlines() if line.endswith("rename it; left out")]
+    assert len(told) == {"file": 3, "list": 3}.get(how, 4)
+    again = detkit("next", *sources, "--paths")
+    assert {Path(line).name for line in again.stdout.splitlines()} == fit
 
 
 @pytest.fixture(scope="module")

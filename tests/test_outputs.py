@@ -54,6 +54,37 @@ def test_eval_writes_nothing_into_the_labelled_folder_even_with_force(
     assert not (folder / name).exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check DATA --report",
+        "eval --predictions DATA DATA --report",
+        "suspects DATA --predictions DATA -o",
+        "compare DATA --models ssd --folds 3 --max-steps 1 -o OUT --report",
+        "enough DATA --model ssd --max-minutes 9 -o OUT --report",
+    ],
+)
+@pytest.mark.parametrize("name", ["page.txt", "page", ".html", "page.html.bak"])
+def test_a_page_by_a_name_that_no_browser_opens_is_refused_at_once(
+    folder: Path, tmp_path: Path, words: str, name: str
+) -> None:
+    *start, option = words.split()
+    places = {"DATA": folder, "OUT": tmp_path / "out"}
+    page = tmp_path / name
+    done = detkit(*(places.get(word, word) for word in start), option, page)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"detkit: error: {option} {page}: a page's name ends in .html, by which it is opened\n"
+    )
+    assert not page.exists()
+
+
+def test_a_page_may_have_any_of_the_suffixes_of_pages(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.html", "a.HTM"):
+        assert detkit("check", folder, "--report", tmp_path / name).returncode == 0
+        assert "<html" in (tmp_path / name).read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="named pipes")
 def test_a_pipe_is_no_file_to_overwrite(folder: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "junit"

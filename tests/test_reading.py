@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from labelled_folders import codes, put
 
 from detkit.data import open_dataset
-from detkit.data.formats import coco_json, voc_xml
-from detkit.data.formats.yolo_rows import parse_row, plain_row
-from detkit.data.records import ObjectRecord, object_record
+from detkit.data.checks.boxes import check_boxes
+from detkit.data.formats import coco, coco_json, voc, voc_xml
+from detkit.data.formats.yolo_rows import parse_row, plain_objects
+from detkit.data.records import ImageRecord, ObjectRecord, image_record, object_record
 from detkit.machine import paused_collector
 from detkit.predictions.readers import read_predictions
 from detkit.predictions.reference import Reference
@@ -30,6 +31,15 @@ def test_a_record_made_fast_is_the_frozen_record():
         assert made == plain and type(made) is ObjectRecord and hash(made) == hash(plain)
         with pytest.raises(AttributeError):
             made.name = "dog"
+
+
+def test_a_record_of_an_image_made_fast_is_the_frozen_one():
+    values = ("a.jpg", FILE, (object_record("cat", (1.0, 2.0, 3.0, 4.0)),), 9, 8, FILE, "7")
+    for count in range(2, len(values) + 1):
+        made, plain = image_record(*values[:count]), ImageRecord(*values[:count])
+        assert made == plain and type(made) is ImageRecord and hash(made) == hash(plain)
+        with pytest.raises(AttributeError):
+            made.width = 1
 
 
 def test_the_collector_is_as_it_was_after_a_pause_that_fails():
@@ -154,15 +164,52 @@ def test_usual_voc_files_take_the_short_way():
     assert [one.line for one in found.objects] == [5, 8]  # counted by hand
 
 
-@given(st.lists(st.sampled_from(["0", "7", "-1", "1.0", ".5", "1e400", "nan", "x", "9" * 20, "٣"])))
-def test_a_plain_row_is_read_as_any_other(words):
-    plain = plain_row(words) if len(words) == 5 else None
-    if plain is not None:
-        index, box, stated = plain
-        assert parse_row(words, keypoints=False) == (index, box, False)
-        assert stated.split() == [
-            f"{key}={word}" for key, word in zip(("cx", "cy", "width", "height"), words[1:])
-        ]
+WORDS = [
+    "0",
+    "7",
+    "-1",
+    "1.0",
+    ".5",
+    "0.25",
+    "1e400",
+    "1e308",
+    "nan",
+    "x",
+    "9" * 20,
+    "\u0663",
+    "00",
+]
+ROW = st.one_of(
+    st.lists(st.sampled_from(WORDS[:6]), min_size=4, max_size=4).map(lambda row: ["7", *row]),
+    st.lists(st.sampled_from(WORDS), max_size=6),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=st.lists(ROW, max_size=4), end=st.sampled_from(["\n", "\r\n", "\r", " \n\n", "\x0b"]))
+def test_plain_yolo_rows_are_read_as_a_loop_over_careful_ones(rows, end):
+    text = "".join(" ".join(row) + end for row in rows)
+    names = {"0": "cat", "7": "dog"}
+    expected = []
+    for line, content in enumerate(text.splitlines(), 1):
+        row = parse_row(content.split(), keypoints=False)
+        if not content.split():
+            continue
+        if len(content.split()) != 5 or row is None or content.split()[0] not in names:
+            expected = None
+            break
+        box = tuple(side * by for side, by in zip(row[1], (640, 480, 640, 480)))
+        keys = zip(("cx", "cy", "width", "height"), content.split()[1:])
+        stated = " ".join(f"{key}={word}" for key, word in keys)
+        name = names[content.split()[0]]
+        expected.append(
+            ObjectRecord(name, box, file=FILE, line=line, number=len(expected) + 1, stated=stated)
+        )
+    found = plain_objects(text, names, (480, 640), FILE, is_made=False)
+    if expected is None:
+        assert found is None
+    elif "1e308" not in text or found is not None:  # the sum of such may be no number
+        assert found == tuple(expected)
 
 
 def test_plain_comp4_files_are_read_as_a_loop_reads_them(tmp_path):
@@ -229,3 +276,26 @@ def test_images_that_are_missing_stay_inside_a_folder_with_links(tmp_path):
     for record in (one for part in data.splits.values() for one in part):
         assert record.path.resolve().is_relative_to(root.resolve())
     assert codes(data).count("path-outside") >= 4
+
+
+SIDE = st.sampled_from(
+    [0.0, -0.0, -1.0, -1.5, 1.0, 1.0000001, 9.0, 10.0, 11.0, 11.5, 1e308, -1e308]
+)
+ODD_SIDE = st.one_of(SIDE, st.sampled_from([float("nan"), float("inf"), -float("inf")]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    boxes=st.lists(st.tuples(*[ODD_SIDE] * 4), max_size=4),
+    sound=st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, 2.0])] * 2), max_size=3),
+    size=st.sampled_from([None, (10, 10), (10, 11)]),
+    form=st.sampled_from([voc.FORMAT, coco.FORMAT]),
+)
+def test_boxes_that_are_soon_told_to_be_sound_are_so_one_by_one(boxes, sound, size, form):
+    boxes = [*boxes[: len(boxes) // 2], *((x, y, x + 5, y + 5) for x, y in sound)]
+    objects = tuple(ObjectRecord("cat", box) for box in boxes)
+    record = ImageRecord("a.jpg", Path("a.jpg"), objects)
+    short = [*check_boxes(record, size, form)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detkit.data.checks.boxes._all_sound", lambda *_: False)
+        assert [*check_boxes(record, size, form)] == short

@@ -85,10 +85,30 @@ def test_a_file_to_be_read_that_is_not_there_is_bad_input_and_named(words: str) 
         ),
         ("train demo --model ssd -o out --set size=abc", "--set size=abc: expected a whole number"),
         ("export run -o m.foo", "-o m.foo: an ONNX file's name ends in .onnx"),
+        ("models --plugin ..", "--plugin ..: neither a Python file (.py) nor a module"),
+        ("eval run demo --plugin a/b", "--plugin a/b: neither a Python file (.py) nor a module"),
     ],
 )
 def test_a_wrong_name_or_value_is_wrong_usage(words: str, told: str) -> None:
     assert told in refused(words, ExitCode.USAGE)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("folder", [".", "..", "/", "demo"])
+def test_a_folder_is_no_part_to_be_merged(folder: str) -> None:
+    told = refused(f"merge {folder} gone -o out.jsonl", ExitCode.BAD_INPUT)
+    assert told.endswith(f"{folder}: is a folder; name the files in it")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [("moon", "NameError: name 'moon'"), ("def f(", "SyntaxError"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_a_plugin_whose_code_fails_is_no_defect_of_ours(here: Path, code: str, told: str) -> None:
+    (here / "broken.py").write_text(code)
+    line = refused("models --plugin broken.py", ExitCode.BAD_INPUT)
+    assert line.startswith(f"detkit: error: --plugin broken.py: ended with {told}")
+    assert "defect" not in line
 
 
 @pytest.mark.usefixtures("here")

@@ -23,8 +23,8 @@ from detkit.cli.options import (
     Plugin,
     Quiet,
     class_list,
-    require_free,
     require_one_form,
+    require_page,
 )
 from detkit.cli.reached import backend_config, find_reach_of, write_page
 from detkit.errors import ExitCode, UsageError
@@ -100,14 +100,12 @@ def check(
     if group != "auto" and not images:
         raise UsageError(f"--group {group}: is for leaks, for which images are read; --images")
     console = Console(quiet, markdown=markdown)
-    require_free("--report", page, force=force, data=data)
+    require_page("--report", page, force=force, data=data)
     own = None if model is None else backend_config(model, settings or (), plugin)
     dataset = open_dataset(data, classes=class_list(classes))
     tell_notes(console, dataset, findings_follow=True)
     with console.counting("checking") as progress:
-        findings = find_mistakes(
-            dataset, read_images=images, progress=progress, comparing=progress, group=group
-        )
+        findings = find_mistakes(dataset, read_images=images, progress=progress, group=group)
     if strict:
         findings = [
             replace(one, severity="error") if one.code in LEAKS else one for one in findings

@@ -39,8 +39,8 @@ from detkit.cli.options import (
     Plugin,
     Quiet,
     class_list,
-    require_free,
     require_one_form,
+    require_page,
     require_results,
 )
 from detkit.cli.train_plan import in_full
@@ -244,10 +244,10 @@ def compare(
     if folds is not None and run:
         raise UsageError("--run: may be trained on what --folds would judge it by; leave it out")
     chosen = class_list(classes)
-    dataset, part = open_to_compare(console, data, chosen, split, folds, bool(names or commands))
     if data.is_dir():
         require_apart(data, out)
-    require_free("--report", page, force=force or resume, data=data, made=out)
+    require_page("--report", page, force=force or resume, data=data, made=out)
+    dataset, part = open_to_compare(console, data, chosen, split, folds, bool(names or commands))
     score([], [], dataset.class_names, metric, iou)  # a wrong option is told at once
     own_val = val if folds is None else None
     require_valid(rows, dataset, backbone, weights, own_val, max_steps, max_minutes)

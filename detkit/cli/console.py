@@ -206,6 +206,30 @@ class TrainingReport:
         )
 
 
+class NamedStdout(io.TextIOWrapper):
+    """A stdout whose errors say that it is the one that cannot be written."""
+
+    def write(self, text: str) -> int:
+        """Return how many characters were taken."""
+        with _named_stdout():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        with _named_stdout():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _named_stdout() -> Iterator[None]:
+    """Give the block's OSError the name that a file's has; a reader that left stays one."""
+    try:
+        yield
+    except OSError as error:
+        why = f"cannot be written: {error.strerror or error}"
+        raise OSError(error.errno, why, "standard output") from error
+
+
 class LastingStderr(io.TextIOWrapper):
     """A stderr that outlives its reader: what nobody hears any more does not end the work."""
 
@@ -231,21 +255,28 @@ def sound_streams() -> Iterator[None]:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by `>&-`; in order, each gets its own number
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
-    before = sys.stderr
-    for stream in (sys.stdout, sys.stderr):
+    before = sys.stdout, sys.stderr
+    for name, kind in (("stdout", NamedStdout), ("stderr", LastingStderr)):
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             # Windows' pipes are not UTF-8 by themselves, and a file name need not be.
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
-    if isinstance(before, io.TextIOWrapper):
-        sys.stderr = LastingStderr(
-            before.buffer, encoding="utf-8", errors="surrogateescape", line_buffering=True
-        )
+            sound = kind(
+                stream.buffer,
+                encoding="utf-8",
+                errors="surrogateescape",
+                line_buffering=stream.line_buffering or name == "stderr",
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, sound)
     try:
         yield
     finally:
-        if isinstance(sys.stderr, LastingStderr):
-            sys.stderr.detach()
-        sys.stderr = before
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, NamedStdout | LastingStderr):
+                with contextlib.suppress(OSError):
+                    stream.detach()
+        sys.stdout, sys.stderr = before
 
 
 @contextlib.contextmanager

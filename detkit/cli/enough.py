@@ -29,8 +29,8 @@ from detkit.cli.options import (
     Seed,
     class_list,
     nearest,
-    require_free,
     require_one_form,
+    require_page,
     require_results,
 )
 from detkit.cli.train_plan import Plan, in_full, sound_data
@@ -180,7 +180,7 @@ def enough(
     budget = divide_minutes(max_minutes, _shares(parts), draws)
     if out is not None:
         _require_free_folder(data, out, resume=resume, force=force)
-    require_free("--report", page, force=force or resume, data=data, made=out)
+    require_page("--report", page, force=force or resume, data=data, made=out)
     names = class_list(classes)
     _require_valid(model, backbone, weights, settings or (), metric, iou)
     plugins = [str(in_full(place)) for place in plugin or ()]

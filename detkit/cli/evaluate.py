@@ -55,6 +55,7 @@ from detkit.cli.options import (
     class_list,
     require_free,
     require_one_form,
+    require_page,
 )
 from detkit.cli.processes import Asked
 from detkit.cli.seen import Wish
@@ -276,7 +277,7 @@ def evaluate(
     if max_drop is not None and baseline is None:
         raise UsageError("--max-drop is how far mAP may fall below --baseline OLD.json: add it")
     data = Path(places[-1])
-    require_free("--report", page, force=force, data=data)
+    require_page("--report", page, force=force, data=data)
     require_free("--junit", junit, force=force, data=data)
     require_free("--pr-curve", pr_curve, force=force, data=data)
     several = devices * nodes > 1

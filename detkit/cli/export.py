@@ -64,6 +64,14 @@ def export(
             help="Images that the file takes a run. [default: any number if it can, else 1]",
         ),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="any|HxW",
+            help="The network's images: of any size, or height x width, into which others are "
+            "fitted. [default: any if it can, else its own]",
+        ),
+    ] = None,
     set_: Settings = None,
     plugin: Plugin = None,
     force: Force = False,
@@ -84,7 +92,13 @@ def export(
       detkit export run/best.safetensors -o model.onnx --raw --nms --verify photos
       detkit export run/best.safetensors -o small.onnx --raw --nms --int8 --calibrate photos
     """
-    from detkit.cli.export_checks import has_objects, labelled, require_parity, small_enough
+    from detkit.cli.export_checks import (
+        has_objects,
+        labelled,
+        network_input,
+        require_parity,
+        small_enough,
+    )
     from detkit.data.sources import find_images
     from detkit.detector import Detector
     from detkit.files import write_bytes
@@ -101,6 +115,7 @@ def export(
         )
     if max_drop is not None and not int8:
         raise UsageError("--max-drop is for --int8: add it, or leave both out")
+    wanted = None if size is None else network_input(size)
     load_plugins(plugin)
     calibration = None if calibrate is None else open_named("--calibrate", calibrate)
     if calibration is not None and not has_objects(calibration):
@@ -116,6 +131,7 @@ def export(
         detector,
         images=(image.read() for image in images),
         batch_size=batch_size,
+        size=wanted,
         name=str(out),
     )
     console.note(

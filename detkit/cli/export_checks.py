@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.judged import choose_split
-from detkit.errors import DetkitError
+from detkit.errors import DetkitError, UsageError
 from detkit.structures import ROUNDING
 from detkit.text import counted
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
+    from detkit.inference.onnx_export import NetworkInput
     from detkit.structures import Detections, Scores
 
 # Ours, of mAP: rounding alone changes the order of a few detections of all but equal scores.
 MOST_APART = 0.005
+SMALLEST_INPUT, LARGEST_INPUT = 16, 8192  # pixels of a side
 MOST_CALIBRATED = 100  # images; ranges change little beyond
+
+
+def network_input(word: str) -> NetworkInput:
+    """Return what `--size` says: "any", or (height, width); raises UsageError for other words."""
+    if word == "any":
+        return "any"
+    found = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", word.strip())
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not SMALLEST_INPUT <= min(size) <= max(size) <= LARGEST_INPUT:
+        raise UsageError(
+            f"--size {word}: expected any, or height x width of {SMALLEST_INPUT} to "
+            f"{LARGEST_INPUT} pixels each, like --size 320x480"
+        )
+    return size
 
 
 def labelled(word: str) -> Dataset | None:

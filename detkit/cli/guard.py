@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import sys
@@ -68,17 +67,40 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     """Return the line and the exit code for an exception that ended a command."""
     if isinstance(error, DetkitError):
         return str(error), error.exit_code
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
-        advice = "; free some space and go on" if error.errno == errno.ENOSPC else ""
-        return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
     if is_out_of_memory(error):
         return "out of memory; lower --batch-size or --set size=", ExitCode.BAD_INPUT
+    if isinstance(error, OSError) and error.strerror:
+        from detkit.files import is_full  # `--help` has no time for it
+
+        where = "" if error.filename is None else f"{error.filename}: "
+        advice = "; free some space and go on" if is_full(error) else ""
+        return f"{where}{error.strerror}{advice}", ExitCode.BAD_INPUT
+    failed = _failed_device(error)
+    if failed is not None:
+        return failed, ExitCode.BAD_INPUT
     return (
         f"unexpected {type(error).__name__}: {error}; this is a defect in detkit: "
         "please report it with the output of the same command and --debug",
         ExitCode.BAD_INPUT,
     )
+
+
+def _failed_device(error: Exception) -> str | None:
+    """Return what is to be said where a GPU or its driver failed, or cannot do something.
+
+    None for all else, and for what a mistake in a program does to a GPU.
+    """
+    said = str(error).partition("\n")[0]
+    if "device-side assert" in said or "illegal memory access" in said:
+        return None
+    if "MPS" in said:
+        return (
+            f"Apple's GPU cannot do this ({said}); set PYTORCH_ENABLE_MPS_FALLBACK=1, which "
+            "has the CPU do it, or --device cpu"
+        )
+    if any(word in said for word in ("CUDA error", "cuDNN error", "NVIDIA driver", "NCCL error")):
+        return f"the GPU failed ({said}); nvidia-smi shows its state, --device cpu does without"
+    return None
 
 
 def _debug_wanted() -> bool:

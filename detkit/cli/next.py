@@ -30,7 +30,7 @@ from detkit.cli.options import (
 )
 from detkit.errors import DetkitError, UsageError
 from detkit.inference.models import model_of, require_model, require_published
-from detkit.text import agreed, counted
+from detkit.text import agreed, counted, is_plain
 
 if TYPE_CHECKING:
     from detkit.data.records import Dataset
@@ -148,14 +148,18 @@ def _require_no_options_of_models(
 def _names(console: Console, sources: Sequence[str]) -> list[str]:
     """Return the files of the sources; what is no file of one image is told and left out."""
     from detkit.data.sources import find_images, is_live
+    from detkit.data.tree import UNFIT_NAME
 
     live = next(filter(is_live, sources), None)
     if live is not None:
         raise UsageError(f"{live}: is a stream; the pool is of files, which can be labelled")
     names = []
+    folders = [Path(source) for source in sources if Path(source).is_dir()]
     frames: Counter[str] = Counter()
     for image in find_images(sources, stdin=sys.stdin, every=FRAMES_APART):
-        if image.file is not None:
+        if image.file is not None and not _is_fit(image.file, folders):
+            console.warn(f"{image.name}: {UNFIT_NAME}; left out")
+        elif image.file is not None:
             names.append(image.name)
         else:
             frames[image.name.rpartition("#")[0] or image.name] += 1
@@ -164,6 +168,12 @@ def _names(console: Console, sources: Sequence[str]) -> list[str]:
     if not names:
         raise DetkitError("no image in the pool")
     return names
+
+
+def _is_fit(path: Path, folders: Sequence[Path]) -> bool:
+    """Return whether a label file can name an image, below the folder it was found in."""
+    above = next((one for one in folders if path.is_relative_to(one)), None)
+    return is_plain(str(path if above is None else path.relative_to(above)))
 
 
 def _opened(console: Console, path: Path) -> Dataset:
@@ -266,11 +276,8 @@ def _tell(
 
     if paths:
         for one in ranked:
-            path = pool.names[one.place]
-            if "\n" in path:
-                console.warn(f"{path}: has a line break in its name: left out")
-            else:  # as it is: another program is to find it
-                sys.stdout.write(f"{path}\n")
+            # As it is: another program is to find it.
+            sys.stdout.write(f"{pool.names[one.place]}\n")
         return
     if as_json or not sys.stdout.isatty():
         for number, one in enumerate(ranked, start=1):

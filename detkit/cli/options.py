@@ -228,3 +228,20 @@ def require_free(
         from detkit.data.output import require_apart
 
         require_apart(data, path)
+
+
+def require_page(
+    option: str,
+    path: Path | None,
+    *,
+    force: bool,
+    data: Path | None = None,
+    made: Path | None = None,
+) -> None:
+    """Raise UsageError as `require_free` does, and for a page that no browser shows by its name."""
+    if path is None:
+        return
+    require_free(option, path, force=force, data=data, made=made)
+    is_special = path.exists() and not path.is_file()
+    if path.suffix.lower() not in (".html", ".htm") and not is_special:
+        raise UsageError(f"{option} {path}: a page's name ends in .html, by which it is opened")

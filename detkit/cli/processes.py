@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.shards import require_ends
-from detkit.comparison.tethered import start_tethered
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import beside, one_at_a_time
+from detkit.tethered import start_tethered
 from detkit.text import counted
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from detkit.cli.options import (
     Threads,
     class_list,
     require_free,
+    require_page,
 )
 from detkit.errors import DetkitError, ExitCode, UsageError
 from detkit.text import agreed, counted
@@ -122,7 +123,7 @@ def suspects(
     if len(named) != 1:
         what = "none is given" if not named else f"{' and '.join(named)} are given"
         raise UsageError(f"choose one of --folds, --model and --predictions: {what}")
-    require_free("--report", page, force=force, data=data)
+    require_page("-o", page, force=force, data=data)
     require_free("--patch", patch, force=force, data=data)
     from detkit.data import open_dataset
     from detkit.evaluation.suspect_list import entries_of, list_to_json

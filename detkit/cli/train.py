@@ -318,11 +318,12 @@ def _require_reachable(
 def _require_valid(plan: Plan, out: Path, *, resume: bool, force: bool) -> None:
     """Raise UsageError for what is wrong whatever the data are: to look at those takes minutes."""
     from detkit.data.output import require_apart
-    from detkit.networks.precision import choose_precision, find_device
+    from detkit.networks.precision import choose_precision, find_device, require_trainable
     from detkit.training.run_folder import RunFolder
 
     plan.validate()
-    choose_precision(plan.precision, find_device(plan.device), measure=False)
+    device = find_device(plan.device)
+    require_trainable(choose_precision(plan.precision, device, measure=False)[0], device)
     for folder in (plan.data, plan.val):
         if folder is not None and Path(folder).is_dir():
             require_apart(Path(folder), out)

@@ -126,11 +126,11 @@ def without_errors(console: Console, dataset: Dataset, data: str, *, skip_bad: b
     Raises DetkitError naming the first errors when there are some and `skip_bad` is not given.
     """
     from detkit.data.checks.check import check, drop_bad, format_finding
-    from detkit.data.checks.leaks import num_compared
+    from detkit.data.checks.leaks import compared
 
     with console.counting("checking") as progress:
         findings = check(dataset, progress=progress, most_compared=MOST_COMPARED)
-    if (number := num_compared(dataset)) > MOST_COMPARED:
+    if (number := len(compared(dataset))) > MOST_COMPARED:
         console.note(
             f"copies between splits not looked for, among {number} images: detkit check {data}"
         )

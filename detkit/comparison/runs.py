@@ -26,9 +26,9 @@ from typing import Any
 from detkit.comparison.commands import Command, run_command
 from detkit.comparison.measure import Measured, measure
 from detkit.comparison.places import HERE, Place, side_by_side
-from detkit.comparison.tethered import start_tethered
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
 from detkit.files import write_bytes
+from detkit.tethered import start_tethered
 from detkit.text import counted, cut
 
 ERROR = "detkit: error: "  # how the command begins the line that says why it failed
@@ -260,7 +260,7 @@ def _train(
         words = ["train", "--resume", "-o", str(cell.run)]
     elif cell.run.exists():
         words.append("--force")
-    process = start_tethered(words, place.environment)
+    process = start_tethered(words, environment=place.environment)
     reason = ""
     ended = False
     try:

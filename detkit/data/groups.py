@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from detkit.data.images import identical_files, taken_at
-from detkit.data.near_duplicates import NUM_BITS, Looks, find_copies, look_at, num_differing
+from detkit.data.image_files import ImageFiles, open_images
+from detkit.data.looks import NUM_BITS, Looks
+from detkit.data.near_duplicates import find_copies, num_differing
 from detkit.data.paths import fold, split_name, stem_of
 from detkit.data.records import ImageRecord
 from detkit.errors import DetkitError, UsageError
@@ -94,6 +95,7 @@ def find_groups(
     rule: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     needed: Collection[Path] | None = None,
+    files: ImageFiles | None = None,
 ) -> Groups:
     """Return which images belong together.
 
@@ -103,22 +105,27 @@ def find_groups(
     number (rec3_000123), of a burst by EXIF times, and copies of each other; where only a name
     that need not be of a recording (`apple_12`, `2008_000003`) tells, consecutive ones must also
     look more alike than others. `progress` hears (images looked at, in all). Where images are
-    `needed`, a file may lack the others: each of those is one of its own, and it is said.
+    `needed`, a file may lack the others: each of those is one of its own, and it is said. `files`
+    are the images where they are open already; "auto" opens them itself.
     Raises UsageError for a rule that is none of these or matches no image; DetkitError for a file
     that cannot be read or lacks an image.
     """
     paths = [record.path for record in records]
     together = _Union(len(records))
     place_of = {path: place for place, path in enumerate(paths)}
-    same = identical_files(paths)
+    word = rule.strip().lower()
+    is_auto = word == "auto"
+    if files is None or is_auto:
+        looked_at = paths if is_auto and len(paths) <= MOST_LOOKED_AT else ()
+        dated = paths if is_auto else ()
+        files = open_images(paths, dated=dated, looked_at=looked_at, progress=progress)
+    same = files.identical(paths)
     for group in same:
         together.join([place_of[path] for path in group])
     rules = [f"{SAME_BYTES}: {len(same)}"] if same else []
-    word = rule.strip().lower()
-    if word == "auto":
-        looks = look_at(paths, progress) if len(paths) <= MOST_LOOKED_AT else None
-        rules += _by_names_and_times(records, together, looks)
-        copies = find_copies(looks) if looks is not None else []
+    if is_auto:
+        rules += _by_names_and_times(records, together, files)
+        copies = find_copies(files.looks_of(paths)) if files.looked_at else []
         for copy in copies:
             together.join([copy.image, copy.other])
         if copies:
@@ -131,13 +138,13 @@ def find_groups(
     return _groups(paths, together, rules)
 
 
-def recordings(records: Sequence[ImageRecord], looks: Looks | None) -> Groups:
+def recordings(records: Sequence[ImageRecord], files: ImageFiles) -> Groups:
     """Return the groups that names, folders and times tell, copies apart: see `find_groups`.
 
-    `looks` are those of the records in their order; None: names alone tell.
+    `files` are those of the records, dated; where none was looked at, names and times alone tell.
     """
     together = _Union(len(records))
-    rules = _by_names_and_times(records, together, looks)
+    rules = _by_names_and_times(records, together, files)
     return _groups([record.path for record in records], together, rules)
 
 
@@ -149,10 +156,11 @@ def _groups(paths: Sequence[Path], together: _Union, rules: Sequence[str]) -> Gr
 
 
 def _by_names_and_times(
-    records: Sequence[ImageRecord], together: _Union, looks: Looks | None
+    records: Sequence[ImageRecord], together: _Union, files: ImageFiles
 ) -> list[str]:
     """Join images by folder, stem, export and burst; return the rules that told."""
     rules = []
+    looks = files.looks_of(record.path for record in records) if files.looked_at else None
     classes = {fold(one.name) for record in records for one in record.counted}
     for name, key_of in (("folders", _folder), ("stems before a number", _stem)):
         keys = [key_of(record.image_id) for record in records]
@@ -163,7 +171,7 @@ def _by_names_and_times(
     if num := sum(count > 1 for count in Counter(filter(None, sources)).values()):
         _join(together, sources)
         rules.append(f"pictures exported several times: {num}")
-    bursts = [burst for burst in _bursts([one.path for one in records]) if len(burst) > 1]
+    bursts = [burst for burst in _bursts([one.path for one in records], files) if len(burst) > 1]
     for burst in bursts:
         together.join(burst)
     return [*rules, f"bursts by EXIF times: {len(bursts)}"] if bursts else rules
@@ -276,11 +284,11 @@ def _differing(looks: Looks, image: int, other: int) -> float:
     return float(num_differing(looks.hashes[[image]], looks.hashes[[other]])[0, 0]) / NUM_BITS
 
 
-def _bursts(paths: Sequence[Path]) -> list[list[int]]:
+def _bursts(paths: Sequence[Path], files: ImageFiles) -> list[list[int]]:
     """Return the images of each camera's bursts, by their places; those without a time not."""
     taken: defaultdict[str, list[tuple[datetime, int]]] = defaultdict(list)
     for place, path in enumerate(paths):
-        if (when := taken_at(path)) is not None:
+        if (when := files[path].taken) is not None:
             taken[when.camera].append((when.time, place))
     bursts: list[list[int]] = []
     for of_camera in taken.values():

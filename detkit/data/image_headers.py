@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 MAX_PIXELS = 1 << 28
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+EXIF = b"Exif\0\0"  # what a JPEG's segment of it begins with
 # MPO has no reader of its own: Pillow's JPEG reader opens it, and the name raises KeyError.
 _PILLOW_FORMATS = ("BMP", "DIB", "WEBP", "TIFF", "JPEG", "PNG", "GIF", "PPM", "JPEG2000")
 # Kinds of phones that Pillow may need a plug-in for, and the package that has it.
@@ -31,7 +33,9 @@ _PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".avif": "
 # ISO/IEC 23008-12 and AV1 Image File Format: what an ISO media file says that it is.
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_FIRST_BYTES = 1 << 13  # the header of a JPEG without a thumbnail fits
 HEADER_BYTES = 1 << 16  # an EXIF segment with its thumbnail fits; longer headers are read whole
+_FRAME = struct.Struct(">xHHB")  # its height, width and channels, in ...
 # Markers of a JPEG's start-of-frame segments, which hold its size.
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
@@ -47,6 +51,11 @@ class ImageHeader:
     bits: int = 8  # a channel
     frames: int = 1  # or pages
     data_start: int | None = None  # where a JPEG's first scan begins
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Return (height, width) before the orientation is applied."""
+        return self.height, self.width
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -66,15 +75,33 @@ def read_header(path: Path) -> ImageHeader:
     Raises UnreadableImage or struct.error when it has none, or one that claims no pixels or more
     than `MAX_PIXELS`; OSError when the file cannot be read.
     """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # half an `open`'s time
+    try:
+        start = os.read(descriptor, _FIRST_BYTES)
+    finally:
+        os.close(descriptor)
+    if start.startswith(JPEG):
+        try:
+            return require_size(jpeg_header(start))
+        except struct.error:
+            pass
     with path.open("rb", buffering=0) as file:
-        start = file.read(HEADER_BYTES)
-        if start.startswith(JPEG):
-            try:
-                return require_size(jpeg_header(start))
-            except struct.error:
-                pass
-        if len(start) == HEADER_BYTES:
-            start += file.read()  # an eXIf chunk may follow a PNG's pixels
+        return header_from(file.read(HEADER_BYTES), file.read)
+
+
+def header_from(start: bytes, rest: Callable[[], bytes]) -> ImageHeader:
+    """Return the header of a file that begins with `start`, `HEADER_BYTES` or all there is.
+
+    `rest` returns what follows; it is called once where the start does not say all. Raises as
+    `read_header`.
+    """
+    if start.startswith(JPEG):
+        try:
+            return require_size(jpeg_header(start))
+        except struct.error:
+            pass
+    if len(start) == HEADER_BYTES:
+        start += rest()  # an eXIf chunk may follow a PNG's pixels
     return require_size(png_header(start) if start.startswith(PNG) else any_header(start))
 
 
@@ -160,7 +187,7 @@ def pillow_header(image: Any) -> ImageHeader:
         bits = image.tag_v2.get(258, 8)
         bits = max(bits) if isinstance(bits, tuple) and bits else bits
     else:
-        orientation = _exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+        orientation = _exif_orientation(image.info.get("exif", b"").removeprefix(EXIF))
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1
     bits = bits if isinstance(bits, int) else 8
@@ -198,10 +225,34 @@ def whole_jpeg_header(data: bytes) -> ImageHeader:
 
 def jpeg_header(data: bytes) -> ImageHeader:
     """Return a JPEG's header; raise struct.error when the data end inside it."""
-    position, orientation, frame = 2, 1, None
-    while True:
-        if position + 4 > len(data):
-            raise struct.error("header is longer than the data")
+    orientation, frame = 1, None
+    for marker, body, end in _segments(data):
+        if marker in _START_OF_FRAME:
+            frame = _FRAME.unpack_from(data, body)
+        elif marker == 0xE1 and data[body : body + 6] == EXIF:
+            orientation = _exif_orientation(data[body + 6 : end])
+        elif marker == 0xDA or marker == 0xD9:
+            if frame is None or marker == 0xD9:
+                raise UnreadableImage("damaged JPEG: no image in it; replace the file")
+            return ImageHeader(frame[0], frame[1], orientation, frame[2], data_start=body)
+    raise struct.error("header is longer than the data")
+
+
+def jpeg_exif(data: bytes) -> list[bytes]:
+    """Return a JPEG's EXIF blocks, mostly one; raise struct.error when its header is cut short."""
+    blocks: list[bytes] = []
+    for marker, body, end in _segments(data):
+        if marker == 0xDA or marker == 0xD9:
+            return blocks
+        if marker == 0xE1 and data[body : body + 6] == EXIF:
+            blocks.append(data[body + 6 : end])
+    raise struct.error("header is longer than the data")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, begin, end) of the segments of a JPEG, as far as the data go."""
+    position, last = 2, len(data) - 4
+    while position <= last:
         if data[position] != 0xFF:
             position += 1  # padding between segments; libjpeg skips it too
             continue
@@ -209,18 +260,9 @@ def jpeg_header(data: bytes) -> ImageHeader:
         if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
             position += 1 if marker == 0xFF else 2
             continue
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        body = position + 4
-        if marker in _START_OF_FRAME:
-            height, width, channels = struct.unpack_from(">xHHB", data, body)
-            frame = (int(height), int(width), int(channels))
-        elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = _exif_orientation(data[body + 6 : position + 2 + length])
-        elif marker == 0xDA or marker == 0xD9:
-            if frame is None or marker == 0xD9:
-                raise UnreadableImage("damaged JPEG: no image in it; replace the file")
-            return ImageHeader(frame[0], frame[1], orientation, frame[2], data_start=body)
-        position += 2 + length
+        end = position + 2 + (data[position + 2] << 8 | data[position + 3])
+        yield marker, position + 4, end
+        position = end
 
 
 def png_header(data: bytes) -> ImageHeader:

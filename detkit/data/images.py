@@ -18,16 +18,13 @@ import math
 import os
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.image_headers import (
-    HEADER_BYTES,
     JPEG,
     PNG,
     ImageHeader,
@@ -55,9 +52,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     claims more than `MAX_PIXELS`, or holds floating-point pixels.
     """
     try:
-        return _decode(path.read_bytes())
+        return decode(path.read_bytes())
     except (UnreadableImage, OSError) as error:
-        raise DetkitError(_complaint(path, error)) from error
+        raise DetkitError(complaint(path, error)) from error
 
 
 def read_small_grey(path: Path, side: int) -> NDArray[np.uint8]:
@@ -66,13 +63,36 @@ def read_small_grey(path: Path, side: int) -> NDArray[np.uint8]:
     A JPEG is decoded at a part of its size, 2 to 8 times as fast. Raises DetkitError as
     `read_image` does, but for a truncated JPEG, which is read as far as it goes.
     """
+    try:
+        return decode_small_grey(path.read_bytes(), side)
+    except (UnreadableImage, OSError, struct.error) as error:
+        raise DetkitError(complaint(path, error)) from error
+
+
+def decode_small_grey(data: bytes, side: int) -> NDArray[np.uint8]:
+    """Return what `read_small_grey` does, of a file's bytes.
+
+    Raises UnreadableImage, or struct.error where a JPEG ends inside its header.
+    """
+    return _squeezed(_decode_small(data, side), side)
+
+
+def small_grey(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return an upright (H, W, 3) RGB image as (side, side) uint8 grey, whatever its shape."""
+    return _squeezed(_grey(image), side)
+
+
+def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an RGB image as (H, W) grey."""
     import cv2
 
-    try:
-        data = path.read_bytes()
-        grey = _decode_small(data, side)
-    except (UnreadableImage, OSError, struct.error) as error:
-        raise DetkitError(_complaint(path, error)) from error
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _squeezed(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return a grey picture as (side, side), each pixel the mean of those that it covers."""
+    import cv2
+
     return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -92,18 +112,30 @@ def read_reduced(path: Path, side: int) -> NDArray[np.uint8]:
     try:
         data = path.read_bytes()
         if not data.startswith(JPEG):
-            return _decode(data)
+            return decode(data)
         header = require_size(whole_jpeg_header(data))
         longer = max(header.height, header.width)
         flag = next((one for part, one in reduced if -(-longer // part) >= side), None)
         if flag is None or header.channels == 4:
-            return _decode(data)
+            return decode(data)
         pixels = _decode_reduced(data, flag)
         if pixels is None:
-            return _decode(data)
+            return decode(data)
         return _upright(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), header.orientation)
     except (UnreadableImage, OSError) as error:
-        raise DetkitError(_complaint(path, error)) from error
+        raise DetkitError(complaint(path, error)) from error
+
+
+def has_reduced_form(path: Path) -> bool:
+    """Return whether `read_reduced` may decode less than the whole: of a JPEG.
+
+    Raises DetkitError for a file that cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(JPEG)) == JPEG
+    except OSError as error:
+        raise DetkitError(complaint(path, error)) from error
 
 
 def _decode_small(data: bytes, side: int) -> NDArray[np.uint8]:
@@ -124,7 +156,7 @@ def _decode_small(data: bytes, side: int) -> NDArray[np.uint8]:
         grey = _decode_reduced(data, flag)
         if grey is not None:
             return _upright(grey, header.orientation)
-    return np.asarray(cv2.cvtColor(_decode(data), cv2.COLOR_RGB2GRAY), np.uint8)
+    return _grey(decode(data))
 
 
 def _decode_reduced(data: bytes, flag: int) -> NDArray[np.uint8] | None:
@@ -136,37 +168,6 @@ def _decode_reduced(data: bytes, flag: int) -> NDArray[np.uint8] | None:
     except cv2.error:
         return None
     return None if pixels is None else np.asarray(pixels, np.uint8)
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """When a picture was taken, and with what."""
-
-    time: datetime
-    camera: str  # maker and model, "" where the file does not say
-
-
-def taken_at(path: Path) -> Taken | None:
-    """Return when a picture was taken, by its EXIF (tags 0x9003, 0x9291); None: it does not say."""
-    from PIL.ExifTags import IFD
-
-    try:
-        with path.open("rb") as file:
-            start = file.read(HEADER_BYTES)
-        if b"Exif" not in start and not start.startswith((b"II*", b"MM")):
-            return None  # most have none, and Pillow takes its time
-        with pillow_open(path.read_bytes()) as image:
-            tags = image.getexif()
-            details = tags.get_ifd(IFD.Exif)
-            text = str(details.get(0x9003, "")).strip("\0 ")
-            time = datetime.strptime(text, "%Y:%m:%d %H:%M:%S")
-            part = str(details.get(0x9291, "")).strip("\0 ")
-            if part.isdecimal():
-                time += timedelta(seconds=float(f"0.{part}"))
-            camera = " ".join(str(tags.get(tag, "")).strip("\0 ") for tag in (0x010F, 0x0110))
-            return Taken(time, camera.strip())
-    except Exception:  # on damaged EXIF Pillow raises anything: it then does not say
-        return None
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -183,8 +184,7 @@ def stored_size(path: Path) -> tuple[int, int]:
 
     Raises DetkitError as `image_size` does.
     """
-    header = _header_of(path)
-    return header.height, header.width
+    return _header_of(path).stored_size
 
 
 def is_turned(path: Path) -> bool:
@@ -197,7 +197,7 @@ def _header_of(path: Path) -> ImageHeader:
     try:
         return read_header(path)
     except (UnreadableImage, OSError, struct.error) as error:
-        raise DetkitError(_complaint(path, error)) from error
+        raise DetkitError(complaint(path, error)) from error
 
 
 def bits_used(path: Path) -> int:
@@ -215,7 +215,7 @@ def bits_used(path: Path) -> int:
                 raise UnreadableImage(f"damaged or truncated image ({error})") from error
             return 8 + largest.bit_length()
     except (UnreadableImage, OSError) as error:
-        raise DetkitError(_complaint(path, error)) from error
+        raise DetkitError(complaint(path, error)) from error
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -285,36 +285,57 @@ def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
 
     Only files of equal size are read. Files that are missing or cannot be read are in no group.
     """
-    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    sizes: dict[Path, int] = {}
     for path in dict.fromkeys(paths):
         try:
-            by_size[path.stat().st_size].append(path)
+            sizes[path] = path.stat().st_size
         except (OSError, ValueError):  # ValueError: a name that no file can have
             continue
+    return same_bytes(sizes, _digest_of_file)
+
+
+def same_bytes(
+    sizes: Mapping[Path, int], digest: Callable[[Path], bytes | None]
+) -> list[list[Path]]:
+    """Return the groups of files with the same bytes, by their sizes in bytes.
+
+    `digest` is asked for the `digest_of` those of equal size; None: the file cannot be read.
+    """
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    for path, size in sizes.items():
+        by_size[size].append(path)
     by_hash: defaultdict[bytes, list[Path]] = defaultdict(list)
     for size, members in by_size.items():
         if len(members) > 1 and size > 0:
             for path in members:
-                try:
-                    by_hash[_digest(path)].append(path)
-                except OSError:
-                    continue
+                if (found := digest(path)) is not None:
+                    by_hash[found].append(path)
     return [group for group in by_hash.values() if len(group) > 1]
 
 
-def _complaint(path: Path, error: Exception) -> str:
-    """Return the line that names the file and says why it cannot be read."""
+def digest_of(data: bytes) -> bytes:
+    """Return the hash of a file's bytes."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def complaint(path: Path, error: Exception) -> str:
+    """Return the line that names the file and says why it cannot be read, as errors here do."""
+    return f"{path}: {reason_of(error)}"
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file cannot be read, without its name, by what was raised meanwhile."""
     if isinstance(error, FileNotFoundError):
-        return f"{path}: no such image file"
+        return "no such image file"
     if isinstance(error, struct.error):
-        return f"{path}: truncated image: the file ends inside its header; replace the file"
+        return "truncated image: the file ends inside its header; replace the file"
     if isinstance(error, OSError):
-        return f"{path}: the image cannot be read: {error.strerror or error}"
-    return f"{path}: {error}"
+        return f"the image cannot be read: {error.strerror or error}"
+    return str(error)
 
 
-def _decode(data: bytes) -> NDArray[np.uint8]:
-    """Return the upright RGB pixels of a whole file's bytes."""
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Return what `read_image` does, of a whole file's bytes; raise UnreadableImage."""
     if data.startswith(JPEG):
         header = whole_jpeg_header(data)
         return _upright(_decode_with_opencv(require_size(header), data), header.orientation)
@@ -383,10 +404,13 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image)
 
 
-def _digest(path: Path) -> bytes:
-    """Return the hash of a file's bytes."""
+def _digest_of_file(path: Path) -> bytes | None:
+    """Return the hash of a file's bytes, read piece by piece; None where it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return None
     return digest.digest()

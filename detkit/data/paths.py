@@ -28,7 +28,7 @@ def split_name(word: str) -> str | None:
 
 def split_in(path: str) -> str | None:
     """Return the split that a folder in a relative path is named after, or None."""
-    return _split_of_folder(folder_of(_without_end(path)))
+    return _split_of_folder(_without_end(path).rpartition("/")[0])
 
 
 @lru_cache(maxsize=4096)

@@ -84,6 +84,20 @@ class ImageRecord:
         return tuple([one for one in self.objects if not one.region])
 
 
+_UnfrozenImage: Any = make_dataclass(
+    "_UnfrozenImage",
+    [(one.name, Any, field(default=one.default)) for one in fields(ImageRecord)],
+    slots=True,
+)
+
+
+def image_record(*values: Any) -> ImageRecord:
+    """Return `ImageRecord(*values)`, made faster, as `object_record` is."""
+    made = _UnfrozenImage(*values)
+    made.__class__ = ImageRecord
+    return cast(ImageRecord, made)
+
+
 def labels_differ(objects: Sequence[ObjectRecord], others: Sequence[ObjectRecord]) -> bool:
     """Return whether two files state other objects, whatever their order."""
     first, second = (

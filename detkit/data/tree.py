@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 from urllib.parse import unquote
 
 from detkit.data.image_kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_image
@@ -34,6 +35,12 @@ from detkit.data.paths import (
 from detkit.data.records import Finding
 from detkit.files import decoded, open_text, read_whole
 from detkit.text import counted, is_plain, printable
+
+# Why a file is left out.
+UNFIT_NAME = (
+    "the name is not UTF-8 or holds control characters, so no list or label file can name it; "
+    "rename it"
+)
 
 # Folders that say what kind of file lies there and nothing about which images: of two paths
 # that are equal without them, one is the label of the other.
@@ -53,6 +60,9 @@ LABEL_FOLDERS = frozenset(
 )
 # Folders with pictures that are no photographs: VOC's segmentation masks and the like.
 _MASK_FOLDERS = frozenset({"segmentationclass", "segmentationobject", "mask", "masks", "depth"})
+
+_Key = TypeVar("_Key")
+_ByPlace = dict[tuple[str, ...], dict[str, list[str]]]
 
 
 class Tree:
@@ -74,60 +84,97 @@ class Tree:
         self._list("", {self._real_root})
         self.files.sort()
         self._exact = set(self.files)
-        self._by_name: dict[str, list[str]] = {}
-        self._by_stem: dict[tuple[str, bool], list[str]] = {}
-        # The same with what tells files of one name apart: clips are folders of 0001.jpg, ...
-        self._by_place: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
-        self._by_parent: dict[tuple[str, str], list[str]] = {}
         self.images: list[str] = []
         self.other_images: list[str] = []  # not read here; a file of labels may still name one
         self.videos: list[str] = []
-        # The same by the names that are left of percent-encoded ones: "a%20b.jpg" is "a b.jpg".
-        self._by_decoded: dict[str, list[str]] = {}
-        self._by_decoded_stem: dict[tuple[str, bool], list[str]] = {}
         self._by_suffix: dict[str, list[str]] = {}  # a dozen formats ask for theirs
         for file in self.files:
-            suffix = suffix_of(file)
-            self._by_suffix.setdefault(suffix, []).append(file)
-            is_picture = not _holds_masks(folder_of(file))
-            if is_picture and is_image(suffix):
-                self.images.append(file)
-                self._add_name(file)
-                self._add_stem(file, is_image=True)
-            elif suffix in PICTURE_SUFFIXES and is_picture:
-                self.other_images.append(file)
-                self._add_name(file)
+            dot = file.rfind(".")  # `suffix_of` in a third of its time: no name begins with one
+            suffix = file[dot:].lower() if dot > file.rfind("/") else ""
+            if suffix in self._by_suffix:
+                self._by_suffix[suffix].append(file)
+            else:
+                self._by_suffix[suffix] = [file]
+        for suffix, files in self._by_suffix.items():
+            if suffix in PICTURE_SUFFIXES:
+                pictures = [one for one in files if not _holds_masks(one.rpartition("/")[0])]
+                (self.images if is_image(suffix) else self.other_images).extend(pictures)
             elif suffix in VIDEO_SUFFIXES:
-                self.videos.append(file)
-            elif suffix == ".txt":
-                self._add_stem(file, is_image=False)
+                self.videos += files
+        for several in (self.images, self.other_images, self.videos):
+            several.sort()
 
-    def _add_name(self, image: str) -> None:
-        """Let an image be found by its name, and by that with its folder's."""
-        name, parent = fold(name_of(image)), fold(name_of(folder_of(image)))
-        self._by_name.setdefault(name, []).append(image)
-        if "%" in name:
-            self._by_decoded.setdefault(fold(unquote(name_of(image))), []).append(image)
-        self._by_parent.setdefault((parent, name), []).append(image)
+    # What follows is made when it is asked for first, as few formats ask for all of it.
 
-    def _add_stem(self, file: str, *, is_image: bool) -> None:
-        """Let an image or text be found by its stem, and by that with its place."""
-        stem = fold(stem_of(file))
-        self._by_stem.setdefault((stem, is_image), []).append(file)
-        if "%" in stem:
-            decoded = fold(unquote(stem_of(file)))
-            self._by_decoded_stem.setdefault((decoded, is_image), []).append(file)
-        self._by_place.setdefault((stem, is_image, _place(folder_of(file))), []).append(file)
+    @cached_property
+    def _pictures(self) -> list[str]:
+        """The images, also those that are not read here, in the order of the files."""
+        return sorted([*self.images, *self.other_images])
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """The images by folded name."""
+        return _grouped(self._pictures, lambda image: fold(name_of(image)))
+
+    @cached_property
+    def _by_decoded(self) -> dict[str, list[str]]:
+        """The same by the names that are left of percent-encoded ones: "a%20b.jpg" is "a b.jpg"."""
+        encoded = [image for image in self._pictures if "%" in name_of(image)]
+        return _grouped(encoded, lambda image: fold(unquote(name_of(image))))
+
+    @cached_property
+    def _by_parent(self) -> dict[tuple[str, str], list[str]]:
+        """The images by the folded names of their folder and of themselves."""
+        return _grouped(
+            self._pictures, lambda image: (fold(name_of(folder_of(image))), fold(name_of(image)))
+        )
+
+    @cached_property
+    def _by_stem(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """The texts, and the images that are read here, by folded stem."""
+        texts, images = self._by_suffix.get(".txt", []), self.images
+        return _grouped(texts, _folded_stem), _grouped(images, _folded_stem)
+
+    @cached_property
+    def _by_decoded_stem(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """The same by the stems that are left of percent-encoded ones."""
+        texts, images = (
+            [one for one in files if "%" in stem_of(one)]
+            for files in (self._by_suffix.get(".txt", []), self.images)
+        )
+        return _grouped(texts, _decoded_stem), _grouped(images, _decoded_stem)
+
+    @cached_property
+    def _by_place(self) -> tuple[_ByPlace, _ByPlace]:
+        """The texts, and the images that are read here, by what tells files of one name apart.
+
+        Clips are folders of 0001.jpg, ... By place, then by folded stem.
+        """
+        both: tuple[_ByPlace, _ByPlace] = ({}, {})
+        for places, files in zip(both, (self._by_suffix.get(".txt", []), self.images)):
+            before, stems = None, {}
+            for file in files:
+                folder, _, name = file.rpartition("/")
+                if folder != before:
+                    before, stems = folder, places.setdefault(_place(folder), {})
+                dot = name.rfind(".")
+                stem = fold(name[:dot] if 0 < dot < len(name) - 1 else name)
+                if stem in stems:
+                    stems[stem].append(file)
+                else:
+                    stems[stem] = [file]
+        return both
 
     def _list(self, folder: str, above: set[Path]) -> None:
         """Add the files of a folder and those below it."""
         linked: list[str] = []
         with os.scandir(self.root / folder) as entries:
-            for entry in sorted(entries, key=lambda one: one.name):
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+            for entry in sorted(entries, key=attrgetter("name")):
+                name = entry.name
+                if name[0] == "." or name == "__MACOSX":
                     continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if not is_plain(entry.name):
+                path = f"{folder}/{name}" if folder else name
+                if not is_plain(name):
                     self._refuse_name(path, is_folder=entry.is_dir())
                     continue
                 if entry.is_symlink():
@@ -172,11 +219,8 @@ class Tree:
     def _refuse_name(self, path: str, *, is_folder: bool) -> None:
         """Add the finding about a folder, image or label file whose name no text can hold."""
         if is_folder or suffix_of(path) in self._suffixes:
-            message = (
-                "the name is not UTF-8 or holds control characters, so no list or label file can "
-                "name it; rename it"
-            )
-            self.findings.append(Finding("error", "bad-file-name", message, file=self.path(path)))
+            file = self.path(path)
+            self.findings.append(Finding("error", "bad-file-name", UNFIT_NAME, file=file))
 
     def __contains__(self, relative: str) -> bool:
         """Return whether the folder holds this file."""
@@ -351,27 +395,31 @@ class Tree:
             return best
         found = self._by_name.get(name, [])
         if not found and not is_image(suffix_of(stated)):
-            found = self._by_stem.get((name, True), [])
+            found = self._by_stem[True].get(name, [])
         found = found or self._by_decoded.get(name, [])
         if not found and not is_image(suffix_of(stated)):
-            found = self._by_decoded_stem.get((name, True), [])
+            found = self._by_decoded_stem[True].get(name, [])
         return self._best(found, near, stated, split)
 
     def images_like(self, label: str, split: str | None = None) -> list[str]:
         """Return the images that a label file belongs to by its own name, best ones."""
-        stem = fold(stem_of(label))
-        beside = self._by_place.get((stem, True, _place(folder_of(label))), [])
+        beside = self._beside(label, is_image=True)
         if best := self._best(beside, label, "", split):
             return best
         return self._best(self._with_stem(stem_of(label), is_image=True), label, "", split)
 
     def _with_stem(self, stem: str, *, is_image: bool) -> list[str]:
         """Return the images, or texts, of a stem; where there are none, percent-decoded ones."""
-        if found := self._by_stem.get((fold(stem), is_image)):
+        if found := self._by_stem[is_image].get(fold(stem)):
             return found
         decoded = fold(unquote(stem))
-        plain = self._by_stem.get((decoded, is_image), []) if "%" in stem else []
-        return plain or self._by_decoded_stem.get((decoded, is_image), [])
+        plain = self._by_stem[is_image].get(decoded, []) if "%" in stem else []
+        return plain or self._by_decoded_stem[is_image].get(decoded, [])
+
+    def _beside(self, file: str, *, is_image: bool) -> list[str]:
+        """Return the images, or texts, of a file's stem that lie beside it or in a counterpart."""
+        stems = self._by_place[is_image].get(_place(folder_of(file)))
+        return [] if stems is None else stems.get(fold(stem_of(file)), [])
 
     def is_near(self, image: str, label: str) -> bool:
         """Return whether an image lies beside a label file or in its counterpart folder."""
@@ -383,8 +431,7 @@ class Tree:
 
         Or those `anywhere` that are called so, but for other splits.
         """
-        stem = fold(stem_of(image))
-        near = self._by_place.get((stem, False, _place(folder_of(image))), [])
+        near = self._beside(image, is_image=False)
         if anywhere or not near:
             others = self._with_stem(stem_of(image), is_image=False)
             near = [text for text in others if split_in(text) == split_in(image)]
@@ -392,16 +439,18 @@ class Tree:
                 near = [
                     text
                     for text in near
-                    if self.is_near(image, text) and fold(stem_of(text)) != stem
+                    if self.is_near(image, text) and _folded_stem(text) != _folded_stem(image)
                 ]
         return self._best(near, image, "", None)
 
     def _best(self, found: list[str], near: str, stated: str, split: str | None) -> list[str]:
         """Return those of the found files that are nearest to the label file `near`."""
-        wanted = split_in(stated) or split_in(near) or split
-        allowed = [
-            path for path in found if not wanted or split_in(path) in (None, wanted, "trainval")
-        ]
+        if not found:
+            return found
+        wanted = (split_in(stated) if stated else None) or split_in(near) or split
+        allowed = found
+        if wanted:
+            allowed = [one for one in found if split_in(one) in (None, wanted, "trainval")]
         if len(allowed) < 2:
             return allowed
         here, place = folder_of(near), _place(folder_of(near))
@@ -433,6 +482,22 @@ class Tree:
         kinds = Counter(suffix_of(file) or "without suffix" for file in self.files)
         shown = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common(6))
         return shown or "no files"
+
+
+def _grouped(files: Iterable[str], key: Callable[[str], _Key]) -> dict[_Key, list[str]]:
+    """Return files by what the key makes of each."""
+    groups: dict[_Key, list[str]] = {}
+    for file in files:
+        groups.setdefault(key(file), []).append(file)
+    return groups
+
+
+def _folded_stem(file: str) -> str:
+    return fold(stem_of(file))
+
+
+def _decoded_stem(file: str) -> str:
+    return fold(unquote(stem_of(file)))
 
 
 @dataclass(frozen=True, slots=True)

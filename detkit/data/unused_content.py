@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from detkit.data.image_headers import JPEG, UnreadableImage, read_header
+from detkit.data.image_headers import JPEG, ImageHeader, UnreadableImage, read_header
 from detkit.data.images import bits_used
 from detkit.errors import DetkitError
 from detkit.text import counted
@@ -28,22 +29,24 @@ class UnusedContent:
     first_deep: Path | None = None
 
     def add(self, path: Path) -> None:
-        """Look at one file's header; one that cannot be read is told elsewhere."""
-        try:
+        """Look at one file; what cannot be read is told elsewhere."""
+        with suppress(UnreadableImage, OSError, struct.error):
             with path.open("rb") as file:
                 if file.read(len(JPEG)) == JPEG:  # 8 bits, and one image
                     return
-            header = read_header(path)
-            if header.frames > 1:
-                self.num_longer += 1
-                self.longest = max(self.longest, header.frames)
-                self.first_longer = self.first_longer or path
-            if header.bits == 16 and self.num_deep < MOST_LOOKED_AT and self.bits <= DARK_BITS:
+            self.add_header(path, read_header(path))
+
+    def add_header(self, path: Path, header: ImageHeader) -> None:
+        """Look at the header of one file, and at its pixels where they are of 16 bits."""
+        if header.frames > 1:
+            self.num_longer += 1
+            self.longest = max(self.longest, header.frames)
+            self.first_longer = self.first_longer or path
+        if header.bits == 16 and self.num_deep < MOST_LOOKED_AT and self.bits <= DARK_BITS:
+            with suppress(DetkitError):
                 self.bits = max(self.bits, bits_used(path))
                 self.num_deep += 1
                 self.first_deep = self.first_deep or path
-        except (UnreadableImage, DetkitError, OSError, struct.error):
-            return
 
     def told(self) -> Iterator[tuple[str, str, Path]]:
         """Yield the code, the message and the first file of each thing worth saying."""

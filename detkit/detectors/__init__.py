@@ -53,8 +53,8 @@ def load_backend(name: str) -> type[Detector]:
 def add_plugin(path_or_module: str) -> str:
     """Import a module (dotted name or .py file), make its detector a backend; return its name.
 
-    Raises DetkitError when there is no such file, UsageError when there is no such module or it
-    defines no single detector.
+    Raises DetkitError when there is no such file, or its code fails, UsageError when there is no
+    such module or it defines no single detector.
     """
     path = Path(path_or_module)
     try:
@@ -71,10 +71,19 @@ def add_plugin(path_or_module: str) -> str:
                 sys.path.append(folder)
         elif path.is_file():
             raise UsageError(f"--plugin {path}: not a Python file (.py)")
+        elif not all(part.isidentifier() for part in path_or_module.split(".")):
+            raise UsageError(f"--plugin {path_or_module}: neither a Python file (.py) nor a module")
         else:
             module = importlib.import_module(path_or_module)
     except ImportError as error:
         raise UsageError(f"--plugin {path_or_module}: cannot be imported: {error}") from error
+    except DetkitError:
+        raise
+    except Exception as error:
+        raise DetkitError(
+            f"--plugin {path_or_module}: ended with {type(error).__name__}: {error}; mend it "
+            "(--debug shows where)"
+        ) from error
     backend = _detector_in(module)
     _plugins[backend.name] = backend
     return backend.name

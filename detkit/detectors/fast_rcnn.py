@@ -64,7 +64,7 @@ from detkit.geometry.matching import IGNORED, NEGATIVE, match, sample_balanced, 
 from detkit.networks import backbones, caffe_weights
 from detkit.networks.caffe_networks import CLASSIFIERS
 from detkit.networks.necks import FeaturePyramid, SingleMap, initialise
-from detkit.networks.roi_pooling import RoIPooling
+from detkit.networks.roi_pooling import RoIPooling, boxes_with_image
 from detkit.networks.truncated_svd import factored, truncated
 from detkit.networks.weights import read_state_dict, trained_with
 from detkit.structures import Batch, Candidates
@@ -272,14 +272,14 @@ class RoIHead(nn.Module):
     def forward(
         self,
         maps: Sequence[Tensor],
-        rois: Sequence[Tensor],
+        rois: Tensor | Sequence[Tensor],
         backbone: backbones.Backbone,
         pixels: Pixels | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return class logits (R, C + 1), background first, and deltas (R, C, 4).
 
-        `maps` are the L maps (B, C_l, H_l, W_l), `rois` B x (R_b, 4) in network pixels; `pixels`
-        as in `RoIPooling`.
+        `maps` are the L maps (B, C_l, H_l, W_l); `rois`, network pixels, and `pixels` as in
+        `RoIPooling`.
         """
         x = self.pooling(maps, rois, pixels)
         if self.own_layers:
@@ -290,7 +290,7 @@ class RoIHead(nn.Module):
         else:
             x = backbone.finish(self.fc6(x) if self.takes_fc6 else x)
             x = x.mean(dim=(2, 3)) if x.ndim == 4 else x
-        deltas = self.deltas(x).float().view(len(x), self.deltas.out_features // 4, 4)
+        deltas = self.deltas(x).float().view(x.shape[0], self.deltas.out_features // 4, 4)
         return self.class_logits(x).float(), deltas
 
 
@@ -345,9 +345,10 @@ def sample_rois(
     low, high = config.negative_range
     matches = spare_ignored(match(overlaps, config.positive_thresh, high), boxes, ignored)
     if len(gt_boxes):
-        too_far = (matches == NEGATIVE) & (overlaps.amax(dim=0) < low)
-        if bool(too_far.sum() < (matches == NEGATIVE).sum()):
-            matches = matches.masked_fill(too_far, IGNORED)
+        negative = matches == NEGATIVE
+        too_far = negative & (overlaps.amax(dim=0) < low)
+        are_others = too_far.sum() < negative.sum()
+        matches = matches.masked_fill(too_far & are_others, IGNORED)
     positives, negatives = sample_balanced(matches, config.rois_per_image, config.positive_fraction)
     chosen = torch.cat([positives, negatives])
     truth = matches[positives]
@@ -398,16 +399,23 @@ def classify_rois(
     head: RoIHead,
     backbone: backbones.Backbone,
     maps: Sequence[Tensor],
-    proposals: Sequence[Tensor],
+    rois: Tensor | Sequence[Tensor],
     variances: tuple[float, float, float, float],
     pixels: Pixels | None = None,
-) -> list[Candidates]:
-    """Return each image's proposals, moved by every class's deltas, with its probabilities."""
-    class_logits, deltas = head(maps, proposals, backbone, pixels)
-    rois = torch.cat(list(proposals))
-    has_area = (rois[:, 2:] > rois[:, :2]).all(dim=1, keepdim=True)  # else there is nothing in it
+) -> tuple[Tensor, Tensor]:
+    """Return the regions, (R, C, 4) moved by every class's deltas, and probabilities (R, C).
+
+    `rois` and `pixels` are as in `RoIPooling`.
+    """
+    class_logits, deltas = head(maps, rois, backbone, pixels)
+    regions = boxes_with_image(rois)[:, 1:]
+    has_area = (regions[:, 2:] > regions[:, :2]).all(dim=1, keepdim=True)  # else nothing is in it
     probs = class_logits.softmax(dim=-1)[:, 1:] * has_area
-    boxes = decode(deltas, rois[:, None], variances)
+    return decode(deltas, regions[:, None], variances), probs
+
+
+def by_image(proposals: Sequence[Tensor], boxes: Tensor, probs: Tensor) -> list[Candidates]:
+    """Return `classify_rois`' result, whose rows are those of the B x (P, 4), image by image."""
     counts = [len(one) for one in proposals]
     return [
         Candidates(*pair) for pair in zip(torch.split(boxes, counts), torch.split(probs, counts))
@@ -578,7 +586,7 @@ class FastRCNN(RegionDetector):
         """Return the proposals, (P, C, 4) moved by class, with each class's probability."""
         maps = self.maps(batch.images)
         proposals = self.given_proposals(batch)
-        return classify_rois(
+        boxes, probs = classify_rois(
             self.head,
             self.backbone,
             maps,
@@ -586,3 +594,4 @@ class FastRCNN(RegionDetector):
             self.config.box_variances,
             own_pixels(batch),
         )
+        return by_image(proposals, boxes, probs)

@@ -65,6 +65,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from detkit.config import SHORT_RECIPE, DetectorConfig, PaperRun, Recipe, setting
 from detkit.detector import Stage
@@ -72,6 +73,7 @@ from detkit.detectors.fast_rcnn import (
     RegionConfig,
     RegionDetector,
     build_maps,
+    by_image,
     classify_rois,
     roi_losses,
     sample_rois,
@@ -355,10 +357,40 @@ class FasterRCNN(RegionDetector):
         maps = self.maps(batch.images)
         scored = self.rpn.score(maps, batch.images)
         proposals = self.rpn.propose(scored, batch.sizes, training=False)
+        return by_image(proposals, *self._judged(maps, proposals))
+
+    def _judged(
+        self, maps: Sequence[Tensor], rois: Tensor | Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return `classify_rois`' of these regions of the images with these maps."""
         regional = maps[: self.neck.num_regional]
-        return classify_rois(
-            self.head, self.backbone, regional, proposals, self.config.box_variances
-        )
+        return classify_rois(self.head, self.backbone, regional, rois, self.config.box_variances)
+
+    @property
+    def free_sides(self) -> tuple[int, int] | None:
+        """The network image's shorter side and the longest: `dense_candidates` takes any."""
+        return self.config.sides
+
+    def dense_candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `candidates` of (B, 3, H, W) images: boxes (B, P, C, 4) and scores (B, P, C).
+
+        Those beyond the proposals that an image has are zeros. The images are not padded yet.
+        """
+        size = images.shape[2], images.shape[3]
+        stride, least = self.preparation.stride, self.preparation.least
+        # Not `-(-side // stride)`: division rounds towards zero in ONNX.
+        room: list[Any] = [
+            (torch.sym_max(side, least) + stride - 1) // stride * stride - side for side in size
+        ]
+        images = F.pad(images, [0, room[1], 0, room[0]])
+        maps = self.maps(images)
+        proposals = self.rpn.propose_dense(self.rpn.score(maps, images), size)
+        number = torch.arange(images.shape[0], device=images.device).to(proposals)
+        first = number[:, None, None].expand(-1, proposals.shape[1], 1)
+        regions = torch.cat([first, proposals], dim=2).flatten(0, 1)
+        boxes, probs = self._judged(maps, regions)
+        shape = proposals.shape[:2]
+        return boxes.view(*shape, *boxes.shape[1:]), probs.view(*shape, probs.shape[1])
 
     @property
     def reach_rule(self) -> str:

@@ -225,9 +225,9 @@ def sample_regions(
         all_boxes = torch.cat([proposals, truths])
         matches = match(iou(truths, all_boxes), config.positive_thresh, config.positive_thresh)
         matches = spare_ignored(matches, all_boxes, left_out)
-        positive = matches >= 0
-        classes = matches.clone()
-        classes[positive] = labels[matches[positive]]
+        classes = matches
+        if len(labels):
+            classes = torch.where(matches >= 0, labels[matches.clamp(min=0)], matches)
         owners.append(torch.full_like(matches, index))
         regions.append(all_boxes)
         targets.append(classes)

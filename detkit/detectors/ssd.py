@@ -433,8 +433,8 @@ class SSD(Detector):
         delta_targets = torch.zeros_like(deltas)
         images = zip(batch.boxes, batch.labels, self.matches(batch, boxes))
         for index, (gt_boxes, labels, matches) in enumerate(images):
-            targets[index, matches == IGNORED] = IGNORED
-            positive = matches >= 0
+            targets[index].masked_fill_(matches == IGNORED, IGNORED)
+            positive = (matches >= 0).nonzero().flatten()
             truth = matches[positive]
             targets[index, positive] = labels[truth] + 1
             delta_targets[index, positive] = encode(

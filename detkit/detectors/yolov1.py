@@ -142,7 +142,8 @@ def assign_cells(boxes: Tensor, size: tuple[int, int], grid: int) -> tuple[Tenso
     has as a box.
     """
     height, width = size
-    x, y, w, h = (xyxy_to_cxcywh(boxes) / boxes.new_tensor([width, height] * 2)).unbind(-1)
+    cx, cy, own_w, own_h = xyxy_to_cxcywh(boxes).unbind(-1)
+    x, y, w, h = cx / width, cy / height, own_w / width, own_h / height
     column, row = ((part * grid).floor().clamp(0, grid - 1) for part in (x, y))
     targets = torch.stack([x * grid - column, y * grid - row, w, h], dim=-1)
     return (row * grid + column).long(), targets
@@ -223,9 +224,10 @@ def grid_loss(
     )
     cells, targets = objects.cells, objects.boxes
     with torch.no_grad():
-        scale = targets.new_tensor([1 / grid, 1 / grid, 1.0, 1.0])
-        sides = torch.cat([boxes[cells][..., :2], boxes[cells][..., 2:].square()], dim=-1)
-        predictor, overlap = responsible_predictors(sides * scale, targets * scale)
+        found_boxes = boxes[cells]
+        sides = torch.cat([found_boxes[..., :2] * (1 / grid), found_boxes[..., 2:].square()], -1)
+        wanted = torch.cat([targets[:, :2] * (1 / grid), targets[:, 2:]], dim=-1)
+        predictor, overlap = responsible_predictors(sides, wanted)
         idle = torch.ones_like(confidences)  # 1 where Eq. 3 has "noobj"
         idle.masked_fill_(spared[:, None], 0.0)
         idle[cells] = 1.0
@@ -476,9 +478,9 @@ def decode_grid(found: Grid, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     place = torch.arange(num_cells, device=found.boxes.device)
     corner = torch.stack([place % grid, place // grid], dim=-1)[:, None]  # (S * S, 1, 2) x, y
     centres = (found.boxes[..., :2] + corner) / grid
-    boxes = torch.cat([centres, found.boxes[..., 2:].square()], dim=-1)
     height, width = size
-    pixels = cxcywh_to_xyxy(boxes * boxes.new_tensor([width, height] * 2))
+    x, y, w, h = torch.cat([centres, found.boxes[..., 2:].square()], dim=-1).unbind(-1)
+    pixels = cxcywh_to_xyxy(torch.stack([x * width, y * height, w * width, h * height], dim=-1))
     # Eq. 1: Pr(class | object) * Pr(object) * IoU.
     scores = found.confidences.clamp(min=0)[..., None] * found.probs.clamp(min=0)[:, :, None]
     return pixels.flatten(1, 2), scores.flatten(1, 2)

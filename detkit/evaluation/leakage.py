@@ -12,7 +12,7 @@ from typing import Any
 
 from detkit.data.checks.leaks import Leak, leaks_among, records_of, shared_recordings
 from detkit.data.groups import MOST_LOOKED_AT, find_groups, recordings
-from detkit.data.near_duplicates import Looks, look_at
+from detkit.data.image_files import open_images
 from detkit.data.records import Dataset, ImageRecord
 from detkit.evaluation.scores import asked_iou, score
 from detkit.structures import Detections, Scores, Truth
@@ -95,18 +95,24 @@ def find_leakage(
     members = dataset.splits[split]
     own = records_of(dataset) if learnt.is_own else list(members)
     records = list({one.path: one for one in [*own, *learnt.records]}.values())
-    looks: Looks | None = None
-    if len(records) <= MOST_LOOKED_AT:
-        looks = look_at([one.path for one in records], progress)
-    leaks = leaks_among(members, learnt.records, records, looks)
+    paths = [one.path for one in records]
+    is_few = len(records) <= MOST_LOOKED_AT
+    files = open_images(
+        paths,
+        digests=is_few or rule != "auto",
+        dated=paths if learnt.is_own and rule == "auto" else (),
+        looked_at=paths if is_few else (),
+        progress=progress,
+    )
+    leaks = leaks_among(members, learnt.records, files)
     of_recordings: list[ImageRecord] = []
     if learnt.is_own:
         told = {one.image.path for one in leaks}
         needed = {one.path for one in members}
         groups = (
-            recordings(records, looks)
+            recordings(records, files)
             if rule == "auto"
-            else find_groups(records, rule, needed=needed)
+            else find_groups(records, rule, needed=needed, files=files)
         )
         shared = shared_recordings(members, learnt.records, groups.number_of)
         of_recordings = [one for one in shared if one.path not in told]
@@ -119,7 +125,7 @@ def find_leakage(
         split,
         learnt.name,
         len(learnt.records),
-        0 if looks is None else len(looks),
+        len(files.looked_at),
         tuple(leaks),
         tuple(of_recordings),
         scores,

@@ -74,16 +74,14 @@ def encode(
     rx, ry, rw, rh = xyxy_to_cxcywh(references).unbind(-1)
     tiny = 1e-3
     rw, rh = rw.clamp(min=tiny), rh.clamp(min=tiny)
-    deltas = torch.stack(
-        [
-            (cx - rx) / rw,
-            (cy - ry) / rh,
-            (w.clamp(min=tiny) / rw).log(),
-            (h.clamp(min=tiny) / rh).log(),
-        ],
-        dim=-1,
+    deltas = (
+        (cx - rx) / rw,
+        (cy - ry) / rh,
+        (w.clamp(min=tiny) / rw).log(),
+        (h.clamp(min=tiny) / rh).log(),
     )
-    return deltas / deltas.new_tensor(variances)
+    # Divided by numbers: a tensor of them would have to be sent to a GPU, which waits for it.
+    return torch.stack([one / by for one, by in zip(deltas, variances, strict=True)], dim=-1)
 
 
 def decode(
@@ -93,7 +91,7 @@ def decode(
 
     R-CNN appendix C, eqs. 1-4. `dw` and `dh` are cut at `MAX_LOG_SCALE`.
     """
-    dx, dy, dw, dh = (deltas * deltas.new_tensor(variances)).unbind(-1)
+    dx, dy, dw, dh = (one * by for one, by in zip(deltas.unbind(-1), variances, strict=True))
     rx, ry, rw, rh = xyxy_to_cxcywh(references).unbind(-1)
     cx, cy = dx * rw + rx, dy * rh + ry
     half_w = 0.5 * rw * dw.clamp(max=MAX_LOG_SCALE).exp()

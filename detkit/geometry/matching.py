@@ -56,14 +56,11 @@ def match(overlaps: Tensor, positive_thresh: float, negative_thresh: float) -> T
     that ground truth; one below `negative_thresh` is background; between them it is left
     out. With no ground truth all boxes are background.
     """
-    matches = torch.full(overlaps.shape[1:], NEGATIVE, dtype=torch.int64, device=overlaps.device)
     if len(overlaps) == 0:
-        return matches
+        return torch.full(overlaps.shape[1:], NEGATIVE, dtype=torch.int64, device=overlaps.device)
     best, truth = overlaps.max(dim=0)
-    matches[best >= negative_thresh] = IGNORED
-    positive = best >= positive_thresh
-    matches[positive] = truth[positive]
-    return matches
+    matches = torch.where(best >= negative_thresh, IGNORED, NEGATIVE)
+    return torch.where(best >= positive_thresh, truth, matches)
 
 
 def match_each_truth(overlaps: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,11 +70,12 @@ def match_each_truth(overlaps: Tensor) -> tuple[Tensor, Tensor]:
     the pair with the largest IoU first; its box is taken, and the next pair. Ground truths
     that overlap no free box get none. `overlaps` is (R, K).
     """
-    free = overlaps.clone()
+    device = overlaps.device
+    free = overlaps.to("cpu", copy=True)  # each step below looks at a value: a GPU would wait
     truths: list[int] = []
     boxes: list[int] = []
     if free.numel() == 0:
-        empty = torch.empty(0, dtype=torch.int64, device=overlaps.device)
+        empty = torch.empty(0, dtype=torch.int64, device=device)
         return empty, empty
     best, where = free.max(dim=1)
     for _ in range(min(free.shape)):
@@ -93,10 +91,8 @@ def match_each_truth(overlaps: Tensor) -> tuple[Tensor, Tensor]:
         stale = (where == box) & (best > 0)  # their best box was just taken
         if stale.any():
             best[stale], where[stale] = free[stale].max(dim=1)
-    return (
-        torch.tensor(truths, dtype=torch.int64, device=overlaps.device),
-        torch.tensor(boxes, dtype=torch.int64, device=overlaps.device),
-    )
+    pairs = torch.tensor([truths, boxes], dtype=torch.int64, device=device)
+    return pairs[0], pairs[1]
 
 
 def inside_ignored(boxes: Tensor, ignored: Tensor) -> Tensor:

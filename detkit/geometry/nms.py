@@ -15,6 +15,9 @@ from torchvision import ops
 from detkit.geometry.boxes import iou
 from detkit.geometry.nms_numpy import NMSMethod
 
+MOST_TOGETHER = 20_000  # boxes: of as many torchvision's kernel makes a table of 50 MB
+_SURVIVORS = "(Tensor boxes, Tensor scores, float iou_thresh, int number) -> Tensor"
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
     """Return the indices, (N,) int64, of the boxes that greedy NMS keeps, best first.
@@ -25,6 +28,26 @@ def nms(boxes: Tensor, scores: Tensor, iou_thresh: float) -> Tensor:
     """
     order = scores.sort(stable=True, descending=True).indices
     return order[ops.nms(boxes[order], scores[order], iou_thresh)]
+
+
+@torch.library.custom_op("detkit::nms_survivors", mutates_args=(), schema=_SURVIVORS)
+def nms_survivors(boxes: Tensor, scores: Tensor, iou_thresh: float, number: int) -> Tensor:
+    """Return, (B, K) bool, which of each image's boxes greedy NMS keeps: the best `number` of them.
+
+    Scores of minus infinity are no boxes. `boxes` (B, K, 4), `scores` (B, K). An operator of its
+    own, since ONNX has one that does all images at once.
+    """
+    survives = torch.zeros_like(scores, dtype=torch.bool)
+    for index, (of_image, ranked) in enumerate(zip(boxes, scores)):
+        rows = (ranked > -torch.inf).nonzero().flatten()
+        survives[index, rows[nms(of_image[rows], ranked[rows], iou_thresh)[:number]]] = True
+    return survives
+
+
+@nms_survivors.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_thresh: float, number: int) -> Tensor:
+    """Return what has `nms_survivors`' shape."""
+    return torch.empty_like(scores, dtype=torch.bool)
 
 
 def soft_nms(
@@ -149,6 +172,17 @@ def select(
     What `rankings` leaves of each class; over all classes the best `max_detections` are kept.
     `boxes` is (K, 4) or, class-specific, (K, C, 4); `scores` is (K, C).
     """
+    if scores.is_cuda and method == "greedy":
+        found = select_together(
+            boxes,
+            scores,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            top_k=top_k,
+            max_detections=max_detections,
+        )
+        if found is not None:
+            return found
     ranked = rankings(
         boxes,
         scores,
@@ -165,3 +199,32 @@ def select(
     labels = [one.label for one in ranked for _ in range(len(one.kept))]
     of_class = torch.tensor(labels, dtype=torch.int64, device=scores.device)
     return kept[best], ordered[:max_detections], of_class[best]
+
+
+def select_together(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    score_thresh: float,
+    nms_thresh: float,
+    top_k: int,
+    max_detections: int,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return what `select` does by greedy NMS, from a few operations on all classes at once.
+
+    A GPU, which takes longer to be asked than to compute, is asked for some ten operations instead
+    of as many a class, and is waited for twice. Each class's boxes are moved to a place of their
+    own, where one NMS does for all of them; in float64, since in float32 their sides would lose
+    digits there. None where more than `MOST_TOGETHER` boxes are to be compared with each other.
+    """
+    ranked, rows = scores.t().sort(dim=1, stable=True, descending=True)
+    ranked, rows = ranked[:, :top_k], rows[:, :top_k]
+    labels, ranks = (ranked > score_thresh).nonzero(as_tuple=True)  # class after class
+    if not 0 < len(labels) <= MOST_TOGETHER:
+        empty = boxes.new_empty(0, 4), scores.new_empty(0), labels
+        return None if len(labels) else empty
+    rows, of_class = rows[labels, ranks], ranked[labels, ranks]
+    found = (boxes[rows] if boxes.ndim == 2 else boxes[rows, labels]).double()
+    apart = found + (labels * (found.amax() - found.amin() + 1))[:, None]
+    kept = ops.nms(apart, of_class.double(), nms_thresh)[:max_detections]
+    return found[kept].to(boxes.dtype), of_class[kept], labels[kept]

@@ -57,16 +57,21 @@ SMALLEST_SIDE = 0.01  # network pixels, as in `detector`
 class NetworkSize:
     """The rule from an image's own (height, width) to the one it has inside the network's.
 
-    "stretch" gives every image all of `size`; "fit" keeps its shape and leaves a rest.
+    "stretch" gives every image all of `size`; "fit" keeps its shape and leaves a rest. "free" is
+    `transforms.preparation.shorter_side`, and `size` what it takes: (side, longest).
     """
 
     size: tuple[int, int]
-    resize: Literal["stretch", "fit"]
+    resize: Literal["stretch", "fit", "free"]
 
     def __call__(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) in network pixels."""
         if self.resize == "stretch":
             return self.size
+        if self.resize == "free":
+            side, longest = self.size
+            scale = min(side / min(height, width), longest / max(height, width))
+            return max(1, int(height * scale)), max(1, int(width * scale))
         scale = min(self.size[0] / height, self.size[1] / width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -126,8 +131,8 @@ class OnnxDetector:
             raise DetkitError(f"{where}: {error} (written by detkit {header['detkit']})") from error
         self.config = config
         self.class_names: tuple[str, ...] = tuple(header["class_names"])
-        height, width = header["size"]
-        self.rule = NetworkSize((height, width), header["resize"])
+        first, second = header["size"]
+        self.rule = NetworkSize((first, second), header["resize"])
         self.backend = str(header["backend"])
         self.takes_pixels, self.ends_in_boxes = (bool(header.get(one)) for one in ENDS)
         self.input_shape: tuple[int | str, ...] = tuple(session.get_inputs()[0].shape)
@@ -216,7 +221,12 @@ class OnnxDetector:
         return [np.concatenate(parts)[:num_images] for parts in zip(*outputs)]
 
     def padded(self, images: NDArray[Any]) -> FloatArray:
-        """Return (N, 3, h, w) images as (N, 3, H, W): zero at the right and the bottom."""
+        """Return (N, 3, h, w) images as (N, 3, H, W): zero at the right and the bottom.
+
+        As they are where the network takes any H and W.
+        """
+        if self.rule.resize == "free":
+            return images
         height, width = (int(side) for side in self.input_shape[2:])
         room = ((0, height - images.shape[2]), (0, width - images.shape[3]))
         return np.pad(images, ((0, 0), (0, 0), *room)) if any(map(any, room)) else images

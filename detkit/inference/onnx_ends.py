@@ -142,7 +142,7 @@ def with_ends(content: bytes, *, raw: bool, nms: bool) -> bytes:
     return whole
 
 
-def _write_preparation(write: Nodes, header: dict[str, Any], size: tuple[int, int]) -> None:
+def _write_preparation(write: Nodes, header: dict[str, Any], size: tuple[Any, Any]) -> None:
     """Write the way from `pixels` to `images` (B, 3, H, W) of `size`, and `image_sizes` (1, 2).
 
     As `transforms.preparation` goes: bilinear, antialiased as Pillow does it, normalised, and
@@ -168,7 +168,8 @@ def _write_preparation(write: Nodes, header: dict[str, Any], size: tuple[int, in
     mean = (255.0 * np.array(header["mean"])).astype(np.float32).reshape(3, 1, 1)
     factor = (1.0 / (255.0 * np.array(header["std"]))).astype(np.float32).reshape(3, 1, 1)
     levels = write("Sub", levels, mean)
-    if tuple(header["size"]) == size and header["resize"] == "stretch":
+    is_whole = header["resize"] == "free" or tuple(header["size"]) == size
+    if is_whole and header["resize"] != "fit":
         write("Mul", levels, factor, name="images")
         return
     levels = write("Mul", levels, factor)
@@ -186,8 +187,16 @@ def _inner_size(write: Nodes, header: dict[str, Any], sizes: str) -> str:
         return write("Identity", room)
     # In float64, as Python reckons: at a half pixel the last digit decides.
     own = write("Cast", sizes, to=11)
-    scale = write("ReduceMin", write("Div", room.astype(np.float64), own), _whole(-1), keepdims=1)
-    size = write("Round", write("Mul", own, scale))
+    ends = own
+    if header["resize"] == "free":  # the shorter side and the longer one
+        ends = write(
+            "Concat",
+            *(write(f"Reduce{end}", own, _whole(-1), keepdims=1) for end in ("Min", "Max")),
+            axis=-1,
+        )
+    scale = write("ReduceMin", write("Div", room.astype(np.float64), ends), _whole(-1), keepdims=1)
+    rounded = "Floor" if header["resize"] == "free" else "Round"
+    size = write(rounded, write("Mul", own, scale))
     return write("Cast", write("Max", size, np.array([1.0])), to=1)
 
 
@@ -237,7 +246,11 @@ def _write_nms(
     kept = min(header["max_detections"], most * classes)
     in_order = np.array([1, 0, 1, 0])  # (height, width) to that of x, y, x, y
     own = write("Cast", "image_sizes", to=1)
-    inner = _inner_size(write, header, "image_sizes")
+    if header["resize"] == "free":  # whatever they were resized by
+        sides = write("Slice", write("Shape", "images"), _whole(2), _whole(4))
+        inner = write("Unsqueeze", write("Cast", sides, to=1), _whole(0))
+    else:
+        inner = _inner_size(write, header, "image_sizes")
     limits = write("Gather", inner, in_order, axis=1)
     around = write("Unsqueeze", limits, np.array([1, 2] if of_class else [1]))
     inside = write("Min", write("Max", "detkit_network_boxes", _real(0.0)), around)

@@ -3,7 +3,7 @@
 The graph is `Detector.candidates`; `inference.onnx` says what else the file holds, and runs it.
 
 Shape shorthand: B images a run (any number where `dense_candidates` answers, else fixed), H x W
-network pixels, K candidate boxes, C classes.
+network pixels (any where `free_sides` answers, else fixed), K candidate boxes, C classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from detkit.inference.onnx import RUNTIME_SETTINGS, OnnxDetector, first_line
 from detkit.inference.onnx_ends import with_ends
 from detkit.structures import Batch, Candidates, Sample
 
+NetworkInput = tuple[int, int] | Literal["any"]  # (height, width) network pixels, that it takes
 # Ours: float32 sums in another order differ by some 1e-6 in scores and 1e-6 of the side in
 # boxes; a layer that was translated wrongly by far more than this.
 LARGEST_DIFFERENCE = 1e-3
@@ -76,12 +77,27 @@ class CandidatesNetwork(nn.Module):
         dense = self.detector.dense_candidates(images)
         if dense is not None:
             return dense[0].float(), dense[1].float()
+        return self._found(images, self.size)
+
+    def expected(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same, as detecting in torch comes to it, image by image.
+
+        Of images that are not padded, where the network does that.
+        """
+        if self.detector.free_sides is None:
+            return self._found(images, self.size)
+        size = (images.shape[2], images.shape[3])
+        height, width = self.detector.preparation.padded_size([size])
+        padded = nn.functional.pad(images, (0, width - size[1], 0, height - size[0]))
+        return self._found(padded, size)
+
+    def _found(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         num_images = images.shape[0]
         none = images.new_zeros(0)
         batch = Batch(
             images=images,
-            sizes=[self.size] * num_images,
-            original_sizes=[self.size] * num_images,
+            sizes=[size] * num_images,
+            original_sizes=[size] * num_images,
             boxes=[none.view(0, 4)] * num_images,
             labels=[none.long()] * num_images,
             difficult=[none.bool()] * num_images,
@@ -126,6 +142,7 @@ def export_onnx(
     *,
     images: Iterable[NDArray[np.uint8]] = (),
     batch_size: int | None = None,
+    size: NetworkInput | None = None,
     raw: bool = False,
     nms: bool = False,
     force: bool = False,
@@ -136,7 +153,9 @@ def export_onnx(
     exists and not `force`, and what those two do; then nothing is written.
     """
     require_target(path, force=force)
-    content, parity = exported(detector, images=images, batch_size=batch_size, name=str(path))
+    content, parity = exported(
+        detector, images=images, batch_size=batch_size, size=size, name=str(path)
+    )
     write_bytes(path, with_ends(content, raw=raw, nms=nms))
     return parity
 
@@ -146,15 +165,18 @@ def exported(
     *,
     images: Iterable[NDArray[np.uint8]] = (),
     batch_size: int | None = None,
+    size: NetworkInput | None = None,
     name: str = "ONNX",
 ) -> tuple[bytes, Parity]:
     """Return an ONNX file's content that ends in candidates, and how far it is from the detector.
 
     Both see the same drawn images and the (H, W, 3) uint8 RGB `images`. The file takes
-    `batch_size` images a run; by default any number where the network can, else one. A detector
-    whose network size follows the image is exported at the size that a square image has, and
-    images are fitted into it. Raises DetkitError, with the `name` of what is not written, when
-    the onnx extra is missing, the network cannot be translated, or scores or boxes differ beyond
+    `batch_size` images a run; by default any number where the network can, else one. It takes
+    images of `size`, (height, width) network pixels or "any"; by default any where the network
+    can. Into a given size images are fitted, and by default into that of a square image where the
+    network's size follows the image, but its graph cannot. Raises UsageError for a size that the
+    network cannot have; DetkitError, with the `name` of what is not written, when the onnx extra
+    is missing, the network cannot be translated, or scores or boxes differ beyond
     `LARGEST_DIFFERENCE` (boxes in shares of the network image's longer side).
     """
     with naming_extras("ONNX"):
@@ -164,7 +186,7 @@ def exported(
             f"{detector.name} needs proposals beside the image and cannot be exported; "
             "export a model of a backend that takes the image alone"
         )
-    network, header, shape = _network(detector)
+    network, header, shape = _network(detector, size)
     content = _translate(network, batch_size, shape, header)
     if batch_size is None and OnnxDetector(content).at_once not in (None, 1):
         content = _translate(network, 1, shape, header)  # its code fixes the number of images
@@ -192,24 +214,49 @@ def require_target(path: Path, *, force: bool) -> None:
         raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def _network(detector: Detector) -> tuple[CandidatesNetwork, dict[str, Any], tuple[int, int, int]]:
+def _network(
+    detector: Detector, size: NetworkInput | None
+) -> tuple[CandidatesNetwork, dict[str, Any], tuple[int, int, int]]:
     """Return a copy of the detector's network, the file's header and the input's (3, H, W)."""
     # A copy: exporting may leave symbolic tensors in what a backend caches.
     detector = copy.deepcopy(detector).cpu().float().eval().requires_grad_(False)
     rule = detector.network_size()
-    follows_image = len({rule(*size) for size in PROBED_SIZES}) > 1
-    batch = detector.prepare([_sample(np.zeros((*PROBED_SIZES[-1], 3), np.uint8))])
+    resize, inner = _resizing(detector, size)
+    if detector.free_sides is not None:  # it pads images by itself
+        shape = rule(*PROBED_SIZES[1]) if resize == "free" else inner
+    else:
+        shape = detector.preparation.padded_size([inner])
     values = to_json(detector.config)
     header = {
         "detkit": __version__,
         "backend": detector.name,
         "class_names": list(detector.class_names),
-        "size": list(batch.sizes[0]),
-        "resize": "fit" if follows_image else "stretch",
+        "size": list(inner),
+        "resize": resize,
         **{key: values[key] for key in RUNTIME_SETTINGS},
     }
-    channels, height, width = batch.images.shape[1:]
-    return CandidatesNetwork(detector, batch.sizes[0]).eval(), header, (channels, height, width)
+    return CandidatesNetwork(detector, inner).eval(), header, (3, *shape)
+
+
+def _resizing(
+    detector: Detector, wanted: NetworkInput | None
+) -> tuple[Literal["stretch", "fit", "free"], tuple[int, int]]:
+    """Return `resize` and `size` of the file's `NetworkSize`; raises UsageError, see `exported`."""
+    rule, free = detector.network_size(), detector.free_sides
+    own = rule(*PROBED_SIZES[-1])
+    if free is not None and wanted in (None, "any"):
+        return "free", free
+    follows_image = len({rule(*size) for size in PROBED_SIZES}) > 1
+    if wanted in (None, own):
+        return "fit" if follows_image else "stretch", own
+    if follows_image and wanted != "any":
+        return "fit", wanted
+    told = wanted if wanted == "any" else "{}x{}".format(*wanted)
+    is_fixed = "works on images of one size" if not follows_image else "was written for one size"
+    raise UsageError(
+        f"--size {told}: {detector.name} {is_fixed}, here {own[0]}x{own[1]}: what it says of "
+        "a place holds for that size alone; leave --size out, or train with another --set size"
+    )
 
 
 def _translate(
@@ -220,13 +267,18 @@ def _translate(
 ) -> bytes:
     """Return the content of the ONNX file; raises DetkitError when torch cannot translate it.
 
-    Without a `batch_size` it takes any number of images of `shape` (3, H, W), if it can.
+    Without a `batch_size` it takes any number of images of `shape` (3, H, W), if it can; of any
+    size where the header says "free".
     """
     with torch.no_grad():
         is_dense = network.detector.dense_candidates(torch.zeros(1, *shape)) is not None
     # Two of them: one would be taken for a constant.
     images = torch.zeros(batch_size or (2 if is_dense else 1), *shape)
-    varies = is_dense and batch_size is None
+    varies: dict[int, Any] = {}
+    if is_dense and batch_size is None:
+        varies[0] = torch.export.Dim("batch")
+    if header["resize"] == "free":  # AUTO, since what holds for sides of 1 alone is no matter
+        varies |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     try:
         with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -238,7 +290,7 @@ def _translate(
                 input_names=["images"],
                 output_names=["boxes", "scores"],
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},) if varies else None,
+                dynamic_shapes=(varies,) if varies else None,
                 verbose=False,
                 custom_translation_table=_own_translations(),
             )
@@ -246,6 +298,9 @@ def _translate(
                 raise RuntimeError("torch.onnx.export returned nothing")
             proto: Any = program.model_proto
             _strip(proto.graph)
+            for axis, name in ((2, "height"), (3, "width")):
+                if axis in varies:
+                    proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
             proto.producer_name, proto.producer_version = "detkit", __version__
             del proto.metadata_props[:]
             for key, value in header.items():
@@ -264,14 +319,28 @@ def _own_translations() -> dict[Any, Callable[..., Any]]:
 
     Its translation of RoI pooling takes the pooled size as one argument; the operator has two.
     """
-    from onnxscript import opset18
+    import onnxscript
+
+    opset18: Any = onnxscript.opset18
 
     def roi_pool(x: Any, rois: Any, spatial_scale: float, height: int, width: int) -> Any:
         shape = (height, width)
         pooled = opset18.MaxRoiPool(x, rois, pooled_shape=shape, spatial_scale=spatial_scale)
         return pooled, pooled  # the second would be where the maxima are, which only gradients need
 
-    return {torch.ops.torchvision.roi_pool.default: roi_pool}
+    def nms_survivors(boxes: Any, scores: Any, iou_thresh: float, number: int) -> Any:
+        ranked = opset18.Unsqueeze(scores, [1])
+        least = float(np.finfo(np.float32).min)
+        chosen = opset18.NonMaxSuppression(boxes, ranked, [number], [iou_thresh], [least])
+        marks = opset18.ConstantOfShape(opset18.Slice(opset18.Shape(chosen), [0], [1]))
+        none = opset18.ConstantOfShape(opset18.Shape(ranked))
+        marked = opset18.ScatterND(none, chosen, opset18.Add(marks, 1.0))
+        return opset18.Cast(opset18.Squeeze(marked, [1]), to=9)  # bool
+
+    return {
+        torch.ops.torchvision.roi_pool.default: roi_pool,
+        torch.ops.detkit.nms_survivors.default: nms_survivors,
+    }
 
 
 def _strip(graph: Any) -> None:
@@ -290,16 +359,17 @@ def _compare(
     network: CandidatesNetwork, exported: OnnxDetector, images: Iterable[NDArray[np.uint8]]
 ) -> Parity:
     """Return how far the two are apart on some images; infinitely when shapes differ."""
-    at_once, (height, width) = exported.at_once or 1, map(int, exported.input_shape[2:])
+    at_once = exported.at_once or 1
     scores = boxes = 0.0
-    num_images = 0
+    num_images = side = 0
     for image in images:
         num_images += 1
-        images = torch.from_numpy(exported.prepare_image(image).images)
-        pixels = torch.zeros(at_once, 3, height, width)
-        pixels[:, :, : images.shape[2], : images.shape[3]] = images
+        pixels = torch.from_numpy(exported.padded(exported.prepare_image(image).images))
+        pixels = pixels.expand(at_once, -1, -1, -1)
+        height, width = pixels.shape[2:]
+        side = max(side, height, width)
         with torch.no_grad():
-            expected = network(pixels)
+            expected = network.expected(pixels)
         found = tuple(map(torch.from_numpy, exported.run(pixels.numpy())))
         # A graph gives always as many candidates, the last ones empty where there are fewer.
         short = max(0, found[1].shape[1] - expected[1].shape[1])
@@ -310,7 +380,7 @@ def _compare(
         within = [(_within(one[0], height, width), one[1]) for one in (expected, found)]
         wanted, got = within[0], _in_order(within[0], within[1], side=max(height, width))
         boxes, scores = _larger(boxes, wanted[0], got[0]), _larger(scores, wanted[1], got[1])
-    return Parity(num_images, scores, boxes, max(height, width))
+    return Parity(num_images, scores, boxes, side)
 
 
 def _in_order(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detkit.data.near_duplicates import GREY_SIDE, Looks
+from detkit.data.looks import GREY_SIDE, Looks
 
 _CELLS, _BINS = 4, 9  # cells along a side of the small grey picture; directions
 _CELL = GREY_SIDE // _CELLS  # pixels

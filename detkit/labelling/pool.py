@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.groups import MOST_LOOKED_AT
-from detkit.data.images import identical_files, read_small_grey
-from detkit.data.near_duplicates import GREY_SIDE, Looks, find_copies, look_at
+from detkit.data.image_files import ImageFiles, open_images
+from detkit.data.images import read_small_grey
+from detkit.data.looks import GREY_SIDE
+from detkit.data.near_duplicates import find_copies
 from detkit.data.records import Dataset, ImageRecord
 from detkit.errors import DetkitError
 from detkit.labelling.novelty import scene_features
@@ -91,7 +93,9 @@ def look_at_pool(
         if place not in done:
             own.setdefault(place, name)
     kept = [*own.values()]
-    looks = look_at([*map(Path, kept), *labelled], progress)
+    paths = [*map(Path, kept), *labelled]
+    files = open_images(paths, looked_at=paths, progress=progress)
+    looks = files.looks_of(paths)
     unreadable: dict[str, str] = {}
     for index in np.flatnonzero(~looks.grey[: len(kept)].any(axis=(1, 2))).tolist():
         try:  # black, or none: `look_at` tells both alike
@@ -100,9 +104,9 @@ def look_at_pool(
             unreadable[kept[index]] = str(error)
     good = [place for place, name in enumerate(kept) if name not in unreadable]
     seen_looks = [len(kept) + place for place in range(len(labelled))]
-    pool, others = _part(looks, good), _part(looks, seen_looks)
+    pool, others = looks.part(good), looks.part(seen_looks)
     readable = [kept[place] for place in good]
-    copies, seen = _same_bytes(readable, labelled)
+    copies, seen = _same_bytes(readable, labelled, files)
     was_compared = len(good) + len(labelled) <= MOST_LOOKED_AT
     if was_compared:
         copies |= {(one.other, one.image) for one in find_copies(pool)}
@@ -145,21 +149,15 @@ def _place(path: Path) -> str:
         return str(path)
 
 
-def _part(looks: Looks, places: Sequence[int]) -> Looks:
-    """Return what some of the images look like."""
-    chosen = np.array(places, np.int64)
-    return Looks(looks.grey[chosen], looks.hashes[chosen], looks.shows[chosen])
-
-
 def _same_bytes(
-    names: Sequence[str], labelled: Sequence[Path]
+    names: Sequence[str], labelled: Sequence[Path], files: ImageFiles
 ) -> tuple[set[tuple[int, int]], dict[int, int]]:
     """Return pairs of the pool with the same bytes, and labelled images by such a copy."""
     place_of = {Path(name): place for place, name in enumerate(names)}
     other_of = {path: place for place, path in enumerate(labelled)}
     pairs: set[tuple[int, int]] = set()
     seen: dict[int, int] = {}
-    for group in identical_files([*place_of, *other_of]):
+    for group in files.identical([*place_of, *other_of]):
         own = sorted(place_of[path] for path in group if path in place_of)
         others = [other_of[path] for path in group if path in other_of]
         pairs |= set(zip(own, own[1:])) | {(own[0], one) for one in own[2:]} if own else set()

@@ -14,8 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.cache import FileCache, cache_folder
-from detkit.data.images import image_size, read_image, read_reduced, shrunk_to
+from detkit.data.images import (
+    has_reduced_form,
+    image_size,
+    read_image,
+    read_reduced,
+    shrunk_to,
+)
 from detkit.errors import DetkitError
+from detkit.labelling.labels import Size
 
 SIDES = (256, 1024, 2048)  # pixels, the longer one
 TILE = 512  # pixels a side
@@ -72,20 +79,32 @@ class Previews:
     def preview(self, path: Path, side: int) -> bytes:
         """Return a JPEG of the upright image whose longer side has `side` pixels, or its own.
 
-        Raises DetkitError for an image that cannot be read.
+        `side` is one of `SIDES`. Of a file that has no reduced form (a PNG) all of them are made
+        at once, since decoding it takes nearly all of the time. Raises DetkitError for an image
+        that cannot be read.
         """
-        key = _key(path, side)
-        with self._one_at_a_time(key):
-            with self._lock:
-                found = self._jpegs.look(key)
+        with self._one_at_a_time(_key(path, side if has_reduced_form(path) else 0)):
+            found = self._kept(path, side)
             if found is None:
-                found = self._files.read(key)
-                if found is None:
-                    found = self._made(path, side)
-                    self._files.write(key, found)
+                made = self._made(path, side)
+                for one, content in made.items():
+                    self._files.write(_key(path, one), content)
+                    with self._lock:
+                        self._jpegs.keep(_key(path, one), content)
+                found = made[side]
+            return found
+
+    def _kept(self, path: Path, side: int) -> bytes | None:
+        """Return a preview made earlier; None where there is none."""
+        key = _key(path, side)
+        with self._lock:
+            found = self._jpegs.look(key)
+        if found is None:
+            found = self._files.read(key)
+            if found is not None:
                 with self._lock:
                     self._jpegs.keep(key, found)
-            return found
+        return found
 
     def tile(self, path: Path, level: int, x: int, y: int) -> bytes | None:
         """Return the JPEG of a tile; None where the image has none there.
@@ -114,13 +133,16 @@ class Previews:
         """Make no more ahead."""
         self._ahead.shutdown(wait=False, cancel_futures=True)
 
-    def _made(self, path: Path, side: int) -> bytes:
-        """Return a preview made of the file."""
-        height, width = image_size(path)
-        scale = min(1.0, side / max(height, width))
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    def _made(self, path: Path, side: int) -> dict[int, bytes]:
+        """Return a preview made of the file, and those of other sides where all of it was decoded.
+
+        They are by their side.
+        """
+        whole = image_size(path)
         with self._decoding:
-            return _jpeg(shrunk_to(read_reduced(path, max(size)), size))
+            pixels = read_reduced(path, min(side, max(whole)))
+            sides = SIDES if pixels.shape[:2] == whole else (side,)
+            return {one: _jpeg(shrunk_to(pixels, _size_of(whole, one))) for one in sides}
 
     def _scaled(self, path: Path, level: int) -> Pixels:
         """Return the upright image at 2^-level of its size, (ceil(H / 2^L), ceil(W / 2^L), 3)."""
@@ -144,6 +166,12 @@ class Previews:
             if len(self._making) > 4096:
                 self._making = {one: it for one, it in self._making.items() if it.locked()}
             return self._making.setdefault(key, threading.Lock())
+
+
+def _size_of(whole: Size, side: int) -> Size:
+    """Return the (height, width) of an image whose longer side is `side` pixels, or its own."""
+    scale = min(1.0, side / max(whole))
+    return max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))
 
 
 def _key(path: Path, side: int) -> str:

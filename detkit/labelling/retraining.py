@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError
 from detkit.labelling.session import Session
 from detkit.machine import end_group
+from detkit.tethered import start_tethered
 from detkit.text import counted
 
 logger = logging.getLogger(__name__)
@@ -23,7 +21,6 @@ logger = logging.getLogger(__name__)
 RUNS, DATA = "runs", "data"  # in the session's hidden folder
 MAX_MINUTES = 5.0  # ours: new pre-labels within a coffee break
 LEAST_IMAGES = 5  # fewer cannot be divided into train and val
-NICENESS = 10
 PATIENCE = 5.0  # seconds for a training to end when it is told to
 
 
@@ -55,7 +52,7 @@ class Retraining:
         self._session, self._every, self._minutes = session, every, minutes
         self._backend, self._weights, self._take = backend, weights, take
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._told: dict[str, Any] | None = None
         self._done_at = session.num_labelled
         self._ending = False
@@ -111,16 +108,16 @@ class Retraining:
             self._session.folder.copy_to(data)
         run.parent.mkdir(exist_ok=True)
         log = hidden / "training.log"
-        words = [sys.executable, "-m", "detkit", "train", str(data), "--model", self._backend]
-        words += ["-o", str(run), "--max-minutes", f"{self._minutes:g}", "--quiet"]
-        if self._weights != "none":
-            words += ["--weights", self._weights]
+        words = ["train", "--model", self._backend, "-o", str(run), "--quiet"]
+        words += ["--max-minutes", f"{self._minutes:g}", "--weights", self._weights]
+        words += ["--", str(data)]
         with log.open("wb") as file:
             with self._lock:
                 if self._ending:
                     raise DetkitError("ended")
-                self._process = _started(words, file.fileno())
-            code = self._process.wait()
+                self._process = process = start_tethered(words, file.fileno(), aside=True)
+            with process:
+                code = process.wait()
         shutil.rmtree(data, ignore_errors=True)
         models = [run / name for name in ("best.safetensors", "last.safetensors")]
         model = next((one for one in models if one.is_file()), None)
@@ -151,18 +148,3 @@ class Retraining:
         """Say how the training stands; the page hears that something changed."""
         self._told = {"status": status, "message": message, "at": count}
         self._session.changes += 1
-
-
-def _started(words: list[str], output: int) -> subprocess.Popen[bytes]:
-    """Return a process in a group of its own, which leaves the machine to others."""
-    if os.name == "nt":
-        flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP  # type: ignore[attr-defined,unused-ignore]
-        return subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, creationflags=flags
-        )
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-    )
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
-    return process

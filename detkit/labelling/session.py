@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detkit.data.checks.check import reason_of, whole_image_size
+from detkit.data.image_files import read_image_file
 from detkit.data.output import require_apart
 from detkit.errors import DetkitError, UsageError
 from detkit.files import is_full, not_written
@@ -278,13 +278,10 @@ class Session:
 
     def _measure(self, one: Known) -> None:
         """Look at an image's file: its size, or why it cannot be read."""
-        try:
-            size, problem = whole_image_size(one.photo.path), ""
-        except DetkitError as error:
-            size, problem = None, reason_of(error, one.photo.path)
+        file, _ = read_image_file(one.photo.path, header=True)
         with self.lock:
-            if one.size is None or problem:
-                one.size, one.problem = size, problem
+            if one.size is None or file.problem:
+                one.size, one.problem = file.size, file.problem
                 one.findings = one.judged(one.labels, self.folder.form)
                 self.changes += 1
 

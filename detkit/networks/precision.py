@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from torch import nn
 from detkit.errors import UsageError
 from detkit.networks.fold_norms import fold_norms
 from detkit.networks.winograd import use_winograd
+from detkit.text import counted
 
 Network = TypeVar("Network", bound=nn.Module)
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -33,14 +35,30 @@ def find_device(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"--device {device}: choose auto, cpu, cuda, cuda:N or mps") from error
-    available = {
-        "cpu": True,
-        "cuda": (found.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(found.type, False):
-        raise UsageError(f"--device {device}: there is no such device here; try --device auto")
-    return found
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {device}: choose auto, cpu, cuda, cuda:N or mps")
+    if found.type == "cuda":
+        missing = _why_no_gpu(found.index or 0)
+    else:
+        here = found.type == "cpu" or torch.backends.mps.is_available()
+        missing = "" if here and not found.index else "there is no such device here"
+    if missing:
+        raise UsageError(f"--device {device}: {missing}; try --device auto")
+    return torch.device("cpu") if found.type == "cpu" else found
+
+
+def _why_no_gpu(index: int) -> str:
+    """Return why GPU number `index` cannot be used; "" if it can."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"this PyTorch ({torch.__version__}) is built without GPUs"
+    with warnings.catch_warnings(record=True) as said:  # of a driver that is too old, say
+        warnings.simplefilter("always")
+        is_available = torch.cuda.is_available()
+    if not is_available:
+        reason = "".join(f" ({str(one.message).partition('.')[0]})" for one in said[:1])
+        return f"PyTorch {torch.__version__} finds no GPU here{reason}"
+    number = torch.cuda.device_count()
+    return "" if index < number else f"this machine has {counted(number, 'GPU')}, the first cuda:0"
 
 
 def choose_precision(
@@ -48,10 +66,11 @@ def choose_precision(
 ) -> tuple[str, str]:
     """Return the precision that `auto` stands for on this device, and why, for the log.
 
-    bf16 is chosen where a convolution measured now is clearly faster in it; a processor
-    without bf16 instructions computes it right but slower. Without `measure`, as with several
-    processes that must all choose the same, it is chosen where a GPU has it in hardware.
-    Raises UsageError for a precision there is not.
+    On a GPU bf16 is chosen where its cores have it: a small convolution takes no longer there than
+    to ask for it, so that measuring one says nothing. On a CPU it is chosen where a convolution
+    measured now is clearly faster in it; a processor without bf16 instructions computes it right
+    but slower. Without `measure`, as with several processes that must all choose the same, a CPU
+    keeps float32. Raises UsageError for a precision there is not.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: choose from {', '.join(PRECISIONS)}")
@@ -59,14 +78,29 @@ def choose_precision(
         return precision, f"precision {precision}, as asked"
     if device.type == "mps":
         return "32-true", "precision 32-true (bf16 is not measured on mps)"
+    if device.type == "cuda":
+        if has_bf16_cores(device):
+            return "bf16-mixed", "precision bf16-mixed: this GPU computes in bf16"
+        return "32-true", "precision 32-true: this GPU has no bf16; 16-mixed may be faster"
     if not measure:
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
-        chosen = "bf16-mixed" if has_bf16 else "32-true"
-        return chosen, f"precision {chosen} on {device.type}, the same in all processes"
+        return "32-true", "precision 32-true on cpu, the same in all processes"
     gain = bf16_gain(device)
     if gain >= GAIN:
         return "bf16-mixed", f"precision bf16-mixed: a convolution is {gain:.1f}x faster in bf16"
     return "32-true", f"precision 32-true: in bf16 a convolution takes {1 / gain:.1f}x the time"
+
+
+def require_trainable(precision: str, device: torch.device) -> None:
+    """Raise UsageError for fp16 on a CPU, which detects in it but which Fabric trains in bf16."""
+    if precision == "16-mixed" and device.type == "cpu":
+        raise UsageError(
+            f"--precision {precision}: only a GPU trains in it; choose bf16-mixed or 32-true"
+        )
+
+
+def has_bf16_cores(device: torch.device) -> bool:
+    """Return whether a GPU multiplies in bf16: of NVIDIA's those since Ampere (2020)."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def bf16_gain(device: torch.device) -> float:
@@ -92,8 +126,6 @@ def forth_and_back(layer: nn.Module, values: torch.Tensor) -> float:
     """Return the seconds of one run through a layer and back."""
     start = time.perf_counter()
     layer(values).sum().backward()
-    if values.is_cuda:
-        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 

@@ -44,35 +44,31 @@ class RoIPooling(nn.Module):
     def forward(
         self,
         maps: Sequence[Tensor],
-        rois: Sequence[Tensor],
+        rois: Tensor | Sequence[Tensor],
         pixels: Sequence[tuple[float, float]] | None = None,
     ) -> Tensor:
         """Return (R, C, P, P), for a spatial pyramid (R, C * 50), of B x (R_b, 4) regions.
 
         `maps` are L x (B, C, H_l, W_l); regions are xyxy in network pixels, and the rows come
-        image by image. `pixels` are B x (width, height), network pixels, of a pixel of the image
-        that the regions were proposed on: released code's right and bottom are the last pixel's
-        there. None: they were proposed on the network's.
+        image by image, or the regions are (R, 5) with the image's number first. `pixels` are B x
+        (width, height), network pixels, of a pixel of the image that the regions were proposed
+        on: released code's right and bottom are the last pixel's there. None: they were proposed
+        on the network's.
         """
-        levels = None
-        if len(self.strides) > 1:
-            levels = self.levels(torch.cat(list(rois)))
+        regions = boxes_with_image(rois)
+        levels = self.levels(regions[:, 1:]) if len(self.strides) > 1 else None
         if self.method == "pool":
-            sides = pixels or [(1.0, 1.0)] * len(rois)
-            lasts = [boxes.new_tensor(side) for boxes, side in zip(rois, sides, strict=True)]
-            corners = (
-                torch.cat([boxes[:, :2], boxes[:, 2:] - last], dim=1)
-                for boxes, last in zip(rois, lasts)
+            corners = torch.cat(
+                [regions[:, :3], regions[:, 3:] - _last_pixels(rois, pixels)], dim=1
             )
             # Half a place is common (375 pixels made 600), and is to be rounded up as it is there.
-            rois = [(one * GRID).round() / GRID for one in corners]
+            regions = (corners * GRID).round() / GRID
         if levels is None:
-            return self._cut(maps[0], rois, self.strides[0])
-        regions = boxes_with_image(rois)
+            return self._cut(maps[0], regions, self.strides[0])
         size = (self.size, self.size)
-        pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], *size)
+        pooled = maps[0].new_zeros(regions.shape[0], maps[0].shape[1], *size)
         if self.method == "spp":
-            pooled = pooled.new_zeros(len(regions), self.num_features(maps[0].shape[1]))
+            pooled = pooled.new_zeros(regions.shape[0], self.num_features(maps[0].shape[1]))
         for level, stride in enumerate(self.strides):
             of_level = (levels == level).nonzero().flatten()
             pooled[of_level] = self._cut(maps[level], regions[of_level], stride).to(pooled.dtype)
@@ -88,20 +84,19 @@ class RoIPooling(nn.Module):
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6)
         return level.clamp(first, last).long() - first
 
-    def _cut(self, x: Tensor, rois: Tensor | Sequence[Tensor], stride: int) -> Tensor:
-        """Return the pooled regions, B x (R_b, 4) or (R, 5) with the image first, of one map."""
-        where = rois if isinstance(rois, Tensor) else list(rois)
+    def _cut(self, x: Tensor, where: Tensor, stride: int) -> Tensor:
+        """Return the pooled regions, (R, 5) with the image first, of one map."""
         size = (self.size, self.size)
         if self.method == "align":
             if x.device.type == "cpu" and not (x.requires_grad or torch.compiler.is_exporting()):
-                return align_by_bags(x, boxes_with_image(where), self.size, 1 / stride)
+                return align_by_bags(x, where, self.size, 1 / stride)
             aligned: Tensor = ops.roi_align(x, where, size, 1 / stride, SAMPLES)
             return aligned
         whole = x.float()  # the kernel wants map and boxes of one dtype; a maximum is exact in both
         if self.method == "pool":  # Fast R-CNN sec. 2.1; eq. 4, its gradient, is torchvision's
             pooled: Tensor = ops.roi_pool(whole, where, size, 1 / stride)
             return pooled.to(x.dtype)
-        places = pyramid_places(boxes_with_image(where), stride, (x.shape[2], x.shape[3]))
+        places = pyramid_places(where, stride, (x.shape[2], x.shape[3]))
         bins = [ops.roi_pool(whole, places, (n, n), 1.0).flatten(1) for n in PYRAMID]
         return torch.cat(bins, dim=1).to(x.dtype)
 
@@ -117,11 +112,25 @@ def pyramid_places(regions: Tensor, stride: int, size: tuple[int, int]) -> Tenso
     last = torch.ceil(regions[:, 3:5] / stride) - 1
     middle = torch.floor((first + last) / 2)
     none = first > last
-    most = regions.new_tensor([size[1] - 1.0, size[0] - 1.0])
-    places = [
-        torch.minimum(torch.where(none, middle, one).clamp(min=0.0), most) for one in (first, last)
+    found = [torch.where(none, middle, one) for one in (first, last)]
+    columns, rows = (
+        [one[:, axis : axis + 1].clamp(0.0, size[1 - axis] - 1.0) for one in found]
+        for axis in (0, 1)
+    )
+    return torch.cat([regions[:, :1], columns[0], rows[0], columns[1], rows[1]], dim=1)
+
+
+def _last_pixels(
+    rois: Tensor | Sequence[Tensor], pixels: Sequence[tuple[float, float]] | None
+) -> Tensor | float:
+    """Return the (width, height) of each region's pixel, (R, 2); 1 of the network's own."""
+    if pixels is None:
+        return 1.0
+    sides = [
+        torch.stack([boxes.new_full((len(boxes),), side) for side in pixel], dim=1)
+        for boxes, pixel in zip(rois, pixels, strict=True)
     ]
-    return torch.cat([regions[:, :1], *places], dim=1)
+    return torch.cat(sides)
 
 
 def boxes_with_image(rois: Tensor | Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from detkit.errors import UsageError
 from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import clip, decode, encode, iou
 from detkit.geometry.matching import IGNORED, match, sample_balanced, spare_ignored
+from detkit.geometry.nms import nms_survivors
 from detkit.networks.necks import initialise
 from detkit.structures import Batch
 
@@ -241,26 +243,29 @@ class RegionProposalNetwork(nn.Module):
                 hidden = F.relu(conv(hidden))
             logits, moves = self.objectness(hidden), self.deltas(hidden)
             objectness.append(logits.permute(0, 2, 3, 1).flatten(1).float())
-            deltas.append(moves.permute(0, 2, 3, 1).reshape(len(x), -1, 4).float())
+            deltas.append(moves.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4).float())
         return objectness, deltas
 
     def anchors(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
         """Return each map's anchors, (K_l, 4) in network pixels; made once a size and device."""
         map_sizes = [(x.shape[2], x.shape[3]) for x in maps]
+        make = partial(
+            grid_anchors,
+            map_sizes,
+            image_size,
+            self.layout,
+            offset=self.config.anchor_offset,
+            rounded=self.config.round_anchors,
+            strides=self.strides,
+        )
+        if torch.compiler.is_exporting():  # sizes may stand for any
+            return make()
         device = maps[0].device
         if device.type == "meta":  # maps without values still say where the anchors are
             device = torch.device("cpu")
         key = (tuple(map_sizes), image_size, str(device))
         if key not in self._anchors:
-            made = grid_anchors(
-                map_sizes,
-                image_size,
-                self.layout,
-                offset=self.config.anchor_offset,
-                rounded=self.config.round_anchors,
-                strides=self.strides,
-            )
-            self._anchors = {key: [level.to(device) for level in made]}
+            self._anchors = {key: [level.to(device) for level in make()]}
         return self._anchors[key]
 
     def score(self, maps: Sequence[Tensor], images: Tensor) -> ScoredAnchors:
@@ -284,8 +289,8 @@ class RegionProposalNetwork(nn.Module):
         for index, (gt_boxes, ignored, size) in enumerate(images):
             overlaps = iou(gt_boxes, all_anchors)
             out = None if uses_border else crosses_border(all_anchors, size)
-            if out is not None and not bool(out.all()):
-                overlaps = overlaps.masked_fill(out, 0.0)
+            if out is not None:
+                overlaps = overlaps.masked_fill(out & ~out.all(), 0.0)
             matches = match_anchors(
                 overlaps, config.rpn_positive_thresh, config.rpn_negative_thresh
             )
@@ -296,13 +301,14 @@ class RegionProposalNetwork(nn.Module):
                 matches, config.anchors_per_image, config.rpn_positive_fraction
             )
             sampled.append(logits[index, torch.cat([positives, negatives])])
-            is_object.append(torch.arange(len(sampled[-1])) < len(positives))
+            places = torch.arange(len(sampled[-1]), device=logits.device)
+            is_object.append(places < len(positives))
             positive_moves.append(moves[index, positives])
             targets.append(encode(gt_boxes[matches[positives]], all_anchors[positives]))
         return rpn_loss(
             torch.cat(sampled),
             torch.cat(positive_moves),
-            torch.cat(is_object).to(logits.device),
+            torch.cat(is_object),
             torch.cat(targets),
             config.rpn_box_weight,
         )
@@ -322,6 +328,56 @@ class RegionProposalNetwork(nn.Module):
         pyramid of each map by itself; then the best of all. In `training` more are kept; while
         this network is `fixed`, in alternating training, all anchors of a single map enter NMS.
         """
+        before, after, smallest = self._numbers(scored, training, fixed)
+        boxes, scores = zip(
+            *(
+                self._best_anchors(*level, min(before, level[0].shape[1]))
+                for level in zip(scored.objectness, scored.deltas, scored.anchors)
+            )
+        )
+        return [
+            best_regions(
+                [clip(level[index], size) for level in boxes],
+                [level[index] for level in scores],
+                # Never none at all: an image may be smaller than the smallest side.
+                min(smallest, *size),
+                self.config.rpn_nms_thresh,
+                after,
+            )
+            for index, size in enumerate(sizes)
+        ]
+
+    def propose_dense(self, scored: ScoredAnchors, size: tuple[int, int]) -> Tensor:
+        """Return `propose`'s of images of one `size` as one tensor, (B, P, 4), P always the same.
+
+        Boxes of zeros follow where an image has fewer. All shapes but B's are known before the
+        maps' are: with it a graph can be traced whose images have any size.
+        """
+        before, after, smallest = self._numbers(scored, training=False, fixed=False)
+        boxes, scores = [], []
+        for logits, moves, anchors in zip(scored.objectness, scored.deltas, scored.anchors):
+            none = F.pad(logits, (0, before), value=-torch.inf)
+            rest = (0, 0, 0, before)
+            moved, ranked = self._best_anchors(
+                none, F.pad(moves, rest), F.pad(anchors, rest), before
+            )
+            moved = clip(moved, size)
+            sides = (moved[..., 2:] - moved[..., :2]).amin(dim=-1)
+            is_large = (sides >= smallest) | (sides >= size[0]) | (sides >= size[1])
+            ranked = ranked.masked_fill(~(is_large & (sides > 0)), -torch.inf)
+            survives = nms_survivors(moved, ranked, self.config.rpn_nms_thresh, after)
+            boxes.append(moved)
+            scores.append(ranked.masked_fill(~survives, -torch.inf))
+        room = max(0, after - before * len(scores))
+        ranked, order = F.pad(torch.cat(scores, dim=1), (0, room), value=-torch.inf).topk(after)
+        all_boxes = F.pad(torch.cat(boxes, dim=1), (0, 0, 0, room))
+        chosen = all_boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        return chosen * (ranked > -torch.inf)[..., None]
+
+    def _numbers(
+        self, scored: ScoredAnchors, training: bool, fixed: bool
+    ) -> tuple[int, int, float]:
+        """Return how many enter NMS of each map, how many are kept in all, and the least side."""
         config = self.config
         before = config.rpn_pre_nms_train if training else config.rpn_pre_nms_test
         if before is None:
@@ -329,29 +385,21 @@ class RegionProposalNetwork(nn.Module):
             if fixed:  # released code, `rpn_generate`: RPN_PRE_NMS_TOP_N = -1
                 single = max(logits.shape[1] for logits in scored.objectness)
             before = pyramid if self.has_pyramid else single
-        after = config.rpn_post_nms_train if training else config.rpn_post_nms_test
         smallest = config.rpn_min_size
         if smallest is None:
             smallest = 0.0 if self.has_pyramid else 16 * self.side / 600
-        boxes, scores = [], []
-        for logits, moves, anchors in zip(scored.objectness, scored.deltas, scored.anchors):
-            best, order = logits.topk(min(before, logits.shape[1]), dim=1)
-            if config.rpn_score_thresh > 0:
-                best = best.masked_fill(best.sigmoid() < config.rpn_score_thresh, -torch.inf)
-            chosen = moves.gather(1, order[..., None].expand(-1, -1, 4))
-            boxes.append(decode(chosen, anchors[order]))
-            scores.append(best)
-        return [
-            best_regions(
-                [clip(level[index], size) for level in boxes],
-                [level[index] for level in scores],
-                # Never none at all: an image may be smaller than the smallest side.
-                min(smallest, *size),
-                config.rpn_nms_thresh,
-                after,
-            )
-            for index, size in enumerate(sizes)
-        ]
+        after = config.rpn_post_nms_train if training else config.rpn_post_nms_test
+        return before, after, smallest
+
+    def _best_anchors(
+        self, logits: Tensor, moves: Tensor, anchors: Tensor, number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return a map's best anchors, moved, (B, N, 4), and their scores (B, N), best first."""
+        best, order = logits.topk(number, dim=1)
+        if self.config.rpn_score_thresh > 0:
+            best = best.masked_fill(best.sigmoid() < self.config.rpn_score_thresh, -torch.inf)
+        chosen = moves.gather(1, order[..., None].expand(-1, -1, 4))
+        return decode(chosen, anchors[order]), best
 
 
 def best_regions(
@@ -364,8 +412,7 @@ def best_regions(
     """Return the best `number` of an image's boxes after NMS of each map's, (P, 4), best first.
 
     `boxes` are L x (K_l, 4), `scores` L x (K_l,). Boxes with a side of 0 or below
-    `smallest_side` are no regions. While a graph is traced, where a number of rows cannot
-    depend on values, boxes without area fill it up.
+    `smallest_side` are no regions.
     """
     kept = []
     for level_boxes, level_scores in zip(boxes, scores):
@@ -377,7 +424,4 @@ def best_regions(
         kept.append(ranked.masked_fill(~survives, -torch.inf))
     ranked, all_boxes = torch.cat(kept), torch.cat(list(boxes))
     values, order = ranked.topk(min(number, len(ranked)))
-    is_region = values > -torch.inf
-    if torch.compiler.is_exporting():
-        return all_boxes[order] * is_region[:, None]
-    return all_boxes[order[is_region]]
+    return all_boxes[order[values > -torch.inf]]

@@ -74,6 +74,8 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the (N, D, H', W') convolution of (N, C, H, W)."""
+        if torch.compiler.is_exporting():  # other programs have their own way to convolve
+            return super().forward(input)
         pad_y, pad_x = (int(pad) for pad in self.padding)
         size = input.shape[2] + 2 * pad_y - 2, input.shape[3] + 2 * pad_x - 2
         if size[0] * size[1] < FEWEST_PIXELS or min(size) < 1 or input.dtype != self.weight.dtype:

@@ -88,7 +88,7 @@ def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> tuple[int
         raise UsageError(f"-o {out}: is a folder; name a file")
     if out.is_file() and any(path.exists() and out.samefile(path) for path in paths):
         raise UsageError(f"-o {out}: is one of the parts; name another")
-    if out.exists() and not force:
+    if out.is_file() and not force:
         raise UsageError(f"-o {out}: exists already; add --force to replace it")
     lines = merged_lines(open_parts(paths))
     is_special = out.exists() and not out.is_file()

@@ -29,10 +29,12 @@ class Part:
     def open(cls, path: Path) -> Part:
         """Return a part by its first and last line; raises DetkitError for what is no whole one."""
         if not path.is_file():
-            is_begun = beside(path, "partial", hidden=False).is_file()
-            then = "is not finished; the same command with --resume goes on" if is_begun else ""
-            then = "is a folder; name the files in it" if path.is_dir() else then
-            raise DetkitError(f"{path}: {then or 'there is no such file'}")
+            then = "there is no such file"
+            if path.is_dir():
+                then = "is a folder; name the files in it"
+            elif beside(path, "partial", hidden=False).is_file():
+                then = "is not finished; the same command with --resume goes on"
+            raise DetkitError(f"{path}: {then}")
         opening = opening_of(path)
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))

@@ -51,7 +51,8 @@ def part_weights(
     """
     device = parts[0].images.device
     sizes = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    forked = {} if device.type == "cpu" else {"device_type": device.type}
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], **forked):
         for part in parts:
             detector.batch_share = share * len(part) / sum(map(len, parts))
             sizes.append({"": float(len(part)), **detector.loss_sizes(part)})

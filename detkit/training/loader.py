@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -39,6 +40,7 @@ from detkit.transforms.augmentation import Compose, light_augmentation
 from detkit.transforms.geometric import Transform
 from detkit.transforms.mosaic import mosaic
 from detkit.transforms.preparation import Preparation
+from detkit.transforms.transfer import one_ahead
 
 FEW_IMAGES = 64  # below this, starting workers takes longer than they save
 PREFETCHED = 2  # batches that each data worker makes ahead
@@ -103,7 +105,7 @@ class PackedTensors:
     takes longer than decoding the image.
     """
 
-    whole: NDArray[Any]
+    whole: NDArray[Any] | Tensor  # a tensor in page-locked memory, on the way to a GPU
     lengths: list[int]
 
     @classmethod
@@ -111,9 +113,15 @@ class PackedTensors:
         """Return the tensors, which differ in their first axis alone, one after the other."""
         return cls(torch.cat(list(tensors)).numpy(), [len(tensor) for tensor in tensors])
 
-    def unpack(self) -> list[Tensor]:
-        """Return the tensors."""
-        return list(torch.split(torch.from_numpy(self.whole), self.lengths))
+    def pin_memory(self) -> PackedTensors:
+        """Return them in page-locked memory."""
+        return replace(self, whole=torch.as_tensor(self.whole).pin_memory())
+
+    def unpack(self, device: torch.device | str = "cpu") -> list[Tensor]:
+        """Return the tensors on a device, from one copy."""
+        whole = torch.as_tensor(self.whole)
+        there = whole.to(device, non_blocking=str(device).startswith("cuda"))
+        return list(torch.split(there, self.lengths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,20 +156,28 @@ class PackedBatch:
         )
 
     def pin_memory(self) -> PackedBatch:
-        """Return it with the images in page-locked memory (the DataLoader calls this)."""
-        return replace(self, batch=self.batch.pin_memory())
+        """Return it in page-locked memory (the DataLoader calls this for a GPU)."""
+        return replace(
+            self,
+            batch=self.batch.pin_memory(),
+            boxes=self.boxes.pin_memory(),
+            labels=self.labels.pin_memory(),
+            difficult=self.difficult.pin_memory(),
+            proposals=None if self.proposals is None else self.proposals.pin_memory(),
+            ignored=None if self.ignored is None else self.ignored.pin_memory(),
+        )
 
     def unpack(self, device: torch.device | str = "cpu") -> Batch:
         """Return the whole batch on a device, normalised there."""
         whole = replace(
-            self.batch,
-            boxes=self.boxes.unpack(),
-            labels=self.labels.unpack(),
-            difficult=self.difficult.unpack(),
-            proposals=None if self.proposals is None else self.proposals.unpack(),
-            ignored=[] if self.ignored is None else self.ignored.unpack(),
+            self.batch.to(device),
+            boxes=self.boxes.unpack(device),
+            labels=self.labels.unpack(device),
+            difficult=self.difficult.unpack(device),
+            proposals=None if self.proposals is None else self.proposals.unpack(device),
+            ignored=[] if self.ignored is None else self.ignored.unpack(device),
         )
-        return self.preparation.normalise(whole.to(device))
+        return self.preparation.normalise(whole)
 
 
 class SharedBuffers:
@@ -294,11 +310,20 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the loader's batches, ready for the network on `device`.
 
-    Raises DetkitError naming an image that cannot be read, or when a worker was killed.
+    Of a GPU the next one is on its way there meanwhile. Raises DetkitError naming an image that
+    cannot be read, or when a worker was killed.
     """
+    place = torch.device(device)
+    return one_ahead(_packed_batches(loader), partial(PackedBatch.unpack, device=place), place)
+
+
+def _packed_batches(loader: DataLoader[PackedBatch | DetkitError]) -> Iterator[PackedBatch]:
+    """Yield the loader's batches as they come; raises what `batches` does."""
     stream = _begun(loader)
     # The workers' memory stays mapped here, since mapping it anew takes as long as normalising.
-    pieces: deque[Tensor] = deque(maxlen=loader.num_workers * PIECES)
+    # (What is page-locked is a copy of it.)
+    kept = 0 if loader.pin_memory else loader.num_workers * PIECES
+    pieces: deque[Tensor] = deque(maxlen=kept)
     while True:
         try:
             packed = next(stream)
@@ -312,7 +337,7 @@ def batches(
         if isinstance(packed, DetkitError):
             raise packed
         pieces.append(packed.batch.images)
-        yield packed.unpack(device)
+        yield packed
 
 
 def _begun(loader: DataLoader[PackedBatch | DetkitError]) -> Iterator[PackedBatch | DetkitError]:

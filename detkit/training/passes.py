@@ -186,4 +186,5 @@ class OneByOne:
         packed = self._stream.draws(first, number)
         if isinstance(packed, DetkitError):
             raise packed
-        return packed.unpack(device)
+        place = torch.device(device)
+        return (packed.pin_memory() if place.type == "cuda" else packed).unpack(place)

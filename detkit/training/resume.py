@@ -72,17 +72,26 @@ def random_state() -> dict[str, Any]:
     version, numbers, next_gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of the GPU that is computed on, whatever its number will be when the run goes on.
+        "cuda": [torch.cuda.get_rng_state()] if _is_cuda_used() else [],
+        "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
         "numpy": [str(kind), [int(key) for key in keys], position, has_gauss, gauss],
         "python": [version, list(numbers), next_gauss],
     }
 
 
+def _is_cuda_used() -> bool:
+    """Return whether something was computed on a GPU; asking for its state would start it."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call,unused-ignore]
+
+
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put the generators into a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])
+    if state.get("mps") and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"][0])
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, gauss))
     version, numbers, next_gauss = state["python"]

@@ -22,7 +22,7 @@ from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, Interrupted, UsageError
 from detkit.machine import choose_threads, keep_freed_memory, threads_in_words
-from detkit.networks.precision import choose_precision, find_device
+from detkit.networks.precision import choose_precision, find_device, require_trainable
 from detkit.structures import Step
 from detkit.text import counted
 from detkit.training.exchange import leave_group
@@ -185,5 +185,8 @@ def precision_of(
 ) -> tuple[str, str]:
     """Return the precision to train in, and why; that of a run that goes on is what it was."""
     if saved is not None:
-        return saved["run"]["precision"], "precision as before"
-    return choose_precision(options.precision, device, measure=options.world_size == 1)
+        chosen, why = str(saved["run"]["precision"]), "precision as before"
+    else:
+        chosen, why = choose_precision(options.precision, device, measure=options.world_size == 1)
+    require_trainable(chosen, device)
+    return chosen, why

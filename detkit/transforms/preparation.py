@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import torch
@@ -72,10 +71,14 @@ class Preparation:
     def normalise(self, batch: Batch) -> Batch:
         """Return `resize`'s batch, on whatever device it is, as the network sees it."""
         levels = batch.images
+        if levels.device.type != "cpu":
+            return replace(batch, images=self.normalised_at_once(levels, batch.sizes))
         padded = any(size != tuple(levels.shape[2:]) for size in batch.sizes)
         fill = torch.zeros_like if padded else torch.empty_like
         images = fill(levels, dtype=torch.float32)
-        planes, sources = _in_numpy(images), _in_numpy(levels)
+        # In numpy: for an operation as short as one on a plane of an image torch would wake its
+        # threads, which then wait for a core that a data worker holds.
+        planes, sources = images.numpy(), levels.numpy()
         # One plane after the other: what fits into the processor's cache is passed once.
         for index, (height, width) in enumerate(batch.sizes):
             for channel, mean, std in zip(range(3), self.mean, self.std, strict=True):
@@ -84,6 +87,19 @@ class Preparation:
                 into -= 255.0 * mean
                 into *= 1.0 / (255.0 * std)
         return replace(batch, images=images)
+
+    def normalised_at_once(self, levels: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Return (B, 3, H, W) grey levels normalised, to the bit as `normalise` does on a CPU.
+
+        A GPU takes as long to be asked for a plane of an image as for that of all images.
+        """
+        images = levels.to(torch.float32, copy=True)
+        for channel, mean, std in zip(range(3), self.mean, self.std, strict=True):
+            images[:, channel].sub_(255.0 * mean).mul_(1.0 / (255.0 * std))
+        for image, (height, width) in zip(images, sizes, strict=True):
+            image[:, height:] = 0.0
+            image[:, :, width:] = 0.0
+        return images
 
     def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the (3, H, W) uint8 image as (3, h, w): uint8, without antialiasing float32."""
@@ -148,15 +164,6 @@ def _put(image: Tensor, into: Tensor) -> None:
         return
     for channel, plane in zip(into, cv2.split(interleaved.numpy()), strict=True):
         channel.copy_(torch.from_numpy(plane))
-
-
-def _in_numpy(images: Tensor) -> Any:
-    """Return the tensor on a CPU as an array of the same memory, on other devices itself.
-
-    Both take the same indices and operators. For an operation as short as one on a plane of an
-    image torch would wake its threads, which then wait for a core that a data worker holds.
-    """
-    return images.numpy() if images.device.type == "cpu" else images
 
 
 def scale_between(original: tuple[int, int], network: tuple[int, int]) -> Tensor:

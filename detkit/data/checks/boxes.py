@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from detkit.data.formats.format import Format
+from detkit.data.formats.format import Format, is_never_inclusive
 from detkit.data.records import Finding, ImageRecord, ObjectRecord
 from detkit.text import agreed, counted
 
 PIXEL = 1.0  # how far a box may reach over the border: rounding, and labels counted from 0
 TURNED = "swapped x and y, or made for the image before its EXIF rotation?"
 ROUNDING = 1e-6  # pixels: what subtracting 1 from a fraction may cost
+MOST = sys.float_info.max  # what no finite number passes
 Size = tuple[int, int]  # (height, width)
 
 
 def check_boxes(record: ImageRecord, size: Size | None, form: Format) -> Iterator[Finding]:
     """Yield what is wrong with the boxes of one image."""
+    if _all_sound(record, size, form):
+        return
     seen: dict[tuple[float, float, float, float], tuple[int, str]] = {}
     for place, one in enumerate(record.objects, start=1):
         number = one.number or place
@@ -31,6 +35,22 @@ def check_boxes(record: ImageRecord, size: Size | None, form: Format) -> Iterato
             yield _about(record, one, number, *judged)
 
 
+def _all_sound(record: ImageRecord, size: Size | None, form: Format) -> bool:
+    """Return whether it is soon told that each box is sound and no two are the same."""
+    objects = record.objects
+    low, right, bottom = -MOST, MOST, MOST
+    if size is not None:
+        low, right, bottom = -PIXEL, size[1] + PIXEL, size[0] + PIXEL
+    for one in objects:
+        x1, y1, x2, y2 = one.box
+        least = 1 + ROUNDING if form.is_inclusive(one) else 0
+        if not (x2 - x1 > least and y2 - y1 > least):  # nor is NaN
+            return False
+        if not (x1 >= low and y1 >= low and x2 <= right and y2 <= bottom):
+            return False
+    return len({one.box for one in objects}) == len(objects)
+
+
 def _about(
     record: ImageRecord, one: ObjectRecord, number: int, severity: str, code: str, message: str
 ) -> Finding:
@@ -43,10 +63,6 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
     """Return severity, code and message of what is wrong with one box, if anything is."""
     inclusive = form.is_inclusive(one)
     x1, y1, x2, y2 = one.box
-    if size is not None:  # most are sound, and that is soon told
-        least = 1 + ROUNDING if inclusive else 0
-        if x2 - x1 > least and y2 - y1 > least and fits(one, size):
-            return None
     values = _values(one)
     if not all(math.isfinite(value) for value in one.box):
         return "error", "not-finite", f"a value is not a finite number ({values}); draw it again"
@@ -96,6 +112,8 @@ def _values(one: ObjectRecord) -> str:
 
 def check_origin(records: Iterable[ImageRecord], form: Format) -> Iterator[Finding]:
     """Yield the suspicion that pixels are counted from 0 where the format counts from 1."""
+    if form.is_inclusive is is_never_inclusive:
+        return
     hits = []
     num_boxes = 0
     for record in records:

@@ -7,8 +7,9 @@ or missing (YOLO: a missing file is the usual way to say "no object", so a warni
 A **warning** is worth a look: duplicates, leaks between splits, names that look like one
 name spelt twice, sizes that disagree, labels that seem to count pixels from 0.
 
-Image files are not decoded: their headers give the size, their last bytes tell whether
-they are whole. Only those that seem cut are decoded, and only files of equal size hashed.
+Each image file is opened once, by a thread of many. Its header gives the size, its last bytes
+tell whether it is whole. Only those that seem cut are decoded, and those looked at for copies
+between splits, these small; only files of equal size are hashed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.checks.boxes import Size, check_boxes, check_origin, check_shares, fits
-from detkit.data.checks.leaks import check_leaks
+from detkit.data.checks.leaks import check_leaks, compared
 from detkit.data.checks.sets import (
     check_duplicates,
     check_images,
@@ -31,9 +32,9 @@ from detkit.data.checks.sets import (
 from detkit.data.formats.format import Format
 from detkit.data.formats.reading import format_of
 from detkit.data.groups import MOST_LOOKED_AT
-from detkit.data.images import image_size, is_turned, read_image, stored_size
+from detkit.data.image_files import ImageFiles, open_images
+from detkit.data.image_headers import ImageHeader
 from detkit.data.records import Dataset, Finding, ImageRecord
-from detkit.errors import DetkitError
 from detkit.machine import paused_collector
 from detkit.text import printable
 
@@ -52,27 +53,24 @@ def check(
     *,
     read_images: bool = True,
     progress: Callable[[int, int], None] | None = None,
-    comparing: Callable[[int, int], None] | None = None,
     group: str = "auto",
     most_compared: int = MOST_LOOKED_AT,
 ) -> list[Finding]:
     """Return every finding, the reader's own first, then image by image, then of the whole.
 
     Without `read_images` no image file is opened: boxes are held against the stated size and
-    duplicates are not looked for. `progress` hears (images done, images in all), and `comparing`
-    the same of the images that are looked at once more, to tell copies between splits; among more
-    than `most_compared` they are not looked for. `group` is the rule by which images are of one
-    recording; raises as `groups.find_groups`.
+    duplicates are not looked for. `progress` hears (images done, images in all). Copies between
+    splits are not looked for among more than `most_compared`. `group` is the rule by which images
+    are of one recording; raises as `groups.find_groups`.
     """
     with paused_collector():
-        return _check(dataset, read_images, progress, comparing, group, most_compared)
+        return _check(dataset, read_images, progress, group, most_compared)
 
 
 def _check(
     dataset: Dataset,
     read_images: bool,
     progress: Callable[[int, int], None] | None,
-    comparing: Callable[[int, int], None] | None,
     group: str,
     most_compared: int,
 ) -> list[Finding]:
@@ -85,23 +83,32 @@ def _check(
         for split, members in dataset.splits.items()
         for record in members
     }
-    for number, (split, record) in enumerate(records.values(), start=1):
-        for finding in _check_image(form, record, read_images):
+    files = None
+    if read_images:
+        paths = [record.path for _, record in records.values()]
+        held = compared(dataset)
+        files = open_images(
+            paths,
+            headers=True,
+            dated=held if group == "auto" else (),
+            looked_at=held if len(held) <= most_compared else (),
+            progress=progress,
+        )
+    for split, record in records.values():
+        for finding in _check_image(form, record, files):
             if (finding.code, finding.image_id, finding.object_number) not in known:
                 findings.append(replace(finding, split=split))
-        if progress is not None:
-            progress(number, len(records))
-    if read_images:
-        findings += [*_turned_like(records.values(), findings)]
+    if files is not None:
+        findings += [*_turned_like(records.values(), findings, files)]
     findings += check_origin((record for _, record in records.values()), form)
     findings += check_shares(record for _, record in records.values())
     findings += check_unlabelled(dataset)
     findings += check_splits(dataset)
     findings += check_names(dataset)
-    if read_images:
-        findings += check_duplicates(dataset)
-        findings += check_leaks(dataset, comparing, group, most_compared)
-        findings += check_unused_content(record.path for _, record in records.values())
+    if files is not None:
+        findings += check_duplicates(dataset, files)
+        findings += check_leaks(dataset, files, group)
+        findings += check_unused_content(files.files)
     return findings
 
 
@@ -115,13 +122,14 @@ def find_losses(dataset: Dataset) -> list[Finding]:
     findings += check_images(dataset)
     known = {one.image_id for one in findings if one.image_id and one.object_number is None}
     records = {record.image_id: record for members in dataset.splits.values() for record in members}
-    for record in records.values():
-        if record.image_id not in known:
-            findings += [
-                one
-                for one in _check_image(format_of(dataset), record, read_images=True)
-                if one.severity == "error" and one.code in _LOSSES
-            ]
+    sound = [record for record in records.values() if record.image_id not in known]
+    files = open_images((record.path for record in sound), headers=True, digests=False)
+    for record in sound:
+        findings += [
+            one
+            for one in _check_image(format_of(dataset), record, files)
+            if one.severity == "error" and one.code in _LOSSES
+        ]
     return findings
 
 
@@ -220,8 +228,8 @@ def _finding(severity: str, code: str, record: ImageRecord, message: str) -> Fin
     )
 
 
-def _check_image(form: Format, record: ImageRecord, read_images: bool) -> Iterator[Finding]:
-    """Yield what is wrong with one image, its size and its boxes."""
+def _check_image(form: Format, record: ImageRecord, files: ImageFiles | None) -> Iterator[Finding]:
+    """Yield what is wrong with one image, its size and its boxes; without `files` by its labels."""
     exists = record.path.is_file()
     if record.label_file is None and exists and not form.unlabelled_is_empty:
         message = "no label file for this image; label it, or take it off the list"
@@ -231,53 +239,17 @@ def _check_image(form: Format, record: ImageRecord, read_images: bool) -> Iterat
         advice = "delete its labels" if record.label_file else "take it off the list"
         message = f"no such image ({record.image_id}); put it there or {advice}"
         yield _finding("error", "missing-image", record, message)
-    elif read_images:
-        try:
-            size = whole_image_size(record.path)
-        except DetkitError as error:
-            yield replace(
-                _finding("error", "unreadable-image", record, reason_of(error, record.path)),
-                file=record.path,
-            )
+    elif files is not None:
+        file = files[record.path]
+        if file.header is None or file.problem:
+            finding = _finding("error", "unreadable-image", record, file.problem)
+            yield replace(finding, file=record.path)
         else:
-            yield from _check_size(record, size)
+            size = file.size
+            yield from _check_size(record, file.header)
     if size is None and record.width and record.height:
         size = (record.height, record.width)
     yield from check_boxes(record, size, form)
-
-
-def whole_image_size(path: Path) -> Size:
-    """Return an image's upright (height, width); DetkitError when it is unreadable or cut short."""
-    size = image_size(path)
-    if not _ends_well(path):
-        read_image(path)
-    return size
-
-
-def reason_of(error: DetkitError, path: Path) -> str:
-    """Return an error's text without the path it starts with."""
-    text = str(error)
-    return text.removeprefix(f"{path}: ")
-
-
-def _ends_well(path: Path) -> bool:
-    """Return whether a file's last bytes are those of a whole image, as far as they tell."""
-    with path.open("rb") as file:
-        head = file.read(16)
-        length = file.seek(0, 2)
-        file.seek(max(0, length - 4096))
-        tail = file.read()
-    if head.startswith(b"\xff\xd8"):
-        return tail.rstrip(b"\0\n\r ").endswith(b"\xff\xd9")
-    if head.startswith(b"\x89PNG"):
-        return b"IEND" in tail
-    if head.startswith(b"RIFF"):
-        return length >= int.from_bytes(head[4:8], "little") + 8
-    if head.startswith(b"GIF8"):
-        return tail.endswith(b";")
-    if head.startswith(b"BM"):
-        return length >= int.from_bytes(head[2:6], "little")
-    return False
 
 
 def _unrotated(record: ImageRecord, upright: Size, stored: Size) -> Finding:
@@ -299,7 +271,7 @@ def _unrotated(record: ImageRecord, upright: Size, stored: Size) -> Finding:
 
 
 def _turned_like(
-    members: Iterable[tuple[str, ImageRecord]], found: Sequence[Finding]
+    members: Iterable[tuple[str, ImageRecord]], found: Sequence[Finding], files: ImageFiles
 ) -> Iterator[Finding]:
     """Yield the errors of images whose size tells no turn, where that of others shows they count.
 
@@ -310,9 +282,10 @@ def _turned_like(
         return
     known = {one.image_id for one in found if one.severity == "error"}
     for split, record in members:
-        if record.image_id in known or not record.objects or not record.path.is_file():
+        header = files[record.path].header
+        if record.image_id in known or not record.objects or header is None:
             continue
-        if is_turned(record.path) and stored_size(record.path) == image_size(record.path):
+        if header.orientation != 1 and header.stored_size == header.upright_size:
             message = (
                 f"its EXIF orientation turns or mirrors it, and the labels of {others[0].image_id} "
                 f"are made for the image as stored, so these will be, too; {_UNTURN}"
@@ -320,17 +293,17 @@ def _turned_like(
             yield replace(_finding("error", "unrotated-labels", record, message), split=split)
 
 
-def _check_size(record: ImageRecord, upright: Size) -> Iterator[Finding]:
+def _check_size(record: ImageRecord, header: ImageHeader) -> Iterator[Finding]:
     """Yield what the stated size says against the real one, upright and as stored."""
     if not record.width or not record.height or not record.label_file:
         return
-    stated = (record.height, record.width)
+    stated, upright = (record.height, record.width), header.upright_size
     if stated == upright:
         return
     as_stated = f"{stated[1]}x{stated[0]}"
     real = f"{upright[1]}x{upright[0]}"
-    if stated == upright[::-1] == (stored := stored_size(record.path)):
-        yield _unrotated(record, upright, stored)
+    if stated == upright[::-1] == header.stored_size:
+        yield _unrotated(record, upright, header.stored_size)
         return
     scales = (upright[0] / stated[0], upright[1] / stated[1])
     resized = abs(scales[0] / scales[1] - 1) <= SAME_SCALE and abs(scales[0] - 1) > SAME_SCALE

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detkit.data.groups import MOST_LOOKED_AT, find_groups, recordings
-from detkit.data.images import identical_files
-from detkit.data.near_duplicates import Looks, find_copies, look_at
+from detkit.data.groups import find_groups, recordings
+from detkit.data.image_files import ImageFiles, open_images
+from detkit.data.near_duplicates import find_copies
 from detkit.data.records import Dataset, Finding, ImageRecord
 from detkit.text import agreed, counted
 
@@ -40,35 +40,31 @@ def find_leaks(
 
     `progress` hears (images looked at, in all).
     """
-    records = list({record.path: record for record in [*judged, *learnt]}.values())
-    looks = look_at([record.path for record in records], progress)
-    return leaks_among(judged, learnt, records, looks)
+    paths = [record.path for record in [*judged, *learnt]]
+    return leaks_among(judged, learnt, open_images(paths, looked_at=paths, progress=progress))
 
 
 def leaks_among(
     judged: Sequence[ImageRecord],
     learnt: Sequence[ImageRecord],
-    records: Sequence[ImageRecord],
-    looks: Looks | None,
+    files: ImageFiles,
 ) -> list[Leak]:
-    """Return what `find_leaks` does; `looks` are those of `records`, which hold both.
+    """Return what `find_leaks` does; `files` hold both.
 
-    Without them only images that are in both are told. Of copies those of the same bytes go first.
+    Where none was looked at only images that are in both are told. Of copies those of the same
+    bytes go first.
     """
     seen: dict[Path, ImageRecord] = {record.path: record for record in learnt}
     own = {record.path: record for record in judged}
     leaks = {path: Leak(one, seen[path], 1.0) for path, one in own.items() if path in seen}
-    if looks is not None:
-        for group in identical_files([*seen, *own]):
+    if files.looked_at:
+        for group in files.identical([*seen, *own]):
             first = next((path for path in group if path in seen), None)
             if first is not None:
                 for path in group:
                     if path in own:
                         leaks.setdefault(path, Leak(own[path], seen[first], 1.0))
-        place_of = {record.path: place for place, record in enumerate(records)}
-        parts = [
-            _part(looks, [place_of[record.path] for record in part]) for part in (judged, learnt)
-        ]
+        parts = [files.looks_of(record.path for record in part) for part in (judged, learnt)]
         for copy in find_copies(*parts):
             image, other = judged[copy.image], learnt[copy.other]
             leaks.setdefault(image.path, Leak(image, other, copy.alike))
@@ -89,59 +85,43 @@ def shared_recordings(
     return [one for one in judged if number_of[one.path] in trained and one.path not in paths]
 
 
-def _part(looks: Looks, places: Sequence[int]) -> Looks:
-    """Return what some of the images look like."""
-    return Looks(looks.grey[places], looks.hashes[places], looks.shows[places])
-
-
-def check_leaks(
-    dataset: Dataset,
-    progress: Callable[[int, int], None] | None = None,
-    rule: str = "auto",
-    most: int = MOST_LOOKED_AT,
-) -> Iterator[Finding]:
+def check_leaks(dataset: Dataset, files: ImageFiles, rule: str = "auto") -> Iterator[Finding]:
     """Yield images of the other splits that training images show, or whose recording they are of.
 
-    `rule` says what a recording is, as for `groups.find_groups`, which says what is raised.
+    `files` are the images; where those `compared` were not looked at, names alone tell. `rule` says
+    what a recording is, as for `groups.find_groups`, which says what is raised.
 
-    Of images with the same bytes nothing is said: `check_duplicates` does. More than
-    `most` images are told apart by their names alone. `progress` hears (images looked at, in all).
+    Of images with the same bytes nothing is said: `check_duplicates` does.
     """
     name, judged = _compared(dataset)
     if name is None:
         if rule != "auto":  # a rule that is none is told all the same
-            find_groups(records_of(dataset), rule)
+            find_groups(records_of(dataset), rule, files=files)
         return
-    by_path: dict[Path, ImageRecord] = {}
-    for split in (name, *judged):
-        by_path |= {record.path: record for record in dataset.splits[split]}
-    records = list(by_path.values())
-    looks = None
-    if len(records) <= most:
-        looks = look_at([record.path for record in records], progress)
+    records = list(compared(dataset).values())
     if rule == "auto":
-        groups = recordings(records, looks)
+        groups = recordings(records, files)
     else:
         needed = {one.path for split in judged for one in dataset.splits[split]}
-        groups = find_groups(records, rule, needed=needed)
+        groups = find_groups(records, rule, needed=needed, files=files)
     learnt = dataset.splits[name]
     for split in judged:
         members = dataset.splits[split]
         told = set()
-        for leak in leaks_among(members, learnt, records, looks):
+        for leak in leaks_among(members, learnt, files):
             told.add(leak.image.path)
-            if not _same_bytes(leak):
+            if not _same_bytes(leak, files):
                 yield _near_copy(leak, split, name)
         if rule == "auto":  # by names alone, copies or not
             told = set()
         yield from _from_recordings(members, learnt, groups.number_of, split, name, told)
 
 
-def num_compared(dataset: Dataset) -> int:
-    """Return how many images `check_leaks` holds against each other."""
+def compared(dataset: Dataset) -> dict[Path, ImageRecord]:
+    """Return the images, by path, that `check_leaks` holds against each other."""
     name, judged = _compared(dataset)
     splits = [] if name is None else [name, *judged]
-    return len({one.path for split in splits for one in dataset.splits[split]})
+    return {one.path: one for split in splits for one in dataset.splits[split]}
 
 
 def _compared(dataset: Dataset) -> tuple[str | None, list[str]]:
@@ -151,10 +131,10 @@ def _compared(dataset: Dataset) -> tuple[str | None, list[str]]:
     return (name if any(dataset.splits[one] for one in judged) else None), judged
 
 
-def _same_bytes(leak: Leak) -> bool:
+def _same_bytes(leak: Leak, files: ImageFiles) -> bool:
     """Return whether both are one file, or hold the same bytes."""
     paths = (leak.image.path, leak.seen.path)
-    return leak.alike == 1.0 and (paths[0] == paths[1] or bool(identical_files(paths)))
+    return leak.alike == 1.0 and (paths[0] == paths[1] or bool(files.identical(paths)))
 
 
 def _near_copy(leak: Leak, split: str, learnt: str) -> Finding:

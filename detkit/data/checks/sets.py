@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from detkit.data.class_names import similar_names
 from detkit.data.formats.reading import format_of
-from detkit.data.images import identical_files
+from detkit.data.image_files import ImageFile, ImageFiles
 from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord
 from detkit.data.unused_content import UnusedContent
 from detkit.text import agreed, counted
@@ -90,13 +90,18 @@ def check_splits(dataset: Dataset) -> Iterator[Finding]:
                 yield Finding(
                     "warning", "shared-image", message, split=second, others=(one.image_id,)
                 )
-    train = {one.name for record in dataset.splits.get("train", ()) for one in record.counted}
-    for name in names:
-        new = {one.name for record in dataset.splits[name] for one in record.counted} - train
-        if train and new:
+    others = [name for name in names if name != "train"]
+    train = _classes_in(dataset.splits.get("train", ())) if others else set()
+    for name in others if train else ():
+        if new := _classes_in(dataset.splits[name]) - train:
             listed = ", ".join(sorted(new))
             message = f"classes in {name} that train does not hold ({listed}); they have AP 0"
             yield Finding("warning", "unseen-class", message, split=name)
+
+
+def _classes_in(records: Iterable[ImageRecord]) -> set[str]:
+    """Return the classes of which images hold an object."""
+    return {one.name for record in records for one in record.objects if not one.region}
 
 
 def check_names(dataset: Dataset) -> Iterator[Finding]:
@@ -106,10 +111,13 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
     images: dict[str, str] = {}
     for records in dataset.splits.values():
         for record in records:
-            for one in record.counted:
-                counts[one.name] += 1
-                if first.setdefault(one.name, one) is one:
-                    images[one.name] = record.image_id
+            for one in record.objects:
+                name = one.name
+                if one.region:
+                    continue
+                if name not in counts:
+                    first[name], images[name] = one, record.image_id
+                counts[name] += 1
     for name, other, how in similar_names([*dict.fromkeys([*dataset.class_names, *counts])]):
         common, rare = sorted((name, other), key=lambda word: -counts[word])
         noun = "object"
@@ -134,23 +142,24 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("warning", "unused-class", message)
 
 
-def check_unused_content(paths: Iterable[Path]) -> Iterator[Finding]:
+def check_unused_content(files: Mapping[Path, ImageFile]) -> Iterator[Finding]:
     """Yield what many images hold and reading them leaves out, a finding of each kind."""
     unused = UnusedContent()
-    for path in dict.fromkeys(paths):
-        unused.add(path)
+    for path, file in files.items():
+        if file.header is not None:
+            unused.add_header(path, file.header)
     for code, message, first in unused.told():
         yield Finding("warning", code, message, file=first)
 
 
-def check_duplicates(dataset: Dataset) -> Iterator[Finding]:
+def check_duplicates(dataset: Dataset, files: ImageFiles) -> Iterator[Finding]:
     """Yield images with the same bytes, telling leaks between splits from mere repetition."""
     places: defaultdict[Path, list[tuple[str, ImageRecord]]] = defaultdict(list)
     for split, records in dataset.splits.items():
         if split != "trainval" or len(dataset.splits) == 1:
             for record in records:
                 places[record.path].append((split, record))
-    for group in identical_files(places):
+    for group in files.identical(places):
         holders = [place for path in group for place in places[path][:1]]
         splits = list(dict.fromkeys(split for split, _ in holders))
         (_, first), *others = holders

@@ -36,6 +36,11 @@ def is_common_split(split: str) -> bool:
     return split == "all" or split_name(split) == split
 
 
+def is_never_inclusive(_: ObjectRecord) -> bool:
+    """Return that a box counts pixels from 0 and ends before the last one named."""
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """One label format: how it is read and written; what follows has defaults."""
@@ -79,7 +84,7 @@ class Format:
     # What `check` has to know.
     unlabelled_is_empty: bool = False  # an image without a label file has no objects
     # Whether a box counts pixels from 1 and names the last one: xmin = xmax was never drawn.
-    is_inclusive: Callable[[ObjectRecord], bool] = lambda one: False
+    is_inclusive: Callable[[ObjectRecord], bool] = is_never_inclusive
     # Whether boxes are of whole objects, also of what lies outside of the image.
     reaches_out: bool = False
     # What may be meant by a box (xyxy, own pixels) that leaves its image of (height, width).

@@ -17,7 +17,7 @@ from detkit.data.formats.gathered import listed_classes
 from detkit.data.formats.voc_lists import ImageSets, is_class_list, split_lists
 from detkit.data.formats.voc_xml import Annotation, parse, root_tag, xml_text
 from detkit.data.paths import folder_of, name_of, posix, stem_of, suffix_of
-from detkit.data.records import Dataset, Finding, ImageRecord, labels_differ
+from detkit.data.records import Dataset, Finding, ImageRecord, image_record, labels_differ
 from detkit.data.tree import Tree
 from detkit.files import read_whole
 
@@ -92,15 +92,10 @@ def _records(
             )
             findings.append(Finding("error", "two-labels", message, tree.path(other)))
     records = {
-        image: ImageRecord(
-            image_id=image,
-            path=tree.path(image),
-            objects=tuple(labels[label].objects),
-            width=labels[label].width,
-            height=labels[label].height,
-            label_file=labels[label].file,
+        image: image_record(
+            image, tree.path(image), tuple(one.objects), one.width, one.height, one.file
         )
-        for image, label in label_of.items()
+        for image, one in ((image, labels[label]) for image, label in label_of.items())
     }
     labelled = {folder_of(image) for image in records}
     for folder, images in tree.unused_images(records).items():

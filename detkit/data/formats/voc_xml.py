@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 from xml.sax.saxutils import escape
 
 from detkit.data.formats.format import flag, made_by, number
+from detkit.data.formats.voc_layout import usual_annotation
 from detkit.data.records import Finding, ObjectRecord, object_record
 
 MAX_XML_BYTES = 16 << 20  # ours: a million objects; more is no annotation of one image
@@ -115,6 +116,8 @@ def parse(data: bytes, file: Path) -> Annotation:
     """
     import defusedxml.ElementTree  # noqa: F401 - that it is missing is told of any file, odd or not
 
+    if usual := usual_annotation(data, file):
+        return Annotation("annotation", *usual)
     return _plain_annotation(data, file) or _careful_annotation(data, file)
 
 

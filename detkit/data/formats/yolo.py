@@ -23,20 +23,28 @@ from detkit.data.formats.yolo_rows import (
     are_like_poses,
     have_poses,
     parse_row,
-    plain_row,
+    plain_objects,
     rows_longer_than_boxes,
     rows_text,
 )
 from detkit.data.formats.yolo_spec import Spec, is_name_file, read_spec, spec_files, spec_text
 from detkit.data.images import image_size
 from detkit.data.paths import folder_of, name_of, split_name, stem_of, suffix_of
-from detkit.data.records import Dataset, Finding, ImageRecord, ObjectRecord, object_record
+from detkit.data.records import (
+    Dataset,
+    Finding,
+    ImageRecord,
+    ObjectRecord,
+    image_record,
+    object_record,
+)
 from detkit.data.tree import Tree, images_finding
 from detkit.errors import DetkitError
 from detkit.text import counted
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
 MOST_SNIFFED = 64  # ours: label files that are looked into for key points, spread over the folder
+_NUMBERS = 1000  # ours: classes without names that are read the short way
 MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 
 
@@ -84,6 +92,8 @@ class _Reader:
         self._by_name = bool(tree.images) and not any(
             tree.texts_like(image) for image in tree.images
         )
+        names = {one: str(one) for one in range(_NUMBERS)} if spec.names is None else spec.names
+        self._known = {str(one): name for one, name in names.items()}  # by the word for the number
         self._near: dict[str, list[str]] = {}  # by image, the texts that may label it
         self._records: dict[str, ImageRecord] = {}
         self._lists: set[str] = set()  # .txt files that list images
@@ -259,12 +269,10 @@ class _Reader:
         """Return the label files of an image, best ones."""
         near = self._near.get(image)
         if near is None:
-            near = self._near[image] = self.tree.texts_like(image, anywhere=self._by_name)
-        return [
-            text
-            for text in near
-            if text not in self._lists and (not is_name_file(text) or self._has_row(text))
-        ]
+            texts = self.tree.texts_like(image, anywhere=self._by_name)
+            near = [text for text in texts if not is_name_file(text) or self._has_row(text)]
+            self._near[image] = near
+        return [text for text in near if text not in self._lists] if self._lists else near
 
     def _record(self, image: str) -> ImageRecord:
         """Return the record of an image with what its label file says."""
@@ -281,41 +289,46 @@ class _Reader:
             label = labels[0]
             self.labels_used.update(labels)
             file = self.tree.path(label)
-            rows = self._rows(label, image)
-            if rows and image in self.tree:
-                try:
-                    height, width = image_size(path)
-                except DetkitError as error:
-                    reason = str(error).removeprefix(f"{path}: ")
-                    message = f"{reason}; its labels are shares of a size that is not known"
-                    self._say("error", "unreadable-image", message, image, None, image)
-                else:
-                    made = self.spec.machine_made
-                    objects = _in_pixels(rows, width, height, file, is_made=made)
-        record = ImageRecord(image, path, objects, label_file=file)
+            objects = self._objects(label, file, image, path)
+        record = image_record(image, path, objects, None, None, file)
         self._records[image] = record
         return record
 
-    def _rows(self, label: str, image: str) -> list[_Row]:
-        """Return the sound rows of a label file; the others become findings."""
-        rows: list[_Row] = []
-        names = self.spec.names
+    def _objects(self, label: str, file: Path, image: str, path: Path) -> tuple[ObjectRecord, ...]:
+        """Return the sound objects of an image's label file; the others become findings."""
         text = self.tree.text_of_at_most(label, MAX_LABEL_BYTES)
         if text is None:
             self._say("error", "too-large", "too large for one image's labels", label, None, image)
-            return rows
+            return ()
+        if not text:
+            return ()
+        made = self.spec.machine_made
+        size, reason = None, ""
+        if image in self.tree:
+            try:
+                size = image_size(path)
+            except DetkitError as error:
+                reason = str(error).removeprefix(f"{path}: ")
+            else:
+                plain = plain_objects(text, self._known, size, file, is_made=made)
+                if plain is not None:
+                    return plain
+        rows = self._rows(text, label, image)
+        if rows and reason:
+            message = f"{reason}; its labels are shares of a size that is not known"
+            self._say("error", "unreadable-image", message, image, None, image)
+        return () if size is None else _in_pixels(rows, size, file, is_made=made)
+
+    def _rows(self, text: str, label: str, image: str) -> list[_Row]:
+        """Return the sound rows of a label file's text; the others become findings."""
+        rows: list[_Row] = []
+        names = self.spec.names
         number = 0
         for line, content in enumerate(text.splitlines(), 1):
             words = content.split()
             if not words:
                 continue
             number += 1
-            if len(words) == 5 and (plain := plain_row(words)) is not None:
-                index, box, stated = plain
-                if names is None or index in names:
-                    name = str(index) if names is None else names[index]
-                    rows.append((name, box, line, number, stated))
-                    continue
             parsed = parse_row(words, keypoints=self._have_poses)
             if parsed is None:
                 shown = content.strip() if len(content) < 60 else f"{content.strip()[:57]}..."
@@ -426,9 +439,10 @@ class _Reader:
 
 
 def _in_pixels(
-    rows: Iterable[_Row], width: int, height: int, file: Path | None, *, is_made: bool
+    rows: Iterable[_Row], size: tuple[int, int], file: Path | None, *, is_made: bool
 ) -> tuple[ObjectRecord, ...]:
-    """Return the objects of rows, whose boxes are shares of an image, in its pixels."""
+    """Return the objects of rows, whose boxes are shares of an image of (height, width) pixels."""
+    height, width = size
     more = (False, None, False, True) if is_made else ()  # no crowd, area or region
     return tuple(
         [

@@ -6,9 +6,11 @@ Rows of a class and a polygon are read too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from detkit.data.formats.format import Labelled, number
+from detkit.data.records import ObjectRecord, object_record
 
 SHARE_DIGITS = 14  # a share times the longest side is then exact to a billionth of a pixel
 
@@ -61,23 +63,47 @@ def _points_in_box(row: Sequence[float]) -> bool:
     return all(abs(x - cx) <= width / 2 for x in xs) and all(abs(y - cy) <= height / 2 for y in ys)
 
 
-def plain_row(
-    words: list[str],
-) -> tuple[int, tuple[float, float, float, float], str] | None:
-    """Return (class, xyxy in shares, the row as stated) of five words, or None of no plain row.
+def plain_objects(
+    text: str,
+    names: Mapping[str, str],
+    size: tuple[int, int],
+    file: Path,
+    *,
+    is_made: bool,
+) -> tuple[ObjectRecord, ...] | None:
+    """Return the objects of a label file in whose rows nothing is odd; None of all others.
 
-    `parse_row` reads the same of them.
+    `names` are the classes by the word for their number, `size` is the image's (height, width) in
+    pixels. `parse_row` reads the same of each row.
     """
-    first, *stated = words
-    try:
-        cx, cy, width, height = map(float, stated)
-    except ValueError:
-        return None
-    if not first.isdecimal() or len(first) > 9 or not math.isfinite(cx + cy + width + height):
-        return None
-    box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-    text = f"cx={stated[0]} cy={stated[1]} width={stated[2]} height={stated[3]}"
-    return int(first), box, text
+    height, width = size
+    more = (False, None, False, True) if is_made else ()  # no crowd, area or region
+    objects: list[ObjectRecord] = []
+    total = 0.0
+    for line, row in enumerate(text.splitlines(), 1):
+        words = row.split()
+        if not words:
+            continue
+        if len(words) != 5:
+            return None
+        index, cx, cy, wide, high = words
+        name = names.get(index)
+        if name is None:
+            return None
+        try:
+            x, y, half, half_high = float(cx), float(cy), float(wide) / 2, float(high) / 2
+        except ValueError:
+            return None
+        total += x + y + half + half_high
+        box = (
+            (x - half) * width,
+            (y - half_high) * height,
+            (x + half) * width,
+            (y + half_high) * height,
+        )
+        stated = f"cx={cx} cy={cy} width={wide} height={high}"
+        objects.append(object_record(name, box, False, file, line, len(objects) + 1, stated, *more))
+    return tuple(objects) if math.isfinite(total) else None
 
 
 def parse_row(

@@ -1,5 +1,8 @@
 // The list of images: only the rows in sight exist, so that ten thousand scroll as ten do.
 
+import { fitted, letterWidth } from "./names.js";
+
+const BESIDE = 5; // what stands in a row beside the name, in heights of its letters
 const ROW = 36; // pixels, as in label.css
 const SPARE = 6; // rows beyond each edge
 const SIGNS = { todo: "○", done: "●", empty: "∅", skipped: "–" };
@@ -29,6 +32,8 @@ export class Images extends EventTarget {
     this.current = null;
     this.cursor = 0;
     this.pool = [];
+    this.width = 0; // that the names are shortened for
+    this.shown = new Map(); // name -> how it is shown there
     this.list.addEventListener("scroll", () => this.draw());
     new ResizeObserver(() => this.draw()).observe(this.list);
     this.list.addEventListener("click", (event) => {
@@ -54,6 +59,7 @@ export class Images extends EventTarget {
     for (const [number, name, width, height, state, objects, findings] of images) {
       this.all.set(number, { number, name, width, height, state, objects, findings });
     }
+    this.width = 0;
     this.reorder({ order, reason });
   }
 
@@ -176,7 +182,19 @@ export class Images extends EventTarget {
     return this.pool[at];
   }
 
+  /** Shorten the names anew where the list has become wider or narrower. */
+  #fit() {
+    const { clientWidth } = this.list;
+    if (clientWidth === this.width) return;
+    this.width = clientWidth;
+    const style = getComputedStyle(this.list);
+    const space = clientWidth - BESIDE * parseFloat(style.fontSize);
+    const room = Math.max(12, Math.floor(space / letterWidth(style)));
+    this.shown = fitted([...this.all.values()].map(({ name }) => name), room);
+  }
+
   draw() {
+    this.#fit();
     const first = Math.max(0, Math.floor(this.list.scrollTop / ROW) - SPARE);
     const end = Math.min(this.rows.length, Math.ceil((this.list.scrollTop + this.list.clientHeight) / ROW) + SPARE);
     let active = "";
@@ -209,7 +227,7 @@ export class Images extends EventTarget {
     const why = this.reasons[image.number];
     row.title = why ? `${words.join(", ")}\n${why}` : words.join(", ");
     sign.textContent = SIGNS[image.state] ?? "○";
-    name.textContent = image.name;
+    name.textContent = this.shown.get(image.name);
     count.textContent = image.objects || "";
     findings.textContent = image.findings ? `${image.findings}!` : "";
   }

@@ -13,6 +13,7 @@ import { Saving } from "./saving.js";
 import { View } from "./view.js";
 import { area, contains, iou, sayBox } from "./boxes.js";
 import { server } from "./server.js";
+import { showName } from "./names.js";
 
 const NOTE_STAYS = 5000;
 const find = (name) => document.getElementById(name);
@@ -193,8 +194,7 @@ export class Page extends EventTarget {
     this.photo.open(record, this.state.zoom_tiles);
     this.desk.open(record);
     history.replaceState(null, "", `#${number}`);
-    find("name").textContent = name;
-    find("name").title = name;
+    showName(find("name"), name);
     const facts = width === null ? ["cannot be read"] : [`${width} × ${height}`];
     if (split && split !== "all") facts.push(split);
     const place = this.images.places.get(number);

@@ -1,4 +1,4 @@
-"""`python -m detkit.comparison.tethered WORDS`: detkit, until who began it ends.
+"""`python -m detkit.tethered WORDS`: detkit, until who began it ends.
 
 Its stdin is a pipe that is never written to, and ends with the process that holds the other end,
 even if that is killed. Then it is told to stop, as by SIGTERM: a training keeps its last
@@ -14,27 +14,44 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+NICENESS = 10  # of what leaves the machine to others
 
 
 def start_tethered(
-    words: Sequence[str], environment: Mapping[str, str] | None = None
+    words: Sequence[str],
+    output: int | None = None,
+    *,
+    aside: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """Return the process of `detkit WORDS`, which ends with this one; its stderr is a pipe.
+    """Return the process of `detkit WORDS`, which ends with this one and leads a group.
 
-    `environment` are variables that it has besides ours.
+    All it says goes to the open file `output`; without one its stderr is a pipe, and its stdout
+    goes nowhere. With `aside` it has a low priority. `environment` are variables that it has
+    besides ours.
     """
-    return subprocess.Popen(
-        [sys.executable, "-m", "detkit.comparison.tethered", *words],
+    flags = 0
+    if os.name == "nt" and aside:
+        flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP  # type: ignore[attr-defined,unused-ignore]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "detkit.tethered", *words],
         stdin=subprocess.PIPE,  # whose end tells it that we are no more
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL if output is None else output,
+        stderr=subprocess.PIPE if output is None else output,
         env={**os.environ, **(environment or {})},
         text=True,
         encoding="utf-8",
         errors="surrogateescape",
         # So that Ctrl-C reaches us alone, and the process once: from us.
         start_new_session=os.name != "nt",
+        creationflags=flags,
     )
+    if aside and os.name != "nt":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
+    return process
 
 
 def _stop_at_the_end_of(pipe: int) -> None:
