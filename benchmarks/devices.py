@@ -1,6 +1,6 @@
 """Two processes of a thread each beside one: detect, eval, propose, train, R-CNN's passes.
 
-    python benchmarks/devices.py [--only detect,train] [--images 120] [--rounds 3] [--processes 2]
+    python benchmarks/devices.py [--only detect,train] [--images 400] [--rounds 3] [--processes 2]
 
 Each command runs as a user would type it, on a drawn folder, with `--threads 1`: once as it is and
 once with `--devices 2`, in turns; the least of all rounds counts. Its start (Python, torch, reading
@@ -34,7 +34,16 @@ NAMES = ("balloon", "car", "sheep")
 FEW = 8  # images of the folder that is next to nothing
 COMPUTING = ("--device", "cpu", "--threads", "1", "--batch-size", "4")
 TRAINING = (*COMPUTING, "--precision", "32-true", "--num-workers", "0", "--force")
-SMALL_RCNN = ("--model", "rcnn", "--set", "size=64", "--max-steps", "1")
+SMALL_RCNN = (
+    "--model",
+    "rcnn",
+    "--set",
+    "size=64",
+    "--set",
+    "mined_proposals=100",
+    "--max-steps",
+    "1",
+)
 NO_PASSES = ("--set", "head=softmax", "--set", "box_regression=no")
 
 
@@ -110,8 +119,8 @@ def main() -> None:
     """Write the table, a row a command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="commands by the beginnings of their names")
-    parser.add_argument("--images", type=int, default=120)
-    parser.add_argument("--steps", type=int, default=40, help="of train")
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150, help="of train")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
