@@ -227,8 +227,9 @@ def test_of_two_runs_into_one_folder_the_later_replaces_nothing_without_force(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on a file's size")
 @pytest.mark.parametrize("form", ["jsonl", "json", "coco", "csv"])
+@pytest.mark.parametrize("most", [4000, 12_000])
 def test_detections_that_do_not_fit_on_the_disk_name_their_file_and_leave_nothing(
-    tmp_path: Path, form: str
+    tmp_path: Path, form: str, most: int
 ) -> None:
     out = tmp_path / f"found.{form}"
     code = f"""
@@ -237,11 +238,13 @@ from pathlib import Path
 import numpy as np
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.writers import open_writer
-resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-one = ImagePredictions("a.jpg", 9, 9, ("car",) * 900, np.ones(900), np.ones((900, 4)))
+VALUES = np.ones(60), np.ones((60, 4))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
 try:
     with open_writer({form!r}, Path({str(out)!r}), class_names=["car"]) as writer:
-        writer.write(one)
+        for number in range(30):  # what is held back and what is written at once, in turn
+            one = ImagePredictions(f"{{number}}.jpg", 9, 9, ("car",) * 60, *VALUES)
+            writer.write(one)
 except Exception as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
