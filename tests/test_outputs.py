@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -221,3 +223,31 @@ def test_of_two_runs_into_one_folder_the_later_replaces_nothing_without_force(
         (out / "annotations").mkdir(parents=True)  # as if the other had ended first
     assert [one.name for one in out.iterdir()] == ["annotations"]
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on a file's size")
+@pytest.mark.parametrize("form", ["jsonl", "json", "coco", "csv"])
+@pytest.mark.parametrize("most", [4000, 12_000])
+def test_detections_that_do_not_fit_on_the_disk_name_their_file_and_leave_nothing(
+    tmp_path: Path, form: str, most: int
+) -> None:
+    out = tmp_path / f"found.{form}"
+    code = f"""
+import resource, sys
+from pathlib import Path
+import numpy as np
+from detkit.predictions.image import ImagePredictions
+from detkit.predictions.writers import open_writer
+VALUES = np.ones(60), np.ones((60, 4))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
+try:
+    with open_writer({form!r}, Path({str(out)!r}), class_names=["car"]) as writer:
+        for number in range(30):  # what is held back and what is written at once, in turn
+            one = ImagePredictions(f"{{number}}.jpg", 9, 9, ("car",) * 60, *VALUES)
+            writer.write(one)
+except Exception as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.startswith(f"DetkitError: {out}: not written, the disk is full"), done.stderr
+    assert list(tmp_path.iterdir()) == []

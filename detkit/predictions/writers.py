@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TextIO, get_args
 
@@ -114,10 +115,9 @@ class _StreamWriter(PredictionWriter):
     def discard(self) -> None:
         if self.path is None:
             return
-        try:
+        with suppress(OSError):  # a full disk takes the rest no more than what came before
             self.stream.close()
-        finally:
-            self._remove_partial()
+        self._remove_partial()
 
     def _remove_partial(self) -> None:
         if self.partial != self.path:
