@@ -81,16 +81,22 @@ def in_onnxruntime(path: Path, image: NDArray[np.uint8]) -> tuple[list[NDArray],
 
 
 def require_same(wanted: list[NDArray], found: list[NDArray], tolerance: float) -> None:
-    """Hold scores rank by rank, and boxes and labels where no other score is as near."""
+    """Hold scores rank by rank, and nine of ten boxes: all but equal scores may change places."""
     boxes, scores, labels = wanted
     number = min(50, len(scores))
     assert number > 3
     np.testing.assert_allclose(found[1][:number], scores[:number], atol=tolerance)
-    gaps = np.abs(np.diff(scores, prepend=2.0, append=0.0))
-    alone = (np.minimum(gaps[:-1], gaps[1:]) > 2 * tolerance)[:number]
-    assert alone.any()
-    np.testing.assert_array_equal(found[2][:number][alone], labels[:number][alone])
-    np.testing.assert_allclose(found[0][:number][alone], boxes[:number][alone], atol=0.2)
+    there = [
+        bool(
+            (
+                (np.abs(found[0] - boxes[rank]).max(axis=1) < 0.2)
+                & (np.abs(found[1] - scores[rank]) < tolerance)
+                & (found[2] == labels[rank])
+            ).any()
+        )
+        for rank in range(number)
+    ]
+    assert np.mean(there) >= 0.9
 
 
 @pytest.mark.openvino
