@@ -66,7 +66,7 @@ def test_the_first_call_says_that_it_compiles_and_later_processes_do_not(
     ]
     assert fast(4) == 8
     caplog.clear()
-    first_call_notice.cache_clear()
+    module._notice.cache_clear()
     first_call_notice(compiled(twice), 3)
     assert not caplog.records
 

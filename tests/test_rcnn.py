@@ -20,6 +20,7 @@ from toy import write_images
 
 from detkit.config import Recipe, override
 from detkit.data.demo.pictures import write_demo
+from detkit.data.images import read_image
 from detkit.detectors import rcnn
 from detkit.detectors.rcnn import RCNN, RCNNConfig, at_most, sample_regions
 from detkit.errors import DetkitError, UsageError
@@ -579,6 +580,9 @@ class AnyBoxes:
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         boxes = boxes_of(1, 25, (image.shape[0], image.shape[1])).numpy()
         return Proposals(boxes, np.linspace(1, 0, len(boxes), dtype=np.float32))
+
+    def of_file(self, path: Path) -> Proposals:
+        return self(str(path), read_image(path))
 
     def require(self, names: Iterable[str]) -> None:
         pass

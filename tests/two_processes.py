@@ -22,6 +22,7 @@ from torch import Tensor
 from toy import CLASSES, RECIPE, Toy, write_images
 
 from detkit.config import DetectorConfig, Recipe
+from detkit.data.images import read_image
 from detkit.data.records import Dataset
 from detkit.detector import Pace, Passes, Stage
 from detkit.detectors.rcnn import RCNN, RCNNConfig
@@ -59,6 +60,9 @@ class SomeBoxes:
 
     def within(self, name: str, image: NDArray[np.uint8], window: IntArray) -> Proposals:
         raise NotImplementedError
+
+    def of_file(self, path: Path) -> Proposals:
+        return self(str(path), read_image(path))
 
     def require(self, names: Any) -> None:
         """All are there."""

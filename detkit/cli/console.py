@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from detkit.cli.markdown import escaped, markdown_table, paragraph
+from detkit.text import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -144,8 +145,9 @@ class Console:
                     progress.update(task, completed=count, status=pace)
                 elif now - told >= SECONDS_BETWEEN_COUNTS:
                     told = now
-                    of = "" if total is None else f" of {total:,}"
-                    self.note(f"{what}: {count:,}{of} images, {pace}")
+                    whole = count if total is None else total
+                    done = "" if total is None else f"{count:,} of "
+                    self.note(f"{what}: {done}{counted(whole, 'image', ',')}, {pace}")
 
     @contextlib.contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
