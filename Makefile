@@ -56,11 +56,9 @@ test-openvino: $(STAMP)  ## hold exported files to onnxruntime in OpenVINO, whic
 	.cache/openvino/bin/python -m pip install --quiet --disable-pip-version-check numpy openvino
 	DETKIT_OPENVINO=$(CURDIR)/.cache/openvino/bin/python $(BIN)/python -m pytest -m openvino -n 0
 
-test-web: $(STAMP)  ## run an exported file in headless Chromium by onnxruntime-web, which it fetches
-	@test -d .cache/web-$(ORT_WEB) || (mkdir -p .cache/web-$(ORT_WEB) && curl -fsSL \
-		https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-$(ORT_WEB).tgz \
-		| tar -xz -C .cache/web-$(ORT_WEB)) || (rm -rf .cache/web-$(ORT_WEB); exit 1)
-	DETKIT_ORT_WEB=$(CURDIR)/.cache/web-$(ORT_WEB)/package $(BIN)/python -m pytest \
+test-web: $(STAMP)  ## run an exported file in headless Chromium by onnxruntime-web, which npm fetches
+	npm install --silent --no-save --prefix .cache/web onnxruntime-web@$(ORT_WEB)
+	DETKIT_ORT_WEB=$(CURDIR)/.cache/web/node_modules/onnxruntime-web $(BIN)/python -m pytest \
 		-m browser -n 0 tests/test_other_runtimes.py
 
 lint: $(STAMP)  ## check style and types
