@@ -255,9 +255,8 @@ def test_a_step_of_it_reaches_every_parameter_that_is_not_fixed(name: str) -> No
     assert without == expected
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.slow  # `test_contract` exports each backend, `test_onnx_sizes` at every kind of size
+@pytest.mark.parametrize("name", NAMES)
 def test_it_exports_to_what_it_detects(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
