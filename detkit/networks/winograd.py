@@ -9,7 +9,7 @@ Shape shorthand: N images, C and D channels in and out, H x W pixels, T tiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,16 +48,11 @@ FEWEST_PIXELS = 256  # of an output; below, reading four times the weights takes
 BLOCK_BYTES = 2**21  # of transformed values at a time, that they stay in the cache
 
 
-class WinogradConv2d(nn.Conv2d):
-    """A 3 x 3 convolution that multiplies in Winograd's domain; small maps go the direct way.
-
-    It holds its weights in both forms, five times the memory of one, and does not learn.
-    """
-
-    transformed: Tensor
+class TakenOver(nn.Conv2d):
+    """A 3 x 3 convolution that takes another's place, with the same parameters."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
-        """Take over a convolution that `suits`; the weights are shared, not copied."""
+        """Take over a convolution that `is_plain`; its parameters are shared, not copied."""
         pad_y, pad_x = (int(pad) for pad in convolution.padding)
         super().__init__(
             convolution.in_channels,
@@ -68,10 +63,23 @@ class WinogradConv2d(nn.Conv2d):
             device="meta",
         )
         self.weight, self.bias = convolution.weight, convolution.bias
+        self.train(convolution.training)
+
+
+class WinogradConv2d(TakenOver):
+    """A 3 x 3 convolution that multiplies in Winograd's domain; small maps go the direct way.
+
+    It holds its weights in both forms, five times the memory of one, and does not learn.
+    """
+
+    transformed: Tensor
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        """Take over a convolution that `suits`."""
+        super().__init__(convolution)
         filters = transformed_filters(convolution.weight.detach().double())
         filters = filters.to(convolution.weight).contiguous()
         self.register_buffer("transformed", filters, persistent=False)
-        self.train(convolution.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the (N, D, H', W') convolution of (N, C, H, W)."""
@@ -273,13 +281,20 @@ def suits(module: nn.Module) -> bool:
 
 def use_winograd(network: nn.Module) -> int:
     """Return how many convolutions of a network were replaced by Winograd's."""
+    return replace_convolutions(network, suits, WinogradConv2d)
+
+
+def replace_convolutions(
+    network: nn.Module, is_chosen: Callable[[nn.Module], bool], form: type[TakenOver]
+) -> int:
+    """Return how many convolutions of a network, those chosen, now have another form."""
     found = [
         (parent, name, child)
         for parent in network.modules()
         for name, child in parent.named_children()
-        if suits(child)
+        if is_chosen(child)
     ]
     for parent, name, child in found:
         assert isinstance(child, nn.Conv2d)
-        setattr(parent, name, WinogradConv2d(child))
+        setattr(parent, name, form(child))
     return len(found)

@@ -20,11 +20,13 @@ from torch.autograd.function import once_differentiable
 from detkit.networks.winograd import (
     ALL_ONES,
     TILE,
+    TakenOver,
     Tiling,
     convolved,
     filter_transform,
     is_plain,
     product,
+    replace_convolutions,
     transformed_filters,
     transforms,
 )
@@ -43,25 +45,11 @@ GAINS = {"AVX2": Gain(64, 64, 48), "AVX512": Gain(128, 256, 128)}  # by the proc
 MOST_PADDING = 1.5  # as many pixels in the tiles as in the map; narrow maps fill them badly
 
 
-class LearningWinogradConv2d(nn.Conv2d):
+class LearningWinogradConv2d(TakenOver):
     """A 3 x 3 convolution in Winograd's domain whose weights learn.
 
     On small maps, and in anything but float32 on a CPU, it is the direct one, as in an export.
     """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        """Take over a convolution; its parameters are shared, not copied."""
-        pad_y, pad_x = (int(pad) for pad in convolution.padding)
-        super().__init__(
-            convolution.in_channels,
-            convolution.out_channels,
-            (3, 3),
-            padding=(pad_y, pad_x),
-            bias=convolution.bias is not None,
-            device="meta",
-        )
-        self.weight, self.bias = convolution.weight, convolution.bias
-        self.train(convolution.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the (N, D, H', W') convolution of (N, C, H, W)."""
@@ -146,13 +134,4 @@ def learns_faster(module: nn.Module) -> bool:
 
 def learn_by_winograd(network: nn.Module) -> int:
     """Return how many convolutions of a network were replaced by Winograd's, which learn."""
-    found = [
-        (parent, name, child)
-        for parent in network.modules()
-        for name, child in parent.named_children()
-        if learns_faster(child)
-    ]
-    for parent, name, child in found:
-        assert isinstance(child, nn.Conv2d)
-        setattr(parent, name, LearningWinogradConv2d(child))
-    return len(found)
+    return replace_convolutions(network, learns_faster, LearningWinogradConv2d)
