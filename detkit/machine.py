@@ -14,16 +14,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from detkit.text import counted
-
-Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -131,32 +127,6 @@ def choose_threads(asked: int | None, most: int | None = None) -> tuple[int, str
 def threads_in_words(threads: int) -> str:
     """Return a number of CPU threads as people say it."""
     return counted(threads, "CPU thread")
-
-
-def in_threads(
-    function: Callable[[Item], Found], items: Sequence[Item], at_once: int = 1
-) -> Iterator[Found]:
-    """Yield what `function` finds of each item, in their order, in a thread for each core.
-
-    A thread takes so many items `at_once`. When whoever reads on leaves, by Ctrl-C for one, no
-    further item is begun.
-    """
-    left = threading.Event()
-
-    def some(start: int) -> list[Found]:
-        found = []
-        for item in items[start : start + at_once]:
-            if left.is_set():
-                break
-            found.append(function(item))
-        return found
-
-    with ThreadPoolExecutor(num_cores()) as pool:
-        try:
-            for found in pool.map(some, range(0, len(items), at_once)):
-                yield from found
-        finally:
-            left.set()
 
 
 def memory_of_machine() -> int:

@@ -22,7 +22,7 @@ from detkit.data.images import image_size, read_small_grey
 from detkit.data.looks import blank_looks
 from detkit.data.near_duplicates import MIN_ALIKE, find_copies, likeness
 from detkit.data.records import Dataset, ImageRecord
-from detkit.machine import in_threads
+from detkit.data.threads import in_threads
 
 
 def photo(seed: int, size: tuple[int, int] = (220, 300)) -> np.ndarray:

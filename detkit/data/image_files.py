@@ -36,7 +36,7 @@ from detkit.data.images import (
     small_grey,
 )
 from detkit.data.looks import GREY_SIDE, Looks, LooksCache, blank_looks, look_key
-from detkit.machine import in_threads
+from detkit.data.threads import in_threads
 
 _AT_ONCE = 16  # images that a thread opens without a word
 _TAIL_BYTES = 4096  # of a file's end, which tell whether it is whole

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.cache import FileCache, bound, cache_folder
-from detkit.machine import in_threads
+from detkit.data.threads import in_threads
 
 GREY_SIDE = 96  # pixels of the small grey picture, whatever the shape of the image
 HASH_SIDE = 8  # its hash compares 8 x 8 cells with their right and their lower neighbour

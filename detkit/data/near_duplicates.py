@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.looks import GREY_SIDE, NUM_BITS, Looks
-from detkit.machine import in_threads
+from detkit.data.threads import in_threads
 
 # Ours, measured on 664 photos and micrographs and 400 drawn scenes, with copies of .025 and .05 cut
 # off all sides: 99 % of the copies differ in at most so many of their 128 bits, of other pairs of

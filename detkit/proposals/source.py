@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from detkit.data.image_names import ImageNames
 from detkit.data.images import image_size, read_image
 from detkit.data.records import ImageRecord
 from detkit.data.sources import ImageSource
+from detkit.data.threads import in_threads
 from detkit.errors import DetkitError, UsageError
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import IN_CONFIG, METHODS, VERSIONS, Proposer
@@ -27,7 +26,6 @@ from detkit.proposals.reader import ProposalFile, read_proposals
 from detkit.structures import BoolArray, FloatArray, IntArray, Proposals
 from detkit.text import counted, looks_like_a_path
 
-T = TypeVar("T")
 LEAST_SHOWN = 0.5  # ours: of a proposal's area; a smaller part is no proposal for the object
 
 
@@ -299,22 +297,4 @@ def make_all(
         except DetkitError as error:
             return Made(image.name, (0, 0), None, error)
 
-    return in_threads((partial(make, image) for image in images), threads)
-
-
-def in_threads(calls: Iterable[Callable[[], T]], threads: int) -> Generator[T, None, None]:
-    """Yield what each call returns, in their order, a few calls ahead of the caller.
-
-    Threads are enough for all cores: the methods' compiled code runs without Python's lock.
-    """
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(threads, "detkit-propose") as pool:
-        try:
-            for call in calls:
-                waiting.append(pool.submit(call))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C, or the caller had enough
+    return in_threads(make, images, threads=threads)

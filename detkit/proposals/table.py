@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from detkit.data.images import read_image
-from detkit.proposals.source import ProposalSource, in_threads
+from detkit.data.threads import in_threads
+from detkit.proposals.source import ProposalSource
 from detkit.structures import FloatArray, IntArray, Proposals
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,7 @@ def make_table(
             return source.of_file(path)
         return source.within(str(path), read(path), windows[index])
 
-    calls = (partial(make, index) for index in order)
-    with contextlib.closing(in_threads(calls, threads)) as all_made:
+    with contextlib.closing(in_threads(make, order, threads=threads)) as all_made:
         for done, (index, made) in enumerate(zip(order, all_made), start=1):
             found[index] = made.boxes
             now = time.monotonic()
