@@ -18,7 +18,7 @@ Differences from the paper:
   nor a negative of an SVM. Box regressions take no notice of it. COCO's crowds are ignored so.
 - Difficult objects are learnt, as in the released code; by `short_recipe` they are ignored.
 - Of proposals that nearly cover each other the best ranked is judged first, and the others only
-  where it may be an object (`neighbour_thresh`; the paper's recipe judges all).
+  where it seems to be an object (`neighbour_thresh`; the paper's recipe judges all).
 - Of an image `mined_proposals` are judged for the SVMs. What is kept stays within `cache_gb`, not
   200 GB: where a class has more hard negatives than that, the hardest stay, and of its pairs for
   box regression a sample by chance. With VGG16 and 20 classes, 6 GB hold 17,000 and 1,600 a class.
@@ -141,12 +141,12 @@ class RCNNConfig(ProposalConfig):
     neighbour_thresh: float = setting(
         0.7,
         "ours: a proposal whose IoU with a better ranked one is above this is judged only where "
-        "that one may be an object; 1: judge all, as the paper does",
+        "that one seems to be an object; 1: judge all, as the paper does",
         above=0,
         at_most=1,
     )
     neighbour_score: float = setting(
-        0.02,
+        0.3,
         "ours: softmax's probability of not being background that a proposal needs for its "
         "neighbours to be judged",
         at_least=0,
@@ -365,7 +365,7 @@ class RCNN(Detector):
     def _judged(self, batch: Batch, heads: Sequence[str]) -> dict[str, list[Candidates]]:
         """Return each image's moved proposals with the scores of each of `heads`.
 
-        First those that stand for their neighbours, then the neighbours of what may be an object.
+        First those that stand for their neighbours, then the neighbours of what seems an object.
         """
         proposals = self.given_proposals(batch)
         seen = partial(self._seen, self._cutter(batch), without_norms(self.backbone))
@@ -389,7 +389,7 @@ class RCNN(Detector):
         proposals: Sequence[Tensor],
         heads: Sequence[str],
     ) -> tuple[dict[str, list[Candidates]], list[Tensor]]:
-        """Return the (P, 4) boxes' candidates by head, and which may be objects, (P,) bool."""
+        """Return the (P, 4) boxes' candidates by head, and which seem objects, (P,) bool."""
         num_classes = len(self.class_names)
         scores = {head: [batch.images.new_empty(0, num_classes)] for head in heads}
         likely = [batch.images.new_empty(0, dtype=torch.bool)]
