@@ -167,6 +167,24 @@ def test_no_drawing_replaces_an_image_that_is_read_even_with_force(
     assert {path: path.read_bytes() for path in images.iterdir()} == before
 
 
+@pytest.mark.parametrize("command", ["detect", "next", "propose"])
+def test_an_empty_stdin_is_one_error_and_nothing_is_replaced(
+    command: str, tmp_path: Path, model: Path
+) -> None:
+    out = tmp_path / "found.jsonl"
+    out.write_text("of before", encoding="utf-8")
+    words = {
+        "detect": [model, "-", "-o", out, "--force"],
+        "next": ["-"],
+        "propose": ["-", "-o", out, "--force"],
+    }[command]
+    done = detkit(command, *words, "-q", stdin="")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "detkit: error: -: no paths on stdin; expected one a line\n"
+    assert out.read_text(encoding="utf-8") == "of before"
+    assert [path.name for path in tmp_path.glob("*found*")] == ["found.jsonl"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
 def test_no_drawing_goes_through_a_link_onto_its_image(
     folder: Path, tmp_path: Path, model: Path
