@@ -125,7 +125,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     old file then stays and nothing is left beside it. A device or pipe (/dev/null) is written to,
     never replaced by a file.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_special(path):
         try:
             path.write_bytes(content)
         except OSError as error:
@@ -142,6 +142,11 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise DetkitError(not_written(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path is a device or a pipe: written to, never replaced by a file."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def beside(path: Path, ending: str, *, hidden: bool = True) -> Path:
