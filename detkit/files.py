@@ -14,8 +14,9 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
@@ -78,23 +79,43 @@ def holding(folder: Path, program: str) -> Iterator[None]:
     Raises UsageError, which says what `program` may be at work there, when another process holds
     it, and DetkitError when it cannot be made. One that was made and got no content goes again.
     """
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make_folder(folder)
         lock = FileLock(folder / ".lock")
     except BlockingIOError as error:
         raise UsageError(
             f"{folder}: another {program} is writing there; wait for it or name another folder"
         ) from error
     except OSError as error:
+        remove_empty(made)
         raise DetkitError(f"{folder}: cannot be written: {error.strerror or error}") from error
     try:
         yield
     finally:
         lock.release()
-        with suppress(OSError):  # not empty, as it should be
-            for one in made:
-                one.rmdir()
+        remove_empty(made)
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder, and those above it; return those that were not there, for `remove_empty`.
+
+    Raises OSError, and leaves nothing then.
+    """
+    missing = list(takewhile(lambda one: not one.exists(), (path, *path.parents)))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those folders, each before the one that holds it, that hold nothing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -104,7 +125,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     old file then stays and nothing is left beside it. A device or pipe (/dev/null) is written to,
     never replaced by a file.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_special(path):
         try:
             path.write_bytes(content)
         except OSError as error:
@@ -121,6 +142,11 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise DetkitError(not_written(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path is a device or a pipe: written to, never replaced by a file."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def beside(path: Path, ending: str, *, hidden: bool = True) -> Path:
@@ -215,11 +241,17 @@ def decoded(data: bytes) -> str:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add lines to the end of a text file; raises DetkitError as `write_bytes` does."""
+    """Add lines to the end of a text file; raises DetkitError as `write_bytes` does.
+
+    A file that was not there, and could not be written, is not left.
+    """
+    is_new = not path.exists()
     try:
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except OSError as error:
+        if is_new:
+            path.unlink(missing_ok=True)
         raise DetkitError(not_written(path, error)) from error
 
 

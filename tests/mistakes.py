@@ -163,7 +163,7 @@ TABLE: dict[str, dict[str, Case]] = {
         ),
         "border": (voc(("car", 5, 3, 60, 12)), "outside-image"),
         "swapped": (voc(("car", 20, 3, 5, 12)), "swapped-box"),
-        "area": (voc(("car", 5, 3, 5, 3)), "zero-area"),
+        "area": (voc(("car", 5, 3, 5, 3)), "one-pixel"),
     },
     "coco": {
         "broken": ({**IMAGES, "coco.json": coco()[:-9] + ' "images'}, "bad-json"),
@@ -228,7 +228,7 @@ TABLE: dict[str, dict[str, Case]] = {
         ),
         "border": (csv("a.png,40,20,car,5,3,60,12,0\n"), "outside-image"),
         "swapped": (csv("a.png,40,20,car,20,3,5,12,0\n"), "swapped-box"),
-        "area": (csv("a.png,40,20,car,5,3,5,3,0\n"), "zero-area"),
+        "area": (csv("a.png,40,20,car,5,3,5,3,0\n"), "one-pixel"),
     },
     "openimages": {
         "broken": (openimages(f"{OI}a,xclick,/m/1\n"), "bad-row"),

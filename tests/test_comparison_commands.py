@@ -129,6 +129,18 @@ def test_a_command_that_fails_is_a_line_and_a_row_and_the_others_go_on(data: Pat
     assert not (out / "fail-0.jsonl").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes of files")
+def test_a_program_that_cannot_be_run_is_a_line(data: Path) -> None:
+    program = data.parent / "train.sh"
+    program.write_text("no program\n", encoding="utf-8")  # nor does it name an interpreter
+    program.chmod(0o755)
+    done = compare(data, "--folds", "2", "--command", f"mine={program} {{data}} {{out}}")
+    assert done.returncode == 3
+    said = "the command ended with exit code 126: cannot be run: Exec format error: /"
+    errors = [line for line in done.stderr.splitlines() if line.startswith("detkit: error: ")]
+    assert len(errors) == 2 and all(said in line for line in errors), errors
+
+
 def test_what_is_finished_is_kept_and_what_failed_is_done_again(data: Path) -> None:
     calls = data.parent / "out" / "calls.txt"
     words = ("--folds", "2", *command("a", "coco"), *command("b", "fail-once"))
@@ -154,7 +166,10 @@ def test_a_command_that_runs_too_long_is_stopped_with_all_it_began(data: Path) -
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_an_interrupted_comparison_ends_its_command_and_goes_on_later(data: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_a_comparison_that_is_ended_ends_its_command_with_all_it_began(
+    data: Path, sign: signal.Signals
+) -> None:
     out = data.parent / "out"
     words = ["compare", data, "-o", out, "--max-minutes", "1", "--folds", "2", "--group", "none"]
     running = subprocess.Popen(
@@ -167,10 +182,13 @@ def test_an_interrupted_comparison_ends_its_command_and_goes_on_later(data: Path
     child = out / "child"
     while time.monotonic() < deadline and not (child.exists() and child.read_text()):
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(running.pid, sign)  # as a terminal does
     _, errors = running.communicate(timeout=60)
-    assert running.returncode == ExitCode.INTERRUPTED, errors
-    assert errors.splitlines()[-1].endswith("go on with the same command and --resume")
+    if sign == signal.SIGINT:
+        assert running.returncode == ExitCode.INTERRUPTED, errors
+        assert errors.splitlines()[-1].endswith("go on with the same command and --resume")
+    else:
+        assert running.returncode == -sign, errors
     assert_ended(int(child.read_text()))
 
 

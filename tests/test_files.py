@@ -12,7 +12,7 @@ import pytest
 
 from detkit import files
 from detkit.errors import DetkitError
-from detkit.files import FileLock, write_bytes
+from detkit.files import FileLock, is_special, write_bytes
 
 HOLD = "import os, sys; from pathlib import Path; from detkit.files import FileLock; "
 
@@ -114,3 +114,13 @@ def test_a_file_that_windows_holds_open_is_replaced_once_it_is_let_go(
             write_bytes(path, b"new")
         assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_devices_and_pipes_alone_are_special(tmp_path: Path) -> None:
+    plain, pipe, link = (tmp_path / name for name in ("plain", "pipe", "link"))
+    plain.touch()
+    assert [is_special(one) for one in (plain, tmp_path, tmp_path / "none")] == [False] * 3
+    if os.name != "nt":
+        os.mkfifo(pipe)
+        link.symlink_to(pipe)
+        assert all(is_special(one) for one in (pipe, link, Path(os.devnull)))

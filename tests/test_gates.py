@@ -27,10 +27,11 @@ from detkit.structures import Detections, Truth
 EXAMPLES = Path(__file__).parents[1] / "examples" / "ci"
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_demo(tmp_path / "dätä", num_images=16)
-    return tmp_path / "dätä"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gates") / "dätä"
+    write_demo(folder, num_images=16)
+    return folder
 
 
 def write_found(path: Path, data: Path, share: float) -> Path:

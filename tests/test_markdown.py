@@ -48,10 +48,11 @@ def write_found(path: Path, data: Path, most: int) -> Path:
     return path
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_demo(tmp_path / "data", num_images=24)
-    return tmp_path / "data"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("markdown") / "data"
+    write_demo(folder, num_images=24)
+    return folder
 
 
 def test_no_sign_of_a_name_ends_a_cell_or_begins_html_or_code() -> None:

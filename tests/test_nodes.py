@@ -30,7 +30,7 @@ WORDS += ("--wait", "1.5")
 PATIENCE = 120.0  # seconds
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_demo(tmp_path / "demo", num_images=24)
     monkeypatch.chdir(tmp_path)
@@ -62,6 +62,7 @@ def two_nodes(*words: str) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 def test_two_nodes_learn_what_two_processes_of_one_machine_do() -> None:
     nodes = two_nodes("--max-steps", "3", "-o", "nodes")
     said = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
@@ -77,6 +78,7 @@ def test_two_nodes_learn_what_two_processes_of_one_machine_do() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kills with a signal that Windows lacks")
+@pytest.mark.usefixtures("here")
 def test_a_node_that_is_killed_ends_the_other_in_one_line_and_the_run_goes_on() -> None:
     nodes = two_nodes("--max-steps", "100000", "-o", "run")
     until = time.monotonic() + PATIENCE
@@ -101,6 +103,7 @@ def test_a_node_that_is_killed_ends_the_other_in_one_line_and_the_run_goes_on() 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the child in /proc")
+@pytest.mark.usefixtures("here")
 def test_a_process_that_another_began_and_that_is_killed_ends_the_run_in_one_line() -> None:
     words = (*WORDS, "--devices", "2", "--max-steps", "100000", "-o", "run")
     first = begun(*words)

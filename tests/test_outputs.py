@@ -167,6 +167,24 @@ def test_no_drawing_replaces_an_image_that_is_read_even_with_force(
     assert {path: path.read_bytes() for path in images.iterdir()} == before
 
 
+@pytest.mark.parametrize("command", ["detect", "next", "propose"])
+def test_an_empty_stdin_is_one_error_and_nothing_is_replaced(
+    command: str, tmp_path: Path, model: Path
+) -> None:
+    out = tmp_path / "found.jsonl"
+    out.write_text("of before", encoding="utf-8")
+    words = {
+        "detect": [model, "-", "-o", out, "--force"],
+        "next": ["-"],
+        "propose": ["-", "-o", out, "--force"],
+    }[command]
+    done = detkit(command, *words, "-q", stdin="")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "detkit: error: -: no paths on stdin; expected one a line\n"
+    assert out.read_text(encoding="utf-8") == "of before"
+    assert [path.name for path in tmp_path.glob("*found*")] == ["found.jsonl"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
 def test_no_drawing_goes_through_a_link_onto_its_image(
     folder: Path, tmp_path: Path, model: Path
@@ -251,3 +269,37 @@ except Exception as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.startswith(f"DetkitError: {out}: not written, the disk is full"), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on a file's size")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "detect MODEL DATA/JPEGImages --score 0 --draw OUT",
+        "detect MODEL DATA/JPEGImages --score 0 -f voc -o OUT",
+        "detect MODEL DATA/JPEGImages --score 0 --as-labels OUT --to coco",
+        "train DATA --model ssd --max-steps 1 --batch-size 2 --num-workers 0 --device cpu -o OUT",
+        "compare DATA --models ssd --folds 2 --max-steps 1 --device cpu -o OUT",
+        "convert DATA OUT --to coco",
+        "label DATA --no-open -o OUT",
+        "demo OUT --num-images 6",
+    ],
+)
+def test_a_full_disk_leaves_no_folder_that_was_not_there(
+    folder: Path, tmp_path: Path, model: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "cache"))
+    places = {"MODEL": model, "OUT": tmp_path / "new" / "out"}
+    asked = [places.get(word, word.replace("DATA", str(folder))) for word in words.split()]
+    before = {path.name for path in tmp_path.iterdir()} | {"cache"}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]))
+    try:
+        done = detkit(*asked, "-q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert done.returncode == 3, done.stderr
+    assert str(places["OUT"]) in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= before

@@ -162,6 +162,16 @@ def test_folders_and_lists_without_images_are_errors(folder: Path) -> None:
         assert error.value.exit_code == ExitCode.BAD_INPUT
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("text", ["", "\n \n# nothing\n"])
+def test_stdin_without_a_path_is_an_error_as_an_empty_list_is(text: str) -> None:
+    images = find_images(["b.png", "-"], stdin=io.StringIO(text))
+    assert next(images).name == "b.png"
+    with pytest.raises(DetkitError, match=r"^-: no paths on stdin") as error:
+        next(images)
+    assert error.value.exit_code == ExitCode.BAD_INPUT
+
+
 def test_wrong_usage_is_told() -> None:
     with pytest.raises(UsageError, match="no images named"):
         find_images([])

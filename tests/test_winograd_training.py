@@ -113,6 +113,42 @@ def test_a_relu_may_change_the_outputs_in_place() -> None:
     torch.testing.assert_close(found, weight.grad, rtol=1e-4, atol=1e-2)
 
 
+def test_without_gradients_filters_are_transformed_once_until_the_weights_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transformed = Mock(side_effect=winograd_training.transformed_filters)
+    monkeypatch.setattr(winograd_training, "transformed_filters", transformed)
+    torch.manual_seed(0)
+    layer = LearningWinogradConv2d(nn.Conv2d(8, 8, 3, padding=1))
+    images = torch.randn(1, 8, 40, 40)
+
+    def assert_is_direct(one: nn.Conv2d, *, in_all: int) -> None:
+        for mode in (torch.inference_mode, torch.no_grad):
+            with mode():
+                direct = F.conv2d(images, one.weight, one.bias, padding=1)
+                torch.testing.assert_close(one(images), direct, rtol=1e-4, atol=1e-4)
+        assert transformed.call_count == in_all
+
+    assert_is_direct(layer, in_all=1)
+    assert_is_direct(layer, in_all=1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer(images).square().mean().backward()  # forth and back they are transformed, and not kept
+    assert transformed.call_count == 3 and layer._kept is None
+    assert_is_direct(layer, in_all=4)
+    optimizer.step()
+    assert_is_direct(layer, in_all=5)
+    twin = copy.deepcopy(layer)
+    assert twin._kept is None
+    with torch.no_grad():
+        twin.weight.mul_(2)  # as EMA fills a network
+    assert_is_direct(twin, in_all=6)
+    assert_is_direct(layer, in_all=6)
+    layer.weight.data = layer.weight.data * 3  # as Module.to
+    assert_is_direct(layer, in_all=7)
+    layer.bfloat16().float()
+    assert_is_direct(layer, in_all=8)
+
+
 def test_small_maps_other_numbers_autocast_and_exports_go_the_direct_way(calls: Mock) -> None:
     layer = LearningWinogradConv2d(nn.Conv2d(8, 8, 3, padding=1))
     images = torch.randn(2, 8, 40, 40)

@@ -152,7 +152,8 @@ def detect(
     Into a pipe it writes JSON Lines, one object an image, with every box down to the model's
     lowest score, as `eval` needs them. On a terminal it prints a table of the boxes with a
     score of .4 and more; --draw draws the same. An image that cannot be read is one line with
-    "error"; the others go on, and the exit code is 3 at the end.
+    "error"; the others go on, and the exit code is 3 at the end. A folder, glob or list without
+    images is an error, too, and so is an empty stdin: the command before the pipe may have failed.
 
     --as-labels makes labels to correct of the boxes that would be drawn: a folder as `detkit
     convert` writes it, in which every object is marked as machine-made and keeps its score

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from detkit.cli.console import Console
 from detkit.errors import DetkitError, UsageError
-from detkit.files import fitting_name, is_full, not_written
+from detkit.files import fitting_name, is_full, make_folder, not_written, remove_empty
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,12 +58,16 @@ class Drawings:
         )
         target = self._folder / self._free_name(found.image)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            made = make_folder(self._folder)
         except OSError as error:
             raise DetkitError(not_written(self._folder, error)) from error
         if target.exists() and Path(found.image).exists() and target.samefile(found.image):
             raise UsageError(f"--draw {self._folder}: {target} is {found.image} itself, by a link")
-        write_image(target, picture)
+        try:
+            write_image(target, picture)
+        except DetkitError:
+            remove_empty(made)
+            raise
         self.count += 1
 
     def _free_name(self, image: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.metrics import ious_in_words, metrics_in_words
+from detkit.files import is_special
 from detkit.text import nearest_name
 
 if TYPE_CHECKING:
@@ -242,6 +243,5 @@ def require_page(
     if path is None:
         return
     require_free(option, path, force=force, data=data, made=made)
-    is_special = path.exists() and not path.is_file()
-    if path.suffix.lower() not in (".html", ".htm") and not is_special:
+    if path.suffix.lower() not in (".html", ".htm") and not is_special(path):
         raise UsageError(f"{option} {path}: a page's name ends in .html, by which it is opened")

@@ -9,7 +9,6 @@ that `detkit eval --predictions` reads. What it writes on stdout and stderr is k
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -33,12 +32,12 @@ from detkit.machine import end_group
 from detkit.predictions.image import from_detections
 from detkit.predictions.readers import read_predictions
 from detkit.predictions.writers import open_writer
+from detkit.tethered import PATIENCE, start_tethered
 from detkit.text import counted, cut
 
 PLACES = ("data", "out", "minutes", "seed")
 NEEDED = ("data", "out")
 _PLACE = re.compile(r"\{(\w+)\}")
-PATIENCE = 10.0  # seconds that a command has to end after it was told to
 LAST_WORDS = 20_000  # bytes of a log's end in which the line that says why is looked for
 DETECTIONS = "detections"
 WHAT_IS_LEFT = f"{DETECTIONS}.jsonl, .json or .csv, or a folder {DETECTIONS}"
@@ -162,18 +161,11 @@ def _empty(out: Path, log: Path) -> None:
 
 def _run(words: Sequence[str], log: Path, command: Command, place: Place) -> None:
     """Run the words; raise DetkitError when they fail, or run past the limit."""
-    with log.open("wb") as stream:
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=_environment(command, place),
-                start_new_session=os.name != "nt",  # so that all it starts can be stopped
-            )
-        except OSError as error:
-            raise DetkitError(f"{words[0]}: cannot be run: {error.strerror or error}") from error
+    environment = _environment(command, place)
+    with (
+        log.open("wb") as stream,
+        start_tethered(words, stream.fileno(), foreign=True, environment=environment) as process,
+    ):
         try:
             with place.work.holding(process, lambda: end_group(process, PATIENCE)):
                 code = process.wait(None if command.limit is None else 60 * command.limit)
@@ -193,11 +185,11 @@ def _run(words: Sequence[str], log: Path, command: Command, place: Place) -> Non
 
 
 def _environment(command: Command, place: Place) -> Mapping[str, str]:
-    """Return the environment to run in: ours, the place's, the threads of usual libraries."""
+    """Return the environment to run in besides ours: the place's, the threads of libraries."""
     threads = {}
     if command.threads is not None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(command.threads))
-    return {**os.environ, **place.environment, **threads}
+    return {**place.environment, **threads}
 
 
 def _last_line(log: Path) -> str:

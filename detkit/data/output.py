@@ -11,7 +11,7 @@ from pathlib import Path
 from detkit.data.formats import reading
 from detkit.data.formats.format import Labelled
 from detkit.errors import DetkitError, UsageError
-from detkit.files import beside
+from detkit.files import beside, make_folder, remove_empty
 
 _BY_SYSTEMS = frozenset({".DS_Store", "Thumbs.db"})  # put into folders by file managers
 
@@ -27,7 +27,7 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     require_free_folder(out, force=force)
     partial = beside(out, f"{os.getpid()}.partial", hidden=False)
     try:
-        partial.mkdir(parents=True)
+        made = make_folder(partial)
     except OSError as error:
         raise DetkitError(f"{out}: cannot be written: {error.strerror}") from error
     try:
@@ -42,6 +42,7 @@ def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         raise DetkitError(f"{out}: cannot be written: {reason}; nothing was left there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        remove_empty(made)
 
 
 def require_apart(source: Path, out: Path) -> None:

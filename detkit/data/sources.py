@@ -107,8 +107,8 @@ def find_images(
 
     All sources but stdin and streams are looked up before this returns. Raises UsageError for one
     that does not exist, and DetkitError for a folder, glob or list without images. A path in a
-    list or on stdin that cannot be read raises only when its pixels are asked for, a stream that
-    does not open raises DetkitError when its turn has come.
+    list or on stdin that cannot be read raises only when its pixels are asked for. A stream that
+    does not open raises DetkitError when its turn has come, stdin without a path when it ends.
 
     When all are found, a line of the log says of folders and globs how many files of which kinds
     were left out, and one each of files with several frames, and with 16 bits of which the upper
@@ -255,13 +255,17 @@ def _listed(file: Path) -> Iterator[str]:
 
 
 def _lines(stream: TextIO) -> Iterator[str]:
-    """Yield the paths on a stream, each as soon as its line is complete."""
+    """Yield the paths on a stream, each as soon as its line is complete; DetkitError for none."""
     try:
-        descriptor = stream.fileno()
+        lines: Iterable[str] = _raw_lines(stream.fileno())
     except (OSError, ValueError, AttributeError):  # a stream in memory
-        yield from _stripped(stream, "-")
-        return
-    yield from _stripped(_raw_lines(descriptor), "-")
+        lines = stream
+    name = None
+    for name in _stripped(lines, "-"):
+        yield name
+    if name is None:
+        # As of an empty list: a `find` that failed before the pipe looks just so.
+        raise DetkitError("-: no paths on stdin; expected one a line")
 
 
 def _raw_lines(descriptor: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import FileLock, not_written, write_bytes
+from detkit.files import FileLock, make_folder, not_written, remove_empty, write_bytes
 
 HIDDEN = ".detkit-label"  # the folder in OUT that holds the journal; no reader looks there
 
@@ -23,7 +23,7 @@ class Claim:
         self.out, self.hidden = out, out / HIDDEN
         self.journal = self.hidden / "journal.jsonl"
         self.is_new = not self._is_ours()
-        self._made = [one for one in (out, *out.parents) if not one.exists()]
+        self._made: list[Path] = []
         self._lock = self._take_lock()
 
     def release(self) -> None:
@@ -38,9 +38,7 @@ class Claim:
         """Release the folder after a failed start; what was made for nothing goes again."""
         self._lock.release()
         if self.is_new and not self.journal.exists():
-            with suppress(OSError):
-                for folder in (self.hidden, *self._made):
-                    folder.rmdir()
+            remove_empty(self._made)
 
     def _is_ours(self) -> bool:
         """Return whether `out` is of an earlier session; UsageError when it is something else."""
@@ -61,7 +59,7 @@ class Claim:
     def _take_lock(self) -> FileLock:
         """Return the folder's lock; DetkitError, which says who has it, when it is taken."""
         try:
-            self.hidden.mkdir(parents=True, exist_ok=True)
+            self._made = make_folder(self.hidden)
             return FileLock(self.hidden / "lock")
         except BlockingIOError as error:
             address = ""
@@ -73,4 +71,5 @@ class Claim:
                 "it first"
             ) from error
         except OSError as error:
+            remove_empty(self._made)
             raise DetkitError(not_written(self.out, error)) from error

@@ -49,7 +49,18 @@ class LearningWinogradConv2d(TakenOver):
     """A 3 x 3 convolution in Winograd's domain whose weights learn.
 
     On small maps, and in anything but float32 on a CPU, it is the direct one, as in an export.
+    While gradients are off, its filters are kept transformed until the weights change.
     """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        """Take over a convolution that `is_plain`."""
+        super().__init__(convolution)
+        # Address and version of the weights; these, so that no others come there; and G g G^T.
+        self._kept: tuple[tuple[int, int], Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has, too: its weights count their versions anew."""
+        return {**self.__dict__, "_kept": None}
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the (N, D, H', W') convolution of (N, C, H, W)."""
@@ -62,8 +73,20 @@ class LearningWinogradConv2d(TakenOver):
             or not pays(tiling)
         ):
             return super().forward(input)
+        if not torch.is_grad_enabled():
+            return convolved(input, self._filters(), self.bias, tiling)
+        self._kept = None
         result: Tensor = _Convolution.apply(input, self.weight, self.bias, tiling)
         return result
+
+    def _filters(self) -> Tensor:
+        """Return the transformed filters of the present weights."""
+        with torch.inference_mode(False), torch.no_grad():
+            weight = self.weight.detach()
+            state = weight.data_ptr(), weight._version
+            if self._kept is None or self._kept[0] != state:
+                self._kept = state, weight, transformed_filters(weight)
+        return self._kept[2]
 
 
 class _Convolution(torch.autograd.Function):

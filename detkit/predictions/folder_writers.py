@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import beside, not_written, put_in_place
+from detkit.files import beside, make_folder, not_written, put_in_place, remove_empty
 from detkit.predictions.image import ImagePredictions
 from detkit.predictions.interface import PredictionWriter, require_plain
 from detkit.predictions.texts import UniqueNames, exact, stem_of
@@ -40,7 +40,7 @@ class FolderWriter(PredictionWriter):
         self.partial = beside(folder, f"{os.getpid()}.partial")
         try:
             shutil.rmtree(self.partial, ignore_errors=True)
-            self.partial.mkdir(parents=True)
+            self._made = make_folder(self.partial)
         except OSError as error:
             raise DetkitError(not_written(folder, error)) from error
         self.files: dict[str, str] = {}  # by their names without case
@@ -79,6 +79,7 @@ class FolderWriter(PredictionWriter):
             for pattern in self.ours:
                 for stale in self.folder.glob(pattern):
                     stale.unlink()
+            self._made = [*make_folder(self.folder), *self._made]
             for path in sorted(self.partial.rglob("*")):
                 place = self.folder / path.relative_to(self.partial)
                 if path.is_file():
@@ -92,6 +93,7 @@ class FolderWriter(PredictionWriter):
     def discard(self) -> None:
         """Remove what was written beside the folder."""
         shutil.rmtree(self.partial, ignore_errors=True)
+        remove_empty(self._made)
 
 
 class VocWriter(FolderWriter):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TextIO, get_args
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import beside, fitting_name, not_written, put_in_place, write_bytes
+from detkit.files import beside, fitting_name, is_special, not_written, put_in_place, write_bytes
 from detkit.predictions.coco_results import CocoIds, CocoText
 from detkit.predictions.folder_writers import VocWriter, YoloWriter
 from detkit.predictions.image import ImagePredictions
@@ -80,11 +80,10 @@ class _StreamWriter(PredictionWriter):
         if isinstance(target, Path):
             if target.is_dir():
                 raise UsageError(f"{target}: is a folder; name a file")
-            # A device or pipe (/dev/stdout, /dev/null) is written to, never replaced by a file.
-            is_special = target.exists() and not target.is_file()
-            if target.exists() and not is_special and not force:
+            if target.is_file() and not force:
                 raise UsageError(f"{target}: exists; name another file or add --force")
-            self.partial = target if is_special else beside(target, f"{os.getpid()}.partial")
+            partial = beside(target, f"{os.getpid()}.partial")
+            self.partial = target if is_special(target) else partial
             try:
                 self.stream: TextIO = self.partial.open("w", encoding="utf-8", newline="\n")
             except OSError as error:

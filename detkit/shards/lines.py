@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import FileLock, beside, is_full, not_written, put_in_place
+from detkit.files import FileLock, beside, is_full, is_special, not_written, put_in_place
 
 STRING = rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'  # of JSON
 FIRST_KEY = re.compile(rb'\{"image": ?(' + STRING + rb")[,}]")
@@ -41,10 +41,9 @@ class LineWriter(ABC):
         self.num_lines = 0  # of images, those found there, too
         self.is_done = False  # there was nothing left to do
         self._lock: FileLock | None = None
-        is_special = path.exists() and not path.is_file()
-        self.partial = path if is_special else beside(path, "partial", hidden=False)
+        self.partial = path if is_special(path) else beside(path, "partial", hidden=False)
         try:
-            if not is_special:
+            if self.partial != path:
                 self._lock = FileLock(beside(path, "lock"))
                 self._begin()
             if not self.is_done:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import beside, not_written, put_in_place
+from detkit.files import beside, is_special, not_written, put_in_place
 from detkit.shards.lines import is_error, object_or_none
 from detkit.shards.part import Part, difference_of
 from detkit.text import agreed, counted
@@ -92,8 +92,7 @@ def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> tuple[int
     if out.is_file() and not force:
         raise UsageError(f"-o {out}: exists already; add --force to replace it")
     lines = merged_lines(open_parts(paths))
-    is_special = out.exists() and not out.is_file()
-    partial = out if is_special else beside(out, f"{os.getpid()}.partial")
+    partial = out if is_special(out) else beside(out, f"{os.getpid()}.partial")
     num_images = num_bad = 0
     try:
         with partial.open("wb") as file:
@@ -101,12 +100,12 @@ def merge(paths: Sequence[Path], out: Path, *, force: bool = False) -> tuple[int
                 file.write(line)
                 num_images += 1
                 num_bad += is_error(line)
-        if not is_special:
+        if partial != out:
             put_in_place(partial, out)
     except OSError as error:
         raise DetkitError(not_written(out, error)) from error
     finally:
-        if not is_special:
+        if partial != out:
             partial.unlink(missing_ok=True)
     return num_images, num_bad
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError, UsageError
-from detkit.files import write_bytes
+from detkit.files import is_special, write_bytes
 from detkit.shards.lines import LineWriter, image_of, is_error, object_or_none, whole_lines
 from detkit.shards.part import difference_of, opening_of
 from detkit.shards.shard import Shard, Turns, add_name
@@ -40,7 +40,7 @@ class PartWriter(LineWriter):
         made with other options; DetkitError when another writer is at it, or what is there is not
         ours.
         """
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if is_special(path):
             raise UsageError(f"-o {path}: a share goes to a file, which can be taken up again")
         self.turns = Turns(shard)
         self.num_bad = 0  # images that could not be read

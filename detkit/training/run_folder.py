@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError, Interrupted, UsageError
-from detkit.files import FileLock, append_text, shell_word, write_bytes
+from detkit.files import FileLock, append_text, make_folder, remove_empty, shell_word, write_bytes
 from detkit.training.samples import clear_samples, holds_samples_alone
 
 FILES = (
@@ -45,9 +45,8 @@ class RunFolder:
         `was_killed` tells of a run that left its lock behind, `holds_run` of one's files.
         """
         self.path = path
-        self._created = [one for one in (path, *path.parents) if not one.exists()]
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self._made = make_folder(path)
         except OSError as error:
             raise DetkitError(f"{path}: cannot be written: {error.strerror or error}") from error
         self.was_killed = (path / ".lock").exists()  # or is in use, which is refused
@@ -107,9 +106,7 @@ class RunFolder:
         """Let others in; a folder that was created for nothing goes again."""
         # Of a run that was killed, and whose end nobody was told of, the file stays.
         self._lock.release(keep_file=self.was_killed and not self.has_begun)
-        with suppress(OSError):  # there is something in it
-            for folder in self._created:
-                folder.rmdir()
+        remove_empty(self._made)
 
     def log(self, line: str) -> None:
         """Add a line to `log.txt`, with the time of day."""

@@ -74,7 +74,7 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
         if high < low:
             side = "width" if axis == "x" else "height"
             return "error", "swapped-box", f"{side} below 0 ({values}); swapped corners?"
-    if 0 in sides or (inclusive and any(abs(side - 1) < ROUNDING for side in sides)):
+    if 0 in sides:
         return "error", "zero-area", f"no area ({values}); draw the box again or delete the object"
     if size is not None and not fits(one, size):
         text, wholly = outside_text(one.box, size, values)
@@ -86,6 +86,10 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
             message = f"{text}, as {form.title} may: nothing can be found there"
             return "warning", "outside-image", message
         return "error", "outside-image", f"{text}; {hint}"
+    if inclusive and all(abs(side - 1) < ROUNDING for side in sides):
+        # The last pixel belongs to the box, so its area is 1; but programs write clicks so, too.
+        message = f"one pixel in all ({values}), a click? draw the box again or delete the object"
+        return "warning", "one-pixel", message
     return None
 
 
