@@ -391,10 +391,12 @@ def test_files_of_others_are_refused_by_name(tmp_path: Path) -> None:
 def test_the_command_writes_the_file_and_says_the_differences_on_stderr(tmp_path: Path) -> None:
     backend = load_backend("ssd")
     detector = backend(backend.config_class(backbone="tiny", size=96), CLASSES)
-    model, out, photo = (tmp_path / name for name in ("m.safetensors", "m.onnx", "photo.png"))
+    names = ("m.safetensors", "m.onnx", "photos/photo.png")
+    model, out, photo = (tmp_path / name for name in names)
+    photo.parent.mkdir()
     save_model(model, detector, data_hash=None, scores=None)
     write_image(photo, picture(0, 70, 50))
-    words = [sys.executable, "-m", "detkit", "export", model, "-o", out, "--verify", photo]
+    words = [sys.executable, "-m", "detkit", "export", model, "-o", out, "--verify", photo.parent]
     done = subprocess.run(
         words,
         capture_output=True,
@@ -404,7 +406,10 @@ def test_the_command_writes_the_file_and_says_the_differences_on_stderr(tmp_path
         check=False,
     )
     assert (done.returncode, done.stdout) == (ExitCode.DONE, ""), done.stderr
-    first, second = done.stderr.splitlines()
+    no_labels, first, second = done.stderr.splitlines()
+    assert (
+        no_labels == f"{photo.parent}: no labelled objects there: its images are compared, no mAP"
+    )
     assert "on 4 images: scores differ by at most" in first and "network pixels" in first
     assert second.startswith(f"{out}: ")
     assert OnnxDetector(out).backend == "ssd"
