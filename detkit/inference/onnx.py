@@ -316,7 +316,7 @@ def _resized_along(pixels: NDArray[np.uint8], side: int, axis: int) -> NDArray[n
     total = np.int32(2**digits // 2)
     for place, weight in zip(np.minimum(places, own - 1).T, whole.T):
         total = total + pixels.take(place, axis=axis) * weight.reshape(shape)
-    return (total >> digits).astype(np.uint8)
+    return np.asarray(total >> digits, np.uint8)
 
 
 def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:

@@ -395,13 +395,24 @@ class RegionProposalNetwork(nn.Module):
         self, logits: Tensor, moves: Tensor, anchors: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         """Return a map's best anchors, moved, (B, N, 4), and their scores (B, N), best first."""
-        best, order = logits.topk(number, dim=1)
+        best, order = _best(logits, number)
         return decode(*_chosen(moves, anchors, order)), self._passing(best)
 
     def _passing(self, logits: Tensor) -> Tensor:
         """Return the logits, minus infinity where they score below `rpn_score_thresh`."""
         thresh = self.config.rpn_score_thresh
         return logits.masked_fill(logits.sigmoid() < thresh, -torch.inf) if thresh > 0 else logits
+
+
+def _best(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return the `number` best of (..., K) scores and their places, best first.
+
+    Equal ones keep their order, as in ONNX; of those at the end any are taken. In flat parts of an
+    image scores are equal, and which of two boxes comes first decides which of them NMS keeps.
+    """
+    places = scores.topk(number, sorted=False).indices.sort().values
+    best, order = scores.gather(-1, places).sort(stable=True, descending=True)
+    return best, places.gather(-1, order)
 
 
 def _chosen(moves: Tensor, anchors: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -430,5 +441,5 @@ def best_regions(
         survives[ops.nms(level_boxes, ranked, nms_thresh)] = True
         kept.append(ranked.masked_fill(~survives, -torch.inf))
     ranked, all_boxes = torch.cat(kept), torch.cat(list(boxes))
-    values, order = ranked.topk(min(number, len(ranked)))
+    values, order = _best(ranked, min(number, len(ranked)))
     return all_boxes[order[values > -torch.inf]]
