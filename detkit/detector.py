@@ -405,7 +405,10 @@ class Detector(nn.Module, ABC):
     def detect(self, batch: Batch) -> list[Detections]:
         """Return each image's detections, best first, in its own pixels.
 
-        The caller puts the module into eval mode.
+        The caller puts the module into eval mode. An image beside larger ones in its batch is not
+        seen as it is alone: convolutions, whose own padding is zero at each layer, meet at its
+        borders what the layers before made of the batch's zeros. `predict` joins images of one
+        size only.
         """
         with self._in_dtype(batch):
             candidates = self.candidates(batch)

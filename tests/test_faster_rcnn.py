@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from toy import CLASSES, photo_like, write_images
 
 from detkit.data.records import ImageRecord
+from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.detectors.fast_rcnn import RegionConfig
 from detkit.detectors.faster_rcnn import _TORCHVISION, FasterRCNN, FasterRCNNConfig
@@ -26,6 +27,7 @@ from detkit.geometry.anchors import anchor_shapes, grid_anchors
 from detkit.geometry.boxes import decode, encode, iou
 from detkit.geometry.matching import IGNORED, NEGATIVE
 from detkit.inference.models import load_model
+from detkit.inference.predict import predict
 from detkit.networks.proposal_memory import ProposalMemory
 from detkit.networks.rpn import (
     RegionProposalNetwork,
@@ -757,3 +759,34 @@ def test_the_head_is_configured_as_fast_rcnns_but_for_its_samples() -> None:
         if getattr(own, field.name) != getattr(heads, field.name)
     }
     assert differing == {"rois_per_image", "negative_range"}
+
+
+def test_images_of_any_sizes_are_found_in_batches_as_one_at_a_time() -> None:
+    torch.manual_seed(0)
+    config = FasterRCNNConfig(backbone="tiny", size=96, score_thresh=0.01)
+    detector = FasterRCNN(config, CLASSES).eval()
+    with torch.no_grad():
+        for module in detector.modules():
+            if isinstance(module, nn.BatchNorm2d):  # as trained: of zeros they make other values
+                module.bias.normal_()
+        detector.head.class_logits.weight.mul_(20)
+    sizes = [(300, 90), (90, 300), (300, 90), (120, 100), (600, 180)]  # three of one network size
+    assert detector.network_size()(300, 90) == detector.network_size()(600, 180)
+    images = [
+        ImageSource.of_pixels(str(seed), photo_like(seed, *size)) for seed, size in enumerate(sizes)
+    ]
+    alone, together = (list(predict(detector, images, batch_size=number)) for number in (1, 5))
+    for one, other in zip(alone, together, strict=True):
+        assert len(one.scores) > 5 and one.labels == other.labels
+        np.testing.assert_allclose(other.scores, one.scores, atol=1e-5)
+        np.testing.assert_allclose(other.boxes, one.boxes, atol=0.01)
+    # Side by side in one batch they are not: see `Detector.detect`.
+    none = torch.zeros(0)
+    samples = [
+        Sample(
+            torch.from_numpy(image.transpose(2, 0, 1)), none.view(0, 4), none.long(), none.bool()
+        )
+        for image in (photo_like(0, 300, 90), photo_like(1, 90, 300))
+    ]
+    padded = detector.detect(detector.prepare(samples))[0]
+    assert np.abs(padded.scores[:5] - np.array(alone[0].scores[:5])).max() > 1e-3

@@ -237,16 +237,27 @@ def test_selection_is_that_of_torch_with_ties_and_boxes_of_each_class(
     np.testing.assert_allclose(found[1], wanted[1].numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("size", [(300, 300), (61, 47), (480, 700), (240, 320)])
-def test_images_are_resized_as_for_training_to_within_one_grey_level(
-    size: tuple[int, int], antialias: bool
+@pytest.mark.parametrize(
+    ("own", "size"),
+    [
+        ((240, 320), (300, 300)),
+        ((240, 320), (61, 47)),
+        ((240, 320), (480, 700)),
+        ((240, 320), (240, 320)),
+        ((240, 320), (240, 200)),
+        ((5, 700), (30, 40)),
+        ((1, 1), (8, 3)),
+    ],
+)
+def test_images_are_resized_to_the_grey_levels_of_training(
+    own: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (*own, 3), np.uint8)
     picture = cv2.GaussianBlur(noise, (5, 5), 1)
-    picture[50:120, 60:200] = (250, 20, 90)
-    prepare = Preparation(lambda height, width: size, (0, 0, 0), (1, 1, 1), antialias)
-    wanted = prepare._resized(torch.from_numpy(picture).permute(2, 0, 1), size)
-    found = resized(picture, size, antialias=antialias).astype(np.float32)
-    assert found.shape == (*size, 3)
-    assert np.abs(found - wanted.permute(1, 2, 0).numpy().astype(np.float32)).max() <= 1
+    picture[own[0] // 4 : own[0] // 2, own[1] // 4 : own[1] // 2] = (250, 20, 90)
+    for antialias, most in ((True, 0), (False, 1)):
+        prepare = Preparation(lambda height, width: size, (0, 0, 0), (1, 1, 1), antialias)
+        wanted = prepare._resized(torch.from_numpy(picture).permute(2, 0, 1), size)
+        found = resized(picture, size, antialias=antialias).astype(np.float32)
+        assert found.shape == (*size, 3)
+        assert np.abs(found - wanted.permute(1, 2, 0).numpy().astype(np.float32)).max() <= most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detkit.cli import main
-from detkit.config import DetectorConfig, Recipe
+from detkit.config import DetectorConfig, Recipe, to_json
 from detkit.data.images import write_image
 from detkit.data.sources import ImageSource
 from detkit.detector import Detector
 from detkit.detectors import load_backend
 from detkit.errors import DetkitError, ExitCode, UsageError
 from detkit.evaluation.agreement import agreement
-from detkit.inference.onnx import NetworkSize, OnnxDetector
+from detkit.inference.onnx import RUNTIME_SETTINGS, NetworkSize, OnnxDetector
 from detkit.inference.onnx_ends import with_ends
-from detkit.inference.onnx_export import export_onnx, exported
+from detkit.inference.onnx_export import exported
 from detkit.inference.onnx_int8 import quantised
 from detkit.inference.predict import predict
 from detkit.model_file import save_model
@@ -101,6 +102,24 @@ class FollowsImage(Plain):
         return Fitted()
 
 
+@functools.cache
+def _network_of(kind: type[Plain]) -> bytes:
+    return exported(kind().eval())[0]
+
+
+def file_of(detector: Plain) -> bytes:
+    """Return the detector's file: settings are its metadata alone, so a class is exported once."""
+    import onnx
+
+    model = onnx.load_from_string(_network_of(type(detector)))
+    settings = to_json(detector.config)
+    for entry in model.metadata_props:
+        if entry.key in RUNTIME_SETTINGS:
+            entry.value = json.dumps(settings[entry.key])
+    content: bytes = model.SerializeToString()
+    return content
+
+
 def found_by(detector: Detector, images: list[NDArray[np.uint8]]) -> list[Detections]:
     """Return what a detector finds in images that are fitted, as in its file, into one size."""
     found = []
@@ -131,9 +150,9 @@ def found_in(file: bytes, images: list[NDArray[np.uint8]]) -> list[Detections]:
     ],
     ids=["plain", "no-antialias", "limits", "own-boxes", "own-boxes-limits", "fit", "fit-float"],
 )
-def test_the_whole_file_finds_in_pixels_what_the_detector_does(detector: Detector) -> None:
+def test_the_whole_file_finds_in_pixels_what_the_detector_does(detector: Plain) -> None:
     images = [picture(seed, *size) for seed, size in enumerate(SIZES)]
-    content = with_ends(exported(detector.eval())[0], raw=True, nms=True)
+    content = with_ends(file_of(detector.eval()), raw=True, nms=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     for image, wanted in zip(images, found_by(detector, images), strict=True):
         boxes, scores, labels, count = session.run(
@@ -149,9 +168,9 @@ def test_the_whole_file_finds_in_pixels_what_the_detector_does(detector: Detecto
 
 
 @pytest.mark.parametrize("detector", [Plain(), OwnBoxes(), FollowsImage()])
-def test_either_end_alone_finds_what_both_do(detector: Detector) -> None:
+def test_either_end_alone_finds_what_both_do(detector: Plain) -> None:
     images = [picture(seed, *size) for seed, size in enumerate(SIZES)]
-    content, _ = exported(detector.eval())
+    content = file_of(detector)
     raw = with_ends(content, raw=True, nms=False)
     both = with_ends(content, raw=True, nms=True)
     nms = with_ends(content, raw=False, nms=True)
@@ -166,7 +185,7 @@ def test_the_graph_resizes_as_training_does_but_for_a_grey_level_in_thousands() 
     import onnx
 
     detector = Plain().eval()
-    model = onnx.load_from_string(with_ends(exported(detector)[0], raw=True, nms=False))
+    model = onnx.load_from_string(with_ends(file_of(detector), raw=True, nms=False))
     model.graph.output.append(onnx.helper.make_tensor_value_info("images", 1, None))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -179,19 +198,22 @@ def test_the_graph_resizes_as_training_does_but_for_a_grey_level_in_thousands() 
         assert apart.max() < 1.01 and (apart > 0.5).mean() <= 5e-4, size  # grey levels
 
 
-@pytest.mark.parametrize("name", ["ssd", "yolov1"])
-def test_backends_of_one_size_export_whole_and_take_any_number_of_images(
-    name: str, tmp_path: Path
-) -> None:
+@functools.cache
+def small(name: str) -> tuple[Detector, bytes]:
+    """Return a backend's detector, which has learnt nothing, and its file of candidates."""
     backend = load_backend(name)
     torch.manual_seed(0)
     settings = {"backbone": "tiny", "size": 96, "score_thresh": 0.005}
     if name == "yolov1":
         settings["size"] = 112
     detector = backend(backend.config_class(**settings), CLASSES).eval()
-    path = tmp_path / "m.onnx"
-    export_onnx(detector, path, raw=True, nms=True)
-    model = OnnxDetector(path)
+    return detector, exported(detector)[0]
+
+
+@pytest.mark.parametrize("name", ["ssd", "yolov1"])
+def test_backends_of_one_size_export_whole_and_take_any_number_of_images(name: str) -> None:
+    detector, content = small(name)
+    model = OnnxDetector(with_ends(content, raw=True, nms=True))
     assert model.at_once is None
     images = [ImageSource.of_pixels(str(seed), picture(seed, 80, 80)) for seed in range(3)]
     single = list(predict(model, images, batch_size=1))
@@ -205,7 +227,7 @@ def test_backends_of_one_size_export_whole_and_take_any_number_of_images(
 
 
 def test_thresholds_of_a_call_replace_those_of_the_file() -> None:
-    model = OnnxDetector(with_ends(exported(Plain().eval())[0], raw=True, nms=True))
+    model = OnnxDetector(with_ends(file_of(Plain()), raw=True, nms=True))
     assert model.replaceable == {"score_thresh", "nms_thresh"}
     image = ImageSource.of_pixels("x", picture(0, 90, 120))
     numbers = [
@@ -216,13 +238,13 @@ def test_thresholds_of_a_call_replace_those_of_the_file() -> None:
 
 
 def test_an_image_in_which_nothing_is_found_has_a_count_of_zero() -> None:
-    model = OnnxDetector(with_ends(exported(Plain(score_thresh=1.0).eval())[0], raw=True, nms=True))
+    model = OnnxDetector(with_ends(file_of(Plain(score_thresh=1.0)), raw=True, nms=True))
     (found,) = model.detect(model.prepare_image(picture(0, 40, 50)))
     assert found.boxes.shape == (0, 4) and found.scores.shape == found.labels.shape == (0,)
 
 
 def test_soft_nms_is_refused_with_the_way_out() -> None:
-    content, _ = exported(Plain(nms_method="soft").eval())
+    content = file_of(Plain(nms_method="soft"))
     with pytest.raises(UsageError, match="nms_method is soft, .* --set nms_method=greedy"):
         with_ends(content, raw=False, nms=True)
     assert OnnxDetector(with_ends(content, raw=True, nms=False)).config.nms_method == "soft"
@@ -233,19 +255,16 @@ def test_a_network_whose_code_fixes_the_number_of_images_takes_one() -> None:
 
 
 def test_eight_bits_find_nearly_the_same_in_a_smaller_file() -> None:
-    backend = load_backend("ssd")
-    torch.manual_seed(0)
-    detector = backend(backend.config_class(backbone="tiny", size=96), CLASSES).eval()
-    content, _ = exported(detector)
+    _, content = small("ssd")
     images = [picture(seed, 96, 96) for seed in range(4)]
-    small = quantised(content, iter(images))
-    assert len(small) < 0.5 * len(content)
-    before, after = OnnxDetector(content), OnnxDetector(small)
+    in_int8 = quantised(content, iter(images))
+    assert len(in_int8) < 0.5 * len(content)
+    before, after = OnnxDetector(content), OnnxDetector(in_int8)
     assert after.class_names == CLASSES and after.at_once is None
     inputs = before.prepare_image(picture(9, 96, 96)).images
     wanted, found = before.run(inputs)[1], after.run(inputs)[1]
     assert 0 < np.abs(wanted - found).max() < 0.25
-    assert found_in(with_ends(small, raw=True, nms=True), images)[0].image_id == ""
+    assert found_in(with_ends(in_int8, raw=True, nms=True), images)[0].image_id == ""
     with pytest.raises(DetkitError, match="no image to calibrate on"):
         quantised(content, iter(()))
 
@@ -281,21 +300,19 @@ def test_the_command_prints_both_maps_and_keeps_to_the_drop(
 ) -> None:
     model, data = model_and_data
     out = tmp_path / "m.onnx"
-    done = running.detkit("export", model, "-o", out, "--raw", "--nms", "--verify", data)
+    words = ("export", model, "-o", out, "--raw", "--nms", "--verify", data, "--int8")
+    done = running.detkit(*words, "--calibrate", data, "--max-drop", "1")
     assert done.returncode == 0, done.stderr
-    first, second = (line.split(" ", 2) for line in done.stdout.splitlines())
-    assert (first[0], first[2], second[2]) == ("mAP", str(model), str(out))
-    assert abs(float(first[1]) - float(second[1])) <= 0.005
+    lines = [line.split(" ", 2) for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["mAP"] * 4
+    assert [line[2] for line in lines] == [str(model), str(out), "float32", "int8"]
+    assert abs(float(lines[0][1]) - float(lines[1][1])) <= 0.005
+    assert lines[1][1] == lines[2][1]  # the same file
     assert "are the same to 0.001 in score" in done.stderr
-    small = tmp_path / "s.onnx"
-    words = ("export", model, "-o", small, "--nms", "--int8", "--calibrate", data)
-    done = running.detkit(*words, "--max-drop", "1")
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[2] for line in done.stdout.splitlines()] == ["float32", "int8"]
-    assert small.stat().st_size < 0.5 * out.stat().st_size
+    assert out.stat().st_size < 0.5 * model.stat().st_size
     photo = tmp_path / "p.png"
     write_image(photo, picture(0, 70, 50))
-    found = running.detkit("detect", small, photo, "--score", "0.02")
+    found = running.detkit("detect", out, photo, "--score", "0.02")
     assert found.returncode == 0 and json.loads(found.stdout)["detections"], found.stderr
 
 

@@ -113,7 +113,8 @@ def test_a_file_of_any_size_is_quantised(free: tuple[Detector, bytes]) -> None:
 
 
 def test_a_size_that_was_asked_is_fixed_and_images_are_fitted_into_it() -> None:
-    detector = faster_rcnn()
+    # On one map drawn pictures give some anchors the same score: equal ones keep their order.
+    detector = faster_rcnn(neck="single", roi_pooling="pool")
     content, parity = exported(detector, size=(96, 160), batch_size=1)
     model = OnnxDetector(content)
     assert parity.holds and model.input_shape == (1, 3, 96, 160)

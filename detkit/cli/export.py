@@ -123,6 +123,9 @@ def export(
     found = [(word, labelled(word)) for word in verify or ()]
     data = [dataset for _, dataset in found if dataset is not None]
     others = [word for word, dataset in found if dataset is None]
+    for word in others:
+        if Path(word).is_dir():
+            console.note(f"{word}: no labelled objects there: its images are compared, no mAP")
     images = find_images(others) if others else ()
     detector = open_model(model, "cpu", set_)
     if not isinstance(detector, Detector):

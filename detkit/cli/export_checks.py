@@ -74,7 +74,7 @@ def require_parity(
     console.note(
         f"{dataset.root}, {split}: of {counted(found.detections, 'detection')} in "
         f"{counted(found.num_images, 'image')} {found.same} are the same to {SAME_SCORE:g} in "
-        f"score, the others up to {found.score_apart:.2g} apart or others"
+        f"score; scores of the same box differ by at most {found.score_apart:.2g}"
     )
     _tell(console, before, names[0])
     _tell(console, after, names[1])

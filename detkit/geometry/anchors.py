@@ -104,7 +104,7 @@ def grid_anchors(
             step_y = step_x = strides[level]
         y = (torch.arange(rows) + offset) * step_y
         x = (torch.arange(columns) + offset) * step_x
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        points = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1).view(-1, 1, 4)
+        along = x.view(-1, 1, 1) * torch.tensor([1.0, 0.0, 1.0, 0.0])
+        points = y.view(-1, 1, 1, 1) * torch.tensor([0.0, 1.0, 0.0, 1.0]) + along
         levels.append((points + around).view(-1, 4))
     return levels

@@ -23,7 +23,6 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from detkit.config import DetectorConfig, from_json
 from detkit.errors import DetkitError, UsageError, naming_extras
@@ -286,15 +285,38 @@ def resized(
 ) -> NDArray[np.uint8] | FloatArray:
     """Return the (H, W, 3) uint8 image as (h, w, 3): uint8, without antialiasing float32.
 
-    Bilinear. With antialiasing torchvision's uint8 resizing is Pillow's algorithm; without,
-    torch's interpolation is OpenCV's on floats.
+    Bilinear. With antialiasing to the bit as torch does it, which rounds the weights to 16 bits and
+    the rows before the columns; Pillow, with weights of 22, gives one grey level in 1,000 by one
+    more or less. Without, torch's interpolation is OpenCV's on floats.
     """
-    if antialias:
-        if pixels.shape[:2] == size:
-            return pixels
-        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
-    levels = cv2.resize(pixels.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(levels, np.float32)
+    if not antialias:
+        levels = cv2.resize(pixels.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+        return np.asarray(levels, np.float32)
+    for axis in (1, 0):
+        if pixels.shape[axis] != size[axis]:
+            pixels = _resized_along(pixels, size[axis], axis)
+    return pixels
+
+
+def _resized_along(pixels: NDArray[np.uint8], side: int, axis: int) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) image with `side` pixels along one axis."""
+    own = pixels.shape[axis]
+    ratio = own / side
+    reach = max(ratio, 1.0)  # how far a pixel's triangle goes, own pixels
+    centres = (np.arange(side) + 0.5) * ratio
+    first = np.maximum((centres - reach + 0.5).astype(int), 0)
+    places = first[:, None] + np.arange(math.ceil(2 * reach) + 1)
+    apart = np.abs(places + 0.5 - centres[:, None]) / reach
+    weights = np.where(places < own, np.maximum(1 - apart, 0), 0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    # As many binary digits as let the largest weight be an int16.
+    digits = max(n for n in range(23) if int(0.5 + weights.max() * 2**n) < 2**15)
+    whole = np.floor(weights * 2**digits + 0.5).astype(np.int32)
+    shape = [side if one == axis else 1 for one in range(3)]
+    total = np.int32(2**digits // 2)
+    for place, weight in zip(np.minimum(places, own - 1).T, whole.T):
+        total = total + pixels.take(place, axis=axis) * weight.reshape(shape)
+    return np.asarray(total >> digits, np.uint8)
 
 
 def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:

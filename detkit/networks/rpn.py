@@ -354,23 +354,23 @@ class RegionProposalNetwork(nn.Module):
         maps' are: with it a graph can be traced whose images have any size.
         """
         before, after, smallest = self._numbers(scored, training=False, fixed=False)
-        boxes, scores = [], []
+        levels = []
         for logits, moves, anchors in zip(scored.objectness, scored.deltas, scored.anchors):
             none = F.pad(logits, (0, before), value=-torch.inf)
-            rest = (0, 0, 0, before)
-            moved, ranked = self._best_anchors(
-                none, F.pad(moves, rest), F.pad(anchors, rest), before
-            )
-            moved = clip(moved, size)
-            sides = (moved[..., 2:] - moved[..., :2]).amin(dim=-1)
-            is_large = (sides >= smallest) | (sides >= size[0]) | (sides >= size[1])
-            ranked = ranked.masked_fill(~(is_large & (sides > 0)), -torch.inf)
-            survives = nms_survivors(moved, ranked, self.config.rpn_nms_thresh, after)
-            boxes.append(moved)
-            scores.append(ranked.masked_fill(~survives, -torch.inf))
-        room = max(0, after - before * len(scores))
-        ranked, order = F.pad(torch.cat(scores, dim=1), (0, room), value=-torch.inf).topk(after)
-        all_boxes = F.pad(torch.cat(boxes, dim=1), (0, 0, 0, room))
+            best, order = none.topk(before, dim=1)
+            levels.append((best, *_chosen(moves, anchors, order.clamp(max=logits.shape[1] - 1))))
+        # All maps at once, as if each were an image of its own: (B * L, N), and (B * L, N, 4).
+        ranked, moves, anchors = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*levels))
+        moved = clip(decode(moves, anchors), size)
+        sides = (moved[..., 2:] - moved[..., :2]).amin(dim=-1)
+        is_large = (sides >= smallest) | (sides >= size[0]) | (sides >= size[1])
+        ranked = self._passing(ranked).masked_fill(~(is_large & (sides > 0)), -torch.inf)
+        survives = nms_survivors(moved, ranked, self.config.rpn_nms_thresh, after)
+        number = before * len(levels)
+        ranked = ranked.masked_fill(~survives, -torch.inf).view(-1, number)
+        room = max(0, after - number)
+        ranked, order = F.pad(ranked, (0, room), value=-torch.inf).topk(after)
+        all_boxes = F.pad(moved.view(-1, number, 4), (0, 0, 0, room))
         chosen = all_boxes.gather(1, order[..., None].expand(-1, -1, 4))
         return chosen * (ranked > -torch.inf)[..., None]
 
@@ -395,11 +395,29 @@ class RegionProposalNetwork(nn.Module):
         self, logits: Tensor, moves: Tensor, anchors: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         """Return a map's best anchors, moved, (B, N, 4), and their scores (B, N), best first."""
-        best, order = logits.topk(number, dim=1)
-        if self.config.rpn_score_thresh > 0:
-            best = best.masked_fill(best.sigmoid() < self.config.rpn_score_thresh, -torch.inf)
-        chosen = moves.gather(1, order[..., None].expand(-1, -1, 4))
-        return decode(chosen, anchors[order]), best
+        best, order = _best(logits, number)
+        return decode(*_chosen(moves, anchors, order)), self._passing(best)
+
+    def _passing(self, logits: Tensor) -> Tensor:
+        """Return the logits, minus infinity where they score below `rpn_score_thresh`."""
+        thresh = self.config.rpn_score_thresh
+        return logits.masked_fill(logits.sigmoid() < thresh, -torch.inf) if thresh > 0 else logits
+
+
+def _best(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return the `number` best of (..., K) scores and their places, best first.
+
+    Equal ones keep their order, as in ONNX; of those at the end any are taken. In flat parts of an
+    image scores are equal, and which of two boxes comes first decides which of them NMS keeps.
+    """
+    places = scores.topk(number, sorted=False).indices.sort().values
+    best, order = scores.gather(-1, places).sort(stable=True, descending=True)
+    return best, places.gather(-1, order)
+
+
+def _chosen(moves: Tensor, anchors: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the moves and the anchors, (B, N, 4) each, of the rows `order` (B, N) of a map."""
+    return moves.gather(1, order[..., None].expand(-1, -1, 4)), anchors[order]
 
 
 def best_regions(
@@ -423,5 +441,5 @@ def best_regions(
         survives[ops.nms(level_boxes, ranked, nms_thresh)] = True
         kept.append(ranked.masked_fill(~survives, -torch.inf))
     ranked, all_boxes = torch.cat(kept), torch.cat(list(boxes))
-    values, order = ranked.topk(min(number, len(ranked)))
+    values, order = _best(ranked, min(number, len(ranked)))
     return all_boxes[order[values > -torch.inf]]
