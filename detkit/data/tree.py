@@ -79,7 +79,9 @@ class Tree:
         self._root = os.fspath(root)
         self._roots = [f"{one.as_posix()}/" for one in (self._real_root, root.absolute())]
         self._inside_folders: dict[str, _Inside] = {}  # see `_is_inside`
+        self._folder_paths: dict[str, Path] = {}  # see `path`
         self.files: list[str] = []
+        self._exact: set[str] = set()
         self.folders: set[str] = {""}
         self._list("", {self._real_root})
         self.files.sort()
@@ -177,6 +179,9 @@ class Tree:
                 if not is_plain(name):
                     self._refuse_name(path, is_folder=entry.is_dir())
                     continue
+                if entry.is_file(follow_symlinks=False):
+                    self.files.append(path)
+                    continue
                 if entry.is_symlink():
                     target = _target(entry.path)
                     if target is None:
@@ -228,7 +233,13 @@ class Tree:
 
     def path(self, relative: str) -> Path:
         """Return where a file of the folder is."""
-        return self.root / relative
+        if relative not in self._exact:  # anything may be named: on Windows "a/C:b"
+            return self.root / relative
+        folder, _, name = relative.rpartition("/")
+        above = self._folder_paths.get(folder)
+        if above is None:
+            above = self._folder_paths[folder] = self.root / folder
+        return above / name  # faster than all parts at once
 
     def address(self, relative: str) -> str:
         """Return where a file of the folder is as a text, in a tenth of the time of a path."""
@@ -408,6 +419,8 @@ class Tree:
     def images_like(self, label: str, split: str | None = None) -> list[str]:
         """Return the images that a label file belongs to by its own name, best ones."""
         beside = self._beside(label, is_image=True)
+        if len(beside) == 1:  # of its place, and so of its split
+            return beside
         if best := self._best(beside, label, "", split):
             return best
         return self._best(self._with_stem(stem_of(label), is_image=True), label, "", split)
@@ -436,6 +449,8 @@ class Tree:
         Or those `anywhere` that are called so, but for other splits.
         """
         near = self._beside(image, is_image=False)
+        if len(near) == 1 and not anywhere:  # of its place, and so of its split
+            return near
         if anywhere or not near:
             others = self._with_stem(stem_of(image), is_image=False)
             near = [text for text in others if split_in(text) == split_in(image)]
