@@ -253,10 +253,9 @@ class Tree:
         """Return a text file's content, as `open_text` reads it."""
         return decoded(read_whole(self.address(relative)) or b"")
 
-    def text_of_at_most(self, relative: str, most: int) -> str | None:
-        """Return a text file's content, or None where it has more bytes than `most`."""
-        data = read_whole(self.address(relative), most)
-        return None if data is None else decoded(data)
+    def bytes_of_at_most(self, relative: str, most: int) -> bytes | None:
+        """Return a file's content, or None where it has more bytes than `most`."""
+        return read_whole(self.address(relative), most)
 
     def open_text(self, relative: str) -> TextIO:
         """Return a text file opened, as `files.open_text` does; ends of lines stay as they are."""
