@@ -81,7 +81,6 @@ class Tree:
         self._inside_folders: dict[str, _Inside] = {}  # see `_is_inside`
         self._folder_paths: dict[str, Path] = {}  # see `path`
         self.files: list[str] = []
-        self._exact: set[str] = set()
         self.folders: set[str] = {""}
         self._list("", {self._real_root})
         self.files.sort()
@@ -233,7 +232,7 @@ class Tree:
 
     def path(self, relative: str) -> Path:
         """Return where a file of the folder is."""
-        if relative not in self._exact:  # anything may be named: on Windows "a/C:b"
+        if ":" in relative:  # on Windows, "C:b" of "a/C:b" alone is another place
             return self.root / relative
         folder, _, name = relative.rpartition("/")
         above = self._folder_paths.get(folder)
