@@ -31,6 +31,7 @@ except ImportError:  # Windows
 PATIENCE = 2.0  # seconds
 LOOK_SECONDS = 0.1  # between two looks at a lock that another holds
 LONGEST_NAME = 255  # bytes: ext4, XFS, Btrfs; APFS and NTFS count signs and so take more
+READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # for `os.open`
 _USUAL_BYTES = 1 << 13  # of a label file
 SHORT_NAME = 143  # bytes: eCryptfs, which takes the fewest of those in use
 
@@ -215,7 +216,7 @@ def read_whole(path: str, most: float = math.inf) -> bytes | None:
 
     In half the time of a file object: a data set has a hundred thousand files. Raises OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, READ_ONLY)
     try:
         data = os.read(descriptor, _USUAL_BYTES)
         if 0 < len(data) < _USUAL_BYTES:  # all of a file is read at once, where it is a plain one

@@ -14,8 +14,13 @@ from labelled_folders import codes, put
 from detkit.data import open_dataset
 from detkit.data.checks.boxes import check_boxes
 from detkit.data.formats import coco, coco_json, voc, voc_xml
-from detkit.data.formats.yolo_rows import parse_row, plain_objects
-from detkit.data.records import ImageRecord, ObjectRecord, image_record, object_record
+from detkit.data.records import (
+    ImageRecord,
+    ObjectRecord,
+    image_record,
+    object_record,
+    object_records,
+)
 from detkit.machine import paused_collector
 from detkit.predictions.readers import read_predictions
 from detkit.predictions.reference import Reference
@@ -27,10 +32,12 @@ FILE = Path("a.xml")
 def test_a_record_made_fast_is_the_frozen_record():
     values = ("cat", (1.0, 2.0, 3.0, 4.0), True, FILE, 3, 2, "x", True, 5.0, False, True, 0.5)
     for count in range(2, len(values) + 1):
-        made, plain = object_record(*values[:count]), ObjectRecord(*values[:count])
-        assert made == plain and type(made) is ObjectRecord and hash(made) == hash(plain)
-        with pytest.raises(AttributeError):
-            made.name = "dog"
+        plain = ObjectRecord(*values[:count])
+        rows = object_records(*([value] for value in values[:count]))
+        for made in (object_record(*values[:count]), *rows):
+            assert made == plain and type(made) is ObjectRecord and hash(made) == hash(plain)
+            with pytest.raises(AttributeError):
+                made.name = "dog"
 
 
 def test_a_record_of_an_image_made_fast_is_the_frozen_one():
@@ -162,54 +169,6 @@ def test_usual_voc_files_take_the_short_way():
     found = voc_xml._plain_annotation(data, FILE)
     assert found is not None
     assert [one.line for one in found.objects] == [5, 8]  # counted by hand
-
-
-WORDS = [
-    "0",
-    "7",
-    "-1",
-    "1.0",
-    ".5",
-    "0.25",
-    "1e400",
-    "1e308",
-    "nan",
-    "x",
-    "9" * 20,
-    "\u0663",
-    "00",
-]
-ROW = st.one_of(
-    st.lists(st.sampled_from(WORDS[:6]), min_size=4, max_size=4).map(lambda row: ["7", *row]),
-    st.lists(st.sampled_from(WORDS), max_size=6),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(rows=st.lists(ROW, max_size=4), end=st.sampled_from(["\n", "\r\n", "\r", " \n\n", "\x0b"]))
-def test_plain_yolo_rows_are_read_as_a_loop_over_careful_ones(rows, end):
-    text = "".join(" ".join(row) + end for row in rows)
-    names = {"0": "cat", "7": "dog"}
-    expected = []
-    for line, content in enumerate(text.splitlines(), 1):
-        row = parse_row(content.split(), keypoints=False)
-        if not content.split():
-            continue
-        if len(content.split()) != 5 or row is None or content.split()[0] not in names:
-            expected = None
-            break
-        box = tuple(side * by for side, by in zip(row[1], (640, 480, 640, 480)))
-        keys = zip(("cx", "cy", "width", "height"), content.split()[1:])
-        stated = " ".join(f"{key}={word}" for key, word in keys)
-        name = names[content.split()[0]]
-        expected.append(
-            ObjectRecord(name, box, file=FILE, line=line, number=len(expected) + 1, stated=stated)
-        )
-    found = plain_objects(text, names, (480, 640), FILE, is_made=False)
-    if expected is None:
-        assert found is None
-    elif "1e308" not in text or found is not None:  # the sum of such may be no number
-        assert found == tuple(expected)
 
 
 def test_plain_comp4_files_are_read_as_a_loop_reads_them(tmp_path):

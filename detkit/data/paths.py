@@ -28,7 +28,10 @@ def split_name(word: str) -> str | None:
 
 def split_in(path: str) -> str | None:
     """Return the split that a folder in a relative path is named after, or None."""
-    return _split_of_folder(_without_end(path).rpartition("/")[0])
+    folder, _, name = path.rpartition("/")
+    if name == "" or name == ".":
+        folder = folder_of(_without_end(path))
+    return _split_of_folder(folder)
 
 
 @lru_cache(maxsize=4096)
@@ -57,7 +60,9 @@ def name_of(path: str) -> str:
 
 def stem_of(path: str) -> str:
     """Return the last part of a relative path without its suffix."""
-    name = name_of(_without_end(path))
+    name = path.rpartition("/")[2]
+    if name == "" or name == ".":
+        name = name_of(_without_end(path))
     dot = name.rfind(".")
     return name[:dot] if 0 < dot < len(name) - 1 else name
 

@@ -8,7 +8,7 @@ A reader (`formats`) turns a folder into a `Dataset` of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -64,6 +64,14 @@ def object_record(*values: Any) -> ObjectRecord:
     made = _Unfrozen(*values)
     made.__class__ = ObjectRecord
     return cast(ObjectRecord, made)
+
+
+def object_records(*columns: Iterable[Any]) -> Iterator[ObjectRecord]:
+    """Yield `ObjectRecord(*values)` for each row of columns, made faster still."""
+    made = list(map(_Unfrozen, *columns))
+    for one in made:
+        one.__class__ = ObjectRecord
+    return iter(made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,9 @@ def _label_folders(tree: Tree) -> set[str]:
     """Return the folders that hold labels, by what some of their texts say."""
     by_folder: dict[str, list[str]] = {}
     for file in tree.with_suffix(".txt"):
-        if name_of(folder_of(file)).lower() == "meta":
-            continue  # DOTA's headers in files of their own
         by_folder.setdefault(folder_of(file), []).append(file)
+    for folder in [one for one in by_folder if name_of(one).lower() == "meta"]:
+        del by_folder[folder]  # DOTA's headers in files of their own
     most = max(4, MOST_SNIFFED // max(1, len(by_folder)))
     return {
         folder

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from detkit.data.folder_splits import (
     Records,
@@ -40,10 +41,13 @@ from detkit.data.records import (
 )
 from detkit.data.tree import Tree, images_finding
 from detkit.errors import DetkitError
+from detkit.files import decoded
 from detkit.text import counted
 
 MAX_LABEL_BYTES = 16 << 20  # ours: some 400,000 rows; more is no label file of one image
 MOST_SNIFFED = 64  # ours: label files that are looked into for key points, spread over the folder
+_AT_ONCE = 128  # ours: label files whose rows are read together, unless they have more than ...
+_BYTES_AT_ONCE = 1 << 20  # ... so many
 _NUMBERS = 1000  # ours: classes without names that are read the short way
 MOST_SHARE = 2.0  # ours: of the image's longer side; a box that reaches further is in pixels
 
@@ -78,6 +82,15 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
 
 # Class name, box (xyxy in shares), line, number, and values as they are stated.
 _Row = tuple[str, tuple[float, float, float, float], int, int, str]
+
+
+class _Labels(NamedTuple):
+    """An image's label file before its rows are read."""
+
+    file: Path
+    data: bytes | None  # None: too large
+    size: tuple[int, int] | None = None  # (height, width) of the image in pixels, or ...
+    reason: str = ""  # ... why it cannot be read, if the image is there
 
 
 class _Reader:
@@ -195,7 +208,7 @@ class _Reader:
                 images = [one for one in self.tree.images if one.startswith(inside)]
                 if not images:
                     refuse("no-images", f"{split}: {entry} holds no image")
-                return [self._record(image) for image in images]
+                return list(self._read(images))
         if self.tree.expected(entry, near) is None:
             refuse(
                 "path-outside", f"{split}: {entry} leads out of the data folder; write it relative"
@@ -208,34 +221,34 @@ class _Reader:
         """Return the images that a list of paths names, one a line."""
         self._lists.add(file)
         records: dict[str, ImageRecord] = {}
-        text = self.tree.text(file)
-        for line, content in enumerate(text.splitlines(), 1):
-            if not content.strip():
-                continue
-            image = self._image_named(file, line, content.strip())
-            if image is None:
+        lines = enumerate(self.tree.text(file).splitlines(), 1)
+        filled = [(line, content) for line, content in lines if content.strip()]
+        named = [self._image_named(file, content.strip()) for _, content in filled]
+        in_turn = self._read(one for one in named if isinstance(one, str))
+        for (line, content), image in zip(filled, named):
+            if not isinstance(image, str):
+                self._say("error", *image, file, line)
                 continue
             if image in records:
                 self._say(
                     "warning", "listed-twice", f"{content} is listed twice", file, line, image
                 )
-            records.setdefault(image, self._record(image))
+            records.setdefault(image, next(in_turn))
         return list(records.values())
 
-    def _image_named(self, file: str, line: int, content: str) -> str | None:
-        """Return the image that a line of a list means; it may not exist."""
+    def _image_named(self, file: str, content: str) -> str | tuple[str, str]:
+        """Return the image that a line of a list means, which may not exist.
+
+        Or the code and the message of the error where it means none.
+        """
         found = self.tree.find_images(content, file)
         if len(found) > 1:
             several = ", ".join(found[:3])
-            message = f"{content} may be any of {several}; write the path"
-            self._say("error", "ambiguous-image", message, file, line)
-            return None
-        if found:
-            return found[0]
-        place = self.tree.expected(content, file)
+            return "ambiguous-image", f"{content} may be any of {several}; write the path"
+        place = found[0] if found else self.tree.expected(content, file)
         if place is None:
             message = f"{content} leads out of the data folder; write it relative to the list"
-            self._say("error", "path-outside", message, file, line)
+            return "path-outside", message
         return place
 
     def found_splits(self) -> dict[str, Records]:
@@ -252,7 +265,7 @@ class _Reader:
                 splits[split] = (*splits.get(split, ()), *self._listed(file))
             return splits
         for folder, images in self.tree.unused_images(()).items():
-            records = [self._record(image) for image in images]
+            records = list(self._read(images))
             if any(record.label_file is not None for record in records):
                 continue
             for image in images:
@@ -277,53 +290,80 @@ class _Reader:
             self._near[image] = near
         return [text for text in near if text not in self._lists] if self._lists else near
 
-    def _record(self, image: str) -> ImageRecord:
-        """Return the record of an image with what its label file says."""
-        if image in self._records:
-            return self._records[image]
+    def _read(self, images: Iterable[str]) -> Iterator[ImageRecord]:
+        """Yield the records of images with what their label files say, some read at once."""
+        for few in self._opened(images):
+            with_rows = [
+                (one.data, one.size, one.file)
+                for _, one in few
+                if one is not None and one.data and one.size is not None
+            ]
+            objects = iter(plain_objects(with_rows, self._known, is_made=self.spec.machine_made))
+            for image, one in few:
+                plain = None
+                if one is not None and one.data and one.size is not None:
+                    plain = next(objects)
+                if image not in self._records:
+                    self._records[image] = self._record(image, one, plain)
+                yield self._records[image]
+
+    def _opened(self, images: Iterable[str]) -> Iterator[list[tuple[str, _Labels | None]]]:
+        """Yield images, some at once, each with its labels: None where it has none."""
+        few: list[tuple[str, _Labels | None]] = []
+        held = 0
+        for image in images:
+            one = None if image in self._records else self._open(image)
+            few.append((image, one))
+            held += len(one.data or b"") if one else 0
+            if len(few) == _AT_ONCE or held > _BYTES_AT_ONCE:
+                yield few
+                few, held = [], 0
+        yield few
+
+    def _open(self, image: str) -> _Labels | None:
+        """Return what the label file of an image holds, and the image's size; None: has none."""
+        labels = self._labels_of(image)
+        if not labels:
+            return None
+        file = self.tree.path(labels[0])
+        data = self.tree.bytes_of_at_most(labels[0], MAX_LABEL_BYTES)
+        if not data or image not in self.tree:
+            return _Labels(file, data)
+        address = self.tree.address(image)
+        try:
+            return _Labels(file, data, image_size(address))
+        except DetkitError as error:
+            return _Labels(file, data, None, str(error).removeprefix(f"{address}: "))
+
+    def _record(
+        self, image: str, opened: _Labels | None, plain: tuple[ObjectRecord, ...] | None
+    ) -> ImageRecord:
+        """Return the record of an image, whose rows may have been read as plain ones."""
         path = self.tree.path(image)
-        objects: tuple[ObjectRecord, ...] = ()
+        if opened is None:
+            return image_record(image, path)
         labels = self._labels_of(image)
         if len(labels) > 1:
             message = f"has several label files ({', '.join(labels[:3])}); the first is used"
             self._say("error", "two-labels", message, image, None, image)
-        file = None
-        if labels:
-            label = labels[0]
-            self.labels_used.update(labels)
-            self.has_twins |= label in self._first_labels
-            self._first_labels.add(label)
-            file = self.tree.path(label)
-            objects = self._objects(label, file, image)
-        record = image_record(image, path, objects, None, None, file)
-        self._records[image] = record
-        return record
+        self.labels_used.update(labels)
+        self.has_twins |= labels[0] in self._first_labels
+        self._first_labels.add(labels[0])
+        objects = self._objects(image, labels[0], opened) if plain is None else plain
+        return image_record(image, path, objects, None, None, opened.file)
 
-    def _objects(self, label: str, file: Path, image: str) -> tuple[ObjectRecord, ...]:
+    def _objects(self, image: str, label: str, opened: _Labels) -> tuple[ObjectRecord, ...]:
         """Return the sound objects of an image's label file; the others become findings."""
-        text = self.tree.text_of_at_most(label, MAX_LABEL_BYTES)
-        if text is None:
+        if opened.data is None:
             self._say("error", "too-large", "too large for one image's labels", label, None, image)
             return ()
-        if not text:
-            return ()
-        made = self.spec.machine_made
-        size, reason = None, ""
-        if image in self.tree:
-            address = self.tree.address(image)
-            try:
-                size = image_size(address)
-            except DetkitError as error:
-                reason = str(error).removeprefix(f"{address}: ")
-            else:
-                plain = plain_objects(text, self._known, size, file, is_made=made)
-                if plain is not None:
-                    return plain
-        rows = self._rows(text, label, image)
-        if rows and reason:
-            message = f"{reason}; its labels are shares of a size that is not known"
+        rows = self._rows(decoded(opened.data), label, image)
+        if rows and opened.reason:
+            message = f"{opened.reason}; its labels are shares of a size that is not known"
             self._say("error", "unreadable-image", message, image, None, image)
-        return () if size is None else _in_pixels(rows, size, file, is_made=made)
+        if opened.size is None:
+            return ()
+        return _in_pixels(rows, opened.size, opened.file, is_made=self.spec.machine_made)
 
     def _rows(self, text: str, label: str, image: str) -> list[_Row]:
         """Return the sound rows of a label file's text; the others become findings."""

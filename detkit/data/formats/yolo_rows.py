@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, islice, repeat
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detkit.data.formats.format import Labelled, number
-from detkit.data.records import ObjectRecord, object_record
+from detkit.data.records import ObjectRecord, object_records
 
 SHARE_DIGITS = 14  # a share times the longest side is then exact to a billionth of a pixel
+_OF_NUMBERS = b"0123456789.+-eE"
+_LONGEST_WORD = 19  # its end counted: 64 bits hold any 18 digits
+_MOST_EXACT = 1 << 53  # IEEE 754: each whole number up to it is a double, and ...
+_POWERS = 10.0 ** np.arange(20)  # ... each power of ten up to the 22nd
 
 
 def values_of(words: Sequence[str]) -> list[float] | None:
@@ -64,46 +72,108 @@ def _points_in_box(row: Sequence[float]) -> bool:
 
 
 def plain_objects(
-    text: str,
+    files: Sequence[tuple[bytes, tuple[int, int], Path]],
     names: Mapping[str, str],
-    size: tuple[int, int],
-    file: Path,
     *,
     is_made: bool,
-) -> tuple[ObjectRecord, ...] | None:
-    """Return the objects of a label file in whose rows nothing is odd; None of all others.
+) -> list[tuple[ObjectRecord, ...] | None]:
+    """Return the objects of each label file in whose rows nothing is odd; None of all others.
 
-    `names` are the classes by the word for their number, `size` is the image's (height, width) in
-    pixels. `parse_row` reads the same of each row.
+    A file is its bytes, its image's (height, width) in pixels and its path; `names` are the classes
+    by the word for their number. `parse_row` reads the same of each row. All files are read at
+    once, as columns.
     """
-    height, width = size
+    found: list[tuple[ObjectRecord, ...] | None] = [None] * len(files)
+    words: list[str] = []
+    places, counts = [], []
+    for place, (data, _, _) in enumerate(files):
+        of_file = _plain_words(data)
+        if of_file is not None and all(map(names.__contains__, of_file[::5])):
+            words += of_file
+            places.append(place)
+            counts.append(len(of_file) // 5)
+    if not words:
+        return found
+    values = _values(words)
+    if values is None:
+        if len(files) == 1:
+            return found
+        half = len(files) // 2
+        return [
+            *plain_objects(files[:half], names, is_made=is_made),
+            *plain_objects(files[half:], names, is_made=is_made),
+        ]
+    sizes = np.repeat(np.array([files[place][1] for place in places], np.float64), counts, axis=0)
+    lines = list(chain.from_iterable(range(1, count + 1) for count in counts))
+    paths = chain.from_iterable(repeat(files[place][2], n) for place, n in zip(places, counts))
+    stated = [f"cx={x} cy={y} width={w} height={h}" for _, x, y, w, h in zip(*[iter(words)] * 5)]
     more = (False, None, False, True) if is_made else ()  # no crowd, area or region
-    objects: list[ObjectRecord] = []
-    total = 0.0
-    for line, row in enumerate(text.splitlines(), 1):
-        words = row.split()
-        if not words:
-            continue
-        if len(words) != 5:
-            return None
-        index, cx, cy, wide, high = words
-        name = names.get(index)
-        if name is None:
-            return None
-        try:
-            x, y, half, half_high = float(cx), float(cy), float(wide) / 2, float(high) / 2
-        except ValueError:
-            return None
-        total += x + y + half + half_high
-        box = (
-            (x - half) * width,
-            (y - half_high) * height,
-            (x + half) * width,
-            (y + half_high) * height,
-        )
-        stated = f"cx={cx} cy={cy} width={wide} height={high}"
-        objects.append(object_record(name, box, False, file, line, len(objects) + 1, stated, *more))
-    return tuple(objects) if math.isfinite(total) else None
+    objects = object_records(
+        map(names.__getitem__, words[::5]),
+        zip(*_in_pixels(values, sizes)),
+        repeat(False),
+        paths,
+        lines,
+        lines,
+        stated,
+        *map(repeat, more),
+    )
+    for place, count in zip(places, counts):
+        found[place] = tuple(islice(objects, count))
+    return found
+
+
+def _plain_words(data: bytes) -> list[str] | None:
+    """Return a label file's words where each line is five, which may be numbers; else None."""
+    plain = data.replace(b"\r\n", b"\n").replace(b" \n", b"\n").rstrip(b"\n")
+    between = plain.translate(None, _OF_NUMBERS) + b"\n"
+    if between != b"    \n" * (len(between) // 5):
+        return None
+    words = plain.decode("ascii").split()
+    return words if len(words) == len(between) else None
+
+
+def _values(words: Sequence[str]) -> NDArray[np.float64] | None:
+    """Return what `float` makes of words, finite, (N,); None where it makes nothing of one."""
+    text = (" ".join(words) + " ").encode("ascii")
+    if not text.translate(None, b"0123456789. "):
+        values = _plain_values(text, len(words))
+        if values is not None:
+            return values
+    try:
+        values = np.array([*map(float, words)])
+    except ValueError:
+        return None
+    return values if np.isfinite(values).all() else None
+
+
+def _plain_values(text: bytes, count: int) -> NDArray[np.float64] | None:
+    """Return the numbers of words of digits and dots, a space behind each; None where one is odd.
+
+    A whole number and a power of ten that are exact have a quotient that is rounded once, so
+    it is what `float` makes of the word, in a third of the time.
+    """
+    signs = np.frombuffer(text, np.uint8)
+    ends, dots = np.flatnonzero(signs == ord(" ")), np.flatnonzero(signs == ord("."))
+    dotted = np.searchsorted(ends, dots)
+    if (np.diff(dotted) == 0).any() or np.diff(ends, prepend=-1).max() > _LONGEST_WORD:
+        return None
+    wholes = np.fromstring(text.replace(b".", b""), np.int64, sep=" ")
+    if len(wholes) != count or wholes.max() > _MOST_EXACT:
+        return None
+    decimals = np.zeros(count, np.intp)
+    decimals[dotted] = ends[dotted] - dots - 1
+    return wholes / _POWERS[decimals]
+
+
+def _in_pixels(values: NDArray[np.float64], sizes: NDArray[np.float64]) -> list[list[float]]:
+    """Return x1, y1, x2 and y2 in pixels of rows of five numbers, and of images (height, width)."""
+    _, x, y, width, height = values.reshape(-1, 5).T
+    high, wide = sizes.T
+    with np.errstate(over="ignore", invalid="ignore"):  # of nonsense
+        half, half_high = width / 2, height / 2
+        sides = (x - half) * wide, (y - half_high) * high, (x + half) * wide, (y + half_high) * high
+    return [side.tolist() for side in sides]
 
 
 def parse_row(

@@ -188,8 +188,8 @@ def _read_names(tree: Tree, spec: Spec) -> None:
     """
     files = [
         file
-        for file in tree.files
-        if name_of(file).lower() in _NAME_FILES or suffix_of(file) == ".names"
+        for file in tree.with_suffix(".txt", ".labels", ".names")
+        if (name := name_of(file).lower()) in _NAME_FILES or name.endswith(".names")
     ]
     used = None if spec.names is None else spec.file
     for file in sorted(files, key=lambda one: (one.count("/"), one)):
