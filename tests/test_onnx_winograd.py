@@ -133,13 +133,22 @@ def test_an_opened_file_finds_what_it_does_as_it_is(tmp_path: Path) -> None:
     fast = with_winograd(path)
     assert fast is not None and fast != content and path.read_bytes() == content
     images = [ImageSource.of_pixels(str(seed), picture(seed, 300, 300)) for seed in range(3)]
-    for one, other in zip(
-        predict(open_model(path, threads=1), images), predict(OnnxDetector(content, 1), images)
-    ):
+    model, runs = open_model(path, threads=1), []
+    session = model._session
+
+    class Counted:
+        def run(self, names: list[str], inputs: dict[str, Any]) -> Any:
+            runs.append(len(inputs["images"]))
+            return session.run(names, inputs)
+
+    model._session = Counted()
+    together = predict(OnnxDetector(content, 1), images)
+    for one, other in zip(predict(model, images), together, strict=True):
         assert len(one.labels) > 20 and one.labels == other.labels
         assert not np.array_equal(one.scores, other.scores)  # since it is another form
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
         np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
+    assert runs == [1, 1, 1]  # the tiles of several images would fill the memory
 
 
 def test_a_network_of_any_size_is_changed_too(tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ class OnnxDetector:
         """Open a file that `export_onnx` wrote, or its content.
 
         `threads` is how many cores an operator may use, by default all; `runs` is the file's
-        content in a form that is faster here. Raises DetkitError when the file cannot be read, is
-        not of detkit, or the extra is missing.
+        content in a form that is faster here, image by image. Raises DetkitError when the file
+        cannot be read, is not of detkit, or the extra is missing.
         """
         with naming_extras("ONNX"):
             import onnxruntime
@@ -144,6 +144,7 @@ class OnnxDetector:
         self.replaceable = {one.name for one in session.get_overridable_initializers()}
         self.stopwatch = Stopwatch()
         self._session = session
+        self._is_for_one = runs is not None  # tiles of several leave the cache and fill memory
 
     def prepare_image(
         self, pixels: NDArray[np.uint8], image_id: str = "", proposals: FloatArray | None = None
@@ -198,7 +199,7 @@ class OnnxDetector:
     ) -> list[NDArray[Any]]:
         """Return the outputs of these names; `beside` are (N, ...) inputs beside the images."""
         num_images = len(images)
-        at_once = self.at_once or num_images
+        at_once = self.at_once or (1 if self._is_for_one else num_images)
         images = images if self.takes_pixels else self.padded(images)
         inputs: dict[str, NDArray[Any]] = {
             "pixels" if self.takes_pixels else "images": images,
