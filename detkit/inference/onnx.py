@@ -304,8 +304,9 @@ def resized(
 def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:
     """Return the detections in an (H, W, 3) uint8 RGB image, best first, in its own pixels.
 
-    Nothing but the file `path` is needed. For many images keep `OnnxDetector(path)` and give
-    it to `detkit.inference.predict`. Raises DetkitError when the file cannot be run.
+    Nothing but the file `path` is needed. For many images keep `detkit.open_model(path)`, which is
+    faster at each, and give it to `detkit.inference.predict`. Raises DetkitError when the file
+    cannot be run.
     """
     detector = OnnxDetector(path)
     (found,) = detector.detect(detector.prepare_image(image))
