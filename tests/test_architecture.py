@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference": (
         *("detectors", "detector", "model_file"),
         *("networks.precision", "networks.weights", "networks.pretrained"),
+        "networks.winograd_matrices",
         *("geometry", "proposals", "predictions", "data", "machine", "config", "files"),
         "stopwatch",
     ),
@@ -89,6 +90,7 @@ HEAVY = (
     *("trace", "proposals.table", "evaluation.misses", "inference.onnx_export"),
 )
 LIGHT = {"geometry.anchor_estimation", "geometry.nms_numpy", "geometry.tiles"}
+LIGHT |= {"networks.winograd_matrices"}
 LIGHT |= {"training.options", "training.run_folder"}
 LIGHT |= {"training.samples", "training.schedule", "training.signals"}
 SHELL = {"typer", "rich", "click"}

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from detkit.networks.precision import for_inference
-from detkit.networks.winograd import A_T, B_T, G, WinogradConv2d, suits, use_winograd
+from detkit.networks.winograd import WinogradConv2d, suits, use_winograd
+from detkit.networks.winograd_matrices import A_T, B_T, G
 
 
 def convolution(channels: tuple[int, int], padding: int = 1, *, bias: bool = True) -> nn.Conv2d:

@@ -308,8 +308,9 @@ def _open_onnx(
             f"--precision {precision}: an ONNX file is as it was exported; give the model"
         )
     from detkit.inference.onnx import OnnxDetector
+    from detkit.inference.onnx_winograd import with_winograd
 
-    return OnnxDetector(path, threads)
+    return OnnxDetector(path, threads, with_winograd(path))
 
 
 def _open_foreign(path: Path) -> Detector:

@@ -97,11 +97,14 @@ class OnnxDetector:
     proposal_method: str | None = None
     heads: tuple[str, ...] = ("",)
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Path | bytes, threads: int | None = None, runs: bytes | None = None
+    ) -> None:
         """Open a file that `export_onnx` wrote, or its content.
 
-        `threads` is how many cores an operator may use, by default all. Raises DetkitError when
-        the file cannot be read, is not of detkit, or the extra is missing.
+        `threads` is how many cores an operator may use, by default all; `runs` is the file's
+        content in a form that is faster here, image by image. Raises DetkitError when the file
+        cannot be read, is not of detkit, or the extra is missing.
         """
         with naming_extras("ONNX"):
             import onnxruntime
@@ -111,7 +114,7 @@ class OnnxDetector:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        source = model if isinstance(model, bytes) else str(model)
+        source = runs or (model if isinstance(model, bytes) else str(model))
         where = "the exported network" if isinstance(model, bytes) else str(model)
         if isinstance(model, Path) and not model.is_file():
             raise DetkitError(f"{model}: there is no such ONNX file")
@@ -140,6 +143,7 @@ class OnnxDetector:
         self.replaceable = {one.name for one in session.get_overridable_initializers()}
         self.stopwatch = Stopwatch()
         self._session = session
+        self._is_for_one = runs is not None  # tiles of several leave the cache and fill memory
 
     def prepare_image(
         self, pixels: NDArray[np.uint8], image_id: str = "", proposals: FloatArray | None = None
@@ -194,7 +198,7 @@ class OnnxDetector:
     ) -> list[NDArray[Any]]:
         """Return the outputs of these names; `beside` are (N, ...) inputs beside the images."""
         num_images = len(images)
-        at_once = self.at_once or num_images
+        at_once = self.at_once or (1 if self._is_for_one else num_images)
         images = images if self.takes_pixels else self.padded(images)
         inputs: dict[str, NDArray[Any]] = {
             "pixels" if self.takes_pixels else "images": images,
@@ -322,8 +326,9 @@ def _resized_along(pixels: NDArray[np.uint8], side: int, axis: int) -> NDArray[n
 def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:
     """Return the detections in an (H, W, 3) uint8 RGB image, best first, in its own pixels.
 
-    Nothing but the file `path` is needed. For many images keep `OnnxDetector(path)` and give
-    it to `detkit.inference.predict`. Raises DetkitError when the file cannot be run.
+    Nothing but the file `path` is needed. For many images keep `detkit.open_model(path)`, which is
+    faster at each, and give it to `detkit.inference.predict`. Raises DetkitError when the file
+    cannot be run.
     """
     detector = OnnxDetector(path)
     (found,) = detector.detect(detector.prepare_image(image))

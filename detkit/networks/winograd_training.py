@@ -19,7 +19,6 @@ from torch.autograd.function import once_differentiable
 
 from detkit.networks.winograd import (
     ALL_ONES,
-    TILE,
     TakenOver,
     Tiling,
     convolved,
@@ -30,6 +29,7 @@ from detkit.networks.winograd import (
     transformed_filters,
     transforms,
 )
+from detkit.networks.winograd_matrices import TILE
 
 
 @dataclass(frozen=True)
