@@ -73,6 +73,16 @@ def test_two_processes_find_what_one_does_in_its_order(one: bytes) -> None:
     assert held("out") == ["two.jsonl"]
 
 
+def test_what_cannot_be_read_is_the_same_line_of_two_processes_and_of_one() -> None:
+    Path("bad.jpg").write_bytes(b"no picture")
+    words = ("detect", "m.safetensors", "demo/JPEGImages", "bad.jpg", "--device", "cpu")
+    alone = detkit(*words, "-o", "out/alone.jsonl")
+    done = detkit(*words, "-o", "out/two.jsonl", "--devices", "2")
+    assert (alone.returncode, done.returncode) == (3, 3)
+    assert done.stderr.splitlines()[-1] == "detkit: error: 1 image could not be read"
+    assert Path("out/two.jsonl").read_bytes() == Path("out/alone.jsonl").read_bytes()
+
+
 def test_a_process_that_is_killed_is_one_line_and_the_run_goes_on(
     one: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
