@@ -1,14 +1,17 @@
-"""Two processes of a thread each beside one: detect, eval, propose, train, R-CNN's passes.
+"""Two processes on a core each beside one: detect, eval, propose, train, R-CNN's passes.
 
-    python benchmarks/devices.py [--only detect,train] [--images 400] [--rounds 3] [--processes 2]
+    python benchmarks/devices.py [--only detect,train] [--images 800] [--rounds 2] [--processes 2]
 
-Each command runs as a user would type it, on a drawn folder, with `--threads 1`: once as it is and
-once with `--devices 2`, in turns; the least of all rounds counts. Its start (Python, torch, reading
-the labels, a first batch) is measured by the same command on next to nothing and taken off, since
-a long run has it once. Of R-CNN's passes that is the same training without them. The ratio of
-wall times needs as many free cores as there are processes; that of the CPU's times, all processes
-together, does not: it says what sharing itself costs, and 2 divided by it is the most that two can
-gain.
+Each command runs as a user would type it, on a drawn folder, with `--threads 1`: once as it is,
+held on one core, and once with `--devices 2`, on two; in turns, and the least of all rounds counts.
+Were one process free to take another core, it would read its images there. Its start (Python,
+torch, reading the labels, a first batch) is measured by the same command on next to nothing and
+taken off, since a long run has it once.
+
+The ratio of wall times needs as many free cores as there are processes; that of the CPU's times,
+all processes together, does not: it says what sharing itself costs, and 2 divided by it is the
+most that two can gain. Batches are those of the recipe or the command, but R-CNN's, of 4 images:
+so few images are else two or three batches, which cannot be shared out evenly.
 """
 
 from __future__ import annotations
@@ -32,19 +35,10 @@ from detkit.model_file import save_model
 
 NAMES = ("balloon", "car", "sheep")
 FEW = 8  # images of the folder that is next to nothing
-COMPUTING = ("--device", "cpu", "--threads", "1", "--batch-size", "4")
-TRAINING = (*COMPUTING, "--precision", "32-true", "--num-workers", "0", "--force")
-SMALL_RCNN = (
-    "--model",
-    "rcnn",
-    "--set",
-    "size=64",
-    "--set",
-    "mined_proposals=100",
-    "--max-steps",
-    "1",
-)
-NO_PASSES = ("--set", "head=softmax", "--set", "box_regression=no")
+SHARE_OF_SLOW = 0.1  # of the images: those of what takes far longer with each
+ON_CPU = ("--device", "cpu", "--threads", "1")
+TRAINING = (*ON_CPU, "--precision", "32-true", "--force")
+RCNN = ("--model", "rcnn", "--set", "mined_proposals=50", "--batch-size", "4", "--max-steps", "1")
 
 
 @dataclass(frozen=True)
@@ -70,40 +64,45 @@ class Times:
 
 def commands(place: Path, num_images: int, steps: int) -> list[Command]:
     """Write what the commands read, and return them."""
-    for name, number in (("many", num_images), ("few", FEW)):
+    slow = max(FEW, round(SHARE_OF_SLOW * num_images))
+    for name, number in (("many", num_images), ("some", slow), ("few", FEW)):
         write_demo(place / name, num_images=number)
     torch.manual_seed(0)
     model = str(place / "m.safetensors")
     save_model(place / "m.safetensors", SSD(SSDConfig(size=300), NAMES))
     out = ["-o", str(place / "out.jsonl"), "--force"]
-    run = ["-o", str(place / "run")]
+    run = ["--val", str(place / "few"), "-o", str(place / "run")]
 
-    def pair(name: str, words: Callable[[str], list[str]]) -> Command:
-        return Command(name, words(str(place / "many")), words(str(place / "few")))
+    def pair(name: str, data: str, words: Callable[[str], list[str]]) -> Command:
+        return Command(name, words(str(place / data)), words(str(place / "few")))
 
     ssd = ["train", str(place / "many"), "--model", "ssd", *TRAINING, *run, "--max-steps"]
-    rcnn = ["train", str(place / "many"), *SMALL_RCNN, *TRAINING, *run]
     return [
-        pair("detect", lambda of: ["detect", model, f"{of}/JPEGImages", *COMPUTING, *out]),
-        pair("eval", lambda of: ["eval", model, of, "--split", "train", *COMPUTING, *out]),
-        pair("propose", lambda of: ["propose", f"{of}/JPEGImages", "--threads", "1", *out]),
+        pair("detect", "many", lambda of: ["detect", model, f"{of}/JPEGImages", *ON_CPU, *out]),
+        pair("eval", "many", lambda of: ["eval", model, of, "--split", "train", *ON_CPU, *out]),
+        pair("propose", "some", lambda of: ["propose", f"{of}/JPEGImages", "--threads", "1", *out]),
         Command("train, SSD", [*ssd, str(steps)], [*ssd, "1"]),
-        Command("train, R-CNN's passes", rcnn, [*rcnn, *NO_PASSES]),
+        pair("R-CNN's passes", "some", lambda of: ["train", of, *RCNN, *TRAINING, *run]),
     ]
 
 
-def times(words: list[str]) -> Times:
-    """Return what a command takes; SystemExit if it fails."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "detkit", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        check=False,
-    )
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+def times(words: list[str], cores: set[int]) -> Times:
+    """Return what a command takes on these cores, with nothing cached; SystemExit if it fails."""
+    everywhere = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DETKIT_CACHE": cache}
+        os.sched_setaffinity(0, cores)  # its processes inherit it
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "detkit", *words],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            check=False,
+        )
+        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        os.sched_setaffinity(0, everywhere)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: {done.stderr}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -119,12 +118,13 @@ def main() -> None:
     """Write the table, a row a command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="commands by the beginnings of their names")
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=150, help="of train")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=16, help="of train")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     several = ["--devices", str(options.processes)]
+    cores = sorted(os.sched_getaffinity(0))
     wanted = tuple(options.only.split(","))
     print(f"| command | one process | {options.processes} | times as fast | CPU time |")
     print("|---|---|---|---|---|")
@@ -132,12 +132,12 @@ def main() -> None:
         for command in commands(Path(place), options.images, options.steps):
             if not command.name.startswith(wanted):
                 continue
-            times(command.words)  # fills the cache of proposals, compiles
             rounds: dict[str, list[Times]] = {}
             for _ in range(options.rounds):
-                for name, more in (("one", []), ("several", several)):
+                for name, more, number in (("one", [], 1), ("several", several, options.processes)):
                     for kind, words in (("whole", command.words), ("start", command.start)):
-                        rounds.setdefault(f"{name} {kind}", []).append(times([*words, *more]))
+                        taken = times([*words, *more], set(cores[:number]))
+                        rounds.setdefault(f"{name} {kind}", []).append(taken)
             one, two = (
                 least(rounds[f"{name} whole"]) - least(rounds[f"{name} start"])
                 for name in ("one", "several")

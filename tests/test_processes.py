@@ -73,6 +73,16 @@ def test_two_processes_find_what_one_does_in_its_order(one: bytes) -> None:
     assert held("out") == ["two.jsonl"]
 
 
+def test_what_cannot_be_read_is_the_same_line_of_two_processes_and_of_one() -> None:
+    Path("bad.jpg").write_bytes(b"no picture")
+    words = ("detect", "m.safetensors", "demo/JPEGImages", "bad.jpg", "--device", "cpu")
+    alone = detkit(*words, "-o", "out/alone.jsonl")
+    done = detkit(*words, "-o", "out/two.jsonl", "--devices", "2")
+    assert (alone.returncode, done.returncode) == (3, 3)
+    assert done.stderr.splitlines()[-1] == "detkit: error: 1 image could not be read"
+    assert Path("out/two.jsonl").read_bytes() == Path("out/alone.jsonl").read_bytes()
+
+
 def test_a_process_that_is_killed_is_one_line_and_the_run_goes_on(
     one: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,11 +117,21 @@ def test_processes_of_two_machines_write_one_file_without_a_word_between_them(on
 
 def test_eval_in_two_processes_gives_the_number_of_one_and_its_gate(one: bytes) -> None:
     words = ("eval", "m.safetensors", "demo", "--device", "cpu", "--json")
-    words += ("--set", "score_thresh=0.001")
+    words += ("--set", "score_thresh=0.001", "--errors")  # for its misses the model is opened
     alone = detkit(*words)
     done = detkit(*words, "--devices", "2", "--fail-under", "mAP=.99")
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout) == json.loads(alone.stdout)
+    assert "misses" in json.loads(done.stdout)
+
+
+def test_who_puts_the_shares_of_eval_together_does_not_load_torch_for_it() -> None:
+    words = ("eval", "m.safetensors", "demo", "--device", "cpu", "--devices", "2")
+    begun = [sys.executable, "-X", "importtime", "-m", "detkit", *words]  # of this process alone
+    done = subprocess.run(begun, capture_output=True, encoding="utf-8", check=False)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "mAP" in done.stdout
+    assert "detkit.evaluation.scores" in loaded and "torch" not in loaded
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,7 +35,7 @@ from detkit.cli.options import (
     nearest,
     require_free,
 )
-from detkit.cli.processes import Asked, shares
+from detkit.cli.processes import Asked, merge_shares, shares
 from detkit.cli.seen import Wish, class_names_of, from_parts, scores_for_people
 from detkit.cli.shards import (
     Devices,
@@ -229,6 +229,9 @@ def detect(
             of_child = {**values, "form": None, "draw": None, "labels": None, "to": None}
             of_child |= {"ids": None}
             processes = Asked(devices, nodes, out, resume, force)
+            if form == "jsonl" and out is not None and draw is None and labels is None:
+                _write_lines(console, of_child, processes, out)
+                return
             parts = blocks.enter_context(shares(console, "detect", of_child, processes))
             if parts is None:
                 return
@@ -282,6 +285,17 @@ def detect(
         console.error(", ".join(wrong))
     if wrong or is_stopped:
         raise typer.Exit(ExitCode.INTERRUPTED if is_stopped else ExitCode.BAD_INPUT)
+
+
+def _write_lines(console: Console, values: Mapping[str, Any], asked: Asked, out: Path) -> None:
+    """Write what several processes find, line by line; leave with 3 for an image not read."""
+    counts = merge_shares(console, "detect", values, asked, out)
+    if counts is None:
+        return
+    console.note(f"detections: {out}")
+    if counts[1]:
+        console.error(f"{counted(counts[1], 'image')} could not be read")
+        raise typer.Exit(ExitCode.BAD_INPUT)
 
 
 def form_of(form: str | None, out: Path | None) -> str:

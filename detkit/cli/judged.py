@@ -40,8 +40,8 @@ class Judged:
     detections: list[Detections]
     scores: Scores
     iou: float | None  # as asked for
-    detector: Finder[Any] | None = None
-    proposals: ProposalSource | None = None
+    # The model they are of, with the source of its proposals, opened where it is not yet.
+    opened: Callable[[], tuple[Finder[Any], ProposalSource | None]] | None = None
     warnings: tuple[str, ...] = ()  # what may make the scores mean something else
     heads: Mapping[str, Scores] = field(default_factory=dict)  # of each head, if asked for
     looking: Looking = LOOKING  # at the images
@@ -62,11 +62,12 @@ class Judged:
     @functools.cached_property
     def misses(self) -> list[Miss] | None:
         """Return the missed objects with the stage that lost each; None without a model."""
-        if self.detector is None:
+        if self.opened is None:
             return None
         from detkit.inference.onnx import OnnxDetector
 
-        detector: Any = self.detector  # what is no `Detector` is made one
+        detector: Any  # what is no `Detector` is made one
+        detector, proposals = self.opened()
         if isinstance(detector, OnnxDetector):
             if not is_installed("torch"):
                 logger.info("what missed objects were lost to %s", need_of("torch"))
@@ -86,7 +87,7 @@ class Judged:
                 self.split,
                 self.errors.found,
                 iou_thresh=self.scores.iou_thresh,
-                proposals=self.proposals,
+                proposals=proposals,
                 tile=self.looking.tile,
                 tile_overlap=self.looking.overlap,
                 tta=self.looking.tta,
@@ -153,10 +154,25 @@ def evaluate_model(
     plain = looking.plain
     looks = [plain, looking] if looking.is_measured else [looking]
     found_there = {} if processes is None else {by: _timed(processes, by) for by in looks}
-    detector = open_on_free_cores(console, model, device, settings, precision, threads)
+
+    @functools.cache
+    def opened() -> tuple[Finder[Any], ProposalSource | None]:
+        detector = open_on_free_cores(console, model, device, settings, precision, threads)
+        return detector, open_proposals(proposals, detector)
+
+    # Where processes have looked, opening the model takes longer than all that is left to do.
+    is_wanted = processes is None or looking.is_measured
+    if is_wanted:
+        opened()
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
-    source = open_proposals(proposals, detector)
+    if not is_wanted:
+        predictions, _ = found_there[looking]
+        detections = pair(predictions, dataset.splits[part], dataset.class_names).detections
+        truths = dataset.truths(part)
+        judged = score(detections, truths, dataset.class_names, metric, iou)
+        return Judged(dataset, part, truths, detections, judged, iou, opened, looking=looking)
+    detector, source = opened()
     if heads and len(detector.heads) == 1:
         raise UsageError(f"--heads: {model} has one head only")
     own = detector.heads[0]
@@ -211,8 +227,7 @@ def evaluate_model(
         by_head[own],
         scores[own],
         iou,
-        detector,
-        source,
+        opened,
         heads=scores,
         looking=looking,
         gain=gain,

@@ -139,6 +139,22 @@ def shares(
         _remove(folder, places)
 
 
+def merge_shares(
+    console: Console, command: str, values: Mapping[str, Any], asked: Asked, out: Path
+) -> tuple[int, int] | None:
+    """Write the lines that processes of the command have found, as they are, into one file.
+
+    Returns how many images there are and how many could not be read; None where others are still
+    at it. Raises as `shares` and `merge` do.
+    """
+    from detkit.shards.merge import merge
+
+    with shares(console, command, values, asked) as parts:
+        if parts is None:
+            return None
+        return merge([one.path for one in parts], out, force=asked.force)
+
+
 def _remove(folder: Path, places: Sequence[Path]) -> None:
     """Remove the parts, all at once for whoever looks for one, and their folder."""
     away = beside(folder, f"{os.getpid()}.done")

@@ -11,7 +11,7 @@ import typer
 
 from detkit.cli.console import Console
 from detkit.cli.options import require_free
-from detkit.cli.processes import Asked, shares
+from detkit.cli.processes import Asked, merge_shares
 from detkit.cli.shards import require_ends, write_part
 from detkit.errors import ExitCode
 from detkit.text import counted
@@ -53,14 +53,13 @@ def propose_share(
 
 def propose_in_processes(console: Console, values: Mapping[str, Any], asked: Asked) -> None:
     """Write what several processes propose; leave with 3 when an image cannot be read."""
-    from detkit.shards.merge import merge
-
     out = asked.out
+    assert out is not None  # propose writes a file
     require_free("-o", out, force=asked.force)
-    with shares(console, "propose", values, asked) as parts:
-        if parts is None or out is None:
-            return
-        num_images, num_bad = merge([one.path for one in parts], out, force=asked.force)
+    counts = merge_shares(console, "propose", values, asked, out)
+    if counts is None:
+        return
+    num_images, num_bad = counts
     console.note(f"{out}: {counted(num_images - num_bad, 'image')}")
     if num_bad:
         console.error(f"{counted(num_bad, 'image')} could not be read")

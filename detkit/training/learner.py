@@ -204,6 +204,8 @@ def make_fabric(
     # Its remarks on strategies and tensor cores are no news to the user of a command.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     several = devices * num_nodes > 1
+    # Gradients lie where they are exchanged, so there is no second copy of them.
+    ddp = DDPStrategy(timeout=timedelta(minutes=wait), gradient_as_bucket_view=True)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions do anyway
     return Fabric(
@@ -211,7 +213,7 @@ def make_fabric(
         devices=[device.index] if device.index is not None and not several else devices,
         num_nodes=num_nodes,
         precision=precision,  # type: ignore[arg-type]
-        strategy=DDPStrategy(timeout=timedelta(minutes=wait)) if several else "auto",
+        strategy=ddp if several else "auto",
     )
 
 
