@@ -11,6 +11,7 @@ from running import detkit
 
 from detkit.data.demo.pictures import write_demo
 from detkit.errors import DetkitError
+from detkit.geometry import anchor_estimation
 from detkit.geometry.anchor_estimation import (
     estimate_anchors,
     mean_best_iou,
@@ -40,6 +41,17 @@ def test_two_clear_groups_of_shapes_become_the_two_anchors() -> None:
     found = estimate_anchors(shapes, 2)
     np.testing.assert_allclose(found.anchors, [[10, 20], [100, 40]])
     assert found.mean_iou == 1.0 and found.unreached == {0.5: 0.0, 0.7: 0.0}
+
+
+def test_of_very_many_shapes_every_nth_is_searched_and_all_are_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = np.array([[10.0, 20.0], [5.0, 5.0], [100.0, 40.0], [5.0, 5.0]] * 3)
+    monkeypatch.setattr(anchor_estimation, "MOST_SHAPES", 6)
+    found = estimate_anchors(shapes, 2)
+    np.testing.assert_allclose(found.anchors, [[10, 20], [100, 40]])
+    assert found.mean_iou == pytest.approx((6 * 1.0 + 6 * 25 / 200) / 12)
+    assert found.unreached == {0.5: 0.5, 0.7: 0.5}
 
 
 def test_one_anchor_leaves_the_other_group_unreached() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import io
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detkit.data import exif_times
+from detkit.data import exif_times, image_files
 from detkit.data.checks.check import check
 from detkit.data.exif_times import taken_of
 from detkit.data.groups import find_groups
+from detkit.data.identical_files import digest_of_file, identical_files
 from detkit.data.image_files import open_images
+from detkit.data.image_headers import read_header
 from detkit.data.images import image_size, read_small_grey
 from detkit.data.looks import blank_looks
 from detkit.data.near_duplicates import MIN_ALIKE, find_copies, likeness
@@ -175,6 +179,57 @@ def test_what_one_reading_tells_is_what_each_question_is_answered_alone(dataset:
                     ((0, "jpg"), (1, "png"), (2, "tif"))]  # fmt: skip
 
 
+def test_of_files_not_looked_at_those_that_end_alike_are_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bytearray(np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes())
+    contents = {"one": whole, "same": whole, "middle": whole, "end": whole, "longer": whole + b"."}
+    contents = {name: bytearray(content) for name, content in contents.items()}
+    contents["middle"][100_000] ^= 1
+    contents["end"][-1] ^= 1
+    paths = [tmp_path / f"{name}.jpg" for name in contents]
+    for path, content in zip(paths, contents.values()):
+        path.write_bytes(content)
+    read: list[str] = []
+    monkeypatch.setattr(
+        image_files, "digest_of_file", lambda path: read.append(path.stem) or digest_of_file(path)
+    )
+    assert open_images(paths).identical(paths) == identical_files(paths) == [paths[:2]]
+    assert sorted(read) == ["middle", "one", "same"]
+    looked_at = open_images(paths, looked_at=paths[:1])
+    assert looked_at.identical(paths) == [paths[:2]]
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("more", [0, 20_000, 60_000])  # bytes before the size; more than 8 KiB, ...
+def test_a_header_is_read_with_one_opening_however_long_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, more: int
+) -> None:
+    path = tmp_path / f"one.{kind}"
+    tags = exif(tags={0x0112: 6, 0x0110: "Model"}, details={0x927C: b"n" * more})
+    Image.fromarray(photo(0, (300, 200))).save(path, exif=tags.tobytes())
+    if kind == "jpg":  # more than 64 KiB, with two such segments
+        data = path.read_bytes()
+        path.write_bytes(data[:2] + b"\xff\xfe\x75\x32" + bytes(30_000) + data[2:])
+    opened: list[object] = []
+    for module, name in ((os, "open"), (builtins, "open")):
+        monkeypatch.setattr(module, name, noting(opened, getattr(module, name)))
+    header = read_header(path)
+    monkeypatch.undo()
+    assert (header.upright_size, header.orientation) == ((200, 300), 6)
+    assert [one for one in opened if not isinstance(one, int)] == [path]
+
+
+def noting(opened: list[object], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an `open` that puts down what it opens."""
+
+    def noted(what: object, *more: Any, **named: Any) -> Any:
+        opened.append(what)
+        return original(what, *more, **named)
+
+    return noted
+
+
 def test_small_pictures_of_a_folder_are_kept_in_few_files(tmp_path: Path, dataset: Dataset) -> None:
     paths = [one.path for part in dataset.splits.values() for one in part]
     first = open_images(paths[:6], looked_at=paths[:6]).looks.grey
@@ -185,8 +240,6 @@ def test_small_pictures_of_a_folder_are_kept_in_few_files(tmp_path: Path, datase
 
 
 def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
-    import os
-
     if not hasattr(os, "mkfifo"):
         pytest.skip("no pipes by name here")
     os.mkfifo(tmp_path / "pipe.jpg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -76,6 +77,10 @@ def test_a_large_file_gives_what_a_small_one_does_line_by_line(tmp_path: Path) -
                 getattr(later.found[index], one), getattr(plain.found[index], one)
             )
     assert len(plain.found[4].boxes) == 2
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    with mock.patch.object(Path, "open", side_effect=AssertionError("read again")):
+        assert FileProposals.of(later).identity == f"p.jsonl ({content[:12]})"
+    assert FileProposals.of(plain).identity == FileProposals.of(later).identity
 
 
 def test_a_large_file_keeps_places_and_not_boxes_in_memory(tmp_path: Path) -> None:

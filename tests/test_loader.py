@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from toy import CLASSES, RECIPE, FixedSize, make_toy, write_images
 
 from detkit import machine
+from detkit.data.images import read_image
 from detkit.data.records import ImageRecord, ObjectRecord
 from detkit.detectors.ssd import SSD, SSDConfig
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import Batch, Sample
-from detkit.training import loader
+from detkit.training import dataset, loader
 from detkit.training.dataset import KeptSize, TrainingDataset
 from detkit.training.loader import BatchStream, PackedBatch, SampleStream, batches, open_loader
 from detkit.transforms.augmentation import Compose, light_augmentation
@@ -232,6 +233,57 @@ def test_what_the_network_sees_does_not_depend_on_what_fits_into_memory(
         for images in (some, all_kept):
             assert torch.equal(images[index].image, decoded[index].image)
             assert torch.equal(images[index].boxes, decoded[index].boxes)
+
+
+@pytest.fixture
+def many(records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch) -> list[ImageRecord]:
+    """Have the images be more than are decoded before the first step."""
+    if not machine.forks():
+        pytest.skip("data workers that are not forked share no memory with each other")
+    monkeypatch.setattr(dataset, "MOST_BEFOREHAND", len(records) - 1)
+    return records
+
+
+def hide(records: list[ImageRecord]) -> None:
+    for record in records:
+        record.path.rename(record.path.with_suffix(".gone"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_data_worker_has_decoded_of_many_images_is_there_for_all_processes(
+    many: list[ImageRecord], workers: int
+) -> None:
+    decoded = TrainingDataset(many, CLASSES, KEPT)
+    wanted = [decoded[index] for index in range(len(many))]
+    images = TrainingDataset(many, CLASSES, KEPT)
+    images.fill_cache()
+    draw = SampleStream(images, Compose([]), 0.0, FixedSize(), seed=5)
+    take(BatchStream(draw, make_toy().preparation, len(many)), 1, workers=workers)
+    hide(many)
+    for index, sample in enumerate(wanted):
+        assert torch.equal(images[index].image, sample.image)
+        assert torch.equal(images[index].boxes, sample.boxes)
+    images[0].image.zero_()  # as an augmentation that works in place does
+    assert torch.equal(images[0].image, wanted[0].image)
+
+
+def test_of_many_images_those_asked_for_first_are_kept_as_far_as_they_fit(
+    many: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(dataset, "read_image", lambda path: read.append(path) or read_image(path))
+    images = TrainingDataset(many, CLASSES, KEPT)
+    said = images.fill_cache(limit=5 * 24 * 20 * 3)
+    assert read == []
+    assert said[0] == "decoded images are kept in memory as they come, up to 0.0 GiB"
+    assert said[1].startswith("cache_size=24 is less than the network needs of 10 of 10 images")
+    asked = [images[index].image for index in (7, 2, 9, 0, 5, 1)]
+    hide(many)
+    for index, image in zip((7, 2, 9, 0, 5), asked):
+        assert torch.equal(images[index].image, image)
+    with pytest.raises(DetkitError, match="bïld-1.png"):
+        images[1]
+    assert len(read) == 7
 
 
 def fixed(side: int, height: int, width: int) -> tuple[int, int]:

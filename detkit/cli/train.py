@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from detkit.data.records import Dataset, ImageRecord
     from detkit.detector import Detector
     from detkit.proposals.source import ProposalSource
-    from detkit.structures import Scores, Step
+    from detkit.structures import Scores, Step, Truth
 
 FIRST_STEPS = 10  # after which the time that is left is told for a paper's run
 OPTION_NAMES = {"tile_overlap": "overlap"}  # where an option is not called like its setting
@@ -422,9 +422,12 @@ def _suited(
     from detkit.training.dataset import TrainingDataset
     from detkit.training.tiles import tiled
 
-    backend = load_backend(str(plan.model))
-    images = TrainingDataset(records, tuple(class_names), train_difficult=recipe.train_difficult)
-    return backend.suited_config(config, tiled(images, config, plan.seed).labelled())
+    def labelled() -> Iterator[tuple[Truth, tuple[int, int]]]:  # begun only where it is asked for
+        rule = recipe.train_difficult
+        images = TrainingDataset(records, tuple(class_names), train_difficult=rule)
+        yield from tiled(images, config, plan.seed).labelled()
+
+    return load_backend(str(plan.model)).suited_config(config, labelled())
 
 
 def _build(plan: Plan, config: DetectorConfig, class_names: Sequence[str]) -> Detector:

@@ -19,7 +19,7 @@ def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
             sizes[path] = path.stat().st_size
         except (OSError, ValueError):  # ValueError: a name that no file can have
             continue
-    return same_bytes(sizes, _digest_of_file)
+    return same_bytes(sizes, digest_of_file)
 
 
 def same_bytes(
@@ -46,7 +46,7 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _digest_of_file(path: Path) -> bytes | None:
+def digest_of_file(path: Path) -> bytes | None:
     """Return the hash of a file's bytes, read piece by piece; None where it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
     try:

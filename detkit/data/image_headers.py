@@ -13,7 +13,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ _PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".avif": "
 # ISO/IEC 23008-12 and AV1 Image File Format: what an ISO media file says that it is.
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_FIRST_BYTES = 1 << 13  # the header of a JPEG without a thumbnail fits
+FIRST_BYTES = 1 << 13  # the header of a JPEG without a thumbnail fits
 HEADER_BYTES = 1 << 16  # an EXIF segment with its thumbnail fits; longer headers are read whole
 _FRAME = struct.Struct(">xHHB")  # its height, width and channels, in ...
 # Markers of a JPEG's start-of-frame segments, which hold its size.
@@ -77,32 +77,36 @@ def read_header(path: Path | str) -> ImageHeader:
     """
     descriptor = os.open(path, READ_ONLY)  # in half the time of an `open`
     try:
-        start = os.read(descriptor, _FIRST_BYTES)
+        return header_from(_pieces_of(descriptor))
     finally:
         os.close(descriptor)
-    if start.startswith(JPEG):
-        try:
-            return require_size(jpeg_header(start))
-        except struct.error:
-            pass
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a path or its text
-        return header_from(file.read(HEADER_BYTES), file.read)
 
 
-def header_from(start: bytes, rest: Callable[[], bytes]) -> ImageHeader:
-    """Return the header of a file that begins with `start`, `HEADER_BYTES` or all there is.
+def _pieces_of(descriptor: int) -> Iterator[bytes]:
+    """Yield an open file as `header_from` takes it."""
+    yield os.read(descriptor, FIRST_BYTES)
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        yield file.read(HEADER_BYTES - FIRST_BYTES)
+        yield file.read()
 
-    `rest` returns what follows; it is called once where the start does not say all. Raises as
-    `read_header`.
+
+def header_from(pieces: Iterator[bytes]) -> ImageHeader:
+    """Return the header of a file that comes in pieces, of which no more are taken than it needs.
+
+    The first ends after `FIRST_BYTES`, the second after `HEADER_BYTES`, the third with the file.
+    Raises as `read_header`.
     """
-    if start.startswith(JPEG):
+    data = next(pieces)
+    while data.startswith(JPEG):
         try:
-            return require_size(jpeg_header(start))
+            return require_size(jpeg_header(data))
         except struct.error:
-            pass
-    if len(start) == HEADER_BYTES:
-        start += rest()  # an eXIf chunk may follow a PNG's pixels
-    return require_size(png_header(start) if start.startswith(PNG) else any_header(start))
+            more = next(pieces, b"")
+            if not more:
+                raise
+            data += more
+    data += b"".join(pieces)  # an eXIf chunk may follow a PNG's pixels
+    return require_size(png_header(data) if data.startswith(PNG) else any_header(data))
 
 
 def is_plugged_in(kind: str) -> bool:

@@ -14,6 +14,7 @@ Shape shorthand: P boxes.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,7 @@ class ProposalFile:
     found: ByNumber
     sizes: tuple[tuple[int, int] | None, ...]  # (height, width) of each as the file states it
     parameters: Mapping[str, Any] = field(default_factory=dict)  # {}: unknown, or several
+    digest: str = ""  # SHA-256 (hexadecimal), of a large file, which is not to be read twice
 
 
 def read_proposals(path: Path) -> ProposalFile:
@@ -163,6 +165,7 @@ def _read_lines(path: Path) -> ProposalFile:
     sizes: dict[str, tuple[int, int] | None] = {}
     found: dict[str, Proposals] = {}
     known: list[Any] = []
+    digest = hashlib.sha256()
     try:
         is_large = path.stat().st_size > MOST_AT_ONCE
         with path.open("rb", buffering=BUFFER) as lines:
@@ -170,7 +173,10 @@ def _read_lines(path: Path) -> ProposalFile:
             for number, line in enumerate(lines, start=1):
                 place, where = (number, start), f"{path}:{number}"
                 start += len(line)
-                head = Head.of_own(line) if is_large else None
+                head = None
+                if is_large:
+                    digest.update(line)
+                    head = Head.of_own(line)
                 if head is None:
                     if not line.strip():
                         continue
@@ -192,7 +198,8 @@ def _read_lines(path: Path) -> ProposalFile:
     parameters = known[0] if len(known) == 1 and isinstance(known[0], dict) else {}
     images = tuple(places)
     boxes = LinesOfFile(path, images, tuple(places.values())) if is_large else tuple(found.values())
-    return ProposalFile(path, images, boxes, tuple(sizes.values()), parameters)
+    content = digest.hexdigest() if is_large else ""
+    return ProposalFile(path, images, boxes, tuple(sizes.values()), parameters, content)
 
 
 def _not_read(path: Path, error: OSError) -> DetkitError:

@@ -105,11 +105,14 @@ class FileProposals:
     @cached_property
     def identity(self) -> str:
         """The file's name and what stands for its content."""
-        digest = hashlib.sha256()
-        with self.file.path.open("rb", buffering=0) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return f"{self.file.path.name} ({digest.hexdigest()[:12]})"
+        content = self.file.digest
+        if not content:
+            digest = hashlib.sha256()
+            with self.file.path.open("rb", buffering=0) as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            content = digest.hexdigest()
+        return f"{self.file.path.name} ({content[:12]})"
 
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals that the file has for `name`, cut to the image; see `find`."""

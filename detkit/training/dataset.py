@@ -30,11 +30,12 @@ from detkit.structures import Sample, Truth
 from detkit.text import agreed, counted
 from detkit.training.difficult import learnt
 from detkit.training.epoch_order import EpochOrder, shuffled
+from detkit.training.shared_pixels import Pixels, SharedPixels
 
 CACHE_SHARE = 0.25  # of the machine's memory: the rest belongs to the network and to others
 ROUNDING = 1e-6  # pixels: 1.25 * 300 / 2000 * 2000 is 375
-MOST_BEFOREHAND = 10_000  # ours: images whose proposals are made before the first step, and kept
-MOST_LOOKED_AT = 64  # ours: images with objects, where proposals are made as they are asked for
+MOST_BEFOREHAND = 10_000  # ours: images decoded, and their proposals made, before the first step
+MOST_LOOKED_AT = 64  # ours: images that stand for more than `MOST_BEFOREHAND`
 IOU_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # counted at where no proposal is positive
 
 
@@ -67,14 +68,6 @@ class KeptSize:
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """A decoded image, and the (height, width) it had before it was shrunk."""
-
-    image: Tensor  # (H, W, 3) uint8 RGB
-    size: tuple[int, int]
-
-
 class TrainingDataset:
     """Labelled images as samples, in their own pixels or shrunk to what `kept_size` says.
 
@@ -103,6 +96,7 @@ class TrainingDataset:
         self._truths = tuple(truth for truth, _ in known)
         self.ignored = tuple(ignored for _, ignored in known)  # of each image, (R,) bool
         self._cache: list[Pixels | None] = [None] * len(self.records)
+        self._shared: SharedPixels | None = None  # in its place, of many images
         self.source = proposals
         self._proposals: ProposalTable | None = None
 
@@ -112,8 +106,10 @@ class TrainingDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Return one image with its objects; raises DetkitError when it cannot be read."""
-        cached = self._cache[index]
+        cached = self._cache[index] if self._shared is None else self._shared[index]
         pixels = cached or self._decode(self.records[index])
+        if cached is None and self._shared is not None:
+            self._shared.keep(index, pixels)
         # An augmentation that works in place must not reach what is kept.
         image = pixels.image if cached is None else pixels.image.clone()
         truth, ignored = self._truths[index], self.ignored[index]
@@ -225,15 +221,28 @@ class TrainingDataset:
             yield truth, image_size(record.path)
 
     def fill_cache(self, limit: float | None = None, *, processes: int = 1) -> list[str]:
-        """Decode every image into memory until `limit` bytes; return the lines worth saying.
+        """Have images in memory, up to `limit` bytes, decoded once; return the lines worth saying.
 
         The default limit is a quarter of the machine's memory, shared by so many `processes` of
-        it. Raises DetkitError for an image that cannot be read.
+        it. More than `MOST_BEFOREHAND` are decoded when a sample asks for them: by the data
+        workers, ahead of the steps. Raises DetkitError as `decode_all`.
+        """
+        if limit is None:
+            limit = CACHE_SHARE * machine.memory_of_machine() / processes
+        if self.kept_size is None or len(self) <= MOST_BEFOREHAND or not machine.forks():
+            return self.decode_all(limit)
+        self._shared = SharedPixels(len(self), int(limit))
+        some = self.records[:: -(-len(self) // MOST_LOOKED_AT)]
+        said = f"decoded images are kept in memory as they come, up to {limit / 2**30:.1f} GiB"
+        return [said, *_too_small(self.kept_size, [image_size(one.path) for one in some])]
+
+    def decode_all(self, limit: float) -> list[str]:
+        """Decode every image into memory until `limit` bytes; return the lines worth saying.
+
+        Raises DetkitError for an image that cannot be read.
         """
         if self.kept_size is None:
             return []
-        if limit is None:
-            limit = CACHE_SHARE * machine.memory_of_machine() / processes
         used, kept = 0, 0
         chunk = 64
         with ThreadPoolExecutor(machine.num_cores()) as pool:
@@ -258,19 +267,8 @@ class TrainingDataset:
                 f"memory ({used / 2**30:.1f} GiB); the rest are decoded each time, to the same "
                 "size: slower, but no less is seen"
             )
-        return [said, *self._too_small(self.kept_size)]
-
-    def _too_small(self, kept_size: KeptSize) -> list[str]:
-        """Return a line on the images in memory that a `cache_size` made smaller than needed."""
-        seen = [(one, kept_size.needed(*one.size)) for one in self._cache if one is not None]
-        needed = [max(size) for one, size in seen if max(size) > max(one.image.shape[:2])]
-        if not needed:
-            return []
-        return [
-            f"cache_size={kept_size.most} is less than the network needs of {len(needed)} of "
-            f"{counted(len(seen), 'image')}, up to {max(needed)} px: it learns from less detail "
-            "than it detects in; --set cache_size=0 keeps enough"
-        ]
+        sizes = [one.size for one in self._cache if one is not None]
+        return [said, *_too_small(self.kept_size, sizes)]
 
     def _decode(self, record: ImageRecord) -> Pixels:
         """Return the image file's pixels, shrunk as `kept_size` says."""
@@ -279,6 +277,19 @@ class TrainingDataset:
         if self.kept_size is not None:
             image = shrunk_to(image, self.kept_size(*size))
         return Pixels(torch.from_numpy(np.ascontiguousarray(image)), size)
+
+
+def _too_small(kept_size: KeptSize, sizes: Sequence[tuple[int, int]]) -> list[str]:
+    """Return a line on images of (height, width) that a `cache_size` makes smaller than needed."""
+    both = [(max(kept_size.needed(*size)), max(kept_size(*size))) for size in sizes]
+    needed = [longer for longer, kept in both if longer > kept]
+    if not needed:
+        return []
+    return [
+        f"cache_size={kept_size.most} is less than the network needs of {len(needed)} of "
+        f"{counted(len(sizes), 'image')}, up to {max(needed)} px: it learns from less detail "
+        "than it detects in; --set cache_size=0 keeps enough"
+    ]
 
 
 def spread(counts: Sequence[int], most: int) -> list[int]:

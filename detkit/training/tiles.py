@@ -188,7 +188,7 @@ class TiledDataset:
         """
         if limit is None:
             limit = CACHE_SHARE * machine.memory_of_machine() / processes
-        said = self.images.fill_cache(limit)
+        said = self.images.decode_all(limit)
         wanted = sorted({tile.image for tile in self.plan.tiles})
         if not wanted:
             return said
