@@ -286,6 +286,15 @@ def test_of_many_images_those_asked_for_first_are_kept_as_far_as_they_fit(
     assert len(read) == 7
 
 
+def test_of_many_images_none_is_kept_where_the_system_gives_no_memory(
+    many: list[ImageRecord],
+) -> None:
+    images = TrainingDataset(many, CLASSES, KEPT)
+    said = images.fill_cache(limit=2.0**60)  # more than a process can address
+    assert said[0].startswith("decoded images are not kept, but decoded each time: Cannot allocate")
+    assert torch.equal(images[3].image, TrainingDataset(many, CLASSES, KEPT)[3].image)
+
+
 def fixed(side: int, height: int, width: int) -> tuple[int, int]:
     return side, side
 

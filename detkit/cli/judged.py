@@ -161,25 +161,12 @@ def evaluate_model(
         return detector, open_proposals(proposals, detector)
 
     # Where processes have looked, opening the model takes longer than all that is left to do.
-    is_wanted = processes is None or looking.is_measured
-    if is_wanted:
-        opened()
+    detector, source = (None, None) if processes and not looking.is_measured else opened()
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
-    if not is_wanted:
-        predictions, _ = found_there[looking]
-        detections = pair(predictions, dataset.splits[part], dataset.class_names).detections
-        truths = dataset.truths(part)
-        judged = score(detections, truths, dataset.class_names, metric, iou)
-        return Judged(dataset, part, truths, detections, judged, iou, opened, looking=looking)
-    detector, source = opened()
-    if heads and len(detector.heads) == 1:
-        raise UsageError(f"--heads: {model} has one head only")
-    own = detector.heads[0]
-    if looking.compare and not looking.side(detector.config):
-        raise UsageError(f"--tile compare: {model} knows no tiles; say their side: compare=640")
-    if ways := looking.words(detector.config):
-        console.note(f"looking at whole images and {ways}")
+    if detector is not None:
+        _require_possible(console, model, detector, looking, heads=heads)
+    own = "" if detector is None else detector.heads[0]
 
     def found(by: Looking) -> tuple[dict[str, list[Detections]], float]:
         if by in found_there:
@@ -189,7 +176,7 @@ def evaluate_model(
         began = time.perf_counter()
         find = evaluate.detect_heads if heads else evaluate.detect_split
         result: Any = find(
-            detector,
+            opened()[0],
             dataset,
             part,
             batch_size=batch_size,
@@ -212,11 +199,12 @@ def evaluate_model(
         from detkit.evaluation.gain import Looked, gain_of
 
         others = before[0][own]
-        name = plain.words(detector.config) or "plain"
+        config = opened()[0].config
+        name = plain.words(config) or "plain"
         first = Looked(
             name, others, score(others, truths, dataset.class_names, metric, iou), before[1]
         )
-        words = looking.words(detector.config)
+        words = looking.words(config)
         gain = gain_of(
             first, Looked(words, by_head[own], scores[own], seconds), truths, dataset.class_names
         )
@@ -232,6 +220,18 @@ def evaluate_model(
         looking=looking,
         gain=gain,
     )
+
+
+def _require_possible(
+    console: Console, model: str, detector: Finder[Any], looking: Looking, *, heads: bool
+) -> None:
+    """Raise UsageError for heads or tiles that a model does not have; tell what it looks at."""
+    if heads and len(detector.heads) == 1:
+        raise UsageError(f"--heads: {model} has one head only")
+    if looking.compare and not looking.side(detector.config):
+        raise UsageError(f"--tile compare: {model} knows no tiles; say their side: compare=640")
+    if ways := looking.words(detector.config):
+        console.note(f"looking at whole images and {ways}")
 
 
 def _timed(

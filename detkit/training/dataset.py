@@ -231,9 +231,12 @@ class TrainingDataset:
             limit = CACHE_SHARE * machine.memory_of_machine() / processes
         if self.kept_size is None or len(self) <= MOST_BEFOREHAND or not machine.forks():
             return self.decode_all(limit)
-        self._shared = SharedPixels(len(self), int(limit))
         some = self.records[:: -(-len(self) // MOST_LOOKED_AT)]
         said = f"decoded images are kept in memory as they come, up to {limit / 2**30:.1f} GiB"
+        try:
+            self._shared = SharedPixels(len(self), int(limit))
+        except OSError as error:  # a system that promises no more memory than it has
+            said = f"decoded images are not kept, but decoded each time: {error.strerror}"
         return [said, *_too_small(self.kept_size, [image_size(one.path) for one in some])]
 
     def decode_all(self, limit: float) -> list[str]:
