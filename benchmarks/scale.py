@@ -11,8 +11,7 @@ most memory that this process held. `train` is timed until its first step is don
 
 With --starts each backend's `train` is measured till its first step, with its own settings, on
 pictures of 672 x 448 in files that all differ, and with 2,000 made-up proposals an image for those
-that take some. The seconds are then the processor's, of user and system, since other programs that
-wait for the same cores and disk would count by the clock.
+that take some.
 """
 
 from __future__ import annotations
@@ -99,12 +98,9 @@ def write_proposals(folder: Path, file: Path, scale: int) -> None:
 
 
 def measure(
-    words: list[str], log: Path, is_over: Callable[[], bool] = lambda: False, *, cpu: bool = False
+    words: list[str], log: Path, is_over: Callable[[], bool] = lambda: False
 ) -> tuple[float, float]:
-    """Return a command's seconds and MiB, till it ends or `is_over`; SystemExit if it fails.
-
-    By the clock, or with `cpu` those that the processor worked for it.
-    """
+    """Return a command's seconds and MiB, till it ends or `is_over`; SystemExit if it fails."""
     began = time.perf_counter()
     with log.open("wb") as said:
         process = subprocess.Popen(
@@ -119,12 +115,10 @@ def measure(
                 seconds = time.perf_counter() - began
                 process.terminate()
             time.sleep(0.02)
-    worked = usage.ru_utime + usage.ru_stime
     process.returncode = os.waitstatus_to_exitcode(status)
     if not seconds and process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(words)}: {log.read_text(encoding='utf-8')}")
-    seconds = seconds or time.perf_counter() - began
-    return worked if cpu else seconds, usage.ru_maxrss / 1024
+    return seconds or time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
 def rows_of(folder: Path, num_images: int, out: Path) -> list[Row]:
@@ -156,9 +150,7 @@ def starts_of(folder: Path, num_images: int, out: Path) -> list[Row]:
         words += ["--precision", "32-true", "-o", str(out / name)]
         words += ["--proposals", str(proposals)] if takes_some else []
         log, metrics = out / "log", out / name / "metrics.jsonl"
-        first = measure(
-            words, log, lambda at=metrics: at.is_file() and at.stat().st_size > 0, cpu=True
-        )
+        first = measure(words, log, lambda at=metrics: at.is_file() and at.stat().st_size > 0)
         rows.append(Row(num_images, f"train --model {name}", num_images, *first))
     return rows
 

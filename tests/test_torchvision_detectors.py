@@ -169,7 +169,10 @@ def test_proposals_end_at_the_threshold_of_objectness_as_torchvisions() -> None:
     assert isinstance(detector, FasterRCNN)
     (ours,) = detector.propose(detector.prepare([as_sample(photo())]))
     assert 0 < len(theirs[0]) < 100  # of the 150 there may be
-    torch.testing.assert_close(ours, theirs[0], atol=1e-2, rtol=0)
+    assert len(ours) == len(theirs[0])
+    # Scores that differ in the last digit may stand the other way round.
+    apart = (ours[:, None] - theirs[0]).abs().amax(dim=2)
+    assert max(apart.amin(dim=0).max(), apart.amin(dim=1).max()) < 1e-2
 
 
 def test_of_two_maps_of_one_stride_the_first_is_pooled_as_torchvision_does() -> None:
