@@ -8,17 +8,15 @@ Were one process free to take another core, it would read its images there. Its 
 torch, reading the labels, a first batch) is measured by the same command on next to nothing and
 taken off, since a long run has it once.
 
-The ratio of wall times needs as many free cores as there are processes; that of the CPU's times,
-all processes together, does not: it says what sharing itself costs, and 2 divided by it is the
-most that two can gain. Batches are those of the recipe or the command, but R-CNN's, of 4 images:
-so few images are else two or three batches, which cannot be shared out evenly.
+It needs as many free cores as there are processes. Batches are those of the recipe or the command,
+but R-CNN's, of 4 images: so few images are else two or three batches, which cannot be shared out
+evenly.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -50,18 +48,6 @@ class Command:
     start: list[str]
 
 
-@dataclass(frozen=True)
-class Times:
-    """What a command took."""
-
-    wall: float  # seconds
-    cpu: float  # seconds of all its processes
-
-    def __sub__(self, other: Times) -> Times:
-        """Return what is left without another's."""
-        return Times(self.wall - other.wall, self.cpu - other.cpu)
-
-
 def commands(place: Path, num_images: int, steps: int) -> list[Command]:
     """Write what the commands read, and return them."""
     slow = max(FEW, round(SHARE_OF_SLOW * num_images))
@@ -86,13 +72,13 @@ def commands(place: Path, num_images: int, steps: int) -> list[Command]:
     ]
 
 
-def times(words: list[str], cores: set[int]) -> Times:
-    """Return what a command takes on these cores, with nothing cached; SystemExit if it fails."""
+def seconds(words: list[str], cores: set[int]) -> float:
+    """Return how long a command takes on these cores, nothing cached; SystemExit if it fails."""
     everywhere = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DETKIT_CACHE": cache}
         os.sched_setaffinity(0, cores)  # its processes inherit it
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "detkit", *words],
             env=environment,
@@ -101,17 +87,11 @@ def times(words: list[str], cores: set[int]) -> Times:
             encoding="utf-8",
             check=False,
         )
-        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken = time.perf_counter() - began
         os.sched_setaffinity(0, everywhere)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: {done.stderr}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Times(wall, cpu)
-
-
-def least(rounds: list[Times]) -> Times:
-    """Return the least of each time."""
-    return Times(min(one.wall for one in rounds), min(one.cpu for one in rounds))
+    return taken
 
 
 def main() -> None:
@@ -126,27 +106,23 @@ def main() -> None:
     several = ["--devices", str(options.processes)]
     cores = sorted(os.sched_getaffinity(0))
     wanted = tuple(options.only.split(","))
-    print(f"| command | one process | {options.processes} | times as fast | CPU time |")
-    print("|---|---|---|---|---|")
+    print(f"| command | one process | {options.processes} | times as fast |")
+    print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         for command in commands(Path(place), options.images, options.steps):
             if not command.name.startswith(wanted):
                 continue
-            rounds: dict[str, list[Times]] = {}
+            rounds: dict[str, list[float]] = {}
             for _ in range(options.rounds):
                 for name, more, number in (("one", [], 1), ("several", several, options.processes)):
                     for kind, words in (("whole", command.words), ("start", command.start)):
-                        taken = times([*words, *more], set(cores[:number]))
+                        taken = seconds([*words, *more], set(cores[:number]))
                         rounds.setdefault(f"{name} {kind}", []).append(taken)
             one, two = (
-                least(rounds[f"{name} whole"]) - least(rounds[f"{name} start"])
+                min(rounds[f"{name} whole"]) - min(rounds[f"{name} start"])
                 for name in ("one", "several")
             )
-            print(
-                f"| {command.name} | {one.wall:.1f} s | {two.wall:.1f} s | "
-                f"{one.wall / two.wall:.2f} | {two.cpu / one.cpu:.2f} |",
-                flush=True,
-            )
+            print(f"| {command.name} | {one:.1f} s | {two:.1f} s | {one / two:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
