@@ -1,6 +1,6 @@
 """Two processes on a core each beside one: detect, eval, propose, train, R-CNN's passes.
 
-    python benchmarks/devices.py [--only detect,train] [--images 800] [--rounds 2] [--processes 2]
+    python benchmarks/devices.py [--only detect,train] [--images 400] [--rounds 2] [--processes 2]
 
 Each command runs as a user would type it, on a drawn folder, with `--threads 1`: once as it is,
 held on one core, and once with `--devices 2`, on two; in turns, and the least of all rounds counts.
@@ -33,10 +33,12 @@ from detkit.model_file import save_model
 
 NAMES = ("balloon", "car", "sheep")
 FEW = 8  # images of the folder that is next to nothing
+BACKBONE = "mobilenet_v2"  # of SSD
 SHARE_OF_SLOW = 0.1  # of the images: those of what takes far longer with each
 ON_CPU = ("--device", "cpu", "--threads", "1")
 TRAINING = (*ON_CPU, "--precision", "32-true", "--force")
-RCNN = ("--model", "rcnn", "--set", "mined_proposals=50", "--batch-size", "4", "--max-steps", "1")
+RECIPE = ("--model", "ssd", "--backbone", BACKBONE)
+RCNN = ("--model", "rcnn", "--batch-size", "4", "--max-steps", "1")
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,17 @@ def commands(place: Path, num_images: int, steps: int) -> list[Command]:
         write_demo(place / name, num_images=number)
     torch.manual_seed(0)
     model = str(place / "m.safetensors")
-    save_model(place / "m.safetensors", SSD(SSDConfig(size=300), NAMES))
+    save_model(place / "m.safetensors", SSD(SSDConfig(backbone=BACKBONE), NAMES))
     out = ["-o", str(place / "out.jsonl"), "--force"]
     run = ["--val", str(place / "few"), "-o", str(place / "run")]
 
     def pair(name: str, data: str, words: Callable[[str], list[str]]) -> Command:
         return Command(name, words(str(place / data)), words(str(place / "few")))
 
-    ssd = ["train", str(place / "many"), "--model", "ssd", *TRAINING, *run, "--max-steps"]
+    ssd = ["train", str(place / "many"), *TRAINING, *run, *RECIPE, "--max-steps"]
     return [
         pair("detect", "many", lambda of: ["detect", model, f"{of}/JPEGImages", *ON_CPU, *out]),
-        pair("eval", "many", lambda of: ["eval", model, of, "--split", "train", *ON_CPU, *out]),
+        pair("eval", "many", lambda of: ["eval", model, of, "--split", "train", *ON_CPU]),
         pair("propose", "some", lambda of: ["propose", f"{of}/JPEGImages", "--threads", "1", *out]),
         Command("train, SSD", [*ssd, str(steps)], [*ssd, "1"]),
         pair("R-CNN's passes", "some", lambda of: ["train", of, *RCNN, *TRAINING, *run]),
@@ -98,8 +100,8 @@ def main() -> None:
     """Write the table, a row a command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="commands by the beginnings of their names")
-    parser.add_argument("--images", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=16, help="of train")
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=10, help="of train")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from detkit.data.images import write_image
@@ -61,7 +62,8 @@ def write_folder(folder: Path, num_images: int, scale: int = 1) -> None:
     folder.mkdir(parents=True)
     for _ in range(PICTURES):
         noise = rng.integers(0, 255, (64, 96, 3), np.uint8)
-        write_image(folder / "one.jpg", noise.repeat(scale, axis=0).repeat(scale, axis=1))
+        picture = cv2.resize(noise, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        write_image(folder / "one.jpg", picture if scale > 1 else noise)
         pictures.append((folder / "one.jpg").read_bytes())
     (folder / "one.jpg").unlink()
     number = 0
