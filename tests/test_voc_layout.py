@@ -1,10 +1,10 @@
 """The pattern for usual VOC files takes what tools write, and says of it what the parser says."""
 
-import random
 import time
 from pathlib import Path
 
 import pytest
+from by_chance import WriterByChance
 
 from detkit.data.formats import voc_xml
 from detkit.data.formats.voc_layout import MOST_BYTES, usual_annotation
@@ -154,15 +154,8 @@ STARTS += ["<!DOCTYPE annotation>", '<!DOCTYPE annotation [<!ENTITY x "cat">]>']
 STARTS += ['\n<?xml version="1.0"?>', '<?xml version="1.0" encoding="utf-8"?>\n']
 
 
-class Writer:
+class Writer(WriterByChance):
     """Writes annotations by chance, something in one of `calm` places not as it should be."""
-
-    def __init__(self, seed: int, calm: int) -> None:
-        self.rng = random.Random(seed)
-        self.calm = calm
-
-    def is_odd(self) -> bool:
-        return self.rng.randrange(self.calm) == 0
 
     def space(self) -> str:
         odd = ["\r\n", "\r", "\u00a0", "\x0c", "x", "&#10;"]

@@ -1,10 +1,10 @@
 """YOLO's rows read as columns, many files at once, are what the careful reader makes of each."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from by_chance import WriterByChance
 from labelled_folders import put
 
 from detkit.data import open_dataset
@@ -53,15 +53,8 @@ def by_rows(data: bytes, size: tuple[int, int], file: Path) -> tuple[ObjectRecor
     return tuple(objects)
 
 
-class Writer:
+class Writer(WriterByChance):
     """Writes label files by chance, something in one of `calm` places not as it should be."""
-
-    def __init__(self, seed: int, calm: int) -> None:
-        self.rng = random.Random(seed)
-        self.calm = calm
-
-    def is_odd(self) -> bool:
-        return self.rng.randrange(self.calm) == 0
 
     def number(self) -> str:
         if self.is_odd():
