@@ -95,10 +95,11 @@ def without_union(splits: dict[str, Records], union: str) -> tuple[dict[str, Rec
 
 def summary(dataset: Dataset) -> str:
     """Return the line that says what was found: format, images, boxes, classes, splits."""
-    images = {one.image_id: len(one.counted) for part in dataset.splits.values() for one in part}
+    images = {one.image_id: one for part in dataset.splits.values() for one in part}
+    boxes = sum([not thing.region for one in images.values() for thing in one.objects])
     counts = [
         counted(len(images), "image"),
-        counted(sum(images.values()), "box"),
+        counted(boxes, "box"),
         counted(len(dataset.class_names), "class"),
     ]
     parts = ", ".join(f"{name} {len(part)}" for name, part in dataset.splits.items())

@@ -63,6 +63,11 @@ def stem_of(path: str) -> str:
     name = path.rpartition("/")[2]
     if name == "" or name == ".":
         name = name_of(_without_end(path))
+    return stem_of_name(name)
+
+
+def stem_of_name(name: str) -> str:
+    """Return a file's name without its suffix."""
     dot = name.rfind(".")
     return name[:dot] if 0 < dot < len(name) - 1 else name
 

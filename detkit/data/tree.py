@@ -30,6 +30,7 @@ from detkit.data.paths import (
     split_in,
     split_name,
     stem_of,
+    stem_of_name,
     suffix_of,
 )
 from detkit.data.records import Finding
@@ -158,8 +159,7 @@ class Tree:
                 folder, _, name = file.rpartition("/")
                 if folder != before:
                     before, stems = folder, places.setdefault(_place(folder), {})
-                dot = name.rfind(".")
-                stem = fold(name[:dot] if 0 < dot < len(name) - 1 else name)
+                stem = fold(stem_of_name(name))
                 if stem in stems:
                     stems[stem].append(file)
                 else:
@@ -433,8 +433,9 @@ class Tree:
 
     def _beside(self, file: str, *, is_image: bool) -> list[str]:
         """Return the images, or texts, of a file's stem that lie beside it or in a counterpart."""
-        stems = self._by_place[is_image].get(_place(folder_of(file)))
-        return [] if stems is None else stems.get(fold(stem_of(file)), [])
+        folder, _, name = file.rpartition("/")
+        stems = self._by_place[is_image].get(_place(folder))
+        return [] if stems is None else stems.get(fold(stem_of_name(name)), [])
 
     def is_near(self, image: str, label: str) -> bool:
         """Return whether an image lies beside a label file or in its counterpart folder."""

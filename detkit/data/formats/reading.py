@@ -185,8 +185,9 @@ def _of_file(path: Path) -> Dataset:
 
 def _not_looked_for(tree: Tree, dataset: Dataset) -> Iterator[Finding]:
     """Yield the warning about images of kinds that are not read here, and about videos."""
-    used = {one.image_id for part in dataset.splits.values() for one in part}
-    left = [file for file in (*tree.other_images, *tree.videos) if file not in used]
+    others = [*tree.other_images, *tree.videos]
+    used = {one.image_id for part in dataset.splits.values() for one in part if others}
+    left = [file for file in others if file not in used]
     if left:
         kinds = kinds_text(map(suffix_of, left))
         message = (

@@ -107,6 +107,8 @@ class _Reader:
             tree.texts_like(image) for image in tree.images
         )
         names = {one: str(one) for one in range(_NUMBERS)} if spec.names is None else spec.names
+        texts = tree.with_suffix(".txt")
+        self._name_files = frozenset(text for text in texts if is_name_file(text))
         self._known = {str(one): name for one, name in names.items()}  # by the word for the number
         self._near: dict[str, list[str]] = {}  # by image, the texts that may label it
         self._records: dict[str, ImageRecord] = {}
@@ -121,7 +123,7 @@ class _Reader:
 
     def _some_texts(self) -> Iterator[str]:
         """Yield what some label files hold, spread over the folder."""
-        texts = [one for one in self.tree.with_suffix(".txt") if not is_name_file(one)]
+        texts = [one for one in self.tree.with_suffix(".txt") if one not in self._name_files]
         for text in texts[:: 1 + len(texts) // MOST_SNIFFED]:
             if self.tree.size(text) <= MAX_LABEL_BYTES:
                 yield self.tree.text(text)
@@ -286,25 +288,24 @@ class _Reader:
         near = self._near.get(image)
         if near is None:
             texts = self.tree.texts_like(image, anywhere=self._by_name)
-            near = [text for text in texts if not is_name_file(text) or self._has_row(text)]
+            near = [text for text in texts if text not in self._name_files or self._has_row(text)]
             self._near[image] = near
         return [text for text in near if text not in self._lists] if self._lists else near
 
     def _read(self, images: Iterable[str]) -> Iterator[ImageRecord]:
         """Yield the records of images with what their label files say, some read at once."""
         for few in self._opened(images):
-            with_rows = [
-                (one.data, one.size, one.file)
-                for _, one in few
+            with_rows = {
+                image: (one.data, one.size, one.file)
+                for image, one in few
                 if one is not None and one.data and one.size is not None
-            ]
-            objects = iter(plain_objects(with_rows, self._known, is_made=self.spec.machine_made))
+            }
+            rows = [*with_rows.values()]
+            objects = plain_objects(rows, self._known, is_made=self.spec.machine_made)
+            plain = dict(zip(with_rows, objects))
             for image, one in few:
-                plain = None
-                if one is not None and one.data and one.size is not None:
-                    plain = next(objects)
                 if image not in self._records:
-                    self._records[image] = self._record(image, one, plain)
+                    self._records[image] = self._record(image, one, plain.get(image))
                 yield self._records[image]
 
     def _opened(self, images: Iterable[str]) -> Iterator[list[tuple[str, _Labels | None]]]:
@@ -408,12 +409,16 @@ class _Reader:
 
     def report_strays(self) -> None:
         """Add findings about label files without an image."""
+        left = [text for text in self.tree.with_suffix(".txt") if text not in self.labels_used]
+        left = [text for text in left if text not in self._name_files and text not in self._lists]
+        if not left:
+            return
         folders = {folder_of(label) for label in self.labels_used}
         of_images = {image: self._labels_of(image) for image in self.tree.images}
         every = {label for labels in of_images.values() for label in labels}
         used = {image: labels[0] for image, labels in of_images.items() if labels}
-        for text in self.tree.with_suffix(".txt"):
-            if text in every or text in self._lists or is_name_file(text):
+        for text in left:
+            if text in every:
                 continue
             if folder_of(text) not in folders and "labels" not in folder_of(text).split("/"):
                 continue

@@ -83,33 +83,35 @@ def plain_objects(
     by the word for their number. `parse_row` reads the same of each row. All files are read at
     once, as columns.
     """
-    found: list[tuple[ObjectRecord, ...] | None] = [None] * len(files)
-    words: list[str] = []
-    places, counts = [], []
-    for place, (data, _, _) in enumerate(files):
-        of_file = _plain_words(data)
-        if of_file is not None and all(map(names.__contains__, of_file[::5])):
-            words += of_file
-            places.append(place)
-            counts.append(len(of_file) // 5)
-    if not words:
-        return found
-    values = _values(words)
+    if not files:
+        return []
+    # Without its last end of line each file's text has a row more than ends of lines.
+    texts = [data.rstrip() for data, _, _ in files]
+    text = b"\n".join(texts)
+    counts = [one.count(b"\n") + 1 for one in texts]
+    text = text.replace(b"\r\n", b"\n").replace(b" \n", b"\n")
+    plain = text.translate(None, _OF_NUMBERS) == b"\n".join([b"    "] * sum(counts))
+    words = text.decode("ascii").split() if plain else []
+    of_classes = words[::5]
+    if len(words) == 5 * sum(counts) and all(map(names.__contains__, of_classes)):
+        values = _values(text.replace(b"\n", b" ") + b" ", words)
+    else:
+        values = None
     if values is None:
         if len(files) == 1:
-            return found
+            return [None]
         half = len(files) // 2
         return [
             *plain_objects(files[:half], names, is_made=is_made),
             *plain_objects(files[half:], names, is_made=is_made),
         ]
-    sizes = np.repeat(np.array([files[place][1] for place in places], np.float64), counts, axis=0)
+    sizes = np.repeat(np.array([size for _, size, _ in files], np.float64), counts, axis=0)
     lines = list(chain.from_iterable(range(1, count + 1) for count in counts))
-    paths = chain.from_iterable(repeat(files[place][2], n) for place, n in zip(places, counts))
+    paths = chain.from_iterable(repeat(path, count) for (_, _, path), count in zip(files, counts))
     stated = [f"cx={x} cy={y} width={w} height={h}" for _, x, y, w, h in zip(*[iter(words)] * 5)]
     more = (False, None, False, True) if is_made else ()  # no crowd, area or region
     objects = object_records(
-        map(names.__getitem__, words[::5]),
+        map(names.__getitem__, of_classes),
         zip(*_in_pixels(values, sizes)),
         repeat(False),
         paths,
@@ -118,24 +120,14 @@ def plain_objects(
         stated,
         *map(repeat, more),
     )
-    for place, count in zip(places, counts):
-        found[place] = tuple(islice(objects, count))
-    return found
+    return [tuple(islice(objects, count)) for count in counts]
 
 
-def _plain_words(data: bytes) -> list[str] | None:
-    """Return a label file's words where each line is five, which may be numbers; else None."""
-    plain = data.replace(b"\r\n", b"\n").replace(b" \n", b"\n").rstrip(b"\n")
-    between = plain.translate(None, _OF_NUMBERS) + b"\n"
-    if between != b"    \n" * (len(between) // 5):
-        return None
-    words = plain.decode("ascii").split()
-    return words if len(words) == len(between) else None
+def _values(text: bytes, words: Sequence[str]) -> NDArray[np.float64] | None:
+    """Return what `float` makes of words, finite, (N,); None where it makes nothing of one.
 
-
-def _values(words: Sequence[str]) -> NDArray[np.float64] | None:
-    """Return what `float` makes of words, finite, (N,); None where it makes nothing of one."""
-    text = (" ".join(words) + " ").encode("ascii")
+    `text` has the same words, a space behind each.
+    """
     if not text.translate(None, b"0123456789. "):
         values = _plain_values(text, len(words))
         if values is not None:
