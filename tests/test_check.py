@@ -488,6 +488,15 @@ def test_similar_class_names_are_told_with_their_counts(folder: Folder) -> None:
     assert '"Helmet" (1 object) and "helmet" (2 objects)' in finding.message
 
 
+def test_a_similar_class_name_is_told_at_its_first_object(folder: Folder) -> None:
+    folder.add("train", [one("helmet", (place, 1, 9, 9), line=place) for place in range(4)])
+    second = [one("helmet", (1, 1, 9, 9)), *(one("Helmet", (n, 1, 9, 9), line=n) for n in (5, 6))]
+    record = folder.add("train", second)
+    folder.add("val", [one("Helmet", (1, 1, 9, 9), line=7)])
+    finding = only(check(folder.dataset()))
+    assert (finding.class_name, finding.image_id, finding.line) == ("Helmet", record.image_id, 5)
+
+
 def test_classes_without_objects_or_unseen_in_training_are_warnings(folder: Folder) -> None:
     folder.add("train", [one("car", (1, 1, 9, 9))])
     folder.add("val", [one("dog", (1, 1, 9, 9))])

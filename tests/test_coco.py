@@ -8,6 +8,7 @@ from labelled_folders import SHARED, boxes, codes, ids, put, sizes
 
 from detkit.data import open_dataset
 from detkit.data.checks.check import check
+from detkit.data.formats.reading import format_of
 from detkit.errors import DetkitError
 
 CATEGORIES = [{"id": 7, "name": "zebra"}, {"id": 2, "name": "ant"}]
@@ -31,10 +32,40 @@ def test_a_box_is_zero_based_x_y_width_height(tmp_path):
     data = open_dataset(folder(tmp_path, annotations=[box(0, 1, 10.5, 2), box(1, 2, 3, 4)]))
     assert boxes(data) == {"images/a.jpg": [("zebra", (0, 1, 10.5, 3)), ("zebra", (1, 2, 4, 6))]}
     first, second = data.splits["all"][0].objects
-    assert (first.stated, first.number, second.number) == ("bbox=[0, 1, 10.5, 2]", 1, 2)
+    assert (format_of(data).values(first), first.number) == ("bbox=[0, 1, 10.5, 2]", 1)
+    assert (format_of(data).values(second), second.number) == ("bbox=[1, 2, 3, 4]", 2)
     record = data.splits["all"][0]
     assert (record.width, record.height, record.key) == (40, 20, "1")
     assert data.notes[0] == "coco: 1 image, 2 boxes, 2 classes; no splits"
+
+
+def test_a_box_outside_its_image_is_told_in_the_numbers_of_the_file(tmp_path):
+    data = open_dataset(folder(tmp_path, annotations=[box(30, 2.5, 12, 3), box(1, 2, 3, 4)]))
+    (message,) = [one.message for one in check(data, read_images=False) if one.object_number]
+    assert message.startswith("reaches out of the image, 40x20 (bbox=[30, 2.5, 12, 3]);")
+
+
+def test_an_object_is_numbered_by_its_place_among_all_annotations_of_its_image(tmp_path):
+    rows = [
+        box(1, 1, 1, 1),
+        box(2, 2, 2, 2, category=9),  # no such category
+        box(3, 3, 3, 3, image=4),  # no such image
+        box(4, 4, 4, "x"),  # no box
+        box(5, 5, 5, 5, ignore=1),  # not read by the short way
+        box(6, 6, 6, 6),
+        box(7, 7, 7, 7, category=8),
+        box(8, 8, 8, 8),
+    ]
+    data = open_dataset(folder(tmp_path, annotations=rows))
+    objects = data.splits["all"][0].objects
+    assert [(one.box[0], one.number) for one in objects] == [(1, 1), (5, 4), (6, 5), (8, 7)]
+    refused = [(one.code, one.object_number) for one in data.findings]
+    assert refused == [
+        ("unknown-class", 2),
+        ("unknown-image", None),
+        ("bad-number", 3),
+        ("unknown-class", 6),
+    ]
 
 
 @settings(max_examples=25, deadline=None)

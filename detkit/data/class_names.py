@@ -19,11 +19,12 @@ def without_bad_names(dataset: Dataset) -> Dataset:
     Such a name breaks the line it stands in, a terminal, or the file it is written to.
     """
     records = [record for members in dataset.splits.values() for record in members]
-    objects = [one for record in records for one in record.objects]
-    every = dict.fromkeys([*dataset.class_names, *(one.name for one in objects)])
+    used = {one.name: None for record in records for one in record.objects}
+    every = {**dict.fromkeys(dataset.class_names), **used}
     bad = [name for name in every if not name or not is_plain(name)]
     if not bad:
         return dataset
+    objects = [one for record in records for one in record.objects]
     findings = []
     for name in bad:
         first = next((one for one in objects if one.name == name), None)

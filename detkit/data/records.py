@@ -30,7 +30,8 @@ class ObjectRecord:
     file: Path | None = None  # the label file, and ...
     line: int | None = None  # ... the line in it (JSON: None), and ...
     number: int = 0  # ... the 1-based position among the image's objects
-    stated: str = ""  # the values as written there, for messages: "xmin=231 xmax=500"
+    # The values as written there, for messages: "xmin=231 xmax=500"; "": as `Format.stated` has it.
+    stated: str = ""
     crowd: bool = False  # COCO's `iscrowd`: one box around many objects, unless it is difficult
     area: float | None = None  # square pixels, where the file states it (COCO: of the mask)
     # No object but a place that is left out for every class (KITTI's DontCare): a crowd of each.

@@ -28,7 +28,7 @@ def check_boxes(record: ImageRecord, size: Size | None, form: Format) -> Iterato
         if judged is None and one.box in seen:
             first, name = seen[one.box]
             other = "" if name == one.name else f' "{name}"'
-            message = f"same box as object {first}{other} ({_values(one)}); delete one of them"
+            message = f"same box as object {first}{other} ({form.values(one)}); delete one of them"
             judged = "warning", "duplicate-box", message
         seen.setdefault(one.box, (number, one.name))
         if judged is not None:
@@ -63,7 +63,7 @@ def _judge(one: ObjectRecord, size: Size | None, form: Format) -> tuple[str, str
     """Return severity, code and message of what is wrong with one box, if anything is."""
     inclusive = form.is_inclusive(one)
     x1, y1, x2, y2 = one.box
-    values = _values(one)
+    values = form.values(one)
     if not all(math.isfinite(value) for value in one.box):
         return "error", "not-finite", f"a value is not a finite number ({values}); draw it again"
     sides = (x2 - x1, y2 - y1)
@@ -107,13 +107,6 @@ def is_turned(box: Sequence[float], size: Size) -> bool:
     return box[2] <= size[0] + PIXEL and box[3] <= size[1] + PIXEL and min(box[:2]) >= -PIXEL
 
 
-def _values(one: ObjectRecord) -> str:
-    """Return a box's values as its file states them."""
-    if one.stated:
-        return one.stated
-    return " ".join(f"{name}={value:g}" for name, value in zip(("x1", "y1", "x2", "y2"), one.box))
-
-
 def check_origin(records: Iterable[ImageRecord], form: Format) -> Iterator[Finding]:
     """Yield the suspicion that pixels are counted from 0 where the format counts from 1."""
     if form.is_inclusive is is_never_inclusive:
@@ -129,13 +122,13 @@ def check_origin(records: Iterable[ImageRecord], form: Format) -> Iterator[Findi
         record, one, number = hits[0]
         message = (
             f"{len(hits)} of {counted(num_boxes, 'box')} {agreed(len(hits), 'has', 'have')} xmin "
-            f"or ymin 0 ({_values(one)}), but the format counts from 1; "
+            f"or ymin 0 ({form.values(one)}), but the format counts from 1; "
             "if all are counted from 0, add 1 to every value"
         )
         yield _about(record, one, number, "warning", "zero-based", message)
 
 
-def check_shares(records: Iterable[ImageRecord]) -> Iterator[Finding]:
+def check_shares(records: Iterable[ImageRecord], form: Format) -> Iterator[Finding]:
     """Yield the error that boxes in a format of pixels are given as shares of the image."""
     first: tuple[ImageRecord, ObjectRecord] | None = None
     number = 0
@@ -151,7 +144,7 @@ def check_shares(records: Iterable[ImageRecord]) -> Iterator[Finding]:
         yield Finding(
             "error",
             "normalised-boxes",
-            f"{shares_text(number, _values(one))} write pixels",
+            f"{shares_text(number, form.values(one))} write pixels",
             file=one.file or record.label_file,
             line=one.line,
         )

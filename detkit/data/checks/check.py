@@ -101,7 +101,7 @@ def _check(
     if files is not None:
         findings += [*_turned_like(records.values(), findings, files)]
     findings += check_origin((record for _, record in records.values()), form)
-    findings += check_shares(record for _, record in records.values())
+    findings += check_shares((record for _, record in records.values()), form)
     findings += check_unlabelled(dataset)
     findings += check_splits(dataset)
     findings += check_names(dataset)

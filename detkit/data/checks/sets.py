@@ -106,19 +106,15 @@ def _classes_in(records: Iterable[ImageRecord]) -> set[str]:
 
 def check_names(dataset: Dataset) -> Iterator[Finding]:
     """Yield pairs of class names that look like one name, and names that no object has."""
-    counts: Counter[str] = Counter()
-    first: dict[str, ObjectRecord] = {}
-    images: dict[str, str] = {}
-    for records in dataset.splits.values():
-        for record in records:
-            for one in record.objects:
-                name = one.name
-                if one.region:
-                    continue
-                if name not in counts:
-                    first[name], images[name] = one, record.image_id
-                counts[name] += 1
-    for name, other, how in similar_names([*dict.fromkeys([*dataset.class_names, *counts])]):
+    records = [record for members in dataset.splits.values() for record in members]
+    counts = Counter([one.name for record in records for one in record.objects if not one.region])
+    pairs = similar_names([*dict.fromkeys([*dataset.class_names, *counts])])
+    first: dict[str, tuple[ImageRecord, ObjectRecord]] = {}
+    for record in reversed(records) if pairs else ():
+        for one in reversed(record.objects):
+            if not one.region:
+                first[one.name] = record, one
+    for name, other, how in pairs:
         common, rare = sorted((name, other), key=lambda word: -counts[word])
         noun = "object"
         message = (
@@ -131,10 +127,10 @@ def check_names(dataset: Dataset) -> Iterator[Finding]:
             "warning",
             "similar-classes",
             message,
-            file=where.file if where else None,
-            line=where.line if where else None,
+            file=where[1].file if where else None,
+            line=where[1].line if where else None,
             class_name=rare,
-            image_id=images.get(rare),
+            image_id=where[0].image_id if where else None,
         )
     unused = [name for name in dataset.class_names if not counts[name]]
     if unused and counts:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from detkit.data.folder_splits import named_splits, unlisted_images, without_union
-from detkit.data.formats.coco_json import Page, json_text, load, numbered
+from detkit.data.formats.coco_json import Page, json_text, load, numbered, stated
 from detkit.data.formats.format import Format, Splits
 from detkit.data.formats.json_file import MAX_JSON_BYTES
 from detkit.data.formats.shapes import told
@@ -170,5 +170,6 @@ FORMAT = Format(
     file_suffixes=(".json",),
     files=coco_files,
     by_split=True,
+    stated=stated,
     box_hint=_box_hint,
 )

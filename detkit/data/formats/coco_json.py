@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,13 @@ from detkit.data.formats.shapes import (
     around_rotated,
 )
 from detkit.data.paths import name_of, split_in, split_in_stem
-from detkit.data.records import Finding, ImageRecord, ObjectRecord, object_record
+from detkit.data.records import (
+    Finding,
+    ImageRecord,
+    ObjectRecord,
+    image_record,
+    object_record,
+)
 from detkit.data.tree import Tree
 from detkit.errors import DetkitError
 from detkit.text import short
@@ -65,21 +70,26 @@ _NUMBERS, _IDS = frozenset([int, float]), frozenset([int, str])
 
 def plain_annotation(found: dict[str, Any]) -> PlainAnnotation | dict[str, Any]:
     """Return a JSON object as a `PlainAnnotation` where it is one in which nothing is odd."""
-    if "bbox" not in found or not found.keys() <= _PLAIN_KEYS:
+    if "bbox" not in found or not _PLAIN_KEYS.issuperset(found):
         return found
     try:
         key, image, category = found["id"], found["image_id"], found["category_id"]
-        x, y, width, height = box = found["bbox"]
+        x, y, width, height = found["bbox"]
         crowd, area = found.get("iscrowd", 0), found.get("area")
         if (
-            _NUMBERS.issuperset(map(type, box))
-            and _IDS.issuperset((type(key), type(image), type(category)))
+            type(x) in _NUMBERS
+            and type(y) in _NUMBERS
+            and type(width) in _NUMBERS
+            and type(height) in _NUMBERS
+            and type(key) in _IDS
+            and type(image) in _IDS
+            and type(category) in _IDS
             and -MOST < x < MOST
             and -MOST < y < MOST
             and -MOST < width < MOST
             and -MOST < height < MOST
             and type(crowd) is int
-            and crowd in (0, 1)
+            and 0 <= crowd <= 1
             and (area is None or (type(area) in _NUMBERS and 0 <= area < MOST))
         ):
             x, y = float(x), float(y)
@@ -125,8 +135,8 @@ class Page:
         self._tree = tree
         self._path = tree.path(file)
         self._heads: dict[Any, ImageRecord | None] = {}  # by id; None: refused
-        self._objects: dict[Any, list[ObjectRecord]] = {}
-        self._counts: dict[Any, int] = {}
+        self._objects: dict[Any, list[ObjectRecord]] = {}  # of those that are not refused
+        self._unread: Counter[Any] = Counter()  # their annotations that are no object
         for category in content["categories"]:
             self._add_category(category)
         for image in content["images"]:
@@ -144,7 +154,16 @@ class Page:
         if len({type(key) for key, _ in kept}) == 1:
             kept.sort(key=lambda one: one[0])
         return [
-            replace(head, objects=tuple(self._objects[key]), key=str(key)) for key, head in kept
+            image_record(
+                head.image_id,
+                head.path,
+                tuple(self._objects[key]),
+                head.width,
+                head.height,
+                self._path,
+                str(key),
+            )
+            for key, head in kept
         ]
 
     def _say(
@@ -183,7 +202,7 @@ class Page:
         if key in self._heads:
             self._say("duplicate-id", f"image id {short(key)} is given twice; {name} is not used")
             return
-        self._heads[key], self._objects[key] = None, []
+        self._heads[key] = None
         found = self._tree.find_images(name, self.file, self.split)
         place = found[0] if found else self._tree.expected(name, self.file)
         if place is None:
@@ -193,35 +212,29 @@ class Page:
             several = ", ".join(found[:3])
             self._say("ambiguous-image", f"file_name {name} may be {several}; write the path")
             return
-        self._heads[key] = ImageRecord(
-            image_id=place,
-            path=self._tree.path(place),
-            width=whole(image.get("width")),
-            height=whole(image.get("height")),
-            label_file=self._path,
-        )
+        width, height = whole(image.get("width")), whole(image.get("height"))
+        self._heads[key] = image_record(place, self._tree.path(place), (), width, height)
+        self._objects[key] = []
 
     def _add_annotations(self, annotations: list[Any]) -> None:
         """Add all annotations; those in which nothing is odd by the short way."""
-        heads, categories = self._heads, self.categories
-        counts, objects = self._counts, self._objects
-        path, used, outlines = self._path, self.used, 0
+        objects, categories, unread = self._objects, self.categories, self._unread
+        path, found, outlines = self._path, set(), 0
         for annotation in annotations:
-            if not isinstance(annotation, tuple):
+            if type(annotation) is not tuple:
                 self._add_annotation(annotation)
                 continue
             _, key, category, box, has_outline, crowd, area = annotation
-            if heads.get(key) is None or category not in categories:
+            name, mine = categories.get(category), objects.get(key)
+            if name is None or mine is None:
                 names = ("id", "image_id", "category_id")
                 self._add_annotation(dict(zip(names, annotation)))
                 continue
-            name = categories[category]
-            number = counts[key] = counts.get(key, 0) + 1
+            number = len(mine) + 1 + (unread[key] if unread else 0)
             outlines += has_outline
-            used.add(name)
-            objects[key].append(
-                object_record(name, box, False, path, None, number, _stated(box), crowd, area)
-            )
+            found.add(category)
+            mine.append(object_record(name, box, False, path, None, number, "", crowd, area))
+        self.used.update(categories[category] for category in found)
         self.shapes["outline"] += outlines
 
     def _add_annotation(self, annotation: Any) -> None:
@@ -236,7 +249,8 @@ class Page:
         head = self._heads[key]
         if head is None:
             return  # its image was refused, and that was said
-        self._counts[key] = number = self._counts.get(key, 0) + 1
+        number = len(self._objects[key]) + 1 + self._unread[key]
+        self._unread[key] += 1  # until it is found to be an object
         image = head.image_id
         if not _is_id(category) or category not in self.categories:
             message = f"{what}: no category has the id {short(category)}"
@@ -271,6 +285,7 @@ class Page:
         self.used.add(name)
         crowd, difficult, ignored = map(flagged, ("iscrowd", "difficult", "ignore"))
         made, score = made_by(annotation.get("machine_made"), annotation.get("score"))
+        self._unread[key] -= 1
         self._objects[key].append(
             ObjectRecord(
                 name=name,
@@ -280,17 +295,16 @@ class Page:
                 area=_area_of(annotation, say),
                 file=self._path,
                 number=number,
-                stated=_stated(box),
                 machine_made=made,
                 score=score,
             )
         )
 
 
-def _stated(box: Box) -> str:
+def stated(box: tuple[float, ...]) -> str:
     """Return a box as a COCO file states it."""
     x1, y1, x2, y2 = box
-    return "bbox=[%.10g, %.10g, %.10g, %.10g]" % (x1, y1, x2 - x1, y2 - y1)  # noqa: UP031 - fast
+    return f"bbox=[{x1:.10g}, {y1:.10g}, {x2 - x1:.10g}, {y2 - y1:.10g}]"
 
 
 def _area_of(annotation: dict[str, Any], say: Callable[[str, str], None]) -> float | None:

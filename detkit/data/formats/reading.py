@@ -121,7 +121,7 @@ def _read(form: Format, tree: Tree, file: str | None = None) -> Dataset | None:
 def _made_by_machine(splits: Mapping[str, Records]) -> list[str]:
     """Return the note on objects that a detector found and no person has drawn."""
     records = {one.image_id: one for part in splits.values() for one in part}
-    count = sum(thing.machine_made for one in records.values() for thing in one.objects)
+    count = sum([thing.machine_made for one in records.values() for thing in one.objects])
     are = agreed(count, "is", "are")
     return [f"{counted(count, 'object')} {are} machine-made: a detector's"] if count else []
 
