@@ -208,7 +208,8 @@ def detect(
         require_lines(form)
         require_ends(sources, "--shard")
         detector = wish.open(console)
-        asked = {**wish.asked(detector.class_names), "--every": every if every > 1 else None}
+        asked = wish.asked(detector.class_names, detector.config)
+        asked["--every"] = every if every > 1 else None
         part = open_part("detect", shard, out, asked, block=batch_size, resume=resume, force=force)
 
         def lines() -> Iterator[tuple[str, bool]]:

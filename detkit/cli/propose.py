@@ -152,6 +152,10 @@ def propose(
         raise UsageError("-o FILE is missing: where to write the proposals")
     if str(out) == "-":
         raise UsageError("-o -: proposals go to a file, which can be taken up again; name one")
+    if out.suffix.lower() == ".mat":
+        raise UsageError(f"-o {out}: JSON Lines are written; name it .jsonl")
+    if shard is None:
+        require_free("-o", out, force=force)
     from detkit.data.sources import count_images, find_images
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
@@ -186,6 +190,7 @@ def propose(
         )
         return
     if several:
+        find_images(sources, stdin=sys.stdin)  # looks all up before processes are begun
         propose_in_processes(console, values, Asked(devices, nodes, out, resume, force))
         return
     done: set[str] = set()
