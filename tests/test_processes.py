@@ -165,6 +165,19 @@ def test_processes_look_at_the_paths_on_stdin_that_one_would() -> None:
     assert held("out") == ["0.jsonl", "2.jsonl"]
 
 
+def test_images_that_stdin_names_are_drawn_by_two_processes_as_by_one() -> None:
+    stdin = "demo/JPEGImages/000001.jpg\ndemo/JPEGImages/000002.jpg\n"
+    words = ("detect", "m.safetensors", "-", "--device", "cpu", "--score", ".2")
+    drawn = []
+    for more in ((), ("--devices", "2")):
+        place = Path("out", f"drawn{len(more)}")
+        done = detkit(*words, "-o", "out/f.jsonl", "--force", "--draw", place, *more, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        drawn.append({path.name: path.read_bytes() for path in place.iterdir()})
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 2
+    assert held("out") == ["drawn0", "drawn2", "f.jsonl"]
+
+
 @pytest.mark.slow
 def test_what_all_processes_say_is_said_once() -> None:
     words = ("detect", "m.safetensors", "-", "--device", "cpu", "--set", "foo=1")

@@ -202,10 +202,14 @@ def _with_lists(
         raise UsageError("-: stdin is read by one process; give a list, @FILE")
     from detkit.data.sources import names_on
 
-    listed = folder / LIST
-    with listed.open("wb") as file:
+    with (folder / LIST).open("wb") as file:
         file.writelines(os.fsencode(f"{name}\n") for name in names_on(sys.stdin))
-    return [f"@{listed}" if source == "-" else source for source in sources]
+    return sources_with_list(sources, folder)
+
+
+def sources_with_list(sources: Sequence[str], folder: Path) -> list[str]:
+    """Return the sources with stdin, once it is read, replaced by its list in a folder of parts."""
+    return [f"@{folder / LIST}" if source == "-" else source for source in sources]
 
 
 def _words(
