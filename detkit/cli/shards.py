@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from detkit import __version__
 from detkit.cli.console import Console
 from detkit.cli.options import Force, Quiet
 from detkit.errors import ExitCode, Interrupted, UsageError
+from detkit.files import sha256_of
 from detkit.text import counted
 
 if TYPE_CHECKING:
@@ -212,8 +212,4 @@ def model_identity(model: str) -> str:
         path = model_of(path)
     if not path.is_file():
         return model
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"{path.name} ({digest.hexdigest()[:12]})"
+    return f"{path.name} ({sha256_of(path)[:12]})"

@@ -358,7 +358,7 @@ def _run(
         for line in plan_lines(plan, run, twin, recipe, records, held_out):
             console.note(line)
     detector = _build(plan, config, dataset.class_names)
-    source = _proposals(plan, detector, [*records, *held_out])
+    source = _proposals(plan, detector, held_out)  # the others are looked up before the first step
     options = RunOptions(
         **plan.options(),
         validation=_validation(dataset, held_out, recipe.batch_size, source),
