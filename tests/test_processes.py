@@ -193,6 +193,7 @@ def test_what_all_processes_say_is_said_once() -> None:
         (("--devices", "2", "--timing"), "--timing: cannot be had with --devices"),
         (("--resume",), "--resume: goes on with a run of --shard or --devices"),
         (("--nodes", "2", "-o", "out/x.jsonl"), "begin it by torchrun or srun"),
+        (("--shard", "1/2", "-o", "nowhere/x.jsonl"), "-o nowhere/x.jsonl: there is no folder"),
         (("--devices", "2", "--resume"), "--resume: goes on with the parts beside -o FILE"),
         (
             ("--devices", "2", "--resume", "-o", os.devnull, "-f", "jsonl"),

@@ -11,7 +11,7 @@ import typer
 
 from detkit import __version__
 from detkit.cli.console import Console
-from detkit.cli.options import Force, Quiet
+from detkit.cli.options import Force, Quiet, require_free
 from detkit.errors import ExitCode, Interrupted, UsageError
 from detkit.files import sha256_of
 from detkit.text import counted
@@ -168,6 +168,7 @@ def refuse_mixed(
         Shard.parse(shard)  # before a model is loaded
         if out is None:
             raise UsageError(f"--shard {shard}: name the file of this part by -o FILE.jsonl")
+        require_free("-o", out, force=True)  # of what is there, the writer asks --resume or --force
         refuse({"--devices": several, **no_shard, **neither}, "--shard")
     elif several:
         refuse(neither, "--devices")
