@@ -87,7 +87,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Plan, Detect
     def keep(console: Any, *parts: Any) -> None:
         told.append(parts)
 
-    monkeypatch.setattr(sys.modules["detkit.cli.train"], "_tell_forecast", keep)
+    monkeypatch.setattr(sys.modules["detkit.cli.train"], "tell_forecast", keep)
 
     def plan(*words: str | Path) -> tuple[Plan, DetectorConfig, Recipe]:
         done = detkit("train", *words, "--dry-run")
