@@ -234,6 +234,15 @@ def read_whole(path: str, most: float = math.inf) -> bytes | None:
     return data if len(data) <= most else None
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 (hexadecimal) of a file's bytes, read piece by piece; raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def decoded(data: bytes) -> str:
     """Return a whole text file's bytes as `open_text` reads them, ends of lines as they are."""
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from detkit import files
 from detkit.errors import DetkitError
-from detkit.files import FileLock, is_special, write_bytes
+from detkit.files import FileLock, is_special, sha256_of, write_bytes
 
 HOLD = "import os, sys; from pathlib import Path; from detkit.files import FileLock; "
 
@@ -32,6 +33,12 @@ def test_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
         FileLock(path)
     lock.release()
     assert not path.exists()
+
+
+def test_the_digest_of_a_file_read_in_pieces_is_that_of_its_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than a piece
+    (tmp_path / "model").write_bytes(content)
+    assert sha256_of(tmp_path / "model") == hashlib.sha256(content).hexdigest()
 
 
 def test_the_lock_of_a_killed_process_does_not_last(tmp_path: Path) -> None:

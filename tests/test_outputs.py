@@ -118,6 +118,19 @@ def test_a_wrong_option_is_told_before_the_model_is_opened(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("more", [(), ("--devices", "2")])
+def test_a_place_that_detections_cannot_go_to_is_told_before_the_model_is_opened(
+    folder: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"no model")
+    done = detkit("detect", model, folder, "-o", tmp_path / "no" / "f.jsonl", *more)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        f"there is no folder {tmp_path / 'no'}; make it first"
+    )
+
+
 def test_a_plot_names_classes_that_look_like_formulas_and_says_nothing(
     folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -118,11 +118,16 @@ def test_processes_of_two_machines_write_one_file_without_a_word_between_them(on
 def test_eval_in_two_processes_gives_the_number_of_one_and_its_gate(one: bytes) -> None:
     words = ("eval", "m.safetensors", "demo", "--device", "cpu", "--json")
     words += ("--set", "score_thresh=0.001", "--errors")  # for its misses the model is opened
+    words += ("--set", "tile=128")  # as of a model that was trained on tiles
     alone = detkit(*words)
     done = detkit(*words, "--devices", "2", "--fail-under", "mAP=.99")
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout) == json.loads(alone.stdout)
     assert "misses" in json.loads(done.stdout)
+    said = [
+        [line for line in one.stderr.splitlines() if "looking at" in line] for one in (alone, done)
+    ]
+    assert said[0] == said[1] == ["looking at whole images and tiles of 128 px that overlap by 0.2"]
 
 
 def test_who_puts_the_shares_of_eval_together_does_not_load_torch_for_it() -> None:
@@ -134,9 +139,49 @@ def test_who_puts_the_shares_of_eval_together_does_not_load_torch_for_it() -> No
     assert "detkit.evaluation.scores" in loaded and "torch" not in loaded
 
 
+@pytest.mark.parametrize(
+    ("source", "stdin"), [("-", ""), ("-", "a.jpg\0b.jpg"), ("nowhere", ""), ("out", "")]
+)
+def test_sources_without_an_image_are_told_as_by_one_process_and_leave_nothing(
+    source: str, stdin: str
+) -> None:
+    alone, done = (
+        detkit("propose", source, "-o", "out/p.jsonl", *more, stdin=stdin)
+        for more in ((), ("--devices", "2"))
+    )
+    errors = [one.stderr.splitlines()[-1] for one in (alone, done)]
+    assert errors[0] == errors[1] and errors[0].startswith(f"detkit: error: {source}: ")
+    assert alone.returncode == done.returncode == 3
+    assert held("out") == []
+
+
+def test_processes_look_at_the_paths_on_stdin_that_one_would() -> None:
+    images = sorted(map(str, Path("demo/JPEGImages").iterdir()))[:4]
+    stdin = "\n".join(["# the best", f" {images[3]} ", "", *images[:3]])
+    for more in ((), ("--devices", "2")):
+        done = detkit("propose", "-", "-o", f"out/{len(more)}.jsonl", *more, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+    assert Path("out/2.jsonl").read_bytes() == Path("out/0.jsonl").read_bytes()
+    assert held("out") == ["0.jsonl", "2.jsonl"]
+
+
+def test_images_that_stdin_names_are_drawn_by_two_processes_as_by_one() -> None:
+    stdin = "demo/JPEGImages/000001.jpg\ndemo/JPEGImages/000002.jpg\n"
+    words = ("detect", "m.safetensors", "-", "--device", "cpu", "--score", ".2")
+    drawn = []
+    for more in ((), ("--devices", "2")):
+        place = Path("out", f"drawn{len(more)}")
+        done = detkit(*words, "-o", "out/f.jsonl", "--force", "--draw", place, *more, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        drawn.append({path.name: path.read_bytes() for path in place.iterdir()})
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 2
+    assert held("out") == ["drawn0", "drawn2", "f.jsonl"]
+
+
 @pytest.mark.slow
 def test_what_all_processes_say_is_said_once() -> None:
-    done = detkit(*WORDS, "--devices", "2", "--set", "foo=1", "-o", "out/two.jsonl")
+    words = ("detect", "m.safetensors", "-", "--device", "cpu", "--set", "foo=1")
+    done = detkit(*words, "--devices", "2", "-o", "out/two.jsonl", stdin="demo/JPEGImages/1.jpg")
     assert done.returncode == 2
     assert done.stderr.count("no setting of ssd") == 1
     assert held("out") == []
@@ -148,7 +193,12 @@ def test_what_all_processes_say_is_said_once() -> None:
         (("--devices", "2", "--timing"), "--timing: cannot be had with --devices"),
         (("--resume",), "--resume: goes on with a run of --shard or --devices"),
         (("--nodes", "2", "-o", "out/x.jsonl"), "begin it by torchrun or srun"),
+        (("--shard", "1/2", "-o", "nowhere/x.jsonl"), "-o nowhere/x.jsonl: there is no folder"),
         (("--devices", "2", "--resume"), "--resume: goes on with the parts beside -o FILE"),
+        (
+            ("--devices", "2", "--resume", "-o", os.devnull, "-f", "jsonl"),
+            "--resume: goes on with the parts beside -o FILE",
+        ),
     ],
 )
 def test_what_several_processes_cannot_do_is_wrong_usage(words: tuple[str, ...], said: str) -> None:

@@ -102,8 +102,8 @@ def test_an_edge_model_is_hashed_once_however_many_images_there_are(
     model = tmp_path / "model.yml.gz"
     model.write_bytes(b"")
     monkeypatch.setattr(cv2, "ximgproc", mock.Mock(), raising=False)
-    read = mock.Mock(wraps=proposer._digest)
-    monkeypatch.setattr(proposer, "_digest", read)
+    read = mock.Mock(wraps=proposer.sha256_of)
+    monkeypatch.setattr(proposer, "sha256_of", read)
     source = ComputedProposals(Proposer("edge-boxes", edge_model=model), ProposalCache())
     for grey in range(3):
         source("a.png", np.full((40, 48, 3), grey, np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from detkit.config import Recipe
 from detkit.data.records import ImageRecord
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError
+from detkit.files import not_written
 from detkit.training.dataset import TrainingDataset
 from detkit.training.run_folder import RunFolder
 from detkit.training.run_log import RunLog
@@ -159,6 +161,13 @@ def stop_signal(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch)
     patch.setattr(Toy, "parameter_groups", parameter_groups)
 
 
+def full_disk(records: list[ImageRecord], toy: Toy, patch: pytest.MonkeyPatch) -> None:
+    def write_image(path: Path, image: Any) -> None:  # behind config.json and the log
+        raise DetkitError(not_written(path, OSError(errno.ENOSPC, "No space left on device")))
+
+    patch.setattr("detkit.training.samples.write_image", write_image)
+
+
 FAILURES = [broken_image, interrupt, stop_signal]
 
 
@@ -175,7 +184,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_an_earlier_one_as_it_was(
     assert hold(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("fail", FAILURES)
+@pytest.mark.parametrize("fail", [*FAILURES, full_disk])
 def test_a_run_that_fails_before_its_first_step_leaves_no_folder_that_it_made(
     tmp_path: Path, records: list[ImageRecord], monkeypatch: pytest.MonkeyPatch, fail: Any
 ) -> None:

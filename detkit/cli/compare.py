@@ -30,6 +30,7 @@ from detkit.cli.options import (
     AsMarkdown,
     Classes,
     Data,
+    DataWorkers,
     Device,
     Force,
     Group,
@@ -38,6 +39,9 @@ from detkit.cli.options import (
     Page,
     Plugin,
     Quiet,
+    RunsFolder,
+    StartingWeights,
+    TrainingThreads,
     class_list,
     require_one_form,
     require_page,
@@ -88,10 +92,7 @@ def compare(
             "--max-minutes, and 10]",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="The folder for the runs and results."),
-    ] = None,
+    out: RunsFolder = None,
     max_minutes: Annotated[
         float | None, typer.Option(metavar="X", help="The budget of each training, in minutes.")
     ] = None,
@@ -114,9 +115,7 @@ def compare(
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of all models. [default: each one's own]")
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="WHICH", help="As for `detkit train`. [default: none]")
-    ] = None,
+    weights: StartingWeights = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,14 +150,8 @@ def compare(
         bool, typer.Option("--skip-bad", help="Train without what `detkit check` calls an error.")
     ] = False,
     device: Device = "auto",
-    num_workers: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Processes that load images, as for `train`."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="CPU threads of each training, as for `train`."),
-    ] = None,
+    num_workers: DataWorkers = None,
+    threads: TrainingThreads = None,
     devices: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Trainings at a time: one a GPU, or on the CPU."),

@@ -35,7 +35,7 @@ from detkit.cli.options import (
     nearest,
     require_free,
 )
-from detkit.cli.processes import Asked, merge_shares, shares
+from detkit.cli.processes import Asked, merge_shares, shares, sources_with_list
 from detkit.cli.seen import Wish, class_names_of, from_parts, scores_for_people
 from detkit.cli.shards import (
     Devices,
@@ -197,9 +197,11 @@ def detect(
         no_shard={"--draw": draw, "--as-labels": labels},
         neither={"--timing": timing},
     )
+    if shard is None and form not in FOLDER_FORMATS:
+        require_free("-o", out, force=force)
     coco_ids = open_ids(console, ids, form)
-    find = functools.partial(find_images, sources, stdin=sys.stdin, every=every)
-    images = find()  # looks all sources up, before a model is loaded
+    find = functools.partial(find_images, stdin=sys.stdin, every=every)
+    images = find(sources)  # looks all sources up, before a model is loaded
     wish = Wish(
         *(model, device, settings, precision, threads, batch_size),
         *(least, of_classes, nms, proposals, looking, form == "table"),
@@ -208,11 +210,12 @@ def detect(
         require_lines(form)
         require_ends(sources, "--shard")
         detector = wish.open(console)
-        asked = {**wish.asked(detector.class_names), "--every": every if every > 1 else None}
+        asked = wish.asked(detector.class_names, detector.config)
+        asked["--every"] = every if every > 1 else None
         part = open_part("detect", shard, out, asked, block=batch_size, resume=resume, force=force)
 
         def lines() -> Iterator[tuple[str, bool]]:
-            seen = wish.find(detector, find(take=part.turns))
+            seen = wish.find(detector, find(sources, take=part.turns))
             return lines_of(console, (one.predictions for one in seen))
 
         write_part(console, part, lines)
@@ -222,8 +225,6 @@ def detect(
     is_stopped = False
     with contextlib.ExitStack() as blocks:
         if several:
-            if out is not None and form not in FOLDER_FORMATS:
-                require_free("-o", out, force=force)
             if wish.for_people:
                 values["score"] = scores_for_people(values, least)
             of_child = {**values, "form": None, "draw": None, "labels": None, "to": None}
@@ -236,8 +237,8 @@ def detect(
             if parts is None:
                 return
             names = class_names_of(parts)
-            wants_pixels = draw is not None or labels is not None
-            found = from_parts(parts, find if wants_pixels else None)
+            again = functools.partial(find, sources_with_list(sources, parts[0].path.parent))
+            found = from_parts(parts, None if draw is None and labels is None else again)
         else:
             detector = wish.open(console)
             names = detector.class_names

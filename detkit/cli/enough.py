@@ -19,14 +19,19 @@ from detkit.cli.options import (
     AsMarkdown,
     Classes,
     Data,
+    DataWorkers,
     Device,
     Force,
+    Group,
     IoU,
     Metric,
     Page,
     Plugin,
     Quiet,
+    RunsFolder,
     Seed,
+    StartingWeights,
+    TrainingThreads,
     class_list,
     nearest,
     require_one_form,
@@ -61,10 +66,7 @@ def enough(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The backend; `detkit models` lists them.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="The folder for the runs and results."),
-    ] = None,
+    out: RunsFolder = None,
     max_minutes: Annotated[
         float | None,
         typer.Option(metavar="X", help="The budget in minutes, of all trainings together."),
@@ -90,12 +92,7 @@ def enough(
             "budget]",
         ),
     ] = None,
-    group: Annotated[
-        str,
-        typer.Option(
-            metavar="RULE", help="What belongs together: auto, none, an expression, or FILE.csv."
-        ),
-    ] = "auto",
+    group: Group = "auto",
     split: Annotated[
         str | None,
         typer.Option(
@@ -106,9 +103,7 @@ def enough(
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="As for `detkit train`.")
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="WHICH", help="As for `detkit train`. [default: none]")
-    ] = None,
+    weights: StartingWeights = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the model; repeatable."),
@@ -120,14 +115,8 @@ def enough(
         bool, typer.Option("--skip-bad", help="Leave out what `detkit check` calls an error.")
     ] = False,
     device: Device = "auto",
-    num_workers: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Processes that load images, as for `train`."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="CPU threads of each training, as for `train`."),
-    ] = None,
+    num_workers: DataWorkers = None,
+    threads: TrainingThreads = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     markdown: AsMarkdown = False,

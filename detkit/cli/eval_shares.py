@@ -49,7 +49,7 @@ def evaluate_share(
     detector = wish.open(console)
     tell_notes(console, dataset)
     source = open_proposals(wish.proposals, detector)
-    asked = {**wish.asked(dataset.class_names), "split": part_name}
+    asked = {**wish.asked(dataset.class_names, detector.config), "split": part_name}
     part = open_part("eval", shard, out, asked, block=wish.batch_size, resume=resume, force=force)
 
     def found() -> Generator[ImagePredictions, None, None]:

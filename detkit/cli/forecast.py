@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from detkit.cli.train_plan import Plan
+from detkit.cli.console import Console
+from detkit.cli.planned import build, proposals_of, suited, weightless
+from detkit.cli.recipes import run_of
+from detkit.cli.train_plan import Plan, sound_data, split_data
 from detkit.text import counted
 
 if TYPE_CHECKING:
-    from detkit.config import PaperRun, Recipe
+    from detkit.config import DetectorConfig, PaperRun, Recipe
     from detkit.data.records import ImageRecord
     from detkit.detector import Detector, Stage
     from detkit.training.probe import Measured
     from detkit.training.schedule import StageBudget
+
+
+def tell_forecast(
+    console: Console, plan: Plan, config: DetectorConfig, recipe: Recipe, wanted: str
+) -> None:
+    """Write to stdout what the plan would do, and its time by a few steps made to try.
+
+    The detector for these is one with weights by chance; nothing is downloaded.
+    """
+    from detkit.detectors import load_backend
+    from detkit.networks.precision import find_device
+    from detkit.proposals.source import source_for
+    from detkit.training.options import RunOptions
+    from detkit.training.probe import measure
+
+    plan.validate()
+    find_device(plan.device)
+    backend = load_backend(str(plan.model))
+    run = run_of(backend, plan.recipe_name)
+    dataset = sound_data(console, plan)
+    records, held_out = split_data(console, dataset, plan, run)
+    config = suited(plan, config, recipe, dataset.class_names, records)
+    twin = weightless(plan, config, dataset.class_names)
+    for line in plan_lines(plan, run, twin, recipe, records, held_out, wanted):
+        console.data(line)
+    detector = build(dataclasses.replace(plan, weights="none"), config, dataset.class_names)
+    if plan.weights != "none" or wanted:
+        detector.backbone.pretrained = True
+        detector.freeze_generic()
+    source = source_for(detector, proposals_of(plan, detector, [*records, *held_out]))
+    options = RunOptions(**plan.options())
+    console.data(time_line(measure(detector, records, recipe, options, source)))
 
 
 def plan_lines(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
 from detkit.cli.data import tell_notes, warn_of_unread
-from detkit.cli.looking import Looking
+from detkit.cli.looking import Looking, tell_ways
 from detkit.cli.model_choice import open_on_free_cores, open_proposals
 from detkit.errors import UsageError, is_installed, need_of
 
@@ -153,7 +153,6 @@ def evaluate_model(
     check(score([], [], dataset.class_names, metric, iou))
     plain = looking.plain
     looks = [plain, looking] if looking.is_measured else [looking]
-    found_there = {} if processes is None else {by: _timed(processes, by) for by in looks}
 
     @functools.cache
     def opened() -> tuple[Finder[Any], ProposalSource | None]:
@@ -162,10 +161,13 @@ def evaluate_model(
 
     # Where processes have looked, opening the model takes longer than all that is left to do.
     detector, source = (None, None) if processes and not looking.is_measured else opened()
+    if detector is not None:
+        _require_possible(model, detector, looking, heads=heads)
+        if processes is None:  # else those tell it
+            tell_ways(console, looking.words(detector.config))
+    found_there = {} if processes is None else {by: _timed(processes, by) for by in looks}
     tell_notes(console, dataset)
     warn_of_unread(console, dataset)
-    if detector is not None:
-        _require_possible(console, model, detector, looking, heads=heads)
     own = "" if detector is None else detector.heads[0]
 
     def found(by: Looking) -> tuple[dict[str, list[Detections]], float]:
@@ -222,16 +224,12 @@ def evaluate_model(
     )
 
 
-def _require_possible(
-    console: Console, model: str, detector: Finder[Any], looking: Looking, *, heads: bool
-) -> None:
-    """Raise UsageError for heads or tiles that a model does not have; tell what it looks at."""
+def _require_possible(model: str, detector: Finder[Any], looking: Looking, *, heads: bool) -> None:
+    """Raise UsageError for heads or tiles that a model does not have."""
     if heads and len(detector.heads) == 1:
         raise UsageError(f"--heads: {model} has one head only")
     if looking.compare and not looking.side(detector.config):
         raise UsageError(f"--tile compare: {model} knows no tiles; say their side: compare=640")
-    if ways := looking.words(detector.config):
-        console.note(f"looking at whole images and {ways}")
 
 
 def _timed(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from detkit.cli.console import Console
 from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.config import DetectorConfig
 
+WAYS = "looking"  # under this a part keeps what `Looking.words` said
 LEAST_TILE = 32  # pixels: smaller ones are a slip of the pen
 
 
@@ -65,6 +67,12 @@ def looking_of(
         raise UsageError("--tta: no variant named; expected flip, scale or flip,scale")
     require_tta(variants)
     return Looking(side, overlap, variants, compare)
+
+
+def tell_ways(console: Console, ways: str) -> None:
+    """Say how images are looked at beyond the whole, by `Looking.words`."""
+    if ways:
+        console.note(f"looking at whole images and {ways}")
 
 
 def tile_side(text: str, given: str, forms: str) -> int:

@@ -136,6 +136,24 @@ Plugin = Annotated[
     typer.Option(metavar="FILE|MODULE", help="A Python file or module with a backend of yours."),
 ]
 
+# Of commands that train several models.
+RunsFolder = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", metavar="DIR", help="The folder for the runs and results."),
+]
+StartingWeights = Annotated[
+    str | None,
+    typer.Option(metavar="WHICH", help="As for `detkit train`. [default: none]"),
+]
+DataWorkers = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Processes that load images, as for `train`."),
+]
+TrainingThreads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="CPU threads of each training, as for `train`."),
+]
+
 
 def require_one_form(*, as_json: bool, markdown: bool) -> None:
     """Raise UsageError when both --json and --markdown are asked for."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +18,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
+from detkit.cli.looking import WAYS, tell_ways
 from detkit.cli.shards import require_ends
 from detkit.errors import DetkitError, ExitCode, Interrupted, UsageError
-from detkit.files import beside, one_at_a_time
+from detkit.files import beside, is_special, one_at_a_time, remove_empty
 from detkit.tethered import start_tethered
 from detkit.text import counted
 
@@ -109,12 +109,15 @@ def shares(
     """
     from detkit.shards.merge import open_parts, places_of_parts
 
+    if asked.out is not None and is_special(asked.out):  # beside a device there is no place
+        asked = replace(asked, out=None)
     launch = launch_of(asked.devices, asked.nodes)
     if launch is not None and asked.out is None:
         raise UsageError("-o FILE is missing: the parts of all processes go beside it")
     require_ends(values.get("sources") or (), "--devices")
     with contextlib.ExitStack() as stack:
         folder = _folder_of(asked, launch, stack)
+        stack.callback(_clear, folder)
         places = places_of_parts(folder, asked.number)
         own = range(asked.number) if launch is None else [launch.rank]
         values = {**values, "sources": _with_lists(values.get("sources"), folder, launch)}
@@ -122,9 +125,7 @@ def shares(
         if launch is None:
             console.note(f"{counted(asked.number, 'process')}, a share each")
         _run(console, commands, [places[number] for number in own], asked, folder)
-        if launch is None:
-            yield open_parts(places)
-        else:
+        if launch is not None:
             stack.enter_context(one_at_a_time(beside(folder, "lock")))
             done = [place for place in places if place.is_file()]
             if len(done) < asked.number:
@@ -135,7 +136,9 @@ def shares(
                     )
                 yield None
                 return
-            yield open_parts(places)
+        parts = open_parts(places)
+        tell_ways(console, parts[0].opening["asked"].get(WAYS, ""))
+        yield parts
         _remove(folder, places)
 
 
@@ -159,10 +162,15 @@ def _remove(folder: Path, places: Sequence[Path]) -> None:
     """Remove the parts, all at once for whoever looks for one, and their folder."""
     away = beside(folder, f"{os.getpid()}.done")
     folder.rename(away)
-    for name in (*(place.name for place in places), LIST):
-        (away / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # there is something of another's in it
-        away.rmdir()
+    for place in places:
+        (away / place.name).unlink(missing_ok=True)
+    _clear(away)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the list in a folder of parts, and the folder where it then holds nothing."""
+    (folder / LIST).unlink(missing_ok=True)
+    remove_empty([folder])
 
 
 def _folder_of(asked: Asked, launch: Launch | None, stack: contextlib.ExitStack) -> Path:
@@ -192,10 +200,16 @@ def _with_lists(
         return None if sources is None else list(sources)
     if launch is not None:
         raise UsageError("-: stdin is read by one process; give a list, @FILE")
-    listed = folder / LIST
-    with listed.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return [f"@{listed}" if source == "-" else source for source in sources]
+    from detkit.data.sources import names_on
+
+    with (folder / LIST).open("wb") as file:
+        file.writelines(os.fsencode(f"{name}\n") for name in names_on(sys.stdin))
+    return sources_with_list(sources, folder)
+
+
+def sources_with_list(sources: Sequence[str], folder: Path) -> list[str]:
+    """Return the sources with stdin, once it is read, replaced by its list in a folder of parts."""
+    return [f"@{folder / LIST}" if source == "-" else source for source in sources]
 
 
 def _words(
@@ -313,7 +327,6 @@ def _run(
     """Run a process each command until all have ended; raises DetkitError where one has failed."""
     processes: list[_Process] = []
     said: set[str] = set()
-    began = time.time()
     try:
         for words, place in zip(commands, places, strict=True):
             processes.append(_Process(start_tethered(words), place))
@@ -336,10 +349,10 @@ def _run(
         one.listener.join()
         if one.process.stdin is not None:
             one.process.stdin.close()
-    _require_done(processes, asked, folder, began)
+    _require_done(processes, asked, folder)
 
 
-def _require_done(processes: Sequence[_Process], asked: Asked, folder: Path, began: float) -> None:
+def _require_done(processes: Sequence[_Process], asked: Asked, folder: Path) -> None:
     """Raise the error of the processes that failed: their own, where they all say the same."""
     reasons = [one.why() for one in processes]
     failed = [number for number, reason in enumerate(reasons) if reason]
@@ -348,18 +361,16 @@ def _require_done(processes: Sequence[_Process], asked: Asked, folder: Path, beg
     first = processes[failed[0]]
     is_of_all = len(failed) == len(processes) and len(set(reasons)) == 1
     if is_of_all and first.process.returncode > 0:
-        if not any(folder.iterdir()):
-            folder.rmdir()
         kind = UsageError if first.process.returncode == ExitCode.USAGE else DetkitError
         raise kind(first.reason or reasons[0])
     others = f" ({counted(len(failed) - 1, 'other')} failed, too)" if len(failed) > 1 else ""
-    kept = (
-        f"what all have done is kept in {folder}: the same command with --resume goes on"
-        if asked.out
-        else "with -o FILE what the others do is kept"
-    )
+    kept = ""
+    if asked.out is None:
+        kept = "; with -o FILE what the others do is kept"
+    elif any(folder.glob("part-*")):
+        kept = f"; what all have done is kept in {folder}: the same command with --resume goes on"
     which = first.place.stem.partition("-")[2]
-    raise DetkitError(f"process {which} of {asked.number} {reasons[failed[0]]}{others}; {kept}")
+    raise DetkitError(f"process {which} of {asked.number} {reasons[failed[0]]}{others}{kept}")
 
 
 class _Watch:

@@ -88,6 +88,10 @@ EdgeModel = Annotated[
     ),
 ]
 
+# Parameters that are one method's own.
+OF_SEARCH = ("min_side", "scaling")
+OF_EDGES = ("alpha", "beta", "eta", "min_score", "min_area", "max_aspect_ratio")
+
 
 def propose(
     sources: Annotated[
@@ -152,6 +156,10 @@ def propose(
         raise UsageError("-o FILE is missing: where to write the proposals")
     if str(out) == "-":
         raise UsageError("-o -: proposals go to a file, which can be taken up again; name one")
+    if out.suffix.lower() == ".mat":
+        raise UsageError(f"-o {out}: JSON Lines are written; name it .jsonl")
+    if shard is None:
+        require_free("-o", out, force=force)
     from detkit.data.sources import count_images, find_images
     from detkit.machine import num_cores
     from detkit.proposals.cache import ProposalCache
@@ -159,20 +167,7 @@ def propose(
     from detkit.proposals.writer import ProposalWriter
 
     console = Console(quiet)
-    (proposer,) = _proposers(
-        (method,),
-        (max_boxes, max_side, seed),
-        {"min_side": min_side, "scaling": scaling},
-        edge_model,
-        {
-            "alpha": alpha,
-            "beta": beta,
-            "eta": eta,
-            "min_score": min_score,
-            "min_area": min_area,
-            "max_aspect_ratio": max_aspect_ratio,
-        },
-    )
+    (proposer,) = _proposers((method,), values)
     several = devices * nodes > 1
     refuse_mixed(shard, out, several=several, resume=resume, no_shard={}, neither={})
     if shard is not None:
@@ -186,6 +181,7 @@ def propose(
         )
         return
     if several:
+        find_images(sources, stdin=sys.stdin)  # looks all up before processes are begun
         propose_in_processes(console, values, Asked(devices, nodes, out, resume, force))
         return
     done: set[str] = set()
@@ -274,6 +270,7 @@ def recall(
       detkit recall photos --method selective-search --method edge-boxes --plot recall.png
       detkit recall voc_2007_test.mat VOC2007 --split test --json
     """
+    values = dict(locals())
     *files, data = places
     if not files and not method:
         raise UsageError(
@@ -289,20 +286,7 @@ def recall(
     from detkit.evaluation.proposal_recall import recall as recall_of
 
     console = Console(quiet)
-    proposers = _proposers(
-        method or (),
-        (max_boxes, max_side, seed),
-        {"min_side": min_side, "scaling": scaling},
-        edge_model,
-        {
-            "alpha": alpha,
-            "beta": beta,
-            "eta": eta,
-            "min_score": min_score,
-            "min_area": min_area,
-            "max_aspect_ratio": max_aspect_ratio,
-        },
-    )
+    proposers = _proposers(method or (), values)
     dataset = open_dataset(Path(data), classes=class_list(classes))
     part = choose_split(dataset, split)
     tell_notes(console, dataset)
@@ -349,24 +333,19 @@ def _write(console: Console, writer: ProposalWriter, made: Any, total: int | Non
     return num_bad
 
 
-def _proposers(
-    methods: Sequence[str],
-    numbers: tuple[int, int, int],
-    of_search: Mapping[str, Any],
-    edge_model: Path | None,
-    of_edges: Mapping[str, float | None],
-) -> list[Proposer]:
-    """Return one a method, of the `numbers` max_boxes, max_side and seed.
+def _proposers(methods: Sequence[str], values: Mapping[str, Any]) -> list[Proposer]:
+    """Return one a method, by the command's options by parameter.
 
-    `of_search` and `of_edges` are the options of selective search and Edge Boxes by name, None
-    where they were not given; UsageError when one was and its method is not among those asked for.
+    Raises UsageError for an option of a method that is not among those asked for.
     """
     from detkit.proposals.proposer import EdgeSearch, Proposer
 
     if methods:
         require_installed("numba")  # in plain Python they would take minutes an image
-    search = {name: own for name, own in of_search.items() if own is not None}
-    edges: dict[str, Any] = {name: own for name, own in of_edges.items() if own is not None}
+    numbers = values["max_boxes"], values["max_side"], values["seed"]
+    search = {name: values[name] for name in OF_SEARCH if values[name] is not None}
+    edges = {name: values[name] for name in OF_EDGES if values[name] is not None}
+    edge_model = values["edge_model"]
     with_model = {} if edge_model is None else {"edge_model": edge_model}
     for given, method in (({**with_model, **edges}, "edge-boxes"), (search, "selective-search")):
         if given and not any(name.startswith(method) for name in methods):

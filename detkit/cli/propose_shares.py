@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from detkit.cli.console import Console
-from detkit.cli.options import require_free
 from detkit.cli.processes import Asked, merge_shares
 from detkit.cli.shards import require_ends, write_part
 from detkit.errors import ExitCode
@@ -55,7 +54,6 @@ def propose_in_processes(console: Console, values: Mapping[str, Any], asked: Ask
     """Write what several processes propose; leave with 3 when an image cannot be read."""
     out = asked.out
     assert out is not None  # propose writes a file
-    require_free("-o", out, force=asked.force)
     counts = merge_shares(console, "propose", values, asked, out)
     if counts is None:
         return

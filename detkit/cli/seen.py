@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
-from detkit.cli.looking import Looking
+from detkit.cli.looking import WAYS, Looking, tell_ways
 from detkit.cli.model_choice import open_on_free_cores, open_proposals
 from detkit.cli.options import named_numbers
 from detkit.cli.shards import model_identity
 
 if TYPE_CHECKING:
+    from detkit.config import DetectorConfig
     from detkit.data.sources import ImageSource
     from detkit.inference.predict import Finder, Prediction
     from detkit.shards.part import Part
@@ -42,8 +43,7 @@ class Wish:
         detector = open_on_free_cores(
             console, self.model, self.device, self.settings, self.precision, self.threads
         )
-        if ways := self.looking.words(detector.config):
-            console.note(f"looking at whole images and {ways}")
+        tell_ways(console, self.looking.words(detector.config))
         return detector
 
     def singles(self, names: Sequence[str]) -> dict[str, float]:
@@ -80,8 +80,11 @@ class Wish:
             timing=timing,
         )
 
-    def asked(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return what the detections depend on besides the images, by name."""
+    def asked(self, names: Sequence[str], config: DetectorConfig) -> dict[str, Any]:
+        """Return what the detections of a model of that config depend on besides the images.
+
+        By name; `WAYS` are those by which the options and the config together have it look.
+        """
         return {
             "classes": list(names),
             "model": model_identity(self.model),
@@ -90,6 +93,7 @@ class Wish:
             "--tile": None if self.looking.tile is None else str(self.looking.tile),
             "--overlap": self.looking.overlap,
             "--tta": list(self.looking.tta),
+            WAYS: self.looking.words(config),
             "--proposals": self.proposals,
             "--set": list(self.settings or ()),
             "--precision": self.precision,

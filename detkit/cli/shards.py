@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +11,9 @@ import typer
 
 from detkit import __version__
 from detkit.cli.console import Console
-from detkit.cli.options import Force, Quiet
+from detkit.cli.options import Force, Quiet, require_free
 from detkit.errors import ExitCode, Interrupted, UsageError
+from detkit.files import sha256_of
 from detkit.text import counted
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def refuse_mixed(
         Shard.parse(shard)  # before a model is loaded
         if out is None:
             raise UsageError(f"--shard {shard}: name the file of this part by -o FILE.jsonl")
+        require_free("-o", out, force=True)  # of what is there, the writer asks --resume or --force
         refuse({"--devices": several, **no_shard, **neither}, "--shard")
     elif several:
         refuse(neither, "--devices")
@@ -212,8 +213,4 @@ def model_identity(model: str) -> str:
         path = model_of(path)
     if not path.is_file():
         return model
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"{path.name} ({digest.hexdigest()[:12]})"
+    return f"{path.name} ({sha256_of(path)[:12]})"

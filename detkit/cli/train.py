@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +13,9 @@ import typer
 
 from detkit import __version__
 from detkit.cli.console import Console, record_line
-from detkit.cli.forecast import hours, plan_lines, time_line
+from detkit.cli.forecast import hours, plan_lines, tell_forecast
 from detkit.cli.looking import tile_side
-from detkit.cli.model_choice import load_plugins, open_proposals
+from detkit.cli.model_choice import load_plugins
 from detkit.cli.options import (
     Classes,
     Device,
@@ -28,6 +27,7 @@ from detkit.cli.options import (
     class_list,
     nearest,
 )
+from detkit.cli.planned import build, proposals_of, suited, weightless
 from detkit.cli.recipes import (
     RECIPES,
     recipe_of,
@@ -39,14 +39,14 @@ from detkit.cli.recipes import (
 )
 from detkit.cli.train_plan import Plan, in_full, merge, read_plan, sound_data, split_data
 from detkit.errors import DetkitError, UsageError, require_installed
-from detkit.inference.models import starting_config, with_starting_weights
+from detkit.inference.models import starting_config
 
 if TYPE_CHECKING:
     from detkit.config import DetectorConfig, Recipe
     from detkit.data.records import Dataset, ImageRecord
     from detkit.detector import Detector
     from detkit.proposals.source import ProposalSource
-    from detkit.structures import Scores, Step, Truth
+    from detkit.structures import Scores, Step
 
 FIRST_STEPS = 10  # after which the time that is left is told for a paper's run
 OPTION_NAMES = {"tile_overlap": "overlap"}  # where an option is not called like its setting
@@ -244,7 +244,7 @@ def train(
     standing = {"batch_size": batch_size, "lr": lr, "tile": side, "tile_overlap": overlap}
     configs = _configs(plan, standing, settings or ())
     if dry_run:
-        _tell_forecast(console, plan, *configs, wanted_file(plan, backend, given))
+        tell_forecast(console, plan, *configs, wanted_file(plan, backend, given))
         return
     assert out is not None
     require_weights(plan, backend, given)
@@ -351,14 +351,15 @@ def _run(
     dataset = sound_data(console, plan)
     records, held_out = split_data(console, dataset, plan, run)
     _require_reachable(plan.until, dataset.class_names, held_out)
-    config = _suited(plan, config, recipe, dataset.class_names, records)
+    config = suited(plan, config, recipe, dataset.class_names, records)
     if run is not None:
         console.note(f"models, log and metrics go to {out}")
-        twin = _weightless(plan, config, dataset.class_names)
+        twin = weightless(plan, config, dataset.class_names)
         for line in plan_lines(plan, run, twin, recipe, records, held_out):
             console.note(line)
-    detector = _build(plan, config, dataset.class_names)
-    source = _proposals(plan, detector, [*records, *held_out])
+    detector = build(plan, config, dataset.class_names)
+    # Those of the training images are looked up before the first step.
+    source = proposals_of(plan, detector, held_out)
     options = RunOptions(
         **plan.options(),
         validation=_validation(dataset, held_out, recipe.batch_size, source),
@@ -376,98 +377,6 @@ def _run(
                 time_left = hours(last.seconds_left)
                 show.line(f"about {time_left} to go, at the pace of the first {FIRST_STEPS} steps")
     return dataset, last
-
-
-def _tell_forecast(
-    console: Console, plan: Plan, config: DetectorConfig, recipe: Recipe, wanted: str
-) -> None:
-    """Write to stdout what the plan would do, and its time by a few steps made to try.
-
-    The detector for these is one with weights by chance; nothing is downloaded.
-    """
-    from detkit.detectors import load_backend
-    from detkit.networks.precision import find_device
-    from detkit.proposals.source import source_for
-    from detkit.training.options import RunOptions
-    from detkit.training.probe import measure
-
-    plan.validate()
-    find_device(plan.device)
-    backend = load_backend(str(plan.model))
-    run = run_of(backend, plan.recipe_name)
-    dataset = sound_data(console, plan)
-    records, held_out = split_data(console, dataset, plan, run)
-    config = _suited(plan, config, recipe, dataset.class_names, records)
-    twin = _weightless(plan, config, dataset.class_names)
-    for line in plan_lines(plan, run, twin, recipe, records, held_out, wanted):
-        console.data(line)
-    detector = _build(dataclasses.replace(plan, weights="none"), config, dataset.class_names)
-    if plan.weights != "none" or wanted:
-        detector.backbone.pretrained = True
-        detector.freeze_generic()
-    source = source_for(detector, _proposals(plan, detector, [*records, *held_out]))
-    options = RunOptions(**plan.options())
-    console.data(time_line(measure(detector, records, recipe, options, source)))
-
-
-def _suited(
-    plan: Plan,
-    config: DetectorConfig,
-    recipe: Recipe,
-    class_names: Sequence[str],
-    records: Sequence[ImageRecord],
-) -> DetectorConfig:
-    """Return the config suited to the images."""
-    from detkit.detectors import load_backend
-    from detkit.training.dataset import TrainingDataset
-    from detkit.training.tiles import tiled
-
-    def labelled() -> Iterator[tuple[Truth, tuple[int, int]]]:  # begun only where it is asked for
-        rule = recipe.train_difficult
-        images = TrainingDataset(records, tuple(class_names), train_difficult=rule)
-        yield from tiled(images, config, plan.seed).labelled()
-
-    return load_backend(str(plan.model)).suited_config(config, labelled())
-
-
-def _build(plan: Plan, config: DetectorConfig, class_names: Sequence[str]) -> Detector:
-    """Return the plan's detector with its starting weights."""
-    import torch
-
-    from detkit.detectors import load_backend
-
-    backend = load_backend(str(plan.model))
-    torch.manual_seed(plan.seed)
-    return with_starting_weights(backend, config, class_names, plan.weights)
-
-
-def _weightless(plan: Plan, config: DetectorConfig, class_names: Sequence[str]) -> Detector:
-    """Return the plan's detector on torch's `meta` device: what it would do is known by it."""
-    import torch
-
-    from detkit.detectors import load_backend
-
-    with torch.device("meta"):
-        return load_backend(str(plan.model))(config, class_names)
-
-
-def _proposals(
-    plan: Plan, detector: Detector, records: Sequence[ImageRecord]
-) -> ProposalSource | None:
-    """Return the source of `--proposals`, put down in the detector's config.
-
-    Raises DetkitError when it has no proposals of one of the images.
-    """
-    source = open_proposals(plan.proposals, detector)
-    if source is None:
-        return None
-    from detkit.config import ProposalConfig
-    from detkit.proposals.source import config_for
-
-    source.require(str(record.path) for record in records)
-    if isinstance(detector.config, ProposalConfig):
-        detector.config = config_for(detector.config, source)
-    return source
 
 
 def _validation(

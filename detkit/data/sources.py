@@ -158,7 +158,7 @@ def _images_of_all(
             frames = frames_of_stream(source, every)
             yield from (ImageSource.of_frame(frame) for frame in frames if take(frame.name))
             continue
-        names = _lines(stdin) if source == "-" and stdin is not None else _names(source, left_out)
+        names = names_on(stdin) if source == "-" and stdin is not None else _names(source, left_out)
         for name in names:
             if suffix_of(name) in VIDEO_SUFFIXES:
                 frames = frames_of_file(name, every)
@@ -254,7 +254,7 @@ def _listed(file: Path) -> Iterator[str]:
         raise DetkitError(f"{file}: the list cannot be read: {error.strerror}") from error
 
 
-def _lines(stream: TextIO) -> Iterator[str]:
+def names_on(stream: TextIO) -> Iterator[str]:
     """Yield the paths on a stream, each as soon as its line is complete; DetkitError for none."""
     try:
         lines: Iterable[str] = _raw_lines(stream.fileno())

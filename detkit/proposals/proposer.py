@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detkit.config import ProposalConfig, ProposalMethod, ProposalScaling, require_within
 from detkit.errors import UsageError
+from detkit.files import sha256_of
 from detkit.structures import Proposals
 from detkit.text import nearest_hint
 
@@ -165,7 +166,7 @@ class Proposer:
             values["min_side"] = float(self.min_side)
             values["scaling"] = self.scaling
         if self.edge_model is not None:
-            values["edge_model"] = _digest(self.edge_model)
+            values["edge_model"] = sha256_of(self.edge_model)[:16]
         return {**values, **self.edges.unusual}
 
 
@@ -243,10 +244,3 @@ def _edge_boxes(
     found = search(small, edges=edges, orientation=orientation)
     stretch = np.array([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]] * 2)
     return Proposals((found.boxes * stretch).astype(np.float32), found.scores)
-
-
-def _digest(path: Path) -> str:
-    """Return what stands for a file's content."""
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from detkit.data.records import ImageRecord
 from detkit.data.sources import ImageSource
 from detkit.data.threads import in_threads
 from detkit.errors import DetkitError, UsageError
+from detkit.files import sha256_of
 from detkit.proposals.cache import ProposalCache, key_of
 from detkit.proposals.proposer import IN_CONFIG, METHODS, VERSIONS, Proposer
 from detkit.proposals.reader import ProposalFile, read_proposals
@@ -105,14 +105,8 @@ class FileProposals:
     @cached_property
     def identity(self) -> str:
         """The file's name and what stands for its content."""
-        content = self.file.digest
-        if not content:
-            digest = hashlib.sha256()
-            with self.file.path.open("rb", buffering=0) as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            content = digest.hexdigest()
-        return f"{self.file.path.name} ({content[:12]})"
+        path = self.file.path
+        return f"{path.name} ({(self.file.digest or sha256_of(path))[:12]})"
 
     def __call__(self, name: str, image: NDArray[np.uint8]) -> Proposals:
         """Return the proposals that the file has for `name`, cut to the image; see `find`."""

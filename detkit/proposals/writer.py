@@ -30,8 +30,6 @@ class ProposalWriter(LineWriter):
         without `force`, or a partial file made with other parameters; DetkitError when another
         writer is at it, or a partial file is not of ours.
         """
-        if path.suffix.lower() == ".mat":
-            raise UsageError(f"-o {path}: JSON Lines are written; name it .jsonl")
         self.parameters = dict(parameters)
         self.done: set[str] = set()
         self.num_images = self.num_boxes = 0

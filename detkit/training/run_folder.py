@@ -95,15 +95,19 @@ class RunFolder:
             if PARTIAL.fullmatch(partial.name):
                 partial.unlink()
         if not self._resumes:
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
-            clear_samples(self.samples)
+            self._clear()
         if config is not None:
             text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
             write_bytes(self.path / "config.json", text.encode())
 
     def close(self) -> None:
-        """Let others in; a folder that was created for nothing goes again."""
+        """Let others in; what was created for nothing goes again.
+
+        Of a run that failed within its first step, on a full disk for one, that is all: what it
+        left would only be in the way of the next.
+        """
+        if self.has_begun and not self._resumes and not self._has_learnt():
+            self._clear()
         # Of a run that was killed, and whose end nobody was told of, the file stays.
         self._lock.release(keep_file=self.was_killed and not self.has_begun)
         remove_empty(self._made)
@@ -134,6 +138,16 @@ class RunFolder:
             if isinstance(of_step, int) and of_step <= step:
                 kept.append(line + b"\n")
         write_bytes(path, b"".join(kept))
+
+    def _clear(self) -> None:
+        """Delete the files of a run."""
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+        clear_samples(self.samples)
+
+    def _has_learnt(self) -> bool:
+        """Return whether there is a first step to tell of, or a model."""
+        return any((self.path / name).exists() for name in ("metrics.jsonl", "last.safetensors"))
 
     def _require_free(self, resume: bool, force: bool) -> None:
         """Raise UsageError unless the folder may be used."""
