@@ -33,6 +33,7 @@ from detkit.inference.onnx_export import (
     Parity,
     TracedOnnx,
     _in_order,
+    _within,
     export_onnx,
 )
 from detkit.inference.predict import predict
@@ -444,6 +445,12 @@ def test_only_the_order_of_proposals_may_differ_in_the_comparison() -> None:
     found = _in_order((boxes, scores), (moved, scores[:, swapped]), side=100)
     torch.testing.assert_close(found[0], boxes, atol=1e-4, rtol=0)
     assert torch.equal(found[1], scores)
+    two = torch.cat([boxes, boxes + 1]), torch.cat([scores, scores])  # each image has its order
+    found = _in_order(
+        two, (torch.cat([moved, two[0][1:]]), torch.cat([scores[:, swapped], scores])), side=100
+    )
+    torch.testing.assert_close(found[0], two[0], atol=1e-4, rtol=0)
+    assert torch.equal(found[1], two[1])
     wrong = moved.clone()
     wrong[0, 20] = moved[0, 21]  # one box twice, and another is missing
     found = _in_order((boxes, scores), (wrong, scores[:, swapped]), side=100)
@@ -451,3 +458,28 @@ def test_only_the_order_of_proposals_may_differ_in_the_comparison() -> None:
     none = moved.clone()
     none[0, 3] = torch.nan
     assert _in_order((boxes, scores), (none, scores), side=100)[0] is none
+
+
+def test_a_proposal_in_a_hundred_may_be_another_if_it_scores_nothing() -> None:
+    torch.manual_seed(0)
+    boxes, scores = torch.rand(1, 100, 3, 4) * 100, torch.rand(1, 100, 3)
+    for number, score, holds in ((1, 1e-4, True), (2, 1e-4, False), (1, 0.5, False)):
+        scores[0, :number] = score
+        others = boxes.clone()
+        others[0, :number] = torch.rand(number, 3, 4) * 100
+        found = _in_order((boxes, scores), (others.flip(1), scores.flip(1)), side=100)
+        assert (float((found[0] - boxes).abs().max()) < 0.1) is holds
+        torch.testing.assert_close(found[1], scores)
+
+
+def test_candidates_in_the_room_beside_a_fitted_image_are_left_out_of_the_comparison() -> None:
+    boxes = torch.tensor([[[10.0, 10, 30, 50], [45, 8, 60, 20], [30, 0, 60, 9]]])
+    scores = torch.tensor([[[0.5, 0.4], [0.3, 0.2], [0.1, 0.9]]])
+    found = _within(boxes, scores, (40, 40), is_fitted=True)  # of 40 x 64 network pixels
+    assert found[0].tolist() == [[[10, 10, 30, 40], [0, 0, 0, 0], [30, 0, 40, 9]]]
+    torch.testing.assert_close(found[1][0, 1], torch.zeros(2))
+    assert torch.equal(found[1][0, ::2], scores[0, ::2])
+    by_class = _within(boxes[:, :, None].expand(-1, -1, 2, -1), scores, (40, 40), is_fitted=True)
+    assert torch.equal(by_class[0][:, :, 1], found[0]) and torch.equal(by_class[1], found[1])
+    whole = _within(boxes, scores, (40, 64), is_fitted=False)
+    assert whole[0][0, 1].tolist() == [45, 8, 60, 20] and torch.equal(whole[1], scores)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detkit.cli import main
+from detkit.cli.console import Console
+from detkit.cli.export_checks import _judged_split, calibration, labelled, require_parity
 from detkit.config import DetectorConfig, Recipe, to_json
+from detkit.data import open_dataset
 from detkit.data.images import write_image
 from detkit.data.sources import ImageSource
 from detkit.detector import Detector
@@ -324,6 +329,7 @@ def test_the_command_prints_both_maps_and_keeps_to_the_drop(
         (["--max-drop", ".1"], ExitCode.USAGE, "--max-drop is for --int8"),
         (["--int8", "--calibrate", "no"], ExitCode.BAD_INPUT, "no"),
         (["--verify", "no"], ExitCode.BAD_INPUT, "no"),
+        (["--nms", "--set", "nms_method=soft"], ExitCode.USAGE, "has greedy NMS alone"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_one_line(
@@ -339,4 +345,87 @@ def test_what_cannot_be_asked_is_told_in_one_line(
     printed = capsys.readouterr()
     assert end.value.code == code, printed.err
     assert printed.out == "" and told in printed.err
+    assert len(printed.err.splitlines()) == 1  # before anything is exported, which is told
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--verify", "--calibrate"])
+def test_labels_all_with_errors_are_told_as_such_and_not_as_images_alone(
+    option: str,
+    model_and_data: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(model_and_data[1], data)
+    for label in (data / "Annotations").iterdir():
+        label.write_text(label.read_text(encoding="utf-8")[:90], encoding="utf-8")
+    out, more = tmp_path / "m.onnx", [] if option == "--verify" else ["--int8"]
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(model_and_data[0]), "-o", str(out), option, str(data), *more])
+    assert end.value.code == ExitCode.BAD_INPUT and not out.exists()
+    warning, error = capsys.readouterr().err.splitlines()
+    assert "12 labels could not be read" in warning and "not well-formed XML" in warning
+    assert f"error: {option} {data}: " in error and "objects" in error
+
+
+def test_what_may_have_been_meant_as_labels_is_told_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(quiet=False)
+    write_image(tmp_path / "p.png", picture(0, 20, 30))
+    assert labelled(console, str(tmp_path), CLASSES) is None
+    assert capsys.readouterr().err.endswith(
+        f"{tmp_path}: no labelled objects there: its images are compared, no mAP\n"
+    )
+    (tmp_path / "labels.csv").write_text("filename,class,xmin\np.png,ball,1\n", encoding="utf-8")
+    assert labelled(console, str(tmp_path), CLASSES) is None
+    told = capsys.readouterr().err
+    assert "detkit: warning: " in told and "labels.csv has no column " in told
+    (tmp_path / "a.json").write_text('{"images": [', encoding="utf-8")
+    with pytest.raises(DetkitError, match=r"--verify .*a\.json: no labelled objects"):
+        labelled(console, str(tmp_path / "a.json"), CLASSES)
+    assert "not JSON" in capsys.readouterr().err
+    assert labelled(console, str(tmp_path / "p.png"), CLASSES) is None
+
+
+def test_no_map_of_no_object_is_measured(model_and_data: tuple[Path, Path]) -> None:
+    console, data = Console(quiet=True), model_and_data[1]
+    assert labelled(console, str(data), ["car", "dog"]) is not None
+    for names in (["dog"], CLASSES):
+        with pytest.raises(DetkitError, match=f"--verify .* has no objects of {names[0]}"):
+            labelled(console, str(data), names)
+        with pytest.raises(DetkitError, match=f"--calibrate .* has no objects of {names[0]}"):
+            calibration(console, data, names)
+
+
+def test_a_folder_without_test_and_val_is_verified_on_its_training_split(
+    model_and_data: tuple[Path, Path],
+) -> None:
+    dataset = open_dataset(model_and_data[1])
+    part = dataset.splits["train"]
+    assert _judged_split(dataset.with_splits({"extra": part, "train": part})) == "train"
+    assert _judged_split(dataset) == "test"
+    with pytest.raises(UsageError) as error:
+        _judged_split(dataset.with_splits({"extra": part, "more": part}))
+    assert "--split" not in str(error.value)  # export has no such option
+
+
+def test_another_map_is_an_error_but_of_a_file_that_fits_images_into_another_size(
+    model_and_data: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def judged(detector: object, *_: object) -> tuple[list[Detections], SimpleNamespace]:
+        return [], SimpleNamespace(mean=0.5 if isinstance(detector, OnnxDetector) else 0.51)
+
+    monkeypatch.setattr("detkit.cli.export_checks._judged", judged)
+    console, dataset = Console(quiet=True), open_dataset(model_and_data[1])
+    with pytest.raises(DetkitError, match=r"m.onnx: not written: .* differs by 0.0100"):
+        require_parity(console, Plain(), file_of(Plain()), dataset, ("m", "m.onnx"))
+    assert capsys.readouterr().err == ""
+    fitting = FollowsImage()
+    require_parity(console, fitting, file_of(fitting), dataset, ("m", "m.onnx"))
+    told = capsys.readouterr()
+    assert told.out == "mAP 0.5100 m\nmAP 0.5000 m.onnx\n"
+    assert "differs by 0.0100: m.onnx fits images into 64x64" in told.err

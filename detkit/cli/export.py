@@ -9,8 +9,8 @@ import typer
 
 from detkit.cli.console import Console
 from detkit.cli.model_choice import load_plugins
-from detkit.cli.options import Force, Model, Plugin, Quiet, Settings, open_named, require_free
-from detkit.errors import DetkitError, ExitCode, UsageError
+from detkit.cli.options import Force, Model, Plugin, Quiet, Settings, require_free
+from detkit.errors import ExitCode, UsageError
 from detkit.inference.models import open_model
 from detkit.text import counted
 
@@ -93,7 +93,7 @@ def export(
       detkit export run/best.safetensors -o small.onnx --raw --nms --int8 --calibrate photos
     """
     from detkit.cli.export_checks import (
-        has_objects,
+        calibration,
         labelled,
         network_input,
         require_parity,
@@ -102,7 +102,7 @@ def export(
     from detkit.data.sources import find_images
     from detkit.detector import Detector
     from detkit.files import write_bytes
-    from detkit.inference.onnx_ends import with_ends
+    from detkit.inference.onnx_ends import require_greedy, with_ends
     from detkit.inference.onnx_export import exported, require_target
 
     console = Console(quiet)
@@ -117,19 +117,17 @@ def export(
         raise UsageError("--max-drop is for --int8: add it, or leave both out")
     wanted = None if size is None else network_input(size)
     load_plugins(plugin)
-    calibration = None if calibrate is None else open_named("--calibrate", calibrate)
-    if calibration is not None and not has_objects(calibration):
-        raise DetkitError(f"--calibrate {calibrate}: no labelled objects there")
-    found = [(word, labelled(word)) for word in verify or ()]
-    data = [dataset for _, dataset in found if dataset is not None]
-    others = [word for word, dataset in found if dataset is None]
-    for word in others:
-        if Path(word).is_dir():
-            console.note(f"{word}: no labelled objects there: its images are compared, no mAP")
-    images = find_images(others) if others else ()
     detector = open_model(model, "cpu", set_)
     if not isinstance(detector, Detector):
         raise UsageError(f"{model}: is an ONNX file already; name the model it was exported from")
+    if nms:
+        require_greedy(detector.config.nms_method)
+    names = detector.class_names
+    small_on = None if calibrate is None else calibration(console, calibrate, names)
+    found = [(word, labelled(console, word, names)) for word in verify or ()]
+    data = [dataset for _, dataset in found if dataset is not None]
+    others = [word for word, dataset in found if dataset is None]
+    images = find_images(others) if others else ()
     content, parity = exported(
         detector,
         images=(image.read() for image in images),
@@ -144,9 +142,9 @@ def export(
     whole = with_ends(content, raw=raw, nms=nms)
     for dataset in data:
         require_parity(console, detector, whole, dataset, (model, str(out)))
-    if calibration is not None:
+    if small_on is not None:
         limit = MAX_DROP if max_drop is None else max_drop
-        small = small_enough(console, content, whole, calibration, limit, raw=raw, nms=nms)
+        small = small_enough(console, content, whole, small_on, limit, raw=raw, nms=nms)
         if small is None:
             raise typer.Exit(ExitCode.NOT_MET)
         whole = small

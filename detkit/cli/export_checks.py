@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.cli.console import Console
+from detkit.cli.data import warn_of_unread
 from detkit.cli.judged import choose_split
+from detkit.cli.options import open_named
+from detkit.data.splits import training_name
 from detkit.errors import DetkitError, UsageError
 from detkit.structures import ROUNDING
 from detkit.text import counted
@@ -38,23 +42,80 @@ def network_input(word: str) -> NetworkInput:
     return size
 
 
-def labelled(word: str) -> Dataset | None:
-    """Return the data set at a path; None where there is none with objects: images alone."""
-    from detkit.data import open_dataset
+def labelled(console: Console, word: str, class_names: Sequence[str]) -> Dataset | None:
+    """Return the data set that `--verify` names; None, which is told of a folder, for images alone.
+
+    Raises DetkitError for a label file that cannot be read, for labels all with errors, and
+    where there is no mAP of the model's `class_names`.
+    """
+    from detkit.data.formats.reading import LABEL_FILE_SUFFIXES, LABEL_SUFFIXES
+    from detkit.data.sources import LIST_SUFFIX
+    from detkit.data.tree import Tree
 
     path = Path(word)
-    if not path.is_dir() and path.suffix.lower() not in (".json", ".yaml", ".yml", ".csv"):
+    is_folder = path.is_dir()
+    suffix = path.suffix.lower()
+    if not is_folder and (suffix == LIST_SUFFIX or suffix not in LABEL_FILE_SUFFIXES):
         return None
+    reason = f"{word}: no labelled objects there"
     try:
-        dataset = open_dataset(path)
-    except DetkitError:
+        dataset = open_named("--verify", path)
+    except DetkitError as error:
+        if not is_folder:
+            raise
+        if Tree(path, LABEL_SUFFIXES).with_suffix(*LABEL_SUFFIXES):  # perhaps meant as labels
+            console.warn(f"{error}; its images are compared, no mAP")
+        else:
+            console.note(f"{reason}: its images are compared, no mAP")
         return None
-    return dataset if has_objects(dataset) else None
+    warn_of_unread(console, dataset)
+    if any(record.objects for part in dataset.splits.values() for record in part):
+        _require_objects("--verify", dataset, class_names)
+        return dataset
+    if not is_folder or any(one.severity == "error" for one in dataset.findings):
+        raise DetkitError(f"--verify {reason}")
+    console.note(f"{reason}: its images are compared, no mAP")
+    return None
 
 
-def has_objects(dataset: Dataset) -> bool:
-    """Return whether any image of a data set has an object."""
-    return any(record.objects for part in dataset.splits.values() for record in part)
+def calibration(console: Console, path: Path, class_names: Sequence[str]) -> Dataset:
+    """Return the data set that `--calibrate` names.
+
+    Raises DetkitError where there is none, no split to train on, or no mAP of the model's
+    `class_names`.
+    """
+    dataset = open_named("--calibrate", path)
+    warn_of_unread(console, dataset)
+    training_name(dataset)
+    _require_objects("--calibrate", dataset, class_names)
+    return dataset
+
+
+def _require_objects(option: str, dataset: Dataset, class_names: Sequence[str]) -> None:
+    """Raise DetkitError where the mAP on an option's data set would be of no object."""
+    from detkit.evaluation.pairing import some
+
+    split = _judged_split(dataset)
+    if not any(
+        one.name in class_names and not (one.difficult or one.crowd)
+        for record in dataset.splits[split]
+        for one in record.counted
+    ):
+        raise DetkitError(
+            f"{option} {dataset.root}: {split} has no objects of {some(class_names)}, the model's "
+            "classes: no mAP"
+        )
+
+
+def _judged_split(dataset: Dataset) -> str:
+    """Return the split that mAP is told on: that of `eval`, else the training's.
+
+    Raises UsageError where there is neither.
+    """
+    try:
+        return choose_split(dataset, None)
+    except UsageError:  # names an option that only `eval` has
+        return training_name(dataset)
 
 
 def require_parity(
@@ -62,14 +123,15 @@ def require_parity(
 ) -> None:
     """Tell how far a model and its ONNX file agree on a data set's split, and the mAP of both.
 
-    Raises DetkitError where those are further apart than `MOST_APART`.
+    Raises DetkitError where those are further apart than `MOST_APART`; of a file that fits images
+    into a size that is not the model's it warns.
     """
     from detkit.evaluation.agreement import SAME_SCORE, agreement
     from detkit.inference.onnx import OnnxDetector
 
-    split = choose_split(dataset, None)
+    split, exported = _judged_split(dataset), OnnxDetector(content)
     ours, before = _judged(detector, dataset, split)
-    theirs, after = _judged(OnnxDetector(content), dataset, split)
+    theirs, after = _judged(exported, dataset, split)
     found = agreement(ours, theirs)
     console.note(
         f"{dataset.root}, {split}: of {counted(found.detections, 'detection')} in "
@@ -79,7 +141,15 @@ def require_parity(
     _tell(console, before, names[0])
     _tell(console, after, names[1])
     apart = abs((before.mean or 0.0) - (after.mean or 0.0))
-    if not apart <= MOST_APART:
+    if apart <= MOST_APART:
+        return
+    if exported.rule.resize == "fit":  # other pixels than the model's own size has
+        height, width = exported.rule.size
+        console.warn(
+            f"mAP differs by {apart:.4f}: {names[1]} fits images into {height}x{width}, the "
+            "model has sizes of its own"
+        )
+    else:
         raise DetkitError(
             f"{names[1]}: not written: on {dataset.root} its mAP differs by {apart:.4f} from that "
             f"of {names[0]}; at most {MOST_APART:g} is rounding"
@@ -102,12 +172,11 @@ def small_enough(
     one gets, too. Ranges are those on the training split, mAPs those on the split of `eval`.
     """
     from detkit.data.images import read_image
-    from detkit.data.splits import training_name
     from detkit.inference.onnx import OnnxDetector
     from detkit.inference.onnx_ends import with_ends
     from detkit.inference.onnx_int8 import quantised
 
-    split, own = choose_split(dataset, None), training_name(dataset)
+    split, own = _judged_split(dataset), training_name(dataset)
     records = dataset.splits[own]
     # Evenly over the split, since neighbours are often alike.
     chosen = list(itertools.islice(records, 0, None, -(-len(records) // MOST_CALIBRATED)))

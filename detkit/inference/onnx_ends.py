@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import UsageError, naming_extras
+from detkit.inference.onnx import SMALLEST_SIDE
 
-SMALLEST_SIDE = 0.01  # network pixels, as in `detector`
 THRESHOLDS = ("score_thresh", "nms_thresh")
 _LN_2 = math.log(2)
 NEVER = -1.0  # a score that no threshold lets pass
@@ -86,11 +86,8 @@ def with_ends(content: bytes, *, raw: bool, nms: bool) -> bytes:
         from onnx import TensorProto, helper, numpy_helper
     model = onnx.load_from_string(content)
     header = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    if nms and header["nms_method"] != "greedy":
-        raise UsageError(
-            f"--nms: the model's nms_method is {header['nms_method']}, and ONNX has greedy NMS "
-            "alone; add --set nms_method=greedy, or export without --nms"
-        )
+    if nms:
+        require_greedy(header["nms_method"])
     graph = model.graph
     batch, _, height, width = _shape(graph.input[0])
     if nms:
@@ -140,6 +137,15 @@ def with_ends(content: bytes, *, raw: bool, nms: bool) -> bytes:
     onnx.checker.check_model(model)
     whole: bytes = model.SerializeToString(deterministic=True)
     return whole
+
+
+def require_greedy(nms_method: str) -> None:
+    """Raise UsageError for a detector's way of NMS that ONNX has no operator for."""
+    if nms_method != "greedy":
+        raise UsageError(
+            f"--nms: the model's nms_method is {nms_method}, and ONNX has greedy NMS alone; add "
+            "--set nms_method=greedy, or export without --nms"
+        )
 
 
 def _write_preparation(write: Nodes, header: dict[str, Any], size: tuple[Any, Any]) -> None:

@@ -33,7 +33,7 @@ from detkit.data.demo.pictures import draw_picture
 from detkit.detector import Detector
 from detkit.errors import DetkitError, UsageError, naming_extras, require_installed
 from detkit.files import write_bytes
-from detkit.inference.onnx import RUNTIME_SETTINGS, OnnxDetector, first_line
+from detkit.inference.onnx import RUNTIME_SETTINGS, SMALLEST_SIDE, OnnxDetector, first_line
 from detkit.inference.onnx_ends import with_ends
 from detkit.structures import Batch, Candidates, Sample
 
@@ -42,6 +42,8 @@ NetworkInput = tuple[int, int] | Literal["any"]  # (height, width) network pixel
 # boxes; a layer that was translated wrongly by far more than this.
 LARGEST_DIFFERENCE = 1e-3
 MOST_PROPOSALS = 2048  # of an image whose order may differ
+# Ours, of an image's proposals: NMS keeps another one where an overlap is at its threshold.
+MOST_REPLACED = 0.01
 DRAWN_IMAGES = 3
 # Portrait, landscape, square: a network size that is the same for all does not follow the image.
 PROBED_SIZES = ((640, 480), (480, 640), (512, 512))
@@ -364,8 +366,8 @@ def _compare(
     num_images = side = 0
     for image in images:
         num_images += 1
-        pixels = torch.from_numpy(exported.padded(exported.prepare_image(image).images))
-        pixels = pixels.expand(at_once, -1, -1, -1)
+        batch = exported.prepare_image(image)
+        pixels = torch.from_numpy(exported.padded(batch.images)).expand(at_once, -1, -1, -1)
         height, width = pixels.shape[2:]
         side = max(side, height, width)
         with torch.no_grad():
@@ -377,8 +379,11 @@ def _compare(
             nn.functional.pad(expected[0], (0, 0) * (expected[0].ndim - 2) + (0, short)),
             nn.functional.pad(expected[1], (0, 0, 0, short)),
         )
-        within = [(_within(one[0], height, width), one[1]) for one in (expected, found)]
-        wanted, got = within[0], _in_order(within[0], within[1], side=max(height, width))
+        wanted, got = (
+            _within(one, values, batch.sizes[0], is_fitted=batch.sizes[0] != (height, width))
+            for one, values in ((expected[0], expected[1]), (found[0], found[1]))
+        )
+        got = _in_order(wanted, got, side=max(height, width))
         boxes, scores = _larger(boxes, wanted[0], got[0]), _larger(scores, wanted[1], got[1])
     return Parity(num_images, scores, boxes, side)
 
@@ -386,14 +391,20 @@ def _compare(
 def _in_order(
     expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], side: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the `found` (1, K, ...) boxes and scores of an image, in the order of the `expected`.
+    """Return the `found` (B, K, ...) boxes and scores of images, in the order of the `expected`.
 
     Proposals whose scores differ in the last digit change places: each is then compared with its
-    own, of one image and up to `MOST_PROPOSALS`. Boxes are in shares of `side` for that.
+    own, up to `MOST_PROPOSALS` an image. Boxes are in shares of `side` for that. A few that are
+    others, `MOST_REPLACED`, and whose scores are all but zero in both, count as the `expected`.
     """
     alike = all(one.shape == other.shape for one, other in zip(expected, found))
-    if not alike or len(expected[0]) > 1 or expected[1].shape[1] > MOST_PROPOSALS:
+    if not alike or expected[1].shape[1] > MOST_PROPOSALS:
         return found
+    if len(expected[0]) > 1:
+        images = zip(*(one.chunk(len(one)) for one in (*expected, *found)))
+        ordered = [_in_order((a, b), (c, d), side) for a, b, c, d in images]
+        boxes, scores = map(torch.cat, zip(*ordered))
+        return boxes, scores
     rows = [torch.cat([one[0][0].flatten(1) / side, one[1][0]], dim=1) for one in (expected, found)]
     apart = torch.cdist(rows[0], rows[1], p=math.inf)
     finite = all(bool(one.isfinite().all()) for one in rows)  # NaN is none of cdist's maxima
@@ -401,8 +412,15 @@ def _in_order(
         return found
     from scipy.optimize import linear_sum_assignment
 
-    order = torch.from_numpy(linear_sum_assignment(apart.numpy())[1])
-    return found[0][:, order], found[1][:, order]
+    # Cut, so that one that is missing is one pair that differs, and no chain of neighbours.
+    costs = apart.clamp(max=10 * LARGEST_DIFFERENCE)
+    order = torch.from_numpy(linear_sum_assignment(costs.numpy())[1])
+    boxes, scores = found[0][:, order], found[1][:, order]
+    is_other = apart[torch.arange(len(order)), order] > LARGEST_DIFFERENCE
+    is_faint = torch.maximum(expected[1], scores)[0].amax(dim=-1) <= LARGEST_DIFFERENCE
+    if int(is_other.sum()) <= MOST_REPLACED * len(order) and bool(is_faint[is_other].all()):
+        boxes[:, is_other] = expected[0][:, is_other]
+    return boxes, scores
 
 
 def _larger(so_far: float, expected: Tensor, found: Tensor) -> float:
@@ -413,10 +431,22 @@ def _larger(so_far: float, expected: Tensor, found: Tensor) -> float:
     return max(so_far, float(difference.amax()) if difference.numel() else 0.0)
 
 
-def _within(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Return the boxes cut at the image's borders, as they are before NMS; NaN stays."""
+def _within(
+    boxes: Tensor, scores: Tensor, size: tuple[int, int], *, is_fitted: bool
+) -> tuple[Tensor, Tensor]:
+    """Return (B, K, ...) candidates with boxes cut at an image's (height, width); NaN stays.
+
+    Where it is fitted, those that lie in the room beside it are zero, as NMS leaves them out:
+    anchors there score the same, and which of them are proposals is by chance.
+    """
+    height, width = size
     limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
-    return boxes.clamp(min=0).minimum(limits)
+    boxes = boxes.clamp(min=0).minimum(limits)
+    if not is_fitted:
+        return boxes, scores
+    is_flat = (boxes[..., 2:] - boxes[..., :2]).amin(-1, keepdim=True) < SMALLEST_SIDE
+    of_scores = is_flat.squeeze(-1) if boxes.ndim > scores.ndim else is_flat
+    return boxes.masked_fill(is_flat, 0.0), scores.masked_fill(of_scores, 0.0)
 
 
 def _sample(image: NDArray[np.uint8]) -> Sample:

@@ -58,6 +58,9 @@ FORMATS: tuple[Format, ...] = (
     yolo.FORMAT,
     tables.FORMAT,
 )
+# Of one file that holds all labels, and of all files that may hold some.
+LABEL_FILE_SUFFIXES = tuple(dict.fromkeys(end for form in FORMATS for end in form.file_suffixes))
+LABEL_SUFFIXES = frozenset(LABEL_FILE_SUFFIXES).union(*(form.suffixes for form in FORMATS))
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -78,8 +81,7 @@ def read_folder(path: Path) -> Dataset:
     Raises DetkitError when there is none.
     """
     if not path.exists():
-        suffixes = {end for form in FORMATS for end in form.file_suffixes}
-        kind = "file" if path.suffix.lower() in suffixes else "folder"
+        kind = "file" if path.suffix.lower() in LABEL_FILE_SUFFIXES else "folder"
         raise DetkitError(f"{path}: no such {kind}; name a folder of labelled images")
     with paused_collector():
         dataset = without_bad_names(_of_file(path) if path.is_file() else _of_folder(path))
@@ -129,7 +131,7 @@ def _made_by_machine(splits: Mapping[str, Records]) -> list[str]:
 def _tree(root: Path) -> Tree:
     """Return the listing of a folder; raise DetkitError when it cannot be read."""
     try:
-        return Tree(root, {end for one in FORMATS for end in one.suffixes + one.file_suffixes})
+        return Tree(root, LABEL_SUFFIXES)
     except OSError as error:
         raise DetkitError(f"{root}: the folder cannot be read: {error.strerror}") from error
 
@@ -166,9 +168,8 @@ def _of_file(path: Path) -> Dataset:
     """Return the data set of one label file; raise DetkitError when it is none."""
     forms = [form for form in FORMATS if path.suffix.lower() in form.file_suffixes]
     if not forms:
-        known = ", ".join(dict.fromkeys(end for form in FORMATS for end in form.file_suffixes))
         do = "unpack it" if path.suffix.lower() in _ARCHIVES else "name a folder of labelled images"
-        raise DetkitError(f"{path}: not a label file ({known}); {do}")
+        raise DetkitError(f"{path}: not a label file ({', '.join(LABEL_FILE_SUFFIXES)}); {do}")
     root = path.parent
     if root.name.lower() in LABEL_FOLDERS:
         root = root.parent  # images are beside this folder, not in it
