@@ -24,6 +24,7 @@ NO_MEMORY = (
     "out of memory",  # CUDA's runtime, Apple's MPS
     "can't allocate memory",  # torch on a CPU
     "not enough memory",  # the same on Windows
+    "storage size calculation overflowed",  # torch, of more than 2**63 bytes: size=1e9
     "insufficient memory",  # OpenCV
     "_alloc_failed",  # cuBLAS, cuDNN, cuFFT
 )

@@ -13,6 +13,7 @@ import math
 import os
 import shlex
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -143,6 +144,23 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise DetkitError(not_written(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raise DetkitError, as `write_bytes` does, when no file, or folder's file, can be made there.
+
+    To be asked before the work whose result goes there. A file is made, and is gone again, in
+    `path` or the nearest folder above it that there is; a device or pipe is not touched.
+    """
+    if is_special(path):
+        return
+    try:
+        place = path.absolute()
+        folder = next(one for one in (place, *place.parents) if one.is_dir())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DetkitError(not_written(path, error)) from error
 
 
 def is_special(path: Path) -> bool:

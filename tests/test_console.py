@@ -171,6 +171,7 @@ def test_a_table_in_a_pipe_has_one_whole_line_a_row(capsys: pytest.CaptureFixtur
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to"),
+        RuntimeError("Storage size calculation overflowed with sizes=[1, 3, 1000000000]"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )

@@ -198,6 +198,29 @@ def test_an_empty_stdin_is_one_error_and_nothing_is_replaced(
     assert [path.name for path in tmp_path.glob("*found*")] == ["found.jsonl"]
 
 
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder nobody can write to")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "eval --predictions no.jsonl DATA --report /sys/r.html",
+        "eval --predictions no.jsonl DATA --pr-curve /sys/r.png",
+        "suspects DATA --predictions no.jsonl --patch /sys/p.json",
+        "compare DATA --run no.safetensors -o OUT --report /sys/r.html",
+        "detect MODEL DATA --draw /sys/drawn",
+        "detect MODEL DATA --draw /sys/drawn/deep --force",
+    ],
+)
+def test_a_place_nobody_can_write_to_is_told_before_the_work(
+    folder: Path, tmp_path: Path, model: Path, words: str
+) -> None:
+    places = {"DATA": folder, "OUT": tmp_path / "out", "MODEL": model}
+    done = detkit(*(places.get(word, word) for word in words.split()), "-q")
+    assert (done.returncode, done.stdout) == (3, "")
+    place = next(word for word in words.split() if word.startswith("/sys/"))
+    assert done.stderr.startswith(f"detkit: error: {place}: cannot be written: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
 def test_no_drawing_goes_through_a_link_onto_its_image(
     folder: Path, tmp_path: Path, model: Path

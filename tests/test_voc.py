@@ -344,6 +344,20 @@ def test_linked_folders_outside_are_not_followed_by_any_name(tmp_path):
         assert record.path.resolve().is_relative_to(root.resolve())
 
 
+def test_an_image_that_is_a_link_outside_is_not_blamed_on_its_plain_filename(tmp_path):
+    put(tmp_path, {"secret/a.jpg": None})
+    root = put(tmp_path / "in", {"Annotations/a.xml": xml(filename="a.jpg")})
+    (root / "JPEGImages").mkdir()
+    try:
+        (root / "JPEGImages" / "a.jpg").symlink_to(tmp_path / "secret" / "a.jpg")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    (of_label,) = (one for one in open_dataset(root).findings if one.code == "path-outside")
+    assert of_label.message == (
+        "<filename>a.jpg</filename> leads out of the data folder; a link there is not followed"
+    )
+
+
 def test_links_inside_the_folder_are_followed_and_circles_end(tmp_path):
     put(tmp_path, {"store/a.jpg": None, "Annotations/a.xml": xml()})
     try:

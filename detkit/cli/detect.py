@@ -50,6 +50,7 @@ from detkit.cli.shards import (
     write_part,
 )
 from detkit.errors import ExitCode, UsageError
+from detkit.files import require_writable
 from detkit.inference.models import require_model
 from detkit.text import counted
 
@@ -364,12 +365,12 @@ def _check_drawn(folder: Path | None, sources: Sequence[str], force: bool) -> No
         is_image = source.suffix.lower() in PICTURE_SUFFIXES  # a glob's is seen, too
         if is_below or (is_image and place == source.parent.resolve()):
             raise UsageError(f"--draw {folder}: {source} is read from there; name another")
-    if force or not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UsageError(f"--draw {folder}: is a file; name a folder")
-    if any(folder.iterdir()):
-        raise UsageError(f"--draw {folder}: is not empty; name another folder or add --force")
+    if folder.exists() and not force:
+        if not folder.is_dir():
+            raise UsageError(f"--draw {folder}: is a file; name a folder")
+        if any(folder.iterdir()):
+            raise UsageError(f"--draw {folder}: is not empty; name another folder or add --force")
+    require_writable(folder)
 
 
 def _not_drawn_over(images: Iterable[ImageSource], folder: Path | None) -> Iterator[ImageSource]:

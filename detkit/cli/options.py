@@ -10,7 +10,7 @@ import typer
 
 from detkit.errors import DetkitError, UsageError
 from detkit.evaluation.metrics import ious_in_words, metrics_in_words
-from detkit.files import is_special
+from detkit.files import is_special, require_writable
 from detkit.text import nearest_name
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ def require_free(
         from detkit.data.output import require_apart
 
         require_apart(data, path)
+    require_writable(path)
 
 
 def require_page(

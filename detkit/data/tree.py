@@ -204,7 +204,7 @@ class Tree:
                     "error",
                     "link-outside",
                     f"link leads out of the data folder ({linked[0]}{more}) and is not followed; "
-                    "put the files themselves there, or name the folder they are in",
+                    "put the files themselves there, or name a folder that holds both",
                     file=self.path(linked[0]),
                 )
             )

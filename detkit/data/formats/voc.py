@@ -122,7 +122,10 @@ def _image_of(tree: Tree, label: str, found: Annotation, findings: list[Finding]
     stated = _of_its_tree(tree, label, tree.find_images(named, label)) if named else []
     if named and not stated and tree.expected(named, label) is None:
         said = f"<filename>{found.filename}</filename> leads out of the data folder"
-        finding("error", "path-outside", f"{said}; write the image's name alone")
+        do = "write the image's name alone"
+        if name_of(named) == named and named != "..":
+            do = "a link there is not followed"
+        finding("error", "path-outside", f"{said}; {do}")
         if not own:
             return None
     if len(own) > 1:
