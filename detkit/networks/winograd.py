@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from detkit.networks.winograd_matrices import (
     A_T,
+    ALL_ONES,
     B_T,
     FEWEST_CHANNELS,
     FEWEST_PIXELS,
@@ -26,7 +27,6 @@ from detkit.networks.winograd_matrices import (
     G,
 )
 
-ALL_ONES = INPUT_TILE + 1  # of the 36 products the one that A^T m A adds once to all 16 outputs
 BLOCK_BYTES = 2**21  # of transformed values at a time, that they stay in the cache
 
 

@@ -31,6 +31,7 @@ A_T = (
 )
 TILE = 4  # pixels a side of a tile's outputs, m in the paper
 INPUT_TILE = 6  # pixels a side of its inputs, m + r - 1
+ALL_ONES = INPUT_TILE + 1  # of the 36 products the one that A^T m A adds once to all 16 outputs
 # Ours, measured in torch on a Xeon core and in onnxruntime on an EPYC one: where the transforms
 # cost less than the products that they save.
 FEWEST_CHANNELS = 64  # in and out; one of both must have twice as many
