@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from detkit.networks.winograd import (
-    ALL_ONES,
     TakenOver,
     Tiling,
     convolved,
@@ -29,7 +28,7 @@ from detkit.networks.winograd import (
     transformed_filters,
     transforms,
 )
-from detkit.networks.winograd_matrices import TILE
+from detkit.networks.winograd_matrices import ALL_ONES, TILE
 
 
 @dataclass(frozen=True)
