@@ -1,5 +1,6 @@
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from labelled_folders import SHARED, boxes, codes, ids, put, sizes
 
 from detkit.data import open_dataset
 from detkit.data.checks.check import drop_bad
+from detkit.data.formats.reading import format_of
 from detkit.errors import DetkitError
 
 ROW = "0 0.5 0.5 0.5 0.5\n"  # (10, 5, 30, 15) of the 40 x 20 pictures
@@ -24,8 +26,15 @@ def test_shares_of_the_image_become_zero_based_pixels_with_line_and_number(tmp_p
     }
     cat, car = data.splits["train"][0].objects
     assert (cat.line, cat.number, car.line, car.number) == (2, 1, 4, 2)
-    assert cat.stated == "cx=0.5 cy=0.5 width=0.5 height=0.5"
     assert cat.file == tmp_path / "labels" / "a.txt"
+    assert format_of(data).values(cat) == "cx=0.5 cy=0.5 width=0.5 height=0.5"
+    assert format_of(data).values(car) == "cx=.25 cy=.25 width=0.5 height=0.5"
+    corners = "x1=10 y1=5 x2=30 y2=15"
+    assert format_of(data).values(replace(cat, line=None)) == corners
+    cat.file.write_text("1 0.4")  # since the set was opened
+    assert [*map(format_of(data).values, (cat, car))] == [corners, "x1=0 y1=0 x2=20 y2=10"]
+    cat.file.unlink()
+    assert format_of(data).values(cat) == corners
     assert data.findings == ()
 
 

@@ -45,11 +45,9 @@ def by_rows(data: bytes, size: tuple[int, int], file: Path) -> tuple[ObjectRecor
         if row is None or len(words) != 5 or words[0] not in NAMES:
             return None
         _, (x1, y1, x2, y2), _ = row
-        keys = ("cx", "cy", "width", "height")
-        stated = " ".join(f"{key}={word}" for key, word in zip(keys, words[1:]))
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
         name, number = NAMES[words[0]], len(objects) + 1
-        objects.append(ObjectRecord(name, box, file=file, line=line, number=number, stated=stated))
+        objects.append(ObjectRecord(name, box, file=file, line=line, number=number))
     return tuple(objects)
 
 

@@ -301,9 +301,9 @@ class Page:
         )
 
 
-def stated(box: tuple[float, ...]) -> str:
-    """Return a box as a COCO file states it."""
-    x1, y1, x2, y2 = box
+def stated(one: ObjectRecord) -> str:
+    """Return an object's box as a COCO file states it."""
+    x1, y1, x2, y2 = one.box
     return f"bbox=[{x1:.10g}, {y1:.10g}, {x2 - x1:.10g}, {y2 - y1:.10g}]"
 
 

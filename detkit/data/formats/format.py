@@ -41,6 +41,11 @@ def is_never_inclusive(_: ObjectRecord) -> bool:
     return False
 
 
+def corners_text(one: ObjectRecord) -> str:
+    """Return an object's box, xyxy in own pixels, as words."""
+    return "x1={:g} y1={:g} x2={:g} y2={:g}".format(*one.box)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """One label format: how it is read and written; what follows has defaults."""
@@ -87,16 +92,14 @@ class Format:
     is_inclusive: Callable[[ObjectRecord], bool] = is_never_inclusive
     # Whether boxes are of whole objects, also of what lies outside of the image.
     reaches_out: bool = False
-    # How files state a box (xyxy, own pixels), for objects that do not say it themselves.
-    stated: Callable[[tuple[float, ...]], str] = lambda box: (
-        "x1={:g} y1={:g} x2={:g} y2={:g}".format(*box)
-    )
+    # How files state the box of an object that does not say it itself.
+    stated: Callable[[ObjectRecord], str] = corners_text
     # What may be meant by a box (xyxy, own pixels) that leaves its image of (height, width).
     box_hint: Callable[[tuple[float, ...], tuple[int, int]], str] = lambda box, size: ""
 
     def values(self, one: ObjectRecord) -> str:
         """Return the values of an object's box as its file states them."""
-        return one.stated or self.stated(one.box)
+        return one.stated or self.stated(one)
 
     def place(self, split: str) -> str:
         """Return the folder of a split's images; "all" is a set without splits."""

@@ -25,6 +25,7 @@ from detkit.data.formats.yolo_rows import (
     have_poses,
     parse_row,
     plain_objects,
+    row_text,
     rows_longer_than_boxes,
     rows_text,
 )
@@ -80,7 +81,7 @@ def read_yolo(tree: Tree, only: str | None = None) -> Dataset | None:
     )
 
 
-# Class name, box (xyxy in shares), line, number, and values as they are stated.
+# Class name, box (xyxy in shares), line, number, and what a polygon is told as.
 _Row = tuple[str, tuple[float, float, float, float], int, int, str]
 
 
@@ -394,9 +395,7 @@ class _Reader:
                 message = f"class {index} has no name (there are {known}); mend the row"
                 self._say("error", "unknown-class", message, label, line, image, number)
                 continue
-            keys = ("class", "cx", "cy", "width", "height")
-            stated = "" if is_polygon else " ".join(map("=".join, zip(keys[1:], words[1:])))
-            stated = stated or f"polygon of {counted(len(words), 'value')}"
+            stated = f"polygon of {counted(len(words), 'value')}" if is_polygon else ""
             name = str(index) if names is None else names[index]
             rows.append((name, box, line, number, stated))
         return rows
@@ -547,5 +546,6 @@ FORMAT = Format(
     marks_whole_sets=True,
     names_images=False,
     unlabelled_is_empty=True,
+    stated=row_text,
     box_hint=_box_hint,
 )

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data.formats.format import Labelled, number
+from detkit.data.formats.format import Labelled, corners_text, number
 from detkit.data.records import ObjectRecord, object_records
+from detkit.files import decoded, read_whole
 
 SHARE_DIGITS = 14  # a share times the longest side is then exact to a billionth of a pixel
 _OF_NUMBERS = b"0123456789.+-eE"
@@ -108,8 +111,8 @@ def plain_objects(
     sizes = np.repeat(np.array([size for _, size, _ in files], np.float64), counts, axis=0)
     lines = list(chain.from_iterable(range(1, count + 1) for count in counts))
     paths = chain.from_iterable(repeat(path, count) for (_, _, path), count in zip(files, counts))
-    stated = [f"cx={x} cy={y} width={w} height={h}" for _, x, y, w, h in zip(*[iter(words)] * 5)]
-    more = (False, None, False, True) if is_made else ()  # no crowd, area or region
+    # Nothing stated (see `row_text`), no crowd, area or region.
+    more = ("", False, None, False, True) if is_made else ()
     objects = object_records(
         map(names.__getitem__, of_classes),
         zip(*_in_pixels(values, sizes)),
@@ -117,7 +120,6 @@ def plain_objects(
         paths,
         lines,
         lines,
-        stated,
         *map(repeat, more),
     )
     return [tuple(islice(objects, count)) for count in counts]
@@ -183,6 +185,28 @@ def parse_row(
         return None
     xs, ys = values[1::2], values[2::2]
     return int(values[0]), (min(xs), min(ys), max(xs), max(ys)), True
+
+
+def row_text(one: ObjectRecord) -> str:
+    """Return the numbers of an object's box as its label file states them.
+
+    The row is read once more: of a million few are told. Where it is gone the box is said.
+    """
+    words: list[str] = []
+    if one.file is not None and one.line is not None:
+        with suppress(OSError, IndexError):
+            lines = _lines(str(one.file), one.file.stat().st_mtime_ns)
+            words = lines[one.line - 1].split()
+    if len(words) < 5:
+        return corners_text(one)
+    return " ".join(map("=".join, zip(("cx", "cy", "width", "height"), words[1:])))
+
+
+@lru_cache(maxsize=1)
+def _lines(file: str, changed: int) -> list[str]:
+    """Return the lines of a label file as it was when it was last `changed`."""
+    del changed
+    return decoded(read_whole(file) or b"").splitlines()
 
 
 def rows_text(image: Labelled, class_names: Sequence[str]) -> str:
