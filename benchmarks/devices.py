@@ -1,6 +1,6 @@
 """Two processes on a core each beside one: detect, eval, propose, train, R-CNN's passes.
 
-    python benchmarks/devices.py [--only detect,train] [--images 400] [--rounds 2] [--processes 2]
+    python benchmarks/devices.py [--only detect,train] [--images 1600] [--rounds 2] [--processes 2]
 
 Each command runs as a user would type it, on a drawn folder, with `--threads 1`: once as it is,
 held on one core, and once with `--devices 2`, on two; in turns, and the least of all rounds counts.
@@ -100,8 +100,8 @@ def main() -> None:
     """Write the table, a row a command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="commands by the beginnings of their names")
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=10, help="of train")
+    parser.add_argument("--images", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=100, help="of train")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()

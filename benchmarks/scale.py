@@ -81,6 +81,7 @@ def write_folder(folder: Path, num_images: int, scale: int = 1) -> None:
     parts = "".join(f"{part}: images/{part}\n" for part in SHARES)
     names = "".join(f"  {n}: {name}\n" for n, name in enumerate(NAMES))
     (folder / "data.yaml").write_text(f"path: .\n{parts}names:\n{names}", encoding="utf-8")
+    os.sync()  # else what is measured waits for these files to reach the disk
 
 
 def write_proposals(folder: Path, file: Path, scale: int) -> None:
