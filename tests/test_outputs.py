@@ -47,6 +47,12 @@ def test_eval_overwrites_nothing_without_force(
     assert len(out.read_bytes()) == len(before)
 
 
+@pytest.mark.parametrize("option", [option for option, _ in OPTIONS])
+def test_a_dash_makes_no_file_of_that_name(folder: Path, option: str) -> None:
+    done = scored(folder, option, Path("-"))
+    assert done.returncode == 2 and f"{option} -: is no file" in done.stderr
+
+
 @pytest.mark.parametrize(("option", "name"), OPTIONS)
 def test_eval_writes_nothing_into_the_labelled_folder_even_with_force(
     folder: Path, option: str, name: str

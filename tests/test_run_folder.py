@@ -42,6 +42,14 @@ def test_a_folder_that_holds_something_is_refused(
         list(run(records, tmp_path / "other"))
 
 
+def test_a_file_is_no_run_folder(tmp_path: Path, records: list[ImageRecord]) -> None:
+    file = tmp_path / "run"
+    file.write_text("three years")
+    with pytest.raises(UsageError, match="run: is a file; name a folder"):
+        list(run(records, file, force=True))
+    assert file.read_text() == "three years"
+
+
 def test_what_a_file_browser_leaves_makes_no_folder_a_full_one(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".DS_Store").touch()

@@ -237,6 +237,8 @@ def require_free(
     """
     if path is None:
         return
+    if str(path) == "-":
+        raise UsageError(f"{option} -: is no file; name one, or /dev/stdout")
     if path.is_dir():
         raise UsageError(f"{option} {path}: is a folder; name a file")
     if not path.parent.is_dir() and path.parent != made:

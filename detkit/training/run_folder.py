@@ -45,6 +45,8 @@ class RunFolder:
         `was_killed` tells of a run that left its lock behind, `holds_run` of one's files.
         """
         self.path = path
+        if path.is_file():
+            raise UsageError(f"{path}: is a file; name a folder")
         try:
             self._made = make_folder(path)
         except OSError as error:
