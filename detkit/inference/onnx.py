@@ -316,11 +316,13 @@ def _resized_along(pixels: NDArray[np.uint8], side: int, axis: int) -> NDArray[n
     # As many binary digits as let the largest weight be an int16.
     digits = max(n for n in range(23) if int(0.5 + weights.max() * 2**n) < 2**15)
     whole = np.floor(weights * 2**digits + 0.5).astype(np.int32)
-    shape = [side if one == axis else 1 for one in range(3)]
-    total = np.int32(2**digits // 2)
+    lines = np.ascontiguousarray(pixels.swapaxes(0, axis), np.int32)  # to take whole ones
+    total = np.full((side, *lines.shape[1:]), 2**digits // 2, np.int32)
     for place, weight in zip(np.minimum(places, own - 1).T, whole.T):
-        total = total + pixels.take(place, axis=axis) * weight.reshape(shape)
-    return np.asarray(total >> digits, np.uint8)
+        part = lines.take(place, axis=0)
+        part *= weight[:, None, None]
+        total += part
+    return np.asarray((total >> digits).swapaxes(0, axis), np.uint8)
 
 
 def run_onnx(path: Path, image: NDArray[np.uint8]) -> Detections:
