@@ -47,6 +47,14 @@ def test_eval_overwrites_nothing_without_force(
     assert len(out.read_bytes()) == len(before)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("option", ["--report", "--junit"])
+def test_scores_are_told_though_the_disk_is_full(folder: Path, option: str) -> None:
+    done = scored(folder, option, "/dev/full")
+    assert done.returncode == 3 and "the disk is full" in done.stderr
+    assert done.stdout == scored(folder).stdout != ""
+
+
 @pytest.mark.parametrize("option", [option for option, _ in OPTIONS])
 def test_a_dash_makes_no_file_of_that_name(folder: Path, option: str) -> None:
     done = scored(folder, option, Path("-"))

@@ -377,37 +377,12 @@ def evaluate(
             scale=scores_are,
             strict=strict,
         )
-    if out is not None:
-        write_found(judged, out, force=force)
-        console.note(f"detections: {out}")
     scores = judged.scores
     leakage = leakage_of(console, judged, places[0] if predictions is None else None, group)
     outcomes = gate_outcomes(with_unseen(scores, leakage), gates)
     report: dict[str, Any] = {"leaks": leakage_to_json(leakage)}
     if leakage is not None and leakage.num_leaked and as_json:
         console.warn(leakage.in_words())
-    if pr_curve is not None:
-        from detkit.report.plots import save_pr_curve
-
-        save_pr_curve(scores, pr_curve)
-        console.note(f"precision over recall: {pr_curve}")
-    if page is not None:
-        from detkit.report.page import write_report
-
-        source = places[0] if predictions is None else str(predictions)
-        write_report(
-            page,
-            judged.dataset,
-            judged.split,
-            judged.detections,
-            scores,
-            source=source,
-            notes=judged.warnings,
-            leakage=leakage,
-            misses=judged.misses,
-            gain=judged.gain,
-        )
-        console.note(f"report: {page}")
     drawn: tuple[list[int], str] = ([], "")
     if interval or old is not None:
         with console.counting("looking for groups") as progress:
@@ -472,6 +447,32 @@ def evaluate(
             write_json(console, judged, report, with_detections)
         elif markdown:  # elsewhere stderr names what was not met
             tell_gates(console, outcomes)
+    # Only now: on a disk that is full meanwhile the scores have been told.
+    if out is not None:
+        write_found(judged, out, force=force)
+        console.note(f"detections: {out}")
+    if pr_curve is not None:
+        from detkit.report.plots import save_pr_curve
+
+        save_pr_curve(scores, pr_curve)
+        console.note(f"precision over recall: {pr_curve}")
+    if page is not None:
+        from detkit.report.page import write_report
+
+        source = places[0] if predictions is None else str(predictions)
+        write_report(
+            page,
+            judged.dataset,
+            judged.split,
+            judged.detections,
+            scores,
+            source=source,
+            notes=judged.warnings,
+            leakage=leakage,
+            misses=judged.misses,
+            gain=judged.gain,
+        )
+        console.note(f"report: {page}")
     if junit is not None:
         write_junit(junit, scores, judged.split, outcomes)
     leave(console, outcomes)
