@@ -48,14 +48,14 @@ def labelled(console: Console, word: str, class_names: Sequence[str]) -> Dataset
     Raises DetkitError for a label file that cannot be read, for labels all with errors, and
     where there is no mAP of the model's `class_names`.
     """
-    from detkit.data.formats.reading import LABEL_FILE_SUFFIXES, LABEL_SUFFIXES
+    from detkit.data.formats.reading import label_file_suffixes, label_suffixes
     from detkit.data.sources import LIST_SUFFIX
     from detkit.data.tree import Tree
 
     path = Path(word)
     is_folder = path.is_dir()
     suffix = path.suffix.lower()
-    if not is_folder and (suffix == LIST_SUFFIX or suffix not in LABEL_FILE_SUFFIXES):
+    if not is_folder and (suffix == LIST_SUFFIX or suffix not in label_file_suffixes()):
         return None
     reason = f"{word}: no labelled objects there"
     try:
@@ -63,7 +63,7 @@ def labelled(console: Console, word: str, class_names: Sequence[str]) -> Dataset
     except DetkitError as error:
         if not is_folder:
             raise
-        if Tree(path, LABEL_SUFFIXES).with_suffix(*LABEL_SUFFIXES):  # perhaps meant as labels
+        if Tree(path, label_suffixes()).with_suffix(*label_suffixes()):  # perhaps meant as labels
             console.warn(f"{error}; its images are compared, no mAP")
         else:
             console.note(f"{reason}: its images are compared, no mAP")
@@ -146,7 +146,7 @@ def require_parity(
     if exported.rule.resize == "fit":  # other pixels than the model's own size has
         height, width = exported.rule.size
         console.warn(
-            f"mAP differs by {apart:.4f}: {names[1]} fits images into {height}x{width}, the "
+            f"mAP differs by {apart:.4f}: {names[1]} fits each image into {height}x{width}, the "
             "model has sizes of its own"
         )
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from detkit.data.formats.reading import LABEL_SUFFIXES, read_folder
+from detkit.data.formats.reading import label_suffixes, read_folder
 from detkit.data.records import Dataset, ImageRecord
 from detkit.data.tree import Tree
 from detkit.errors import DetkitError
@@ -73,7 +73,7 @@ def _pictures(path: Path, reason: DetkitError) -> Photos | None:
 
     Where there are files that may have been meant as labels the reason is said.
     """
-    tree = Tree(path, LABEL_SUFFIXES)
+    tree = Tree(path, label_suffixes())
     if not tree.images:
         return None
     photos = [
@@ -87,6 +87,6 @@ def _pictures(path: Path, reason: DetkitError) -> Photos | None:
             f"{left} left out (the first: {tree.other_images[0]}), of kinds that are not read "
             "here; save them as PNG or JPEG"
         )
-    if tree.with_suffix(*LABEL_SUFFIXES):
+    if tree.with_suffix(*label_suffixes()):
         warnings.append(f"{reason}; begun without labels")
     return Photos(path, tuple(photos), None, (), tuple(warnings))

@@ -59,10 +59,18 @@ FORMATS: tuple[Format, ...] = (
     tables.FORMAT,
 )
 # Of one file that holds all labels, and of all files that may hold some.
-LABEL_FILE_SUFFIXES = tuple(dict.fromkeys(end for form in FORMATS for end in form.file_suffixes))
-LABEL_SUFFIXES = frozenset(LABEL_FILE_SUFFIXES).union(*(form.suffixes for form in FORMATS))
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
+
+def label_file_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of files that hold the labels of many images, lower-case."""
+    return tuple(dict.fromkeys(end for form in FORMATS for end in form.file_suffixes))
+
+
+def label_suffixes() -> frozenset[str]:
+    """Return the suffixes of all files that labels are looked for in, lower-case."""
+    return frozenset(label_file_suffixes()).union(*(form.suffixes for form in FORMATS))
 
 
 def format_of(dataset: Dataset) -> Format:
@@ -81,7 +89,7 @@ def read_folder(path: Path) -> Dataset:
     Raises DetkitError when there is none.
     """
     if not path.exists():
-        kind = "file" if path.suffix.lower() in LABEL_FILE_SUFFIXES else "folder"
+        kind = "file" if path.suffix.lower() in label_file_suffixes() else "folder"
         raise DetkitError(f"{path}: no such {kind}; name a folder of labelled images")
     with paused_collector():
         dataset = without_bad_names(_of_file(path) if path.is_file() else _of_folder(path))
@@ -131,7 +139,7 @@ def _made_by_machine(splits: Mapping[str, Records]) -> list[str]:
 def _tree(root: Path) -> Tree:
     """Return the listing of a folder; raise DetkitError when it cannot be read."""
     try:
-        return Tree(root, LABEL_SUFFIXES)
+        return Tree(root, label_suffixes())
     except OSError as error:
         raise DetkitError(f"{root}: the folder cannot be read: {error.strerror}") from error
 
@@ -169,7 +177,7 @@ def _of_file(path: Path) -> Dataset:
     forms = [form for form in FORMATS if path.suffix.lower() in form.file_suffixes]
     if not forms:
         do = "unpack it" if path.suffix.lower() in _ARCHIVES else "name a folder of labelled images"
-        raise DetkitError(f"{path}: not a label file ({', '.join(LABEL_FILE_SUFFIXES)}); {do}")
+        raise DetkitError(f"{path}: not a label file ({', '.join(label_file_suffixes())}); {do}")
     root = path.parent
     if root.name.lower() in LABEL_FOLDERS:
         root = root.parent  # images are beside this folder, not in it
