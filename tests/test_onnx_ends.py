@@ -428,4 +428,4 @@ def test_another_map_is_an_error_but_of_a_file_that_fits_images_into_another_siz
     require_parity(console, fitting, file_of(fitting), dataset, ("m", "m.onnx"))
     told = capsys.readouterr()
     assert told.out == "mAP 0.5100 m\nmAP 0.5000 m.onnx\n"
-    assert "differs by 0.0100: m.onnx fits images into 64x64" in told.err
+    assert "differs by 0.0100: m.onnx fits each image into 64x64" in told.err

@@ -58,7 +58,6 @@ FORMATS: tuple[Format, ...] = (
     yolo.FORMAT,
     tables.FORMAT,
 )
-# Of one file that holds all labels, and of all files that may hold some.
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
