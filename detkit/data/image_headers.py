@@ -15,7 +15,6 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +37,9 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 FIRST_BYTES = 1 << 13  # the header of a JPEG without a thumbnail fits
 HEADER_BYTES = 1 << 16  # an EXIF segment with its thumbnail fits; longer headers are read whole
 _FRAME = struct.Struct(">xHHB")  # its height, width and channels, in ...
-# Markers of a JPEG's segments that say nothing here: JFIF's, Huffman and quantization tables, and
-# those ...
-_TABLES = frozenset({0xE0, 0xC4, 0xDB})
-# ... of a start of frame, which hold its size.
+# Markers of a JPEG without a segment behind them, a byte of padding among them, and those ...
+_BARE = frozenset({0x01, *range(0xD0, 0xD9), 0xFF})
+# ... of its start-of-frame segments, which hold its size.
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
@@ -81,19 +79,14 @@ def read_header(path: Path | str) -> ImageHeader:
     """
     descriptor = os.open(path, READ_ONLY)  # in half the time of an `open`
     try:
-        first = os.read(descriptor, FIRST_BYTES)
-        if first.startswith(JPEG):  # as most are, and this much of them is enough
-            try:
-                return require_size(jpeg_header(first))
-            except struct.error:
-                pass
-        return header_from(chain([first], _rest_of(descriptor)))
+        return header_from(_pieces_of(descriptor))
     finally:
         os.close(descriptor)
 
 
-def _rest_of(descriptor: int) -> Iterator[bytes]:
-    """Yield the second and third piece of an open file, as `header_from` takes them."""
+def _pieces_of(descriptor: int) -> Iterator[bytes]:
+    """Yield an open file as `header_from` takes it."""
+    yield os.read(descriptor, FIRST_BYTES)
     with open(descriptor, "rb", buffering=0, closefd=False) as file:
         yield file.read(HEADER_BYTES - FIRST_BYTES)
         yield file.read()
@@ -258,14 +251,11 @@ def _jpeg_start(data: bytes) -> tuple[tuple[int, int, int] | None, list[bytes], 
     frame, blocks = None, []
     position, last = 2, len(data) - 4
     while position <= last:
-        if data[position] == 0xFF and data[position + 1] in _TABLES:
-            position += 2 + (data[position + 2] << 8 | data[position + 3])
-            continue
         if data[position] != 0xFF:
             position += 1  # padding between segments; libjpeg skips it too
             continue
         marker = data[position + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+        if marker in _BARE:
             position += 1 if marker == 0xFF else 2
             continue
         body, end = position + 4, position + 2 + (data[position + 2] << 8 | data[position + 3])

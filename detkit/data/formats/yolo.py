@@ -408,8 +408,8 @@ class _Reader:
 
     def report_strays(self) -> None:
         """Add findings about label files without an image."""
-        left = [text for text in self.tree.with_suffix(".txt") if text not in self.labels_used]
-        left = [text for text in left if text not in self._name_files and text not in self._lists]
+        known = self.labels_used.union(self._name_files, self._lists)
+        left = [text for text in self.tree.with_suffix(".txt") if text not in known]
         if not left:
             return
         folders = {folder_of(label) for label in self.labels_used}
